@@ -1,0 +1,75 @@
+"""What each cleaning rule finds in the published impressions and what is left of it: the tables of `docs/cleaning.md`.
+
+python benchmarks/cleaning.py --reports ../shared/data/iu/indiana_reports.csv [--pairs 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import re
+import time
+from pathlib import Path
+
+from hf_cxr.findings import positive_findings
+from hf_cxr.reports import SCAR_POLICIES, clean_text, sentences
+
+KINDS: dict[str, str] = {
+    "enumeration marker (1., 2.)": r"(?:^|(?<=[.!?:;] ))\d{1,2}[.)],?\s*(?=[^\W\d])",
+    "scar (XXXX)": r"X{3,}",
+    "doubled full stop": r"\.\s*\.",
+    "white space before punctuation": r"\s[.,;:](?!\d)",
+    "no space after a full stop": r"[a-z]{2}\.[A-Z][a-z]",
+    "doubled white space or line break": r"\s\s|\n",
+    "mark-up (<BR>, [&lt;)": r"<BR>|&[lg]t;",
+    "no full stop at the end": r"[^.!?]$",
+    "empty": r"^$",
+}
+
+
+def read_impressions(path: Path) -> list[str]:
+    """The impressions of `indiana_reports.csv` that are not empty, as published but for outer white space."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [text for row in csv.DictReader(file) if (text := row["impression"].strip())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reports", type=Path, required=True, help="indiana_reports.csv")
+    parser.add_argument("--pairs", type=int, default=0, help="also print so many random before/after pairs with scars")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    published = read_impressions(args.reports)
+    start = time.perf_counter()
+    cleaned = {policy: [clean_text(text, policy) for text in published] for policy in SCAR_POLICIES}
+    speed = len(published) * len(SCAR_POLICIES) / (time.perf_counter() - start)
+
+    print(f"{len(published)} impressions; how many hold …\n")
+    print(f"| | published | {' | '.join(SCAR_POLICIES)} |\n|---|---:|{'---:|' * len(SCAR_POLICIES)}")
+    for kind, pattern in KINDS.items():
+        counts = [sum(bool(re.search(pattern, t)) for t in texts) for texts in (published, *cleaned.values())]
+        print(f"| {kind} | {' | '.join(map(str, counts))} |")
+    said = [positive_findings(text, uncertain=True) for text in published]
+    lost = [
+        sum(a != positive_findings(b, uncertain=True) for a, b in zip(said, texts, strict=True))
+        for texts in cleaned.values()
+    ]
+    for name, count in (
+        ("changed", [sum(a != b for a, b in zip(published, c, strict=True)) for c in cleaned.values()]),
+        ("other findings than published", lost),
+        ("distinct texts", [len(set(c)) for c in (published, *cleaned.values())]),
+        ("words in all", [sum(len(t.split()) for t in c) for c in (published, *cleaned.values())]),
+        ("sentences in all", [sum(len(sentences(t)) for t in c) for c in (published, *cleaned.values())]),
+    ):
+        cells = ["", *map(str, count)] if len(count) < 4 else list(map(str, count))
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(f"\n{speed:,.0f} impressions/s on one core")
+
+    scarred = [pair for pair in zip(published, cleaned["drop"], strict=True) if "XXXX" in pair[0]]
+    for before, after in random.Random(args.seed).sample(scarred, min(args.pairs, len(scarred))):
+        print(f"\n- {before}\n+ {after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`python -m hf_cxr` is the `hf-cxr` command."""
+
+import sys
+
+from hf_cxr.cli import main
+
+sys.exit(main())

@@ -1,0 +1,120 @@
+"""What a training run can be told: the kit's own arguments beside the Trainer's, from a flat YAML file and overrides.
+
+An argument has one name everywhere: as a field here, as a key in the YAML file, and as `--name` on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+
+@dataclass
+class KitArguments:
+    """Data, parts and stages. The optimisation is the Trainer's: see `TrainingArguments`."""
+
+    dataset: str = field(metadata={"help": "Prepared dataset: a folder made by `hf-cxr prepare`, or a Hub id."})
+    encoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})
+    decoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})
+    panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
+    vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
+    max_target_length: int = field(default=128, metadata={"help": "Longest impression in tokens, the end included."})
+    findings_warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of stage one; 0 skips it."})
+    findings_warmup_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}
+    )
+    view_dropout: float = field(default=0.0, metadata={"help": "Probability of emptying one panel of a pair."})
+    freeze_encoder: bool = field(default=False, metadata={"help": "Do not train the encoder in stage two."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes for packing the canvases."})
+
+
+@dataclass
+class TrainingArguments(Seq2SeqTrainingArguments):
+    """`Seq2SeqTrainingArguments` with the defaults that this kit needs."""
+
+    output_dir: str = field(default="runs/latest", metadata={"help": "The run folder."})
+    predict_with_generate: bool = field(default=True, metadata={"help": "Score generated texts at each evaluation."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The canvases carry no other columns."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Studies generated at once."})
+
+    def changed(self) -> dict[str, Any]:
+        """The Trainer's arguments that differ from its defaults, as plain YAML values."""
+        defaults = type(self)(output_dir=self.output_dir)
+        current, default = self.to_dict(), defaults.to_dict()
+        skipped = {"logging_dir", "local_rank", "_n_gpu"}
+        return {"output_dir": self.output_dir} | {
+            key: value for key, value in current.items() if key not in skipped and value != default.get(key)
+        }
+
+
+ARGUMENTS = (KitArguments, TrainingArguments)
+
+
+def argument_names() -> list[str]:
+    """Every key that a config may hold."""
+    return [item.name for kind in ARGUMENTS for item in dataclasses.fields(kind) if item.init]
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a flat YAML config. Raises `FileNotFoundError` or `ValueError` naming the file and the key."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such config file")
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: a config is a flat mapping of argument names to values")
+    for key in config:
+        _check_name(str(key), str(file))
+    return config
+
+
+def _check_name(name: str, where: str) -> None:
+    names = argument_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        raise ValueError(f"{where}: unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def parse_arguments(
+    config: str | os.PathLike, overrides: Sequence[str] = ()
+) -> tuple[KitArguments, TrainingArguments]:
+    """The arguments of a run: the YAML file `config`, then `--name value` overrides.
+
+    Raises `ValueError` with one line for an unknown name (with the nearest valid one) or an unusable value.
+    """
+    words: list[str] = []
+    for key, value in read_config(config).items():
+        words += _as_words(key, value)
+    for word in overrides:
+        if word.startswith("--"):
+            _check_name(word[2:].split("=")[0].replace("-", "_"), "command line")
+    parser = HfArgumentParser(ARGUMENTS, allow_abbrev=False)
+
+    def fail(message: str):
+        raise ValueError(f"{config}: {message}")
+
+    parser.error = fail
+    kit, args, rest = parser.parse_args_into_dataclasses(words + list(overrides), return_remaining_strings=True)
+    if rest:
+        raise ValueError(f"command line: {rest[0]!r} belongs to no argument")
+    return kit, args
+
+
+def _as_words(key: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]

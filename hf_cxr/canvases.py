@@ -1,0 +1,123 @@
+"""From a prepared dataset to batches: both views packed once into canvases, then served from a memory map.
+
+Packing (decode, fit, place) happens once per dataset and panel size; what an epoch pays for is a copy and a
+normalisation. Training, evaluation and the warm-up all read images through this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from transformers import PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hf_cxr.views import pack_array
+
+IGNORED = -100  # the label that torch's cross entropy leaves out
+
+
+def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None) -> Dataset:
+    """Replace `frontal` and `lateral` by `canvas`: `panel_size * 2 * panel_size` grey bytes, row by row.
+
+    The result is cached by `datasets` beside the source, keyed by its content and the panel size.
+    """
+    raw = dataset.cast_column("frontal", Image(decode=False)).cast_column("lateral", Image(decode=False))
+    return raw.map(
+        _pack_row,
+        fn_kwargs={"panel_size": panel_size},
+        remove_columns=["frontal", "lateral"],
+        num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
+        desc="Packing canvases",
+    )
+
+
+def _pack_row(row: dict[str, Any], panel_size: int) -> dict[str, bytes]:
+    frontal, lateral = ((row[view] or {}).get("bytes") for view in ("frontal", "lateral"))
+    return {"canvas": pack_array(frontal, lateral, panel_size).tobytes()}
+
+
+class CanvasDataset(torch.utils.data.Dataset):
+    """Rows of a packed dataset as `{"canvas": uint8 (panel_size, 2 * panel_size), "labels": token ids}`.
+
+    `view_dropout` empties one panel of a two-view study with that probability, so that single-view studies are in
+    distribution. The draw depends only on (seed, epoch, row): not on the number of processes, workers or resumes.
+    """
+
+    def __init__(
+        self,
+        packed: Dataset,
+        panel_size: int,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        targets: Sequence[Any] | None = None,
+        max_length: int = 128,
+        view_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.rows = packed.select_columns(["canvas"]).with_format("arrow")
+        self.panel_size = panel_size
+        self.view_dropout, self.seed = view_dropout, seed
+        self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
+        self.labels: Sequence[Any] | None = targets
+        if tokenizer is not None:
+            texts = tokenizer(list(packed["impression"]), add_special_tokens=False)["input_ids"]
+            self.labels = [ids[: max_length - 1] + [tokenizer.eos_token_id] for ids in texts]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        data = self.rows[index]["canvas"][0].as_buffer()
+        canvas = np.frombuffer(data, np.uint8).reshape(self.panel_size, 2 * self.panel_size)
+        if self.view_dropout:
+            canvas = self._drop_view(canvas, index)
+        item: dict[str, Any] = {"canvas": canvas}
+        if self.labels is not None:
+            item["labels"] = self.labels[index]
+        return item
+
+    def _drop_view(self, canvas: np.ndarray, index: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, int(self.epoch), index))
+        panels = canvas[:, : self.panel_size], canvas[:, self.panel_size :]
+        if rng.random() >= self.view_dropout or not all(panel.any() for panel in panels):
+            return canvas
+        canvas = canvas.copy()
+        which = rng.integers(2)
+        canvas[:, which * self.panel_size : (which + 1) * self.panel_size] = 0
+        return canvas
+
+
+class CanvasCollator:
+    """Batch rows into `pixel_values` (batch, 3, height, width), normalised exactly as the checkpoint's image processor
+    would, and text labels padded to the longest with the decoder's shifted input beside them; class targets, which
+    have no decoder, are stacked as floats."""
+
+    def __init__(
+        self, image_processor: BaseImageProcessor, pad_token_id: int | None = None, start_token_id: int | None = None
+    ) -> None:
+        mean = torch.tensor(image_processor.image_mean, dtype=torch.float32).view(1, -1, 1, 1)
+        std = torch.tensor(image_processor.image_std, dtype=torch.float32).view(1, -1, 1, 1)
+        if not image_processor.do_normalize:
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        self.scale = image_processor.rescale_factor / std
+        self.shift = mean / std
+        self.pad_token_id, self.start_token_id = pad_token_id, start_token_id
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        grey = torch.from_numpy(np.stack([item["canvas"] for item in items]))[:, None].float()
+        batch = {"pixel_values": grey * self.scale - self.shift}
+        if "labels" not in items[0]:
+            return batch
+        if self.pad_token_id is None:
+            batch["labels"] = torch.tensor(np.stack([item["labels"] for item in items]), dtype=torch.float32)
+            return batch
+        longest = max(len(item["labels"]) for item in items)
+        labels = torch.full((len(items), longest), IGNORED)
+        for row, item in enumerate(items):
+            labels[row, : len(item["labels"])] = torch.tensor(item["labels"])
+        decoder_input_ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORED, self.pad_token_id)
+        decoder_input_ids[:, 0] = self.start_token_id
+        return batch | {"labels": labels, "decoder_input_ids": decoder_input_ids}

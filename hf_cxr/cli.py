@@ -1,0 +1,318 @@
+"""The `hf-cxr` command: arguments in, one clear line out when something is wrong. The work is done in the other rooms."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hf_cxr import __version__
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+RESEARCH_USE = "Research use only, not for diagnosis."
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> Parser:
+    """The whole command line. Heavy imports wait until a command runs."""
+    parser = Parser(prog="hf-cxr", description=f"Impressions of two-view chest radiographs. {RESEARCH_USE}")
+    parser.add_argument("--version", action="version", version=f"hf-cxr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    prepare = command(
+        "prepare",
+        "Turn a collection into a small dataset (Parquet and a card) that load_dataset reads.",
+        "hf-cxr prepare kaggle --root indiana/ --out data/indiana --size 384 --num-proc 4",
+    )
+    prepare.add_argument("source", help="kaggle, or phantom (the embedded synthetic collection, needs no --root)")
+    prepare.add_argument("--root", help="folder of the collection")
+    prepare.add_argument("--out", required=True, help="folder to make; must not hold files yet")
+    prepare.add_argument("--section", default="impression", choices=("impression", "findings", "both"))
+    prepare.add_argument("--size", type=int, default=384, help="longer side of a stored image in pixels (default 384)")
+    prepare.add_argument("--split-file", help="CSV with columns uid and split, instead of the hash split")
+    prepare.add_argument("--scars", help="what to do with XXXX de-identification scars: drop, drop_sentence or keep")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of the split, and of the phantom")
+    prepare.add_argument("--num-studies", type=int, help="phantom only: how many studies (default 5000)")
+    prepare.add_argument("--num-proc", type=int, default=1, help="processes that read images")
+    prepare.add_argument("--overwrite", action="store_true", help="replace a prepared dataset in --out")
+
+    train = command(
+        "train",
+        "Fine-tune as a YAML config says; any argument of the config can be overridden.",
+        "hf-cxr train configs/iu_xray_vit_gpt2.yaml --dataset data/indiana --output_dir runs/iu --seed 1",
+    )
+    train.add_argument("config", help="flat YAML file of argument names and values (see configs/)")
+    train.add_argument("--num_processes", type=int, help="launch so many processes through accelerate")
+    train.add_argument(
+        "--accelerate_config", help="launch through accelerate with this YAML (see configs/accelerate/)"
+    )
+
+    evaluate = command(
+        "evaluate",
+        "Score a checkpoint on a split, beside image-blind floors and shuffled images.",
+        "hf-cxr evaluate runs/iu data/indiana --split test --out runs/iu",
+    )
+    evaluate.add_argument("checkpoint", help="run folder or Hub id")
+    evaluate.add_argument("dataset", help="prepared folder or Hub id")
+    evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("--out", help="folder for report.json, report.md and predictions.jsonl")
+    evaluate.add_argument("--batch-size", type=int, default=32)
+    evaluate.add_argument("--num-beams", type=int, default=1)
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of floors, shuffles and intervals")
+    evaluate.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, to stdout")
+
+    predict = command(
+        "predict",
+        f"Write the impression of one study, or of many. {RESEARCH_USE}",
+        "hf-cxr predict runs/iu --frontal frontal.png --lateral lateral.png",
+    )
+    predict.add_argument("checkpoint", help="run folder or Hub id")
+    predict.add_argument("--frontal", help="frontal radiograph (PNG, JPEG or DICOM)")
+    predict.add_argument("--lateral", help="lateral radiograph")
+    predict.add_argument("--csv", help="many studies: a CSV with columns frontal and/or lateral (paths), and uid")
+    predict.add_argument("--num-beams", type=int, default=1)
+    predict.add_argument("--max-new-tokens", type=int, help="longest text, in tokens")
+    predict.add_argument("--json", action="store_true", help="one JSON object per study on stdout")
+
+    push = command(
+        "push",
+        "Upload a run or a prepared dataset to the Hub, private unless told otherwise.",
+        "hf-cxr push runs/iu user/name",
+    )
+    push.add_argument("folder", help="run folder or prepared dataset")
+    push.add_argument("repo_id", help="user/name on the Hub")
+    push.add_argument("--public", action="store_true", help="make the repository public")
+
+    demo = command(
+        "demo",
+        "The whole way on the embedded collection: prepare, warm up, fine-tune, evaluate, card, three studies shown.",
+        "hf-cxr demo --out runs/demo",
+    )
+    demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--num-studies", type=int, default=6000)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 success, 2 bad usage or input, 130 interrupted."""
+    parser = make_parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "train":
+        options.overrides = rest
+    return guarded(COMMANDS[options.command], options)
+
+
+def guarded(command, options: argparse.Namespace) -> int:
+    """Call `command(options)`; turn an error of the input into one line on stderr."""
+    try:
+        _be_quiet()
+        command(options)
+        return 0
+    except KeyboardInterrupt:
+        print(f"hf-cxr {options.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if options.debug or not _is_input_error(error):
+            raise
+        print(f"hf-cxr {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _is_input_error(error: Exception) -> bool:
+    # A TypeError or RuntimeError is a bug of ours, whose traceback is wanted.
+    return isinstance(error, (ValueError, OSError, ImportError))
+
+
+def _be_quiet() -> None:
+    """Keep transformers' notices out of the way: they bury the one line that matters."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    from hf_cxr.dataset import format_waterfall, prepare
+
+    chosen: dict[str, Any] = {name: getattr(options, name) for name in ("root", "num_studies", "scars")}
+    account = prepare(
+        options.source,
+        options.out,
+        section=options.section,
+        size=options.size,
+        split_file=options.split_file,
+        num_proc=options.num_proc,
+        seed=options.seed,
+        overwrite=options.overwrite,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    print(format_waterfall(account))
+
+
+def run_train(options: argparse.Namespace) -> None:
+    import torch
+
+    launched = "WORLD_SIZE" in os.environ
+    several = options.num_processes or options.accelerate_config or torch.cuda.device_count() > 1
+    if several and not launched:
+        return launch_training(options)
+    from hf_cxr.arguments import parse_arguments
+
+    kit, args = parse_arguments(options.config, options.overrides)
+    from hf_cxr.training import train
+
+    report = train(kit, args)
+    if args.process_index == 0:
+        print_report(report, args.output_dir)
+
+
+def launch_training(options: argparse.Namespace) -> None:
+    """Start `hf-cxr train` again under accelerate, once per process."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    from hf_cxr.arguments import parse_arguments
+
+    parse_arguments(options.config, options.overrides)  # a bad config is told once, here, and not by every process
+    words = ["--config_file", options.accelerate_config] if options.accelerate_config else []
+    words += ["--num_processes", str(options.num_processes)] if options.num_processes else []
+    launch_command(
+        launch_command_parser().parse_args([*words, "--module", "hf_cxr", "train", options.config, *options.overrides])
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from hf_cxr.evaluation import evaluate, load_prepared
+    from hf_cxr.modeling import load_checkpoint
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    report = evaluate(
+        checkpoint,
+        load_prepared(options.dataset),
+        options.split,
+        options.out,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        num_beams=options.num_beams,
+    )
+    if options.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print_report(report, options.out)
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    studies = _studies_to_predict(options)
+    from hf_cxr.modeling import load_checkpoint
+    from hf_cxr.pipeline import ImpressionPipeline
+
+    parts = load_checkpoint(options.checkpoint)
+    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    settings = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    failed = 0
+    for uid, study in studies:
+        try:
+            row = {"uid": uid} | pipe(study, **settings)[0]
+        except (ValueError, OSError) as error:
+            if not options.csv:
+                raise
+            failed += 1
+            row = {"uid": uid, "error": " ".join(str(error).split())}
+        if options.json:
+            print(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
+        else:
+            prefix = f"{uid}\t" if uid is not None else ""
+            print(prefix + (row.get("impression") or f"not read: {row['error']}"))
+    if failed:
+        raise ValueError(f"{options.csv}: {failed} of {len(studies)} studies could not be read")
+
+
+def _studies_to_predict(options: argparse.Namespace) -> list[tuple[str | None, dict[str, str]]]:
+    if options.csv:
+        return _read_study_table(Path(options.csv))
+    study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
+    if not study:
+        raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
+    return [(None, study)]
+
+
+def _read_study_table(path: Path) -> list[tuple[str | None, dict[str, str]]]:
+    """Rows of a CSV as (uid, views); paths are relative to the file."""
+    import csv
+
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        if not {"frontal", "lateral"} & set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: neither a column 'frontal' nor a column 'lateral'")
+        return [
+            (
+                row.get("uid") or str(number),
+                {view: str(path.parent / row[view]) for view in ("frontal", "lateral") if row.get(view)},
+            )
+            for number, row in enumerate(reader, start=1)
+        ]
+
+
+def run_push(options: argparse.Namespace) -> None:
+    from hf_cxr.hub import push
+
+    print(push(options.folder, options.repo_id, public=options.public))
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    from hf_cxr.demo import demo
+
+    demo(Path(options.out), seed=options.seed, num_studies=options.num_studies)
+
+
+def print_report(report: dict[str, Any] | None, folder: str | None) -> None:
+    """The score table and the verdict, as a person reads them."""
+    from hf_cxr.evaluation import score_table
+
+    if report is None:
+        print("Not evaluated: the dataset has no test studies.")
+    else:
+        print(f"\n{score_table(report)}\n\n{report['distinct_outputs']} distinct outputs on {report['n']} studies.")
+        print(report["verdict"])
+    print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")
+
+
+COMMANDS = {
+    "prepare": run_prepare,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "predict": run_predict,
+    "push": run_push,
+    "demo": run_demo,
+}

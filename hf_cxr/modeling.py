@@ -1,0 +1,343 @@
+"""Build or adapt encoder, decoder, tokenizer and image processor into one stock checkpoint.
+
+What leaves this room is a plain `VisionEncoderDecoderModel` with stock companions: nothing here is needed to load it.
+Training lives in `hf_cxr.training`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+    ViTConfig,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import is_torchvision_available
+
+# From-scratch sizes. `base` is ViT-B/16 and GPT-2 small; the others keep their head width of 32 to 64.
+ENCODER_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+    "mini": {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 768},
+    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+DECODER_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"n_embd": 128, "n_layer": 2, "n_head": 4},
+    "mini": {"n_embd": 192, "n_layer": 3, "n_head": 6},
+    "small": {"n_embd": 384, "n_layer": 6, "n_head": 6},
+    "base": {"n_embd": 768, "n_layer": 12, "n_head": 12},
+}
+PATCH_SIZE = 16
+PANELS = 2
+PANEL_OFFSET_STD = 0.02  # the spread that ViT itself initialises its position embeddings with
+MAX_NEW_TOKENS = 128  # the longest of the 3,921 Indiana impressions has 130 words, the 95th percentile 36
+
+
+class UnsupportedPart(ValueError):
+    """An encoder or decoder that cannot be used on the canvas as a stock part."""
+
+
+@dataclass
+class Checkpoint:
+    """The three parts that are saved together and load with plain transformers."""
+
+    model: VisionEncoderDecoderModel
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: BaseImageProcessor
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write weights (safetensors), configs, tokenizer and image processor to `folder`."""
+        for part in (self.model, self.tokenizer, self.image_processor):
+            part.save_pretrained(folder)
+
+
+def load_checkpoint(folder: str, revision: str | None = None) -> Checkpoint:
+    """Load a checkpoint from a folder or a Hub id.
+
+    Raises `FileNotFoundError` for a folder that holds no vision-encoder-decoder checkpoint.
+    """
+    if Path(folder).exists() and not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no checkpoint here (config.json is missing)")
+    config = AutoConfig.from_pretrained(folder, revision=revision)
+    if config.model_type != "vision-encoder-decoder":
+        raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
+    model = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision)
+    return Checkpoint(
+        ready_for_trainer(model),
+        AutoTokenizer.from_pretrained(folder, revision=revision),
+        AutoImageProcessor.from_pretrained(folder, revision=revision, **image_backend()),
+    )
+
+
+def ready_for_trainer(model: VisionEncoderDecoderModel) -> VisionEncoderDecoderModel:
+    """Cure two traps of the stock model under `Trainer`.
+
+    Its `forward` takes `**kwargs`, so `Trainer` would believe that it divides its loss by `num_items_in_batch`, and
+    gradients would come out multiplied by the accumulation steps and the number of processes. And the decoder attends
+    to the encoder's tokens, never to its pooler, whose weights would be unused parameters to DDP.
+    """
+    model.accepts_loss_kwargs = False
+    for name, parameter in model.encoder.named_parameters():
+        if name.startswith("pooler."):
+            parameter.requires_grad_(False)
+    return model
+
+
+def image_backend() -> dict[str, str]:
+    """Choose the Pillow backend explicitly where torchvision is missing, instead of transformers' warned fall-back."""
+    return {} if is_torchvision_available() else {"backend": "pil"}
+
+
+def panel_size_of(image_processor: BaseImageProcessor) -> int:
+    """The side of one square panel, in pixels, that a checkpoint was made for.
+
+    Raises `ValueError` if its image size is not that of a two-panel canvas (height, 2 × height).
+    """
+    size = image_processor.size
+    height, width = size["height"], size["width"]
+    if width != PANELS * height:
+        raise ValueError(f"not a two-panel checkpoint: its image processor is set to {height} × {width} pixels")
+    return height
+
+
+def build(
+    encoder: str,
+    decoder: str,
+    panel_size: int,
+    texts: Iterable[str] = (),
+    vocab_size: int = 4000,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> Checkpoint:
+    """Build a checkpoint from two parts.
+
+    Args:
+        encoder: a from-scratch size (`tiny`, `mini`, `small`, `base`), a Hub id or a local folder.
+        decoder: the same. A from-scratch decoder gets a byte-level BPE tokenizer trained on `texts`; a pretrained one
+            keeps its own.
+        panel_size: side of one square panel in pixels; the canvas is `panel_size` × `2 * panel_size`.
+        texts: the training impressions.
+        vocab_size: the most tokens that a trained tokenizer may have.
+        max_new_tokens: the longest text that `generate` writes by default.
+
+    Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
+    a decoder without cross-attention.
+    """
+    canvas = (panel_size, PANELS * panel_size)
+    encoder_model = _scratch_encoder(encoder, canvas) if encoder in ENCODER_SIZES else adapt_encoder(encoder, canvas)
+    if decoder in DECODER_SIZES:
+        tokenizer = train_tokenizer(texts, vocab_size)
+        decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens)
+    else:
+        tokenizer = _own_tokenizer(decoder)
+        decoder_model = adapt_decoder(decoder)
+        if len(tokenizer) > decoder_model.get_input_embeddings().num_embeddings:
+            decoder_model.resize_token_embeddings(len(tokenizer))
+    encoder_model.config._name_or_path = decoder_model.config._name_or_path = ""  # no path of this machine travels
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
+    model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
+    set_special_tokens(model, tokenizer, max_new_tokens)
+    return Checkpoint(ready_for_trainer(model), tokenizer, _image_processor(encoder, canvas))
+
+
+# --- encoder -----------------------------------------------------------------------------------------------------
+
+
+def _check_patch(config: PreTrainedConfig, panel_size: int, name: str) -> None:
+    patch = getattr(config, "patch_size", None)
+    for side in patch if isinstance(patch, (tuple, list)) else (patch,):
+        if isinstance(side, int) and panel_size % side:
+            raise UnsupportedPart(
+                f"encoder {name}: its patch of {side} pixels does not divide the panel of {panel_size}; "
+                f"use panel_size {max(side, panel_size // side * side)} or {(panel_size // side + 1) * side}"
+            )
+
+
+def _scratch_encoder(size: str, canvas: tuple[int, int]) -> PreTrainedModel:
+    config = ViTConfig(image_size=list(canvas), patch_size=PATCH_SIZE, **ENCODER_SIZES[size])
+    _check_patch(config, canvas[0], size)
+    return AutoModel.from_config(config)
+
+
+def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
+    """Load a pretrained square encoder onto the two-panel canvas.
+
+    Its position grid is resized (bicubic) to one panel where needed and tiled, once per panel; the lateral panel gets
+    a small random offset, from which training tells the panels apart. All other weights are taken as they are.
+
+    Args:
+        name: Hub id or local folder.
+        canvas: (height, width) in pixels, width = 2 × height.
+    """
+    config = AutoConfig.from_pretrained(name)
+    _check_patch(config, canvas[0], name)
+    pretrained = AutoModel.from_pretrained(name)
+    if not hasattr(config, "image_size"):
+        raise UnsupportedPart(f"encoder {name}: a {config.model_type!r} model has no image size to set")
+    config.image_size = list(canvas)
+    try:
+        model = AutoModel.from_config(config)
+        with torch.no_grad():
+            states = model.eval()(pixel_values=torch.zeros(1, getattr(config, "num_channels", 3), *canvas))[0]
+    except Exception as error:
+        raise UnsupportedPart(
+            f"encoder {name}: a {config.model_type!r} model does not take a {canvas[0]} × {canvas[1]} canvas "
+            f"({str(error).splitlines()[0]}); use ViT, DeiT, Swin, Hiera or DINOv3-ViT"
+        ) from error
+    if states.ndim != 3:
+        raise UnsupportedPart(
+            f"encoder {name}: a {config.model_type!r} model gives a map of shape {tuple(states.shape)}, which the "
+            "decoder cannot attend to; use ViT, DeiT, Swin, Hiera or DINOv3-ViT"
+        )
+    weights, target = pretrained.state_dict(), model.state_dict()
+    for key, wanted in target.items():
+        if key in weights and weights[key].shape != wanted.shape:
+            weights[key] = _tile_positions(weights[key], wanted, config, canvas, f"encoder {name}: {key}")
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise UnsupportedPart(f"encoder {name}: weights {(missing + unexpected)[0]} and others do not match its type")
+    return model
+
+
+def _tile_positions(
+    grid: torch.Tensor, wanted: torch.Tensor, config: PreTrainedConfig, canvas: tuple[int, int], where: str
+) -> torch.Tensor:
+    """(1, prefix + side², dim) → (1, prefix + rows × 2·rows, dim); prefix tokens ([CLS] and the like) stay."""
+    patch = getattr(config, "patch_size", 0)
+    if grid.ndim != 3 or wanted.ndim != 3 or "position" not in where or not isinstance(patch, int):
+        raise UnsupportedPart(f"{where} has shape {tuple(grid.shape)} and cannot be carried to {tuple(wanted.shape)}")
+    rows, columns = canvas[0] // patch, canvas[0] // patch
+    prefix = wanted.shape[1] - rows * columns * PANELS
+    side = math.isqrt(grid.shape[1] - prefix)
+    if prefix < 0 or side * side != grid.shape[1] - prefix:
+        raise UnsupportedPart(f"{where}: {grid.shape[1]} positions are not a square grid")
+    panel = grid[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    if side != rows:
+        panel = torch.nn.functional.interpolate(panel, size=(rows, columns), mode="bicubic", align_corners=False)
+    panel = panel.permute(0, 2, 3, 1)
+    offset = torch.randn(panel.shape[-1]) * PANEL_OFFSET_STD
+    tiled = torch.cat([panel, panel + offset], dim=2).flatten(1, 2)
+    return torch.cat([grid[:, :prefix], tiled], dim=1)
+
+
+def _image_processor(encoder: str, canvas: tuple[int, int]) -> BaseImageProcessor:
+    """The encoder's own normalisation, set to the canvas."""
+    size = {"height": canvas[0], "width": canvas[1]}
+    common = {"size": size, "do_resize": True, "do_convert_rgb": True}
+    if encoder in ENCODER_SIZES:
+        if is_torchvision_available():
+            from transformers import ViTImageProcessor as Processor
+        else:
+            from transformers import ViTImageProcessorPil as Processor
+        return Processor(**common)
+    processor = AutoImageProcessor.from_pretrained(encoder, **image_backend(), **common)
+    processor.do_center_crop = False
+    return processor
+
+
+# --- decoder and tokenizer ---------------------------------------------------------------------------------------
+
+
+def _scratch_decoder(size: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> PreTrainedModel:
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        n_positions=max(256, max_new_tokens + 1),
+        add_cross_attention=True,
+        is_decoder=True,
+        **DECODER_SIZES[size],
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def adapt_decoder(name: str) -> PreTrainedModel:
+    """Load a pretrained decoder with cross-attention added. Raises `UnsupportedPart` where its type has none."""
+    config = AutoConfig.from_pretrained(name)
+    config.is_decoder, config.add_cross_attention = True, True
+    model = AutoModelForCausalLM.from_pretrained(name, config=config)
+    cross_attention = ("crossattention", "cross_attn", "encoder_attn")
+    if not any(mark in key for key, _ in model.named_parameters() for mark in cross_attention):
+        raise UnsupportedPart(
+            f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the images; "
+            "use GPT-2, DistilGPT-2 or a BERT-style decoder"
+        )
+    return model
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the training impressions. Any text can be written in it: no unknown token."""
+    texts = list(texts)
+    if not texts:
+        raise ValueError("a from-scratch decoder needs training texts to train its tokenizer on")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=["<pad>", "<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def _own_tokenizer(decoder: str) -> PreTrainedTokenizerBase:
+    """The decoder's tokenizer, with the begin, end and (own) padding token that training and generation need."""
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.cls_token or tokenizer.eos_token
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.sep_token
+    if tokenizer.bos_token is None or tokenizer.eos_token is None:
+        raise UnsupportedPart(f"decoder {decoder}: its tokenizer has no begin or end token")
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def set_special_tokens(
+    model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = MAX_NEW_TOKENS
+) -> None:
+    """Set pad, begin, end and decoder start everywhere they are read: the config, its decoder's, and generation's."""
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    for config in (model.config, model.config.decoder):
+        for key, value in ids.items():
+            setattr(config, key, value)
+    model.config.decoder_start_token_id = model.config.decoder.decoder_start_token_id = tokenizer.bos_token_id
+    model.config.vocab_size = model.config.decoder.vocab_size
+    model.generation_config = GenerationConfig(
+        **ids,
+        decoder_start_token_id=tokenizer.bos_token_id,
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        do_sample=False,
+    )
+    model.decoder.generation_config = GenerationConfig(**ids)

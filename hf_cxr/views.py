@@ -1,0 +1,304 @@
+"""Pixels: read one radiograph to 8-bit grey, and pack the two views of a study on one canvas.
+
+This file travels with a checkpoint as remote code, so it imports only the standard library, numpy and Pillow (pydicom
+when a DICOM file is met). Which file of a study is the frontal view is decided in `hf_cxr.sources`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+ViewSource = str | Path | bytes | Image.Image | np.ndarray | Callable[[], Image.Image | np.ndarray]
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded (a decompression bomb). The largest flat-panel detectors for
+chest radiography give under 20 million pixels."""
+
+# The bitmap formats radiographs are exchanged in. An allow-list, because Pillow would run Ghostscript on an EPS file.
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+
+# All that is ever read of a DICOM header: nothing in it names a patient.
+DICOM_TAGS = [
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelData"),
+    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
+    *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
+]
+
+
+class UnreadableImage(ValueError):
+    """A picture that cannot be read. The message is one line: which picture, and what is wrong with it."""
+
+
+def read_radiograph(source: ViewSource, *, at_least: int | None = None) -> Image.Image:
+    """Read one radiograph as 8-bit grey, upright, as large as it is stored.
+
+    Args:
+        source: A path, encoded bytes (PNG, JPEG, TIFF, …, DICOM), a Pillow image of any mode, an array of shape
+            (height, width) or (height, width, 1 | 3 | 4), or a callable that returns an image or an array.
+        at_least: Allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep this many
+            pixels. Other formats ignore it.
+
+    Returns:
+        A Pillow image of mode "L". Colour becomes luma (ITU-R 601-2); transparency is laid on black; the EXIF
+        orientation is applied. Eight-bit values are kept as they are. Deeper integers and floats are stretched
+        linearly so that their 0.5th and 99.5th percentile become 0 and 255: the container's range says little
+        (12 bits in 16), and one hot pixel must not darken the rest. NaN becomes black; a constant picture is black.
+        DICOM: modality LUT, then VOI LUT or window, MONOCHROME1 inverted, then stretched in the same way.
+
+    Raises:
+        UnreadableImage: For every failure: no such file, zero bytes, not an image, truncated, more than `MAX_PIXELS`
+            pixels, an array of another shape, a DICOM file with several frames or colours.
+        TypeError: If `source` is none of the above.
+    """
+    if isinstance(source, (str, Path)):
+        return _read_file(Path(source), at_least)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), "image bytes", at_least)
+    if isinstance(source, Image.Image):
+        return _to_grey(source, _line(str(getattr(source, "filename", "") or "picture")))
+    if isinstance(source, np.ndarray):
+        return _array_to_grey(source, "array")
+    if callable(source):
+        name = getattr(source, "__name__", type(source).__name__)
+        try:
+            made = source()
+        except Exception as error:
+            raise UnreadableImage(_line(f"{name}: {type(error).__name__}: {error}")) from error
+        if not isinstance(made, (Image.Image, np.ndarray)):
+            raise UnreadableImage(f"{name}: returned {type(made).__name__}, not an image or an array")
+        return read_radiograph(made)
+    raise TypeError(f"a view is a path, bytes, an image, an array or a callable, not {type(source).__name__}")
+
+
+def fit_panel(image: Image.Image, size: int) -> Image.Image:
+    """Fit a picture into a square panel: aspect ratio kept, centred, black around it. Mode "L", `size` × `size`."""
+    _check_size(size)
+    if image.mode != "L":
+        image = read_radiograph(image)
+    width, height = _scaled(image.size, size)
+    panel = Image.new("L", (size, size))
+    panel.paste(_resize(image, (width, height)), ((size - width) // 2, (size - height) // 2))
+    return panel
+
+
+def shrink(image: Image.Image, size: int) -> Image.Image:
+    """Scale a picture down until its longer side is `size` pixels; a smaller one is returned as it is."""
+    _check_size(size)
+    if max(image.size) <= size:
+        return image
+    return _resize(image, _scaled(image.size, size))
+
+
+def pack_views(frontal: ViewSource | None, lateral: ViewSource | None, size: int = 224) -> Image.Image:
+    """The canvas a model looks at: frontal view on the left panel, lateral view on the right one.
+
+    Args:
+        frontal, lateral: Anything `read_radiograph` reads; `None` (a view the study does not have) is a black panel.
+        size: Side of one panel in pixels.
+
+    Returns:
+        A Pillow image of `2 * size` × `size` pixels (width × height), mode "RGB" with three equal channels, so that a
+        stock image processor takes it.
+
+    Raises:
+        ValueError: If both views are `None`, or `size` is not a positive integer.
+        UnreadableImage: If a view cannot be read.
+    """
+    return Image.fromarray(pack_array(frontal, lateral, size)).convert("RGB")
+
+
+def pack_array(frontal: ViewSource | None, lateral: ViewSource | None, size: int = 224) -> np.ndarray:
+    """The grey canvas of `pack_views` itself: `uint8`, shape (size, 2 * size)."""
+    _check_size(size)
+    if frontal is None and lateral is None:
+        raise ValueError("a study needs at least one view: both frontal and lateral are None")
+    canvas = np.zeros((size, 2 * size), dtype=np.uint8)
+    for view, left in ((frontal, 0), (lateral, size)):
+        if view is not None:
+            # Twice the panel, so that the antialiasing filter, not the JPEG decoder, makes the last step.
+            canvas[:, left : left + size] = np.asarray(fit_panel(read_radiograph(view, at_least=2 * size), size))
+    return canvas
+
+
+def _check_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise ValueError(f"size is a positive number of pixels, not {size!r}")
+
+
+def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    """(width, height) with the longer side `longer` and the same aspect ratio; no side below one pixel."""
+    scale = longer / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    # reducing_gap: a box filter by a whole factor first, bicubic for the rest; 5× faster on a full-size radiograph.
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _read_file(path: Path, at_least: int | None) -> Image.Image:
+    name = _line(str(path))
+    try:
+        with path.open("rb") as stream:
+            return _decode(stream, name, at_least)
+    except FileNotFoundError:
+        raise UnreadableImage(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise UnreadableImage(f"{name}: is a folder, not an image") from None
+    except OSError as error:
+        raise UnreadableImage(_line(f"{name}: {error.strerror or error}")) from error
+
+
+def _decode(stream: BinaryIO, name: str, at_least: int | None) -> Image.Image:
+    head = stream.read(132)
+    stream.seek(0)
+    if not head:
+        raise UnreadableImage(f"{name}: zero bytes")
+    if head[128:] == b"DICM" or name.lower().endswith((".dcm", ".dicom")):
+        return _read_dicom(stream, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides, below
+            image = Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise UnreadableImage(f"{name}: too large (more than {MAX_PIXELS:,} pixels)") from None
+    except Exception as error:  # Pillow's plugins raise whatever the broken header makes them raise
+        raise UnreadableImage(f"{name}: not an image of a known format") from error
+    with image:
+        if at_least is not None and _pixels(image.size) <= MAX_PIXELS:
+            image.draft("L" if image.mode == "RGB" else image.mode, (at_least, at_least))
+        return _to_grey(image, name)
+
+
+def _pixels(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
+
+
+def _to_grey(image: Image.Image, name: str) -> Image.Image:
+    if _pixels(image.size) == 0:
+        raise UnreadableImage(f"{name}: no pixels")
+    if _pixels(image.size) > MAX_PIXELS:
+        width, height = image.size
+        raise UnreadableImage(f"{name}: too large ({width} × {height}; the limit is {MAX_PIXELS:,} pixels)")
+    try:
+        with _whole_files_only():
+            image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            return _array_to_grey(np.asarray(image), name)
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+        if image.mode not in ("L", "1", "RGB", "RGBA"):
+            image = image.convert("RGB")
+        return image.convert("L")
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_line(f"{name}: truncated or damaged ({error})")) from error
+
+
+@contextmanager
+def _whole_files_only() -> Iterator[None]:
+    """Undo `LOAD_TRUNCATED_IMAGES`, which other libraries switch on: half a radiograph filled with grey is a lie."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise UnreadableImage(f"{name}: shape {array.shape} is not (height, width) or (height, width, 1 | 3 | 4)")
+    if array.size == 0:
+        raise UnreadableImage(f"{name}: no pixels")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise UnreadableImage(f"{name}: too large (shape {array.shape}; the limit is {MAX_PIXELS:,} pixels)")
+    if array.dtype.kind not in "buif":
+        raise UnreadableImage(f"{name}: pixels of type {array.dtype} are not numbers")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if array.dtype == np.uint8:
+        return _to_grey(Image.fromarray(np.ascontiguousarray(array)), name)
+    if array.ndim == 3 and array.shape[2] == 4:
+        raise UnreadableImage(f"{name}: an array with an alpha channel must be uint8, not {array.dtype}")
+    if array.ndim == 3:
+        array = array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return Image.fromarray(_stretch(array, name))
+
+
+def _stretch(array: np.ndarray, name: str) -> np.ndarray:
+    """Numbers of any range to `uint8`; the rule is told in `read_radiograph`."""
+    values = array.astype(np.float32)
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        raise UnreadableImage(f"{name}: no finite pixel value")
+    sample = finite[:: max(1, finite.size // 1_000_000)]
+    low, high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
+    if low == high:  # almost all of it is background
+        low, high = float(finite.min()), float(finite.max())
+    if low == high:
+        return np.zeros(values.shape, dtype=np.uint8)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    return np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _read_dicom(stream: BinaryIO, name: str) -> Image.Image:
+    """One greyscale frame. Messages name the file only: no value of the header, not even through a cause."""
+    try:
+        from pydicom import dcmread
+        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    except ImportError:
+        raise UnreadableImage(f'{name}: DICOM needs pydicom: pip install "hf-cxr[dicom]"') from None
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the header
+        try:
+            header = dcmread(stream, force=True, specific_tags=DICOM_TAGS)
+            rows, columns = int(header.Rows), int(header.Columns)
+            frames = int(header.get("NumberOfFrames") or 1)
+            photometric = str(header.PhotometricInterpretation)
+            has_pixels = bool(header.PixelData)
+        except Exception:
+            raise UnreadableImage(f"{name}: not a DICOM picture, or truncated") from None
+        if not has_pixels:
+            raise UnreadableImage(f"{name}: a DICOM file without pixels")
+        if frames > 1:
+            raise UnreadableImage(f"{name}: a DICOM file of several frames; one radiograph is expected")
+        if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+            raise UnreadableImage(f"{name}: a DICOM picture that is not greyscale (MONOCHROME1 or MONOCHROME2)")
+        if rows * columns > MAX_PIXELS:
+            raise UnreadableImage(f"{name}: too large (the limit is {MAX_PIXELS:,} pixels)")
+        try:
+            stored = header.pixel_array
+            values = apply_modality_lut(stored, header)
+        except Exception as error:
+            kind = type(error).__name__
+            raise UnreadableImage(f"{name}: DICOM pixels are truncated or of an unknown coding ({kind})") from None
+        try:
+            windowed = apply_voi_lut(values, header)
+        except Exception:  # a window of zero width, a broken table: the stretch below shows the whole range
+            windowed = values
+    if windowed.min() < windowed.max():  # else the window lies beside the values
+        values = windowed
+    values = values.astype(np.float32)
+    padding = header.get("PixelPaddingValue")
+    if padding is not None:
+        values[stored == padding] = np.nan
+    return Image.fromarray(_stretch(-values if photometric == "MONOCHROME1" else values, name))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,8 @@
+"""The same as `hf-cxr predict`; see `--help`."""
+
+import sys
+
+from hf_cxr.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["predict", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""The same as `hf-cxr push`; see `--help`."""
+
+import sys
+
+from hf_cxr.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["push", *sys.argv[1:]]))

@@ -1,0 +1,456 @@
+"""From a source to a dataset: the account, the splits, and a folder that any `load_dataset` reads."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import hf_cxr
+from hf_cxr import splits
+from hf_cxr.builder import encode_study
+from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, prepare
+from hf_cxr.reports import Study
+
+datasets.disable_progress_bars()
+PHANTOM = {"num_studies": 24, "size": 32}
+
+
+def noise(width=60, height=50, seed=0, dtype=np.uint8):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (height, width), dtype=dtype))
+
+
+def write_collection(root: Path, num=12) -> Path:
+    """A small collection in the Kaggle form: every study with a frontal, all but the second with a lateral."""
+    images = root / "images"
+    images.mkdir(parents=True)
+    reports, projections = (
+        ["uid,MeSH,Problems,image,indication,comparison,findings,impression"],
+        ["uid,filename,projection"],
+    )
+    for uid in range(1, num + 1):
+        reports.append(f"{uid},normal,normal,PA,Cough.,None.,Clear lungs.,Normal chest {uid}.")
+        for view in ("Frontal",) if uid == 2 else ("Frontal", "Lateral"):
+            name = f"{uid}_{view}.png"
+            noise(seed=uid).save(images / name)
+            projections.append(f"{uid},{name},{view}")
+    (root / "indiana_reports.csv").write_text("\n".join(reports))
+    (root / "indiana_projections.csv").write_text("\n".join(projections))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_collection(tmp_path / "root")
+
+
+def rejects_of(folder: Path) -> dict[str, str]:
+    rows = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+    return {row["uid"]: row["reason"] for row in rows}
+
+
+def rows_of(folder: Path, tmp_path: Path) -> dict[str, dict]:
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    return {row["uid"]: row for split in loaded.values() for row in split}
+
+
+def assert_closes(account):
+    steps = account["steps"]
+    for before, after in pairwise(steps):
+        assert before["kept"] - after["dropped"] == after["kept"]
+    assert steps[-1]["kept"] == sum(account["splits"].values())
+
+
+# Splits
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text(min_size=1, max_size=5), unique=True, min_size=2, max_size=12), st.integers(0, 99), st.data())
+def test_a_patient_keeps_its_split_when_others_come_or_go(patients, seed, data):
+    studies = [Study(uid=name, frontal=b"x", impression="Normal.") for name in patients]
+    some = data.draw(st.lists(st.sampled_from(studies), min_size=1, unique_by=lambda study: study.uid))
+
+    def homes(chosen):
+        return {study.uid: name for name, part in splits.plan(chosen, seed=seed).splits.items() for study in part}
+
+    everywhere = homes(studies)
+    assert homes(some) == {study.uid: everywhere[study.uid] for study in some}
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 99))
+def test_studies_of_one_patient_never_cross_splits(owners, seed):
+    studies = [Study(uid=str(i), frontal=b"x", impression="Normal.", patient=f"p{p}") for i, p in enumerate(owners)]
+    made = splits.plan(studies, seed=seed)
+    homes = [{study.patient for study in part} for part in made.splits.values()]
+    assert sum(len(home) for home in homes) == len(set(owners))
+    assert sorted(int(study.uid) for part in made.splits.values() for study in part) == list(range(len(owners)))
+
+
+def test_split_shares_are_80_10_10_and_the_seed_matters():
+    names = [splits.split_of(str(uid)) for uid in range(20_000)]
+    shares = [names.count(name) / len(names) for name in splits.SPLITS]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+    assert names != [splits.split_of(str(uid), seed=1) for uid in range(20_000)]
+
+
+def test_splits_are_the_same_on_every_machine_and_in_every_release():
+    assert [uid for uid in range(60) if splits.split_of(str(uid)) == "test"] == [1, 30, 41, 43, 48]
+
+
+def test_a_split_that_the_source_publishes_is_used():
+    studies = [
+        Study(uid=str(i), frontal=b"x", impression="Normal.", split="val" if i % 2 else "test") for i in range(6)
+    ]
+    made = splits.plan(studies).splits
+    assert [len(made[name]) for name in splits.SPLITS] == [0, 3, 3]
+
+
+def test_a_published_split_that_parts_a_patient_is_an_error():
+    studies = [
+        Study(uid=u, frontal=b"x", impression="Normal.", patient="p", split=s)
+        for u, s in (("a", "train"), ("b", "test"))
+    ]
+    with pytest.raises(ValueError, match="patient 'p' would be in both train and test"):
+        splits.plan(studies)
+
+
+def test_a_split_file_decides_and_leaves_out_what_it_does_not_name(root, tmp_path):
+    table = tmp_path / "splits.csv"
+    table.write_bytes(b"\xef\xbb\xbfsplit,uid\r\ntest,1\r\nval,3\r\ntrain,5\r\n")
+    account = prepare("kaggle", tmp_path / "out", root=root, split_file=table, size=32)
+    assert_closes(account)
+    assert account["splits"] == {"train": 1, "validation": 1, "test": 1}
+    assert account["options"]["split_file"] == "splits.csv"
+    assert rejects_of(tmp_path / "out")["2"] == "not named in the split file"
+    assert (tmp_path / "out" / "splits.csv").read_text() == "uid,split\n5,train\n3,validation\n1,test\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("uid,part\n1,test\n", "no column 'split'"),
+        ("uid,split\n1,exam\n", "line 2: unknown split 'exam'"),
+        ("uid,split\n1,\n", "line 2: an empty uid or split"),
+        ("uid,split\n1,test\n1,train\n", "line 3: uid '1' is in both"),
+        ("uid,split\nnobody,test\n", "no usable study"),
+    ],
+)
+def test_a_bad_split_file_is_a_one_line_error(root, tmp_path, content, what):
+    (tmp_path / "splits.csv").write_text(content)
+    with pytest.raises(ValueError, match=what) as caught:
+        prepare("kaggle", tmp_path / "out", root=root, split_file=tmp_path / "splits.csv")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+# The account
+
+
+def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
+    table = root / "indiana_reports.csv"
+    table.write_text(table.read_text().replace("Normal chest 4.", "") + "\n90,normal,normal,PA,,,,No image listed.\n")
+    images = root / "images"
+    (images / "5_Lateral.png").unlink()
+    (images / "6_Frontal.png").write_bytes(b"")
+    png = (images / "7_Frontal.png").read_bytes()
+    (images / "7_Frontal.png").write_bytes(png[: len(png) // 2])
+    (images / "8_Lateral.png").write_text("<html>")
+    noise(dtype=np.uint16).save(images / "9_Frontal.png")
+    noise().convert("RGB").save(images / "10_Frontal.png")
+
+    account = prepare("kaggle", tmp_path / "out", root=root, size=32, num_proc=2)
+    assert_closes(account)
+    assert account["steps"][0]["kept"] == 13
+    rejects = rejects_of(tmp_path / "out")
+    assert list(rejects) == ["4", "5", "6", "7", "8", "90"]  # in the order of the source
+    assert rejects["4"] == "no impression text"
+    assert rejects["5"] == "image file missing: 5_Lateral.png (lateral)"
+    assert rejects["6"] == "frontal: 6_Frontal.png: zero bytes"
+    assert rejects["7"].startswith("frontal: 7_Frontal.png: truncated")
+    assert rejects["8"].startswith("lateral: 8_Lateral.png: not an image")
+    assert rejects["90"] == "no image listed"
+    rows = rows_of(tmp_path / "out", tmp_path)
+    assert set(rows) | set(rejects) == {*(str(uid) for uid in range(1, 13)), "90"}
+    assert rows["2"]["lateral"] is None
+    assert rows["2"]["frontal"].size == (32, 27)
+    assert {row["frontal"].mode for row in rows.values()} == {"L"}
+
+
+def test_section_says_which_text_a_study_must_have():
+    def study(uid, **texts):
+        return Study(uid=uid, frontal=b"x", **texts)
+
+    studies = [
+        study("i", impression="Normal."),
+        study("f", findings="Clear."),
+        study("b", impression="Normal.", findings="Clear."),
+        study("none", impression=" \n", findings=""),
+    ]
+    for section, kept in (("impression", "ib"), ("findings", "fb"), ("both", "b")):
+        made = splits.plan(studies, section=section).splits
+        assert sorted(study.uid for part in made.values() for study in part) == sorted(kept)
+    with pytest.raises(ValueError, match="unknown section 'conclusion': choose one of impression, findings, both"):
+        splits.plan(studies, section="conclusion")
+
+
+def test_a_uid_that_occurs_twice_is_an_error():
+    with pytest.raises(ValueError, match="uid 'a' occurs twice"):
+        splits.plan([Study(uid="a", frontal=b"x", impression="Normal.")] * 2)
+
+
+def test_when_nothing_can_be_used_the_commonest_reason_is_said_and_nothing_is_written(root, tmp_path):
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"no usable study among 12: 12 not with readable images.*uid 1.*zero bytes"
+    ) as caught:
+        prepare("kaggle", tmp_path / "new" / "out", root=root)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+
+
+def test_the_waterfall_is_printed_step_by_step():
+    steps = [{"step": "in the source", "kept": 1200, "dropped": 0}, {"step": "readable", "kept": 1000, "dropped": 200}]
+    text = format_waterfall({"steps": steps, "splits": {"train": 1000, "validation": 0}})
+    assert [line.split() for line in text.splitlines()] == [
+        ["in", "the", "source", "1,200"],
+        ["readable", "1,000", "(−200)"],
+        ["→", "train", "1,000"],
+        ["→", "validation", "0"],
+    ]
+
+
+def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
+    account = prepare("kaggle", tmp_path / "out", root=iu, size=64)
+    assert_closes(account)
+    kept = [step["kept"] for step in account["steps"]]
+    assert (kept[0], kept[1], kept[-1]) == (3851, 3820, 5)
+    rejects = rejects_of(tmp_path / "out")
+    assert len(rejects) == 3846
+    rows = rows_of(tmp_path / "out", tmp_path)
+    assert set(rows) == {"2", "54", "300", "905", "1000"}
+    assert all(row["frontal"] and row["lateral"] for row in rows.values())
+
+
+# Rows
+
+
+def test_pictures_are_stored_without_loss_and_never_enlarged():
+    small, large = noise(30, 20), noise(300, 150)
+    row = encode_study(Study(uid="a", frontal=small, lateral=large, impression="Normal."), size=100)
+    frontal, lateral = (Image.open(io.BytesIO(row[name]["bytes"])) for name in ("frontal", "lateral"))
+    assert (frontal.format, frontal.mode) == ("PNG", "L")
+    assert np.array_equal(np.asarray(frontal), np.asarray(small))
+    assert lateral.size == (100, 50)
+
+
+# The folder
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    out = tmp_path_factory.mktemp("phantom") / "deep" / "out"
+    return prepare("phantom", out, **PHANTOM), out
+
+
+def test_a_process_that_knows_nothing_of_hf_cxr_reads_the_folder(phantom, tmp_path):
+    account, out = phantom
+    code = (
+        "import sys, json, datasets; d = datasets.load_dataset(sys.argv[1]);"
+        "print(json.dumps([{n: len(s) for n, s in d.items()}, d['train'][0]['frontal'].size, 'hf_cxr' in sys.modules,"
+        "str(d['train'].features)]))"
+    )
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-I", "-c", code, str(out)]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    counts, size, imported, features = json.loads(done.stdout)
+    assert counts == {name: count for name, count in account["splits"].items() if count}
+    assert (size, imported, features) == ([32, 32], False, str(FEATURES))
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_number_of_processes(phantom, tmp_path):
+    account, out = phantom
+    assert prepare("phantom", tmp_path / "again", **PHANTOM, num_proc=2) == account
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert "data/train-00000-of-00001.parquet" in names
+    assert {"README.md", "prepare.json", "rejects.jsonl", "splits.csv"} < set(names)
+    assert (
+        sorted(str(p.relative_to(tmp_path / "again")) for p in (tmp_path / "again").rglob("*") if p.is_file()) == names
+    )
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_seed_and_size_reach_a_source_that_draws_its_studies(phantom, tmp_path):
+    first = prepare("phantom", tmp_path / "out", num_studies=3, size=40, seed=5)
+    assert first["options"]["source_options"] == {"num_studies": 3, "size": 40, "seed": 5}
+    row = next(iter(rows_of(tmp_path / "out", tmp_path).values()))
+    assert (row["frontal"] or row["lateral"]).size == (40, 40)
+    assert row["uid"].startswith("phantom-5-")
+
+
+def test_a_large_split_is_written_in_several_files(phantom, tmp_path, monkeypatch):
+    _, out = phantom
+    monkeypatch.setattr("hf_cxr.dataset.SHARD_BYTES", 8_000)
+    prepare("phantom", tmp_path / "out", **PHANTOM)
+    files = sorted((tmp_path / "out" / "data").glob("train-*"))
+    assert len(files) > 1
+    assert files[-1].name == f"train-{len(files) - 1:05d}-of-{len(files):05d}.parquet"
+    assert rows_of(tmp_path / "out", tmp_path).keys() == rows_of(out, tmp_path / "whole").keys()
+
+
+def test_the_card_says_what_the_dataset_is_and_the_hub_can_read_it(phantom, iu, tmp_path):
+    account, out = phantom
+    card = huggingface_hub.DatasetCard.load(out / "README.md")
+    filled = [name for name, count in account["splits"].items() if count]
+    assert [entry["split"] for entry in card.data.configs[0]["data_files"]] == filled
+    assert {split["name"]: split["num_examples"] for split in card.data.dataset_info["splits"]} == {
+        name: account["splits"][name] for name in filled
+    }
+    assert "| in the source | 24 | 0 |" in card.text
+    assert "seed 0" in card.text
+    prepare("kaggle", tmp_path / "out", root=iu, size=32)
+    card = huggingface_hub.DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "cc-by-nc-nd-4.0"
+    assert "redistribution" in card.text
+
+
+def test_no_file_tells_where_the_collection_lies_on_this_machine(root, tmp_path):
+    (root / "images" / "3_Frontal.png").write_bytes(b"")
+    prepare("kaggle", tmp_path / "out", root=root, size=32)
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_a_full_folder_is_not_touched_unless_told_and_then_only_a_dataset(phantom, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    prepare("phantom", out, num_studies=3, size=32)  # an empty folder is as good as none
+    before = (out / "prepare.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"out: holds files already.*--overwrite"):
+        prepare("phantom", out, num_studies=4, size=32)
+    assert (out / "prepare.json").read_bytes() == before
+    assert prepare("phantom", out, num_studies=4, size=32, overwrite=True)["steps"][0]["kept"] == 4
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="not a prepared dataset"):
+        prepare("phantom", tmp_path / "mine", num_studies=3, size=32, overwrite=True)
+    with pytest.raises(FileExistsError, match="is a file"):
+        prepare("phantom", tmp_path / "mine" / "thesis.txt", num_studies=3, size=32, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_a_failed_overwrite_leaves_the_old_dataset(root, tmp_path):
+    prepare("phantom", tmp_path / "out", num_studies=3, size=32)
+    before = (tmp_path / "out" / "prepare.json").read_bytes()
+    (root / "indiana_reports.csv").write_text("uid\n1\n")
+    with pytest.raises(ValueError, match="no column"):
+        prepare("kaggle", tmp_path / "out", root=root, overwrite=True)
+    assert (tmp_path / "out" / "prepare.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_an_impossible_size_is_an_error(root, tmp_path, size):
+    with pytest.raises(ValueError, match="size"):
+        prepare("kaggle", tmp_path / "out", root=root, size=size)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="out: cannot be made"):
+        prepare("phantom", tmp_path / "file" / "out", num_studies=3, size=32)
+    assert (tmp_path / "file").read_text() == ""
+
+
+def run_prepare(out: Path, **options) -> subprocess.Popen:
+    code = f"from hf_cxr.dataset import prepare; prepare('phantom', {str(out)!r}, **{options!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(hf_cxr.__file__).parents[1], start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_ctrl_c_half_way_leaves_nothing(tmp_path, num_proc):
+    process = run_prepare(tmp_path / "out", num_studies=5_000, size=64, num_proc=num_proc)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.*/**/*.arrow")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tmp_path):
+    both = [run_prepare(tmp_path / "out", num_studies=40, size=64) for _ in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes == [0, 1], errors
+    assert any("FileExistsError" in text and "holds files already" in text for text in errors)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(rows_of(tmp_path / "out", tmp_path)) == 40
+
+
+# load_studies
+
+
+def test_load_studies_follows_the_files_of_the_collection(root, tmp_path):
+    def load():
+        return load_studies("kaggle", root=root, size=32, cache_dir=tmp_path / "cache")
+
+    def impressions(dataset):
+        return {row["uid"]: row["impression"] for split in dataset.values() for row in split}
+
+    first = load()
+    assert load()["train"].cache_files == first["train"].cache_files  # built once
+    assert "in the source" in first["train"].info.description
+    assert first["train"].features == FEATURES
+    table = root / "indiana_reports.csv"
+    table.write_text(table.read_text().replace("Normal chest 1.", "Changed."))
+    assert impressions(load())["1"] == "Changed."
+    noise(20, 20).save(root / "images" / "1_Frontal.png")
+    sizes = {row["uid"]: row["frontal"].size for split in load().values() for row in split}
+    assert sizes["1"] == (20, 20)
+
+
+def test_load_studies_and_prepare_hold_the_same_rows(phantom, tmp_path):
+    _, out = phantom
+    cached = load_studies("phantom", **PHANTOM, cache_dir=tmp_path / "cache")
+    stored = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "stored"))
+    assert cached.keys() == stored.keys()
+    for name in stored:
+        for mine, theirs in zip(cached[name], stored[name], strict=True):
+            for view in ("frontal", "lateral"):
+                assert (mine[view] is None) == (theirs[view] is None)
+                assert mine.pop(view) == theirs.pop(view)
+            assert mine == theirs
+
+
+def test_the_builder_can_be_used_by_itself(tmp_path):
+    builder = StudyBuilder(cache_dir=str(tmp_path), source="phantom", options={"num_studies": 5, "size": 32})
+    builder.download_and_prepare()
+    assert len(builder.as_dataset(split="train")) == builder.info.splits["train"].num_examples
+
+
+def test_an_unknown_source_is_a_one_line_error(tmp_path):
+    for call in (lambda: prepare("fantom", tmp_path / "out"), lambda: load_studies("fantom", cache_dir=tmp_path)):
+        with pytest.raises(ValueError, match=r"unknown source 'fantom'.*did you mean 'phantom'"):
+            call()
+    assert list(tmp_path.iterdir()) == []
