@@ -1,6 +1,6 @@
 """What each cleaning rule finds in the published impressions and what is left of it: the tables of `docs/cleaning.md`.
 
-python benchmarks/cleaning.py --reports ../shared/data/iu/indiana_reports.csv [--pairs 30]
+python benchmarks/cleaning.py --reports ../shared/data/iu/NLMCXR_reports.tgz [--pairs 40]
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import argparse
 import csv
 import random
 import re
+import tarfile
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 from hf_cxr.findings import positive_findings
 from hf_cxr.reports import SCAR_POLICIES, clean_text, sentences
@@ -29,14 +31,19 @@ KINDS: dict[str, str] = {
 
 
 def read_impressions(path: Path) -> list[str]:
-    """The impressions of `indiana_reports.csv` that are not empty, as published but for outer white space."""
+    """The impressions that are not empty, as published but for outer white space: Open-i's archive or Kaggle's CSV."""
+    if path.suffix == ".tgz":
+        with tarfile.open(path) as archive:
+            files = (archive.extractfile(member) for member in archive if member.name.endswith(".xml"))
+            found = [ElementTree.parse(file).find(".//AbstractText[@Label='IMPRESSION']") for file in files if file]
+        return [text for node in found if node is not None and (text := (node.text or "").strip())]
     with path.open(newline="", encoding="utf-8") as file:
         return [text for row in csv.DictReader(file) if (text := row["impression"].strip())]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reports", type=Path, required=True, help="indiana_reports.csv")
+    parser.add_argument("--reports", type=Path, required=True, help="NLMCXR_reports.tgz or indiana_reports.csv")
     parser.add_argument("--pairs", type=int, default=0, help="also print so many random before/after pairs with scars")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

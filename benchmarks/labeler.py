@@ -3,8 +3,9 @@
     python benchmarks/labeler.py --reports ../shared/data/iu/indiana_reports.csv [--errors FINDING]
 
 Input is findings + impression; truth is the CSV's MeSH column. The rules were tuned on the even uids; the odd uids are
-the report. MeSH has no word for uncertainty: the taggers tagged "possible atelectasis" but not "possible pneumonia",
-so the table shows both readings, "stated" (positive mentions) and "or possible" (positive or uncertain).
+the report, their errors unread. MeSH has no word for uncertainty: the taggers tagged "possible atelectasis" but not
+"possible pneumonia", so the table shows both readings, "stated" (positive mentions) and "or possible" (positive or
+uncertain).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class StudyConfig(datasets.BuilderConfig):
     """What the source itself takes: `root`, `num_studies`, …"""
     section: str = "impression"
     size: int = 384
-    scars: str = "drop_sentence"
+    scars: str = "drop"
     seed: int = 0
     split_file: str | None = None
 

@@ -6,7 +6,6 @@ normalisation. Training, evaluation and the warm-up all read images through this
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +51,7 @@ class CanvasDataset(torch.utils.data.Dataset):
         packed: Dataset,
         panel_size: int,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        targets: Sequence[Any] | None = None,
+        targets: Any = None,
         max_length: int = 128,
         view_dropout: float = 0.0,
         seed: int = 0,
@@ -61,10 +60,10 @@ class CanvasDataset(torch.utils.data.Dataset):
         self.panel_size = panel_size
         self.view_dropout, self.seed = view_dropout, seed
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
-        self.labels: Sequence[Any] | None = targets
+        self.labels = targets
         if tokenizer is not None:
             texts = tokenizer(list(packed["impression"]), add_special_tokens=False)["input_ids"]
-            self.labels = [ids[: max_length - 1] + [tokenizer.eos_token_id] for ids in texts]
+            self.labels = [[*ids[: max_length - 1], tokenizer.eos_token_id] for ids in texts]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,7 +103,7 @@ class CanvasCollator:
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         self.scale = image_processor.rescale_factor / std
         self.shift = mean / std
-        self.pad_token_id, self.start_token_id = pad_token_id, start_token_id
+        self.pad_token_id, self.start_token_id = pad_token_id, start_token_id or 0
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         grey = torch.from_numpy(np.stack([item["canvas"] for item in items]))[:, None].float()
@@ -119,5 +118,5 @@ class CanvasCollator:
         for row, item in enumerate(items):
             labels[row, : len(item["labels"])] = torch.tensor(item["labels"])
         decoder_input_ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORED, self.pad_token_id)
-        decoder_input_ids[:, 0] = self.start_token_id
+        decoder_input_ids[:, :1] = self.start_token_id
         return batch | {"labels": labels, "decoder_input_ids": decoder_input_ids}

@@ -1,4 +1,4 @@
-"""The `hf-cxr` command: arguments in, one clear line out when something is wrong. The work is done in the other rooms."""
+"""The `hf-cxr` command: arguments in, one clear line out when something is wrong. Other rooms do the work."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def make_parser() -> Parser:
     )
     demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--num-studies", type=int, default=6000)
+    demo.add_argument("--num-studies", type=int, default=7000)
     return parser
 
 

@@ -44,7 +44,7 @@ def load_studies(
     split_file: str | Path | None = None,
     num_proc: int = 1,
     seed: int = 0,
-    scars: str = "drop_sentence",
+    scars: str = "drop",
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> DatasetDict:
@@ -67,7 +67,7 @@ def prepare(
     split_file: str | Path | None = None,
     num_proc: int = 1,
     seed: int = 0,
-    scars: str = "drop_sentence",
+    scars: str = "drop",
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
@@ -97,10 +97,12 @@ def prepare(
         ValueError: For an unknown source or option, a broken table, or if no study can be used.
         OSError: If a collection is missing or `out` cannot be written.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     _check_free(out, overwrite)
     with _workshop(out) as workshop, _plain_errors():
-        builder = _builder(source, section, size, split_file, seed, scars, workshop / "cache", options)
+        builder = _builder(
+            source, section, size, split_file, seed, scars, workshop / "cache", options, config_id="new"
+        )
         builder.download_and_prepare(num_proc=num_proc)
         account = json.loads(Path(builder.cache_dir, "account.json").read_text(encoding="utf-8"))
         given = {name: value for name, value in builder.config.options.items() if name != "root"}
@@ -133,7 +135,9 @@ def _builder(
     scars: str,
     cache_dir: str | Path | None,
     options: dict[str, Any],
+    config_id: str | None = None,
 ) -> StudyBuilder:
+    """The builder. Without a `config_id` the source is listed once more, and its content names the cache folder."""
     if source in sources.SOURCES:  # a source that draws its studies takes the same seed and size
         takes = inspect.signature(import_module(sources.SOURCES[source]).studies).parameters
         options = {name: value for name, value in (("seed", seed), ("size", size)) if name in takes} | options
@@ -143,6 +147,7 @@ def _builder(
         options["root"] = str(Path(options["root"]).absolute())
     return StudyBuilder(
         dataset_name=f"hf_cxr_{source}",
+        config_id=config_id,
         cache_dir=None if cache_dir is None else str(cache_dir),
         source=source,
         options=options,
@@ -189,7 +194,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
 @contextmanager
 def _workshop(out: Path) -> Iterator[Path]:
     """A temporary folder on the disk of `out`, gone afterwards whatever happens."""
-    beside = next(parent for parent in out.absolute().parents if parent.exists())
+    beside = next(parent for parent in out.parents if parent.exists())
     if not beside.is_dir():
         raise NotADirectoryError(f"{out}: cannot be made, {beside} is a file")
     try:
@@ -206,13 +211,14 @@ def _move_in(finished: Path, out: Path, overwrite: bool) -> None:
     """Rename the finished dataset to `out`: at no moment is half a dataset there."""
     _check_free(out, overwrite)  # someone else may have finished meanwhile
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        out.rename(finished.with_name("replaced"))
+    replaced = finished.with_name("replaced")
     try:
+        if out.exists():
+            out.rename(replaced)
         finished.rename(out)
-    except OSError:
-        if finished.with_name("replaced").exists() and not out.exists():
-            finished.with_name("replaced").rename(out)
+    except BaseException:
+        if replaced.exists() and not out.exists():
+            replaced.rename(out)
         raise
 
 

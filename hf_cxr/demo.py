@@ -1,4 +1,4 @@
-"""The whole way on the embedded collection: phantom → prepare → warm-up → fine-tune → evaluate → card → three studies."""
+"""The whole way on the embedded collection: prepare, warm up, fine-tune, evaluate, card, three studies shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = 3
 THUMBNAIL = 256  # pixels a panel
 
 
-def demo(out: Path, seed: int = 0, num_studies: int = 6000) -> None:
+def demo(out: Path, seed: int = 0, num_studies: int = 7000) -> None:
     """Run the demo into the folder `out`; what was there from an earlier demo is replaced."""
     dataset = out / "dataset"
     kit, args = parse_arguments(
@@ -54,9 +54,8 @@ def show_studies(run: Path, dataset: Path) -> None:
     for place, index in enumerate(chosen):
         study, row = test[index], rows[index]
         sheet.paste(pack_views(study["frontal"], study["lateral"], size=THUMBNAIL), (0, place * THUMBNAIL))
-        print(
-            f"   {row['uid']}\n     truth:  {row['impression']}\n     output: {row['prediction']} (p = {row['score']:.2f})"
-        )
+        print(f"   {row['uid']}\n     truth:  {row['impression']}")
+        print(f"     output: {row['prediction']} (probability {row['score']:.2f})")
     sheet.save(run / "examples.png")
 
 

@@ -255,8 +255,8 @@ def report_markdown(report: dict[str, Any]) -> str:
     lines = [f"# {report['verdict']}", "", f"{report['n']} studies. Research use only, not for diagnosis.", ""]
     lines += [score_table(report), ""]
     lines += [
-        f"{report['distinct_outputs']} distinct outputs; the commonest is given to {report['modal_share']:.0%} of studies: "
-        f"“{report['modal_output']}”",
+        f"{report['distinct_outputs']} distinct outputs; the commonest goes to {report['modal_share']:.0%} of the "
+        f"studies: “{report['modal_output']}”",
         "",
         "| finding | n | precision | recall | F1 |",
         "|---|---|---|---|---|",

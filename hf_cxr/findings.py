@@ -229,14 +229,11 @@ _BEHIND = re.compile(  # effusion [seen] on [the] right
     r",? ?(?:is |are |again |seen |noted |present |identified |projecting |overlying |located |adjacent )*"
     r"(?:in|at|on|of|within|involving|near|over|overlying|along|to|throughout)(?: [\w-]+){0,3}? $|,? ?$"
 )
-_SHARED = re.compile(
-    r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\w+){0,2} $"
-)  # X and Y in the left base
+# "X and Y in the left base": X is on the left too.
+_SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\w+){0,2} $")
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
 _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;])*?\bor\b")
 _SCARS = re.compile(r"\bx{3,}\w*")
-
-
 _Side = tuple[str, int, int]  # event, start, end
 
 
@@ -338,7 +335,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
             since = segment = 0
             floors[:] = [match.end()]
         elif event == "SOFT":
-            negative = unsure = sticky = ignored = after_or = False
+            negative = unsure = sticky = after_or = False
             since = segment = len(clause)
         elif event in ("COMMA", "TURN"):
             negative = negative and event == "COMMA"

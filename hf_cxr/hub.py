@@ -155,7 +155,8 @@ def push(folder: str | os.PathLike, repo_id: str, public: bool = False, revision
         raise FileNotFoundError(f"{folder}: neither a checkpoint (config.json) nor a prepared dataset (prepare.json)")
     if is_dataset and public and "-nd" in _licence(path).lower():
         raise ValueError(
-            f"{folder}: its licence ({_licence(path)}) forbids sharing derivatives such as resized images; push it private"
+            f"{folder}: its licence ({_licence(path)}) forbids sharing derivatives such as resized images; "
+            "push it without --public"
         )
     kind = "model" if is_model else "dataset"
     api = HfApi()

@@ -36,7 +36,7 @@ from transformers.utils import is_torchvision_available
 
 # From-scratch sizes. `base` is ViT-B/16 and GPT-2 small; the others keep their head width of 32 to 64.
 ENCODER_SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256},
     "mini": {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 768},
     "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
@@ -278,8 +278,8 @@ def adapt_decoder(name: str) -> PreTrainedModel:
     cross_attention = ("crossattention", "cross_attn", "encoder_attn")
     if not any(mark in key for key, _ in model.named_parameters() for mark in cross_attention):
         raise UnsupportedPart(
-            f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the images; "
-            "use GPT-2, DistilGPT-2 or a BERT-style decoder"
+            f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the "
+            "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"
         )
     return model
 

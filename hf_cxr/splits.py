@@ -9,21 +9,13 @@ import csv
 import hashlib
 import pickle
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hf_cxr import __version__
-from hf_cxr.reports import Study
-
-try:
-    from hf_cxr.reports import clean_text  # TEMPORARY
-except ImportError:
-
-    def clean_text(text, scars="drop_sentence"):
-        return " ".join(text.split())
-
+from hf_cxr.reports import Study, clean_text
 
 SPLITS = ("train", "validation", "test")
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -62,7 +54,7 @@ def split_of(patient: str, seed: int = 0) -> str:
 def plan(
     studies: Iterable[Study],
     section: str = "impression",
-    scars: str = "drop_sentence",
+    scars: str = "drop",
     seed: int = 0,
     split_file: str | Path | None = None,
 ) -> Plan:
@@ -78,19 +70,19 @@ def plan(
     if section not in SECTIONS:
         raise ValueError(f"unknown section {section!r}: choose one of {', '.join(SECTIONS)}")
     chosen = None if split_file is None else read_split_file(split_file)
-    tests = [("named in the split file", lambda s: "" if s.uid in (chosen or {}) else "not named in the split file")]
-    if chosen is None:
-        tests = []
     names = " and ".join(SECTIONS[section])
-    tests += [
-        (f"with {names}", lambda s: _empty(s, section, "no {} text")),
-        (f"with {names} after cleaning", lambda s: _empty(_cleaned(s, scars), section, "nothing left of the {} text")),
-        ("with an image listed", lambda s: "no image listed" if s.frontal is None and s.lateral is None else ""),
-        ("with image files on disk", _missing_file),
-    ]
+    # Step of the waterfall → why a study (as published, cleaned) does not pass it; "" if it does.
+    tests: dict[str, Callable[[Study, Study], str]] = {
+        f"with {names}": lambda raw, clean: _empty(raw, section, "no {} text"),
+        f"with {names} after cleaning": lambda raw, clean: _empty(clean, section, "nothing left of the {} text"),
+        "with an image listed": lambda raw, clean: "" if _views(raw) else "no image listed",
+        "with image files on disk": lambda raw, clean: _missing_file(raw),
+    }
+    if chosen is not None:
+        unnamed = "not named in the split file"
+        tests = {"named in the split file": lambda raw, clean: "" if raw.uid in chosen else unnamed} | tests
 
     kept: dict[str, list[Study]] = {name: [] for name in SPLITS}
-    dropped: Counter[str] = Counter()
     rejects: list[dict[str, str]] = []
     order: dict[str, int] = {}
     homes: dict[str, str] = {}
@@ -98,24 +90,28 @@ def plan(
         if study.uid in order:
             raise ValueError(f"uid {study.uid!r} occurs twice in the source")
         order[study.uid] = len(order)
-        step, reason = next(((step, reason) for step, test in tests if (reason := test(study))), (None, ""))
-        if step is not None:
-            dropped[step] += 1
-            rejects.append({"uid": study.uid, "step": step, "reason": reason})
-            continue
-        patient = study.patient or study.uid
-        split = (
-            chosen[study.uid] if chosen is not None else _split_name(study.split, study.uid) or split_of(patient, seed)
+        clean = replace(
+            study, impression=clean_text(study.impression, scars), findings=clean_text(study.findings, scars)
         )
+        failed = next(((step, reason) for step, test in tests.items() if (reason := test(study, clean))), None)
+        if failed:
+            rejects.append({"uid": study.uid, "step": failed[0], "reason": failed[1]})
+            continue
+        if chosen is not None:
+            split = chosen[study.uid]
+        else:
+            split = _split_name(study.split, study.uid) or split_of(study.patient or study.uid, seed)
+        patient = study.patient or study.uid
         if homes.setdefault(patient, split) != split:
             raise ValueError(
                 f"patient {patient!r} would be in both {homes[patient]} and {split} (uid {study.uid!r}): "
                 "give a split file that keeps each patient in one split"
             )
-        kept[split].append(_cleaned(study, scars))
+        kept[split].append(clean)
 
+    dropped = Counter(reject["step"] for reject in rejects)
     steps: list[dict[str, Any]] = [{"step": "in the source", "kept": len(order), "dropped": 0}]
-    for step, _ in tests:
+    for step in tests:
         steps.append({"step": step, "kept": steps[-1]["kept"] - dropped[step], "dropped": dropped[step]})
     if not any(kept.values()):
         raise ValueError(nothing_left(len(order), rejects))
@@ -188,19 +184,17 @@ def _stat(path: str | Path) -> tuple[str, int, int]:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
-def _cleaned(study: Study, scars: str) -> Study:
-    impression, findings = (clean_text(text, scars) for text in (study.impression, study.findings))
-    return replace(study, impression=impression, findings=findings)
-
-
 def _empty(study: Study, section: str, reason: str) -> str:
     return next((reason.format(name) for name in SECTIONS[section] if not getattr(study, name).strip()), "")
 
 
+def _views(study: Study) -> dict[str, Any]:
+    return {name: view for name in ("frontal", "lateral") if (view := getattr(study, name)) is not None}
+
+
 def _missing_file(study: Study) -> str:
     """A listed view without its file is a reason to leave the study out: an empty panel would say "no such view"."""
-    for name in ("frontal", "lateral"):
-        view = getattr(study, name)
+    for name, view in _views(study).items():
         if isinstance(view, (str, Path)) and not Path(view).is_file():
             return f"image file missing: {Path(view).name} ({name})"
     return ""

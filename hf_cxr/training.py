@@ -1,12 +1,11 @@
 """Fine-tune in two stages: the encoder learns findings (warm-up), then the whole model learns to write impressions.
 
-Arguments and configs live in `hf_cxr.arguments`, data in `hf_cxr.canvases`, the parts of the model in `hf_cxr.modeling`.
+Arguments live in `hf_cxr.arguments`, data in `hf_cxr.canvases`, the parts of the model in `hf_cxr.modeling`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -77,7 +76,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
 def save_run(
     checkpoint: Checkpoint, kit: KitArguments, args: TrainingArguments, trainer: Trainer, output: Path
 ) -> None:
-    """Write the run's own files: weights, tokenizer, image processor, pipeline code, resolved config, trainer state."""
+    """Write the run's own files: checkpoint, pipeline code, resolved config, trainer state."""
     hub.add_pipeline_code(checkpoint.model, output)
     checkpoint.save_pretrained(output)
     config = dataclasses.asdict(kit) | args.changed()
@@ -96,7 +95,7 @@ class FindingsModel(torch.nn.Module):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, encoder: torch.nn.Module, labels: int) -> None:
+    def __init__(self, encoder: Any, labels: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = torch.nn.Linear(2 * encoder.config.hidden_size, labels)
@@ -132,17 +131,17 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     if not names:
         print(f"findings warm-up skipped: no finding has {MIN_POSITIVES} positive training studies", flush=True)
         return
-    stage = dataclasses.replace(
-        args,
-        output_dir=str(Path(args.output_dir) / "findings_warmup"),
-        num_train_epochs=kit.findings_warmup_epochs,
-        learning_rate=kit.findings_warmup_learning_rate or args.learning_rate,
-        max_steps=-1,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        resume_from_checkpoint=None,
-    )
+    changes: dict[str, Any] = {
+        "output_dir": str(Path(args.output_dir) / "findings_warmup"),
+        "num_train_epochs": kit.findings_warmup_epochs,
+        "learning_rate": kit.findings_warmup_learning_rate or args.learning_rate,
+        "max_steps": -1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "resume_from_checkpoint": None,
+    }
+    stage = dataclasses.replace(args, **changes)
     canvases = CanvasDataset(packed, kit.panel_size, targets=targets, view_dropout=kit.view_dropout, seed=args.seed)
     Trainer(
         model=FindingsModel(checkpoint.model.encoder, len(names)),
@@ -241,11 +240,3 @@ def fine_tune(
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     return trainer
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The logged steps of a finished run, from its `trainer_state.json`."""
-    return json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-
-
-__all__ = ["DatasetDict", "train", "warm_up", "fine_tune", "finding_targets", "FindingsModel"]

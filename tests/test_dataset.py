@@ -22,7 +22,7 @@ import hf_cxr
 from hf_cxr import splits
 from hf_cxr.builder import encode_study
 from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, prepare
-from hf_cxr.reports import Study
+from hf_cxr.reports import SCAR_POLICIES, Study, clean_text
 
 datasets.disable_progress_bars()
 PHANTOM = {"num_studies": 24, "size": 32}
@@ -206,6 +206,30 @@ def test_section_says_which_text_a_study_must_have():
         splits.plan(studies, section="conclusion")
 
 
+def test_texts_are_kept_clean_and_a_text_that_cleaning_empties_is_accounted_for():
+    studies = [
+        Study(uid="a", frontal=b"x", impression="1. Normal  chest.. 2. XXXX effusion.", findings="XXXX clear."),
+        Study(uid="b", frontal=b"x", impression="XXXX."),
+    ]
+
+    def made(scars):
+        plan = splits.plan(studies, scars=scars)
+        return plan.rejects, next(study for part in plan.splits.values() for study in part if study.uid == "a")
+
+    for scars in SCAR_POLICIES:
+        rejects, kept = made(scars)
+        assert kept.impression == clean_text(studies[0].impression, scars)
+        assert kept.findings == clean_text(studies[0].findings, scars)
+        assert ("XXXX" in kept.impression) == (scars == "keep")
+        assert kept.uid == "a"
+    rejects, _ = made("drop_sentence")
+    assert rejects == [
+        {"uid": "b", "step": "with impression after cleaning", "reason": "nothing left of the impression text"}
+    ]
+    with pytest.raises(ValueError, match="scars"):
+        splits.plan(studies, scars="burn")
+
+
 def test_a_uid_that_occurs_twice_is_an_error():
     with pytest.raises(ValueError, match="uid 'a' occurs twice"):
         splits.plan([Study(uid="a", frontal=b"x", impression="Normal.")] * 2)
@@ -309,7 +333,8 @@ def test_a_large_split_is_written_in_several_files(phantom, tmp_path, monkeypatc
     files = sorted((tmp_path / "out" / "data").glob("train-*"))
     assert len(files) > 1
     assert files[-1].name == f"train-{len(files) - 1:05d}-of-{len(files):05d}.parquet"
-    assert rows_of(tmp_path / "out", tmp_path).keys() == rows_of(out, tmp_path / "whole").keys()
+    assert list(rows_of(tmp_path / "out", tmp_path)) == list(rows_of(out, tmp_path / "whole"))
+    assert (tmp_path / "out" / "splits.csv").read_bytes() == (out / "splits.csv").read_bytes()
 
 
 def test_the_card_says_what_the_dataset_is_and_the_hub_can_read_it(phantom, iu, tmp_path):

@@ -34,6 +34,7 @@ def test_a_study_needs_only_a_uid():
         ("1.No effusion. 2., Mild scar", "No effusion. Mild scar."),
         ("Chest. 1. Clear lungs. Abdomen. 1. Normal gas.", "Chest. Clear lungs. Abdomen. Normal gas."),
         ("3. Stable nodule.", "Stable nodule."),
+        ("1. 2. Stable nodule.", "Stable nodule."),
         ("1. 8 mm nodule. 2. 1.2 cm mass.", "8 mm nodule. 1.2 cm mass."),
     ],
 )
@@ -47,6 +48,7 @@ def test_enumeration_markers_go(published, cleaned):
         "Healed fracture of the right 5th rib.",
         "Wedge deformity of T12.",
         "A 1.2 cm nodule.",
+        "A nodule of .5 cm.",
         "2 views.",
         "Fusion of C5-6.",
         "A 10 mm nodule at the base.",

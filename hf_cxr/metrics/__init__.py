@@ -1,6 +1,6 @@
 """Scores of generated impressions against the radiologists' ones, as plain functions and as `evaluate` modules.
 
-Each score is a sum of per-study statistics followed by a formula, so that a bootstrap over studies is a matrix product.
+Each score is a formula over sums of per-study statistics, so that a bootstrap over studies is a matrix product.
 The `evaluate` modules are the folders beside this file; they load without network:
 `evaluate.load(hf_cxr.metric_path("bleu"))`. Generating texts and building reports lives in `hf_cxr.evaluation`.
 """
@@ -19,8 +19,8 @@ from hf_cxr.findings import FINDINGS, positive_findings
 
 MAX_ORDER = 4
 SIGNATURE = (
-    "BLEU: corpus, 13a tokens, case kept, no smoothing (= evaluate's bleu); ROUGE-L: F-measure, no stemming, mean over "
-    "studies; finding F1: positives of hf_cxr.findings in the text, uncertain ones left out"
+    "BLEU: corpus, 13a tokens, case kept, no smoothing (= evaluate's bleu); ROUGE-L: F-measure, no stemming, mean "
+    "over studies; finding F1: positives of hf_cxr.findings in the text, uncertain ones left out"
 )
 
 

@@ -1,4 +1,4 @@
-"""The same as `hf-cxr evaluate`; see `--help`."""
+"""The same as `hf-cxr evaluate`; see `--help`. (A file named `evaluate.py` would hide the library of that name.)"""
 
 import sys
 
