@@ -265,6 +265,7 @@ def _scratch_decoder(size: str, tokenizer: PreTrainedTokenizerBase, max_new_toke
         n_positions=max(256, max_new_tokens + 1),
         add_cross_attention=True,
         is_decoder=True,
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),  # the same step however a batch is cut
         **DECODER_SIZES[size],
     )
     return AutoModelForCausalLM.from_config(config)

@@ -36,6 +36,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     state, started = PartialState(), time.perf_counter()
     output = Path(args.output_dir)
     set_seed(args.seed)
+    args.dataloader_pin_memory &= torch.cuda.is_available()
     with state.main_process_first():
         dataset = evaluation.load_prepared(kit.dataset)
     if not len(dataset.get("train", ())):

@@ -19,3 +19,43 @@ def shared_data() -> Path:
 def iu(shared_data: Path) -> Path:
     """The Kaggle form of the Indiana collection: two CSVs and a handful of images."""
     return shared_data / "iu"
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small prepared phantom collection: 240 studies of 32-pixel views."""
+    from hf_cxr.dataset import prepare
+
+    folder = tmp_path_factory.mktemp("phantom") / "dataset"
+    prepare("phantom", folder, size=32, num_studies=240, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained for a few steps through both stages, evaluated, with its card."""
+    from helpers import write_config
+
+    from hf_cxr.arguments import parse_arguments
+    from hf_cxr.training import train
+
+    folder = tmp_path_factory.mktemp("run") / "run"
+    config = write_config(
+        folder.parent / "config.yaml",
+        dataset=str(phantom_folder),
+        output_dir=str(folder),
+        encoder="tiny",
+        decoder="tiny",
+        panel_size=32,
+        vocab_size=400,
+        max_target_length=24,
+        findings_warmup_epochs=1,
+        num_train_epochs=1,
+        per_device_train_batch_size=16,
+        learning_rate=0.001,
+        save_strategy="no",
+        eval_strategy="epoch",
+        use_cpu=True,
+    )
+    train(*parse_arguments(config))
+    return folder

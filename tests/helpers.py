@@ -1,0 +1,78 @@
+"""Small real things that several test files need: a prepared phantom, tiny checkpoints, pretrained parts in Hub form."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcessorPil, ViTModel
+
+from hf_cxr.modeling import Checkpoint, build, train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [
+    "No acute cardiopulmonary abnormality.",
+    "Small right pleural effusion.",
+    "1. Cardiomegaly. 2. Left basilar atelectasis.",
+    "Stable 1.2 cm nodule in the left upper lobe.",
+] * 5
+
+
+def radiograph(seed: int, height: int = 80, width: int = 70) -> np.ndarray:
+    """Random grey pixels, uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def tiny_checkpoint(panel_size: int = 32, max_new_tokens: int = 12) -> Checkpoint:
+    torch.manual_seed(0)
+    return build("tiny", "tiny", panel_size, texts=TEXTS, vocab_size=350, max_new_tokens=max_new_tokens)
+
+
+def vit_folder(folder: Path, image_size: int = 64, patch_size: int = 16, hidden: int = 32) -> str:
+    """A pretrained square ViT in Hub form, with random weights."""
+    config = ViTConfig(
+        hidden_size=hidden,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden,
+        image_size=image_size,
+        patch_size=patch_size,
+    )
+    ViTModel(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": image_size, "width": image_size}).save_pretrained(folder)
+    return str(folder)
+
+
+def gpt2_folder(folder: Path, **sizes: int) -> str:
+    """A pretrained GPT-2 in Hub form, with random weights: one end-of-text token for begin and end, no padding."""
+    tokenizer = train_tokenizer(TEXTS, 350)
+    tokenizer.add_special_tokens({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2} | sizes
+    end = tokenizer.eos_token_id
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **sizes)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def write_config(path: Path, **values) -> Path:
+    import yaml
+
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def run_cxr(*words: object, timeout: float | None = 300) -> subprocess.CompletedProcess:
+    """The installed `hf-cxr` command, as a user runs it."""
+    command = Path(sys.executable).with_name("hf-cxr")
+    return subprocess.run([str(command), *map(str, words)], capture_output=True, text=True, timeout=timeout)
+
+
+def copy_folder(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target

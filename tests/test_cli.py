@@ -1,0 +1,110 @@
+import csv
+import json
+
+import pytest
+from helpers import radiograph, run_cxr, vit_folder, write_config
+from PIL import Image
+
+from hf_cxr.cli import COMMANDS, main
+
+
+@pytest.fixture
+def image(tmp_path) -> str:
+    Image.fromarray(radiograph(1)).save(tmp_path / "frontal.png")
+    return str(tmp_path / "frontal.png")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert f"example:\n  hf-cxr {command}" in capsys.readouterr().out
+
+
+def bad_inputs(tmp_path, phantom_folder, run_folder):
+    """Command words → what the one line must say."""
+    config = write_config(tmp_path / "bad.yaml", dataset=str(phantom_folder), learning_rat=1)
+    nowhere = write_config(tmp_path / "nowhere.yaml", dataset=str(tmp_path / "none"), output_dir=str(tmp_path / "run"))
+    (tmp_path / "truncated.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "table.csv").write_text("uid,image\n1,a.png\n")
+    vit = vit_folder(tmp_path / "vit")
+    out = str(tmp_path / "out")
+    run = str(run_folder)
+    return {
+        ("prepare", "kaggle", "--root", str(tmp_path / "none"), "--out", out): "none",
+        ("prepare", "kagle", "--root", str(tmp_path), "--out", out): "kaggle",
+        ("prepare", "kaggle", "--root", str(tmp_path), "--out", out): "indiana_reports.csv",
+        ("prepare", "phantom", "--out", out, "--num-studies", "many"): "--num-studies",
+        ("train", str(config)): "did you mean 'learning_rate'",
+        ("train", str(tmp_path / "no.yaml")): "no such config file",
+        ("train", str(nowhere)): "no such prepared dataset",
+        ("evaluate", vit, str(phantom_folder)): "type 'vit'",
+        ("evaluate", str(tmp_path), str(phantom_folder)): "config.json is missing",
+        ("evaluate", run, str(tmp_path)): "run hf-cxr prepare",
+        ("evaluate", run, str(phantom_folder), "--split", "best"): "no split 'best'",
+        ("predict", run): "no image given",
+        ("predict", run, "--frontal", str(tmp_path / "none.png")): "none.png",
+        ("predict", run, "--frontal", str(tmp_path / "truncated.png")): "truncated.png",
+        ("predict", run, "--csv", str(tmp_path / "table.csv")): "column 'frontal'",
+        ("push", str(tmp_path), "user/name"): "neither a checkpoint",
+    }
+
+
+def test_bad_input_is_one_clear_line_and_exit_2_and_writes_nothing(tmp_path, phantom_folder, run_folder, capsys):
+    for words, message in bad_inputs(tmp_path, phantom_folder, run_folder).items():
+        try:
+            status = main(list(words))
+        except SystemExit as exit:
+            status = exit.code
+        err = capsys.readouterr().err.strip()
+        assert status == 2, words
+        assert message in err, (words, err)
+        assert len(err.splitlines()) == 1, (words, err)
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = run_cxr("push", tmp_path, "user/name", "--debug")
+    assert "Traceback" in result.stderr
+
+
+def test_predict_prints_one_impression_and_json_alone_to_stdout(run_folder, image):
+    plain = run_cxr("predict", run_folder, "--frontal", image)
+    assert plain.returncode == 0, plain.stderr
+    assert len(plain.stdout.splitlines()) == 1
+    row = json.loads(run_cxr("predict", run_folder, "--frontal", image, "--lateral", image, "--json").stdout)
+    assert set(row) == {"impression", "score"}
+
+
+def test_predict_of_many_studies_goes_on_after_a_bad_one_and_names_it(run_folder, image, tmp_path, capsys):
+    with (tmp_path / "studies.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["uid", "frontal", "lateral"], ["a", "frontal.png", ""], ["b", "no.png", ""]])
+    status = main(["predict", str(run_folder), "--csv", str(tmp_path / "studies.csv"), "--json"])
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert status == 2
+    assert [row["uid"] for row in rows] == ["a", "b"]
+    assert "impression" in rows[0]
+    assert "no.png" in rows[1]["error"]
+    assert "1 of 2 studies" in captured.err
+
+
+def test_evaluate_writes_the_report_and_repeats_exactly(run_folder, phantom_folder, tmp_path, capsys):
+    assert main(["evaluate", str(run_folder), str(phantom_folder), "--out", str(tmp_path / "e"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "e" / "report.json").read_text())
+    assert report == json.loads((run_folder / "report.json").read_text()), "the same as at the end of training"
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {"report.json", "report.md", "predictions.jsonl"}
+
+
+@pytest.mark.slow
+def test_the_demo_goes_the_whole_way(tmp_path):
+    result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "400")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("truth:") == 3
+    assert "| **model** |" in result.stdout
+    assert "images shuffled" in result.stdout
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"examples.png", "README.md", "report.json", "dataset"} <= names

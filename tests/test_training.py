@@ -1,0 +1,213 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import gpt2_folder, tiny_checkpoint, vit_folder, write_config
+from safetensors.torch import load_file
+
+from hf_cxr import evaluation
+from hf_cxr.arguments import parse_arguments
+from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.training import FindingsModel, ImpressionTrainer, finding_targets, fine_tune, token_mean_loss, train, warm_up
+
+BASE = {
+    "encoder": "tiny",
+    "decoder": "tiny",
+    "panel_size": 32,
+    "vocab_size": 400,
+    "max_target_length": 24,
+    "num_train_epochs": 1,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "seed": 1,
+}
+
+
+def arguments(tmp_path, phantom_folder, **values):
+    folder = tmp_path / "run"
+    config = {"dataset": str(phantom_folder), "output_dir": str(folder)} | BASE | values
+    return parse_arguments(write_config(tmp_path / "config.yaml", **config))
+
+
+def test_a_run_folder_holds_what_is_promised(run_folder):
+    names = {path.name for path in run_folder.iterdir()}
+    assert names >= {"config.yaml", "README.md", "report.json", "report.md", "predictions.jsonl", "trainer_state.json"}
+    assert names >= {"model.safetensors", "config.json", "generation_config.json", "preprocessor_config.json"}
+    assert names >= {"tokenizer.json", "pipeline.py", "views.py", "findings.py"}
+    assert not {name for name in names if name.endswith((".bin", ".pt", ".pth"))}
+    state = json.loads((run_folder / "trainer_state.json").read_text())
+    assert any("eval_finding_f1_micro" in entry for entry in state["log_history"])
+
+
+def test_the_resolved_config_trains_the_same_model_again(run_folder, tmp_path):
+    kit, args = parse_arguments(run_folder / "config.yaml", ["--output_dir", str(tmp_path / "again")])
+    train(kit, args)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run_folder, tmp_path / "again"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert (run_folder / "report.json").read_text() == (tmp_path / "again" / "report.json").read_text()
+
+
+def test_the_warm_up_trains_the_encoder_and_nothing_else(phantom_folder, tmp_path):
+    kit, args = arguments(tmp_path, phantom_folder, findings_warmup_epochs=1)
+    checkpoint = tiny_checkpoint()
+    before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
+    packed = pack_dataset(evaluation.load_prepared(str(phantom_folder))["train"], 32)
+    warm_up(checkpoint, packed, kit, args)
+    after = checkpoint.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("encoder.layers") or name.startswith("encoder.encoder") for name in changed)
+    assert all(name.startswith("encoder.") for name in changed)
+    assert before.keys() == after.keys(), "the head is dropped"
+    assert not (tmp_path / "run" / "findings_warmup").exists()
+
+
+def test_a_frozen_encoder_stays_as_it_was(phantom_folder, tmp_path):
+    kit, args = arguments(tmp_path, phantom_folder, freeze_encoder=True)
+    checkpoint = tiny_checkpoint()
+    before = {name: value.clone() for name, value in checkpoint.model.encoder.state_dict().items()}
+    packed = {"train": pack_dataset(evaluation.load_prepared(str(phantom_folder))["train"], 32)}
+    fine_tune(checkpoint, packed, kit, args)
+    assert all(torch.equal(before[name], value) for name, value in checkpoint.model.encoder.state_dict().items())
+
+
+def test_warm_up_labels_are_read_from_the_texts_with_their_side_and_doubt():
+    texts = ["Right pleural effusion."] * 12 + ["No pleural effusion."] * 3 + ["Possible right pleural effusion."]
+    names, targets = finding_targets([*texts, "Scoliosis."])
+    assert names == ["right pleural effusion"], "a finding with few positives is left out"
+    assert targets[:12].all()
+    assert not targets[12:15].any()
+    assert np.isnan(targets[15, 0])
+    assert targets[16, 0] == 0
+
+
+def test_doubtful_findings_do_not_count_in_the_warm_up_loss():
+    model = FindingsModel(tiny_checkpoint().model.encoder, 2).eval()
+    pixels = torch.zeros(2, 3, 32, 64)
+    certain = model(pixels, torch.tensor([[1.0, 0.0], [1.0, float("nan")]])).loss
+    assert torch.isfinite(certain)
+    logits = model(pixels).logits
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:1], torch.tensor([[1.0, 0.0]]), reduction="sum")
+    expected += torch.nn.functional.binary_cross_entropy_with_logits(logits[1, :1], torch.tensor([1.0]))
+    assert certain == pytest.approx(expected.item() / 3, rel=1e-5)
+
+
+def first_step(checkpoint, packed, tmp_path, batch, accumulation):
+    """Loss and gradient norm of the first optimiser step, and the weights after it."""
+    checkpoint.model.load_state_dict(torch.load(tmp_path / "start.pt"))
+    kit, args = parse_arguments(
+        write_config(
+            tmp_path / "config.yaml",
+            **BASE | {"dataset": "unused", "output_dir": str(tmp_path / "run")},
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            logging_steps=1,
+            optim="sgd",
+            learning_rate=0.1,
+            lr_scheduler_type="constant",
+        )
+    )
+    trainer = fine_tune(checkpoint, {"train": packed}, kit, args)
+    log = trainer.state.log_history[0]
+    return log["loss"], log["grad_norm"], checkpoint.model.state_dict()
+
+
+def test_loss_and_gradient_do_not_depend_on_accumulation_though_target_lengths_differ(phantom_folder, tmp_path):
+    checkpoint = tiny_checkpoint()
+    for module in checkpoint.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    torch.save(checkpoint.model.state_dict(), tmp_path / "start.pt")
+    packed = pack_dataset(evaluation.load_prepared(str(phantom_folder))["train"], 32)
+    whole = first_step(checkpoint, packed, tmp_path, 16, 1)
+    weights = {name: value.clone() for name, value in whole[2].items()}
+    for batch, accumulation in ((8, 2), (4, 4)):
+        loss, norm, after = first_step(checkpoint, packed, tmp_path, batch, accumulation)
+        assert loss == pytest.approx(whole[0], rel=1e-4)
+        assert norm == pytest.approx(whole[1], rel=1e-4)
+        assert all(torch.allclose(weights[name], after[name], atol=1e-5) for name in weights)
+
+
+def test_the_loss_is_the_mean_over_the_target_tokens_of_the_global_batch():
+    logits, labels = torch.randn(2, 5, 7), torch.tensor([[1, 2, IGNORED, IGNORED, IGNORED], [3, 4, 5, 6, 0]])
+    loss = token_mean_loss(0.0)({"logits": logits}, labels, num_items_in_batch=torch.tensor(7))
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    half = token_mean_loss(0.0)({"logits": logits[:1]}, labels[:1], num_items_in_batch=torch.tensor(7))
+    other = token_mean_loss(0.0)({"logits": logits[1:]}, labels[1:], num_items_in_batch=torch.tensor(7))
+    assert (half + other).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_trainer_is_told_that_the_model_does_not_scale_its_loss(phantom_folder, tmp_path):
+    checkpoint = tiny_checkpoint()
+    _, args = arguments(tmp_path, phantom_folder)
+    trainer = ImpressionTrainer(model=checkpoint.model, args=args, processing_class=checkpoint.tokenizer)
+    assert trainer.model_accepts_loss_kwargs is False
+
+
+@pytest.mark.slow
+def test_pretrained_parts_train_save_and_reload_bit_equal(phantom_folder, tmp_path):
+    encoder, decoder = vit_folder(tmp_path / "vit", image_size=32), gpt2_folder(tmp_path / "gpt2")
+    kit, args = arguments(tmp_path, phantom_folder, encoder=encoder, decoder=decoder, max_steps=2)
+    train(kit, args)
+    from hf_cxr.modeling import load_checkpoint
+
+    run = tmp_path / "run"
+    saved, loaded = load_file(run / "model.safetensors"), load_checkpoint(str(run)).model.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in saved.items())
+    card = (run / "README.md").read_text()
+    assert str(tmp_path) not in card + (run / "config.json").read_text()
+
+
+def test_a_single_view_study_trains_like_any_other(phantom_folder):
+    split = evaluation.load_prepared(str(phantom_folder))["train"]
+    single = split.filter(lambda frontal, lateral: frontal is None or lateral is None, input_columns=["frontal", "lateral"])
+    assert len(single) >= 3
+    checkpoint = tiny_checkpoint()
+    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    canvases = CanvasDataset(pack_dataset(single, 32), 32, tokenizer)
+    collate = CanvasCollator(checkpoint.image_processor, tokenizer.pad_token_id, tokenizer.bos_token_id)
+    loss = model(**collate([canvases[0], canvases[1]])).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+def test_command_line_overrides_the_file_and_yaml_numbers_are_numbers(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("dataset: d\nlearning_rate: 1e-3\nbf16: false\nnum_train_epochs: 2\n")
+    kit, args = parse_arguments(config, ["--num_train_epochs", "5", "--view_dropout=0.25"])
+    assert (args.learning_rate, args.num_train_epochs, kit.view_dropout) == (0.001, 5, 0.25)
+
+
+def test_a_config_survives_being_written_and_read(tmp_path):
+    _, args = parse_arguments(write_config(tmp_path / "a.yaml", dataset="d", learning_rate=3e-4, logging_steps=7))
+    saved = write_config(tmp_path / "b.yaml", dataset="d", **args.changed())
+    _, again = parse_arguments(saved)
+    assert yaml.safe_load(saved.read_text())["logging_steps"] == 7
+    assert again.to_dict() == args.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("dataset: d\nlearning_rat: 1\n", [], "unknown argument 'learning_rat'; did you mean 'learning_rate'?"),
+        ("dataset: d\n", ["--panel-sise", "3"], "did you mean 'panel_size'?"),
+        ("dataset: d\npanel_size: big\n", [], "panel_size"),
+        ("learning_rate: 1\n", [], "dataset"),
+        ("- a\n- b\n", [], "flat mapping"),
+        ("dataset: [\n", [], "not YAML"),
+        ("dataset: d\n", ["stray"], "'stray' belongs to no argument"),
+    ],
+)
+def test_a_bad_config_is_one_line_that_names_the_place(tmp_path, text, overrides, message):
+    config = tmp_path / "c.yaml"
+    config.write_text(text)
+    with pytest.raises(ValueError, match="c.yaml|command line") as error:
+        parse_arguments(config, overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
