@@ -32,6 +32,9 @@ class KitArguments:
     findings_warmup_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}
     )
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
+    )
     view_dropout: float = field(default=0.0, metadata={"help": "Probability of emptying one panel of a pair."})
     freeze_encoder: bool = field(default=False, metadata={"help": "Do not train the encoder in stage two."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes for packing the canvases."})

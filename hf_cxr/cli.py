@@ -113,7 +113,7 @@ def make_parser() -> Parser:
     )
     demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--num-studies", type=int, default=7000)
+    demo.add_argument("--num-studies", type=int, default=9000)
     return parser
 
 

@@ -169,7 +169,25 @@ class EpochCallback(TrainerCallback):
 
 
 class ImpressionTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` that evaluates every study exactly once under several processes."""
+    """`Seq2SeqTrainer` that evaluates every study exactly once under several processes, and can give the encoder a
+    learning rate of its own: after the warm-up it knows its task, while a new decoder starts from noise."""
+
+    def __init__(self, *args, encoder_learning_rate: float | None = None, **kwargs) -> None:
+        self.encoder_learning_rate = encoder_learning_rate
+        super().__init__(*args, **kwargs)
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.encoder_learning_rate is not None:
+            encoder = set(self.model.encoder.parameters())
+            groups = list(optimizer.param_groups)
+            optimizer.param_groups.clear()
+            for group in groups:
+                for mine, rate in ((True, self.encoder_learning_rate), (False, group["lr"])):
+                    members = [parameter for parameter in group["params"] if (parameter in encoder) is mine]
+                    if members:
+                        optimizer.add_param_group(group | {"params": members, "lr": rate})
+        return optimizer
 
     def evaluation_loop(self, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
@@ -238,6 +256,7 @@ def fine_tune(
         compute_loss_func=token_mean_loss(args.label_smoothing_factor),
         compute_metrics=compute_metrics if args.predict_with_generate else None,
         callbacks=[EpochCallback(canvases["train"])],
+        encoder_learning_rate=kit.encoder_learning_rate,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     return trainer
