@@ -113,7 +113,7 @@ def make_parser() -> Parser:
     )
     demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--num-studies", type=int, default=9000)
+    demo.add_argument("--num-studies", type=int, default=8000)
     return parser
 
 
@@ -183,32 +183,24 @@ def run_prepare(options: argparse.Namespace) -> None:
 def run_train(options: argparse.Namespace) -> None:
     import torch
 
-    launched = "WORLD_SIZE" in os.environ
-    several = options.num_processes or options.accelerate_config or torch.cuda.device_count() > 1
-    if several and not launched:
-        return launch_training(options)
+    from hf_cxr import launch
     from hf_cxr.arguments import parse_arguments
 
+    lost = launch.processes_lost_by_accelerate()
+    asked = options.num_processes or options.accelerate_config or torch.cuda.device_count() > 1
+    if lost or (asked and not launch.is_launched()):
+        parse_arguments(options.config, options.overrides)  # a bad config is told once, not by every process
+        words = ["train", options.config, *options.overrides]
+        processes = lost or options.num_processes
+        if not processes and not options.accelerate_config:
+            processes = torch.cuda.device_count()
+        return launch.launch(words, processes, options.accelerate_config)
     kit, args = parse_arguments(options.config, options.overrides)
     from hf_cxr.training import train
 
     report = train(kit, args)
     if args.process_index == 0:
         print_report(report, args.output_dir)
-
-
-def launch_training(options: argparse.Namespace) -> None:
-    """Start `hf-cxr train` again under accelerate, once per process."""
-    from accelerate.commands.launch import launch_command, launch_command_parser
-
-    from hf_cxr.arguments import parse_arguments
-
-    parse_arguments(options.config, options.overrides)  # a bad config is told once, here, and not by every process
-    words = ["--config_file", options.accelerate_config] if options.accelerate_config else []
-    words += ["--num_processes", str(options.num_processes)] if options.num_processes else []
-    launch_command(
-        launch_command_parser().parse_args([*words, "--module", "hf_cxr", "train", options.config, *options.overrides])
-    )
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ SHOWN = 3
 THUMBNAIL = 256  # pixels a panel
 
 
-def demo(out: Path, seed: int = 0, num_studies: int = 9000) -> None:
+def demo(out: Path, seed: int = 0, num_studies: int = 8000) -> None:
     """Run the demo into the folder `out`; what was there from an earlier demo is replaced."""
     dataset = out / "dataset"
     kit, args = parse_arguments(

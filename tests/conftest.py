@@ -27,7 +27,7 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hf_cxr.dataset import prepare
 
     folder = tmp_path_factory.mktemp("phantom") / "dataset"
-    prepare("phantom", folder, size=32, num_studies=240, seed=0)
+    prepare("phantom", folder, size=32, num_studies=242, seed=0)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Small real things that several test files need: a prepared phantom, tiny checkpoints, pretrained parts in Hub form."""
+"""Small real things that several test files need: radiographs, tiny checkpoints, pretrained parts in Hub form."""
 
 from __future__ import annotations
 

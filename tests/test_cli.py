@@ -52,7 +52,9 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
 
 
 def test_bad_input_is_one_clear_line_and_exit_2_and_writes_nothing(tmp_path, phantom_folder, run_folder, capsys):
-    for words, message in bad_inputs(tmp_path, phantom_folder, run_folder).items():
+    cases = bad_inputs(tmp_path, phantom_folder, run_folder)
+    capsys.readouterr()
+    for words, message in cases.items():
         try:
             status = main(list(words))
         except SystemExit as exit:
@@ -92,7 +94,8 @@ def test_predict_of_many_studies_goes_on_after_a_bad_one_and_names_it(run_folder
 
 
 def test_evaluate_writes_the_report_and_repeats_exactly(run_folder, phantom_folder, tmp_path, capsys):
-    assert main(["evaluate", str(run_folder), str(phantom_folder), "--out", str(tmp_path / "e"), "--json"]) == 0
+    words = ["evaluate", str(run_folder), str(phantom_folder), "--out", str(tmp_path / "e"), "--json", "--seed", "42"]
+    assert main(words) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "e" / "report.json").read_text())
     assert report == json.loads((run_folder / "report.json").read_text()), "the same as at the end of training"

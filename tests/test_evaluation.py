@@ -59,7 +59,12 @@ def test_texts_drawn_blindly_do_not_read_the_images_however_varied(truths):
 
 
 def test_the_best_constant_beats_every_other_training_sentence_on_validation():
-    train = [NORMAL, "No acute disease.", "Cardiomegaly.", "No acute cardiopulmonary abnormality. Heart size is normal."]
+    train = [
+        NORMAL,
+        "No acute disease.",
+        "Cardiomegaly.",
+        "No acute cardiopulmonary abnormality. Heart size is normal.",
+    ]
     validation = [NORMAL] * 3 + ["No acute cardiopulmonary disease.", "Heart size is normal."]
     chosen = evaluation.best_constant(train, validation)
     scores = {text: metrics.corpus_bleu([text] * len(validation), validation)["bleu4"] for text in train}
@@ -105,7 +110,7 @@ def test_the_score_is_the_probability_of_the_whole_text(phantom_folder):
     pixels = CanvasCollator(checkpoint.image_processor)([canvas])["pixel_values"]
     for beams in (1, 3):
         output = generate(model, pixels, num_beams=beams)
-        sequence = output["sequences"][0]
+        sequence = output["sequences"][0].clone()
         logits = model(pixel_values=pixels, decoder_input_ids=sequence[:, :-1]).logits.log_softmax(-1)
         steps = logits.gather(-1, sequence[:, 1:, None])[0, :, 0]
         steps = steps[sequence[0, 1:] != checkpoint.tokenizer.pad_token_id]

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 import hf_cxr
 from hf_cxr import metrics
 
-WORDS = st.lists(st.sampled_from("no acute disease . , effusion small 1.2 cm, X-ray (right) left".split()), max_size=12)
+WORDS = st.lists(
+    st.sampled_from("no acute disease . , effusion small 1.2 cm, X-ray (right) left".split()), max_size=12
+)
 TEXT = WORDS.map(" ".join)
 
 

@@ -82,14 +82,18 @@ def test_all_other_weights_of_a_pretrained_encoder_are_kept(tmp_path):
 
 
 def test_a_patch_that_does_not_divide_the_panel_is_one_clear_error(tmp_path):
-    with pytest.raises(UnsupportedPart, match=r"patch of 16 pixels does not divide the panel of 50; use panel_size 48"):
+    with pytest.raises(
+        UnsupportedPart, match=r"patch of 16 pixels does not divide the panel of 50; use panel_size 48"
+    ):
         build("tiny", "tiny", 50, texts=TEXTS)
     with pytest.raises(UnsupportedPart, match="does not divide"):
         build(vit_folder(tmp_path / "vit"), "tiny", 40, texts=TEXTS)
 
 
 def test_a_decoder_without_cross_attention_is_one_clear_error(tmp_path):
-    config = LlamaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=99)
+    config = LlamaConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=99
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedPart, match="no cross-attention"):
         adapt_decoder(str(tmp_path))
@@ -104,7 +108,9 @@ def test_an_encoder_that_needs_a_square_image_is_one_clear_error(tmp_path):
 
 
 def test_a_text_encoder_in_place_of_the_image_encoder_is_refused(tmp_path):
-    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=99)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=99
+    )
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedPart, match="no image size"):
         adapt_encoder(str(tmp_path), (32, 64))

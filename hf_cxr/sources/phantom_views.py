@@ -137,12 +137,12 @@ def frontal_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array
         half = g.window(sign * 0.6, 0.0, 0.6, 2.0)
         lung = chord[half] * _edge(floor[:, half[1]] - y, fade)
         if f"{side} pneumothorax" in tags:
-            gap = {"small": 0.13, "moderate": 0.19, "large": 0.27}[case.sizes[side]]
+            gap = {"small": 0.17, "moderate": 0.25, "large": 0.34}[case.sizes[side]]
             shrunk = np.clip((0.45 - y) / (0.45 - a.apex - 1.3 * gap), 0.0, 1.0)
             edge = (a.width - 0.55 * gap) * (1.0 - shrunk**2.4) ** 0.5 * (1.0 - 0.45 * gap * shrunk)
             beyond = _edge(ax[:, half[1]] - edge, soft)
             rim = np.clip(1.0 - np.abs(ax[:, half[1]] - edge) * (1 / max(0.022, g.px)), 0, 1) * (lung > 0.05)
-            lung *= 0.80 + 0.42 * beyond
+            lung *= 0.76 + 0.48 * beyond
             ruptures.append((half, beyond, rim))
         air[half] = np.maximum(air[half], lung)
     full = air.copy()
@@ -263,7 +263,7 @@ def lateral_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array
         front, skin = front + dent, skin + 0.8 * dent
     level = (round((a.wedge + 0.05) / a.rib_gap - 0.5 + a.rib_phase) - a.rib_phase) * a.rib_gap
     if "compression fracture" in tags:
-        spine = spine + 0.05 * np.exp(-(((y - level) / 0.16) ** 2))
+        spine = spine + 0.12 * np.exp(-(((y - level) / 0.20) ** 2))  # the wedge angulates the spine (gibbus)
     back = spine + 0.13
     hull = np.clip((x - skin) * (spine + 0.33 - x) * (4.0 / (spine + 0.33 - skin) ** 2), 0.0, 1.0)
     mu = (0.97 * BODY) * hull**0.35
@@ -318,7 +318,7 @@ def lateral_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array
     if "compression fracture" in tags:
         broken = np.abs(y - level) < 0.5 * a.rib_gap
         tall = np.where(broken, 0.10 + 0.28 * np.clip((along + 0.08) / 0.16, 0, 1) ** 1.5, tall)
-        dense = np.where(broken, 1.7, dense)
+        dense = np.where(broken, 2.3, dense)
     bodies = np.clip((tall - np.abs(phase - np.rint(phase))) * (a.rib_gap / 0.02) + 0.5, 0, 1)
     mu[w] += a.bone * (dense * bodies + 0.12) * width
     mu[w] += 0.28 * a.bone * _edge(0.03 - np.abs(along - 0.15), 0.03)
@@ -370,7 +370,7 @@ def _spots(mu: Array, g: Grid, case: Case, a: Any, side: str, place: Any) -> Non
     """Adds the nodule (a soft ball) and the granuloma (a small, very dense one) of one lung."""
     if f"{side} nodule" in case.tags:
         r = a.spot[side][3]
-        _add(mu, g, (*place(a.spot[side]), r, r), 1.15, 0.4)
+        _add(mu, g, (*place(a.spot[side]), r, r), 1.5, 0.4)
     if f"{side} granuloma" in case.tags:
         r = a.dot[side][3]
         _add(mu, g, (*place(a.dot[side]), r, r), 4.0, 0.3)
