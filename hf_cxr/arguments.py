@@ -50,13 +50,27 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Studies generated at once."})
 
     def changed(self) -> dict[str, Any]:
-        """The Trainer's arguments that differ from its defaults, as plain YAML values."""
-        defaults = type(self)(output_dir=self.output_dir)
-        current, default = self.to_dict(), defaults.to_dict()
-        skipped = {"logging_dir", "local_rank", "_n_gpu"}
-        return {"output_dir": self.output_dir} | {
-            key: value for key, value in current.items() if key not in skipped and value != default.get(key)
+        """The Trainer's arguments that differ from its defaults, as plain YAML values.
+
+        Read off the fields: a second instance to compare with would reset the state of the running processes.
+        """
+        current = self.to_dict()
+        defaults = {
+            item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            for item in dataclasses.fields(self)
+            if item.init
         }
+        return {"output_dir": self.output_dir} | {
+            name: current[name]
+            for name, default in defaults.items()
+            if name not in DERIVED
+            and current[name] not in ([], {}, default, getattr(default, "value", default))
+            and (current[name] or default)
+        }
+
+
+# Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
+DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "disable_tqdm", "hub_token"}
 
 
 ARGUMENTS = (KitArguments, TrainingArguments)

@@ -201,6 +201,7 @@ def run_train(options: argparse.Namespace) -> None:
     report = train(kit, args)
     if args.process_index == 0:
         print_report(report, args.output_dir)
+    args.distributed_state.destroy_process_group()
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

@@ -301,7 +301,6 @@ def evaluate(
     report = build_report(rows, texts_of(dataset, "train"), texts_of(dataset, "validation"), seed)
     if out is not None and PartialState().is_main_process:
         write_report(report, rows, out)
-    PartialState().wait_for_everyone()
     return report
 
 

@@ -61,7 +61,6 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     seconds = time.perf_counter() - started
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer, output)
-    state.wait_for_everyone()
     report = None
     if len(dataset.get("test", ())):
         report = evaluation.evaluate(
@@ -70,7 +69,6 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     if state.is_main_process:
         facts = hub.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
         hub.write_model_card(output, facts, report)
-    state.wait_for_everyone()
     return report
 
 
