@@ -69,7 +69,7 @@ def training_facts(
     prepared = dataset / "prepare.json"
     account = json.loads(prepared.read_text(encoding="utf-8")) if prepared.is_file() else {}
     return {
-        "dataset": dataset.name if dataset.exists() else kit.dataset,
+        "dataset": account.get("source", dataset.name) if dataset.exists() else kit.dataset,
         "dataset_on_hub": not dataset.exists(),
         "account": account,
         "splits": split_sizes,
@@ -119,7 +119,9 @@ def write_model_card(run: str | os.PathLike, facts: dict[str, Any], report: dict
             if report[name] is not None
         ]
     data = ModelCardData(
-        license="apache-2.0",
+        license="apache-2.0"
+        if facts["dataset"] == "phantom"
+        else None,  # else the data's licence has a say: the owner's
         language="en",
         library_name="transformers",
         pipeline_tag="image-to-text",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -75,12 +76,20 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
 def save_run(
     checkpoint: Checkpoint, kit: KitArguments, args: TrainingArguments, trainer: Trainer, output: Path
 ) -> None:
-    """Write the run's own files: checkpoint, pipeline code, resolved config, trainer state."""
-    hub.add_pipeline_code(checkpoint.model, output)
-    checkpoint.save_pretrained(output)
-    config = dataclasses.asdict(kit) | args.changed()
-    (output / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    trainer.state.save_to_json(str(output / "trainer_state.json"))
+    """Write the run's own files: checkpoint, pipeline code, resolved config, trainer state.
+
+    They are written beside and moved in at the end, so that an interruption or a full disk leaves no half checkpoint.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
+        folder = Path(name)
+        hub.add_pipeline_code(checkpoint.model, folder)
+        checkpoint.save_pretrained(folder)
+        config = dataclasses.asdict(kit) | args.changed()
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        for file in folder.iterdir():
+            file.replace(output / file.name)
 
 
 # --- stage one: findings -----------------------------------------------------------------------------------------

@@ -52,8 +52,16 @@ def test_the_card_metadata_is_what_the_hub_expects(run_folder):
     data = metadata_load(run_folder / "README.md")
     assert data["library_name"] == "transformers"
     assert data["pipeline_tag"] == "image-to-text"
-    assert data["license"]
+    assert data["license"] == "apache-2.0"
     assert "model-index" in data
+
+
+def test_a_card_of_a_model_trained_on_the_phantom_says_that_it_knows_no_patients(run_folder, tmp_path, facts):
+    assert "Trained on synthetic pictures alone" in (run_folder / "README.md").read_text()
+    hub.write_model_card(tmp_path, facts | {"dataset": "kaggle"}, None)
+    card = (tmp_path / "README.md").read_text()
+    assert "synthetic" not in card
+    assert "license" not in metadata_load(tmp_path / "README.md"), "the licence of the data has a say"
 
 
 def test_a_run_without_evaluation_says_so(tmp_path, facts):
