@@ -151,15 +151,18 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     }
     stage = dataclasses.replace(args, **changes)
     canvases = CanvasDataset(packed, kit.panel_size, targets=targets, view_dropout=kit.view_dropout, seed=args.seed)
-    Trainer(
+    trainer = Trainer(
         model=FindingsModel(checkpoint.model.encoder, len(names)),
         args=stage,
         train_dataset=canvases,
         data_collator=CanvasCollator(checkpoint.image_processor),
         callbacks=[EpochCallback(canvases)],
-    ).train()
-    if PartialState().is_main_process:
-        shutil.rmtree(stage.output_dir, ignore_errors=True)
+    )
+    try:
+        trainer.train()
+    finally:
+        if PartialState().is_main_process:
+            shutil.rmtree(stage.output_dir, ignore_errors=True)
 
 
 # --- stage two: impressions --------------------------------------------------------------------------------------
