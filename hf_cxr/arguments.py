@@ -124,6 +124,8 @@ def parse_arguments(
 
     parser.error = fail
     kit, args, rest = parser.parse_args_into_dataclasses(words + list(overrides), return_remaining_strings=True)
+    if args.push_to_hub:
+        raise ValueError(f"{config}: push_to_hub would upload before the card is written; use hf-cxr push afterwards")
     if rest:
         raise ValueError(f"command line: {rest[0]!r} belongs to no argument")
     return kit, args

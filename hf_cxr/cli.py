@@ -67,7 +67,7 @@ def make_parser() -> Parser:
     train.add_argument("config", help="flat YAML file of argument names and values (see configs/)")
     train.add_argument("--num_processes", type=int, help="launch so many processes through accelerate")
     train.add_argument(
-        "--accelerate_config", help="launch through accelerate with this YAML (see configs/accelerate/)"
+        "--accelerate_config", help="launch through accelerate with this YAML (`accelerate config` makes one)"
     )
 
     evaluate = command(
@@ -231,6 +231,9 @@ def run_predict(options: argparse.Namespace) -> None:
 
     parts = load_checkpoint(options.checkpoint)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    longest = parts.model.config.decoder.max_position_embeddings - 1
+    if options.max_new_tokens and options.max_new_tokens > longest:
+        raise ValueError(f"--max-new-tokens {options.max_new_tokens}: this decoder writes at most {longest}")
     settings = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
     settings = {name: value for name, value in settings.items() if value is not None}
     failed = 0
@@ -246,7 +249,7 @@ def run_predict(options: argparse.Namespace) -> None:
             print(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
         else:
             prefix = f"{uid}\t" if uid is not None else ""
-            print(prefix + (row.get("impression") or f"not read: {row['error']}"))
+            print(prefix + (f"not read: {row['error']}" if "error" in row else row["impression"]))
     if failed:
         raise ValueError(f"{options.csv}: {failed} of {len(studies)} studies could not be read")
 

@@ -40,11 +40,24 @@ def load_prepared(path_or_repo: str, revision: str | None = None) -> DatasetDict
         raise FileNotFoundError(f"{folder}: no prepared dataset here (data/*.parquet is missing); run hf-cxr prepare")
     if not folder.exists() and (path_or_repo.startswith((".", "/", "~")) or path_or_repo.count("/") != 1):
         raise FileNotFoundError(f"{path_or_repo}: no such prepared dataset folder, and not a Hub id (user/name)")
-    dataset = load_dataset(path_or_repo, revision=revision)
+    try:
+        if folder.is_dir():  # by its files, not by its name: load_dataset(folder) serves a stale cache after a change
+            files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
+            dataset = load_dataset("parquet", data_files={name: paths for name, paths in files.items() if paths})
+        else:
+            dataset = load_dataset(path_or_repo, revision=revision)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise FileNotFoundError(f"{path_or_repo}: no such folder, and not to be had from the Hub ({error})") from error
     for name, split in dataset.items():
         missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
         if missing:
             raise ValueError(f"{path_or_repo}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
+        silent = next((uid for uid, text in zip(split["uid"], split["impression"], strict=True) if not text), None)
+        if silent is not None:
+            raise ValueError(
+                f"{path_or_repo}: study {silent} has no impression, which is what is learned and scored; "
+                "prepare with --section impression or both"
+            )
     return dataset
 
 
@@ -180,7 +193,10 @@ def bootstrap(predictions: Sequence[str], references: Sequence[str], seed: int) 
 def build_report(
     rows: Sequence[dict[str, Any]], train: Sequence[str], validation: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """The report of one split from its prediction rows and the texts of the other two. Keys: see DESIGN in README."""
+    """The report of one split from its `predict_split` rows and the texts of the other two splits.
+
+    Raises `ValueError` for a split without studies.
+    """
     if not rows:
         raise ValueError("nothing to evaluate: the split holds no studies")
     predictions, references = [row["prediction"] for row in rows], [row["impression"] for row in rows]
@@ -299,6 +315,8 @@ def evaluate(
         raise ValueError(f"the dataset has no split {split!r}; it has {', '.join(dataset)}")
     rows = predict_split(checkpoint, dataset[split], batch_size, **generate_kwargs)
     report = build_report(rows, texts_of(dataset, "train"), texts_of(dataset, "validation"), seed)
+    settings = {"max_new_tokens": checkpoint.model.generation_config.max_new_tokens, "num_beams": 1} | generate_kwargs
+    report["signature"] += f"; split {split}" + "".join(f"; {name} {value}" for name, value in settings.items())
     if out is not None and PartialState().is_main_process:
         write_report(report, rows, out)
     return report

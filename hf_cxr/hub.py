@@ -155,14 +155,17 @@ def push(folder: str | os.PathLike, repo_id: str, public: bool = False, revision
     is_model, is_dataset = (path / "config.json").is_file(), (path / "prepare.json").is_file()
     if not is_model and not is_dataset:
         raise FileNotFoundError(f"{folder}: neither a checkpoint (config.json) nor a prepared dataset (prepare.json)")
-    if is_dataset and public and "-nd" in _licence(path).lower():
+    licence = _licence(path)
+    if is_dataset and public and (not licence or "-nd" in licence.lower()):
         raise ValueError(
-            f"{folder}: its licence ({_licence(path)}) forbids sharing derivatives such as resized images; "
+            f"{folder}: its licence ({licence or 'unknown'}) forbids sharing derivatives such as resized images; "
             "push it without --public"
         )
     kind = "model" if is_model else "dataset"
     api = HfApi()
     repo = api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True)
+    if not public and not api.repo_info(repo.repo_id, repo_type=kind).private:
+        raise ValueError(f"{repo_id}: this repository is public already; push with --public, or choose another")
     api.upload_folder(
         repo_id=repo.repo_id,
         repo_type=kind,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import psutil
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def is_launched() -> bool:
@@ -18,14 +19,17 @@ def is_launched() -> bool:
 def launch(words: Sequence[str], processes: int | None = None, config_file: str | None = None) -> None:
     """Run `python -m hf_cxr WORDS` under accelerate, in `processes` processes or as its YAML `config_file` says.
 
-    Raises `RuntimeError` if a worker fails; it has told why.
+    Raises `OSError` if a worker fails; it has told why.
     """
     options = ["--config_file", config_file] if config_file else []
     if processes:
         options += ["--num_processes", str(processes)]
         if processes > 1:
             options += ["--multi_gpu"]  # torchrun's way: on a machine without a GPU its workers talk through gloo
-    launch_command(launch_command_parser().parse_args([*options, "--module", "hf_cxr", *words]))
+    try:
+        launch_command(launch_command_parser().parse_args([*options, "--module", "hf_cxr", *words]))
+    except ChildFailedError as error:
+        raise OSError("a worker process failed; its own message is above") from error
 
 
 def processes_lost_by_accelerate() -> int | None:
@@ -45,6 +49,8 @@ def processes_lost_by_accelerate() -> int | None:
     asked = launch_command_parser().parse_args(words[start + 1 :])
     if asked.num_processes is None and asked.config_file:
         asked.num_processes = load_config_from_file(asked.config_file).num_processes
+    if (asked.num_machines or 1) > 1:
+        raise ValueError("accelerate launch --cpu starts no processes on several machines; use torchrun")
     for name in ("MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"):
         os.environ.pop(name)  # the workers get their own
     return asked.num_processes

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -81,7 +82,10 @@ def load_checkpoint(folder: str, revision: str | None = None) -> Checkpoint:
     config = AutoConfig.from_pretrained(folder, revision=revision)
     if config.model_type != "vision-encoder-decoder":
         raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
-    model = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision)
+    try:
+        model = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision)
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: its model.safetensors is damaged ({error})") from error
     return Checkpoint(
         ready_for_trainer(model),
         AutoTokenizer.from_pretrained(folder, revision=revision),
@@ -152,6 +156,11 @@ def build(
         decoder_model = adapt_decoder(decoder)
         if len(tokenizer) > decoder_model.get_input_embeddings().num_embeddings:
             decoder_model.resize_token_embeddings(len(tokenizer))
+    positions = decoder_model.config.max_position_embeddings
+    if max_new_tokens >= positions:
+        raise UnsupportedPart(
+            f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
+        )
     encoder_model.config._name_or_path = decoder_model.config._name_or_path = ""  # no path of this machine travels
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
     model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
@@ -201,12 +210,12 @@ def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
     except Exception as error:
         raise UnsupportedPart(
             f"encoder {name}: a {config.model_type!r} model does not take a {canvas[0]} × {canvas[1]} canvas "
-            f"({str(error).splitlines()[0]}); use ViT, DeiT, Swin, Hiera or DINOv3-ViT"
+            f"({str(error).splitlines()[0]}); use ViT, DeiT, Swin or DINOv3-ViT"
         ) from error
     if states.ndim != 3:
         raise UnsupportedPart(
             f"encoder {name}: a {config.model_type!r} model gives a map of shape {tuple(states.shape)}, which the "
-            "decoder cannot attend to; use ViT, DeiT, Swin, Hiera or DINOv3-ViT"
+            "decoder cannot attend to; use ViT, DeiT, Swin or DINOv3-ViT"
         )
     weights, target = pretrained.state_dict(), model.state_dict()
     for key, wanted in target.items():

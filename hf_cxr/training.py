@@ -6,6 +6,7 @@ Arguments live in `hf_cxr.arguments`, data in `hf_cxr.canvases`, the parts of th
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import tempfile
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -40,8 +41,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     args.dataloader_pin_memory &= torch.cuda.is_available()
     with state.main_process_first():
         dataset = evaluation.load_prepared(kit.dataset)
-    if not len(dataset.get("train", ())):
-        raise ValueError(f"{kit.dataset}: there are no training studies")
+    check_feasible(dataset, kit, args)
     checkpoint = build(
         kit.encoder,
         kit.decoder,
@@ -73,6 +73,17 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     return report
 
 
+def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments) -> None:
+    """Raise `ValueError`, before any time is spent, for what would fail later on."""
+    if not len(dataset.get("train", ())):
+        raise ValueError(f"{kit.dataset}: there are no training studies")
+    if args.eval_strategy != "no" and not len(dataset.get("validation", ())):
+        raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
+    sharded = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & set(os.environ)
+    if args.fsdp or args.deepspeed or sharded:
+        raise ValueError("FSDP and DeepSpeed are not supported yet (generation could hang); use plain DDP")
+
+
 def save_run(
     checkpoint: Checkpoint, kit: KitArguments, args: TrainingArguments, trainer: Trainer, output: Path
 ) -> None:
@@ -88,7 +99,9 @@ def save_run(
         config = dataclasses.asdict(kit) | args.changed()
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        for file in folder.iterdir():
+        for stale in ("report.json", "report.md", "predictions.jsonl", "README.md"):  # they told of other weights
+            (output / stale).unlink(missing_ok=True)
+        for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
             file.replace(output / file.name)
 
 
@@ -148,6 +161,10 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
         "save_strategy": "no",
         "load_best_model_at_end": False,
         "resume_from_checkpoint": None,
+        "eval_on_start": False,
+        "label_smoothing_factor": 0.0,
+        "gradient_checkpointing": False,
+        "activation_checkpointing": False,  # the same under the name that transformers fills in beside it
     }
     stage = dataclasses.replace(args, **changes)
     canvases = CanvasDataset(packed, kit.panel_size, targets=targets, view_dropout=kit.view_dropout, seed=args.seed)
@@ -158,6 +175,8 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
         data_collator=CanvasCollator(checkpoint.image_processor),
         callbacks=[EpochCallback(canvases)],
     )
+    if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
+        checkpoint.model.encoder.gradient_checkpointing_enable()
     try:
         trainer.train()
     finally:

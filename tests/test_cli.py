@@ -44,6 +44,7 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
         ("evaluate", run, str(tmp_path)): "run hf-cxr prepare",
         ("evaluate", run, str(phantom_folder), "--split", "best"): "no split 'best'",
         ("predict", run): "no image given",
+        ("predict", run, "--frontal", str(tmp_path / "truncated.png"), "--max-new-tokens", "999"): "writes at most",
         ("predict", run, "--frontal", str(tmp_path / "none.png")): "none.png",
         ("predict", run, "--frontal", str(tmp_path / "truncated.png")): "truncated.png",
         ("predict", run, "--csv", str(tmp_path / "table.csv")): "column 'frontal'",
@@ -78,6 +79,12 @@ def test_predict_prints_one_impression_and_json_alone_to_stdout(run_folder, imag
     assert len(plain.stdout.splitlines()) == 1
     row = json.loads(run_cxr("predict", run_folder, "--frontal", image, "--lateral", image, "--json").stdout)
     assert set(row) == {"impression", "score"}
+
+
+def test_an_empty_impression_is_printed_as_such(run_folder, image, capsys, monkeypatch):
+    monkeypatch.setattr("hf_cxr.pipeline.decode", lambda *_: [{"impression": "", "score": 0.1}])
+    assert main(["predict", str(run_folder), "--frontal", image]) == 0
+    assert capsys.readouterr().out == "\n"
 
 
 def test_predict_of_many_studies_goes_on_after_a_bad_one_and_names_it(run_folder, image, tmp_path, capsys):

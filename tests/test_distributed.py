@@ -24,7 +24,7 @@ def launch(processes: int, config: Path, *overrides: str) -> str:
 
 @pytest.fixture(scope="module")
 def runs(phantom_folder, tmp_path_factory) -> dict[int, Path]:
-    """The same recipe at the same global batch on 1 and 2 processes, both stages, with evaluations."""
+    """The same recipe at the same global batch on 1 and 2 processes, with evaluations."""
     folder = tmp_path_factory.mktemp("distributed")
     runs = {processes: folder / f"run{processes}" for processes in (1, 2)}
     for processes, run in runs.items():

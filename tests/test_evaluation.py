@@ -7,6 +7,7 @@ from helpers import radiograph, tiny_checkpoint
 
 from hf_cxr import evaluation, metrics
 from hf_cxr.canvases import CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.dataset import prepare
 from hf_cxr.pipeline import decode, generate
 
 NORMAL = "No acute cardiopulmonary abnormality."
@@ -135,6 +136,13 @@ def test_reports_of_one_study_or_without_training_texts_say_what_they_can(truths
     assert report["floors"] == {}
     assert "Too few studies" in report["verdict"]
     evaluation.report_markdown(report)
+
+
+def test_a_dataset_prepared_anew_in_the_same_folder_is_not_served_from_the_cache(tmp_path):
+    for seed in (0, 1):
+        prepare("phantom", tmp_path / "dataset", size=16, num_studies=30, seed=seed, overwrite=True)
+        uids = evaluation.load_prepared(str(tmp_path / "dataset"))["train"]["uid"]
+        assert all(uid.startswith(f"phantom-{seed}-") for uid in uids)
 
 
 def test_a_folder_that_is_no_prepared_dataset_is_one_clear_error(tmp_path):

@@ -95,6 +95,9 @@ def test_a_public_push_of_a_no_derivatives_dataset_is_refused(phantom_folder, tm
     (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: cc-by-nc-nd-4.0"))
     with pytest.raises(ValueError, match="forbids sharing derivatives"):
         hub.push(folder, "user/name", public=True)
+    (folder / "README.md").unlink()
+    with pytest.raises(ValueError, match="unknown"):
+        hub.push(folder, "user/name", public=True)
 
 
 def test_a_folder_that_is_neither_run_nor_dataset_is_not_pushed(tmp_path):

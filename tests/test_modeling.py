@@ -15,6 +15,7 @@ from transformers import (
     VisionEncoderDecoderModel,
     ViTModel,
 )
+from transformers.utils import is_torchvision_available, logging
 
 from hf_cxr.modeling import UnsupportedPart, adapt_decoder, adapt_encoder, build, load_checkpoint, panel_size_of
 
@@ -114,6 +115,29 @@ def test_a_text_encoder_in_place_of_the_image_encoder_is_refused(tmp_path):
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedPart, match="no image size"):
         adapt_encoder(str(tmp_path), (32, 64))
+
+
+def test_a_text_longer_than_the_decoder_can_hold_is_refused_before_training(tmp_path):
+    with pytest.raises(UnsupportedPart, match="do not fit its 64 positions"):
+        build("tiny", gpt2_folder(tmp_path / "gpt2", n_positions=64), 32, max_new_tokens=64)
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
+    tiny_checkpoint().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_checkpoint(str(tmp_path))
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="shows what happens where torchvision is missing")
+def test_without_torchvision_the_pillow_backend_is_chosen_and_not_fallen_back_to(tmp_path, caplog):
+    tiny_checkpoint().save_pretrained(tmp_path)
+    logging.enable_propagation()
+    processor = load_checkpoint(str(tmp_path)).image_processor
+    logging.disable_propagation()
+    assert processor.backend == "pil"
+    assert "torchvision" not in caplog.text
 
 
 def test_no_path_of_the_machine_is_saved(tmp_path):

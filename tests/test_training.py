@@ -1,9 +1,13 @@
 import json
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from datasets import DatasetDict
 from helpers import gpt2_folder, tiny_checkpoint, vit_folder, write_config
 from safetensors.torch import load_file
 
@@ -13,6 +17,7 @@ from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.training import (
     FindingsModel,
     ImpressionTrainer,
+    check_feasible,
     finding_targets,
     fine_tune,
     token_mean_loss,
@@ -69,6 +74,50 @@ def test_the_warm_up_trains_the_encoder_and_nothing_else(phantom_folder, tmp_pat
     assert all(name.startswith("encoder.") for name in changed)
     assert before.keys() == after.keys(), "the head is dropped"
     assert not (tmp_path / "run" / "findings_warmup").exists()
+
+
+def test_options_of_the_second_stage_do_not_break_the_first(phantom_folder, tmp_path):
+    options = {"label_smoothing_factor": 0.1, "gradient_checkpointing": True, "eval_on_start": True}
+    kit, args = arguments(tmp_path, phantom_folder, findings_warmup_epochs=0.2, max_steps=1, **options)
+    assert train(kit, args)["n"] > 0
+
+
+def test_training_again_leaves_no_score_of_the_old_weights(run_folder, phantom_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    kit, args = arguments(tmp_path, phantom_folder, max_steps=1)
+    old = (folder / "report.json").read_text()
+    report = train(kit, args)
+    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert (folder / "report.json").read_text() != old
+
+
+def test_what_cannot_end_well_is_refused_before_any_time_is_spent(phantom_folder, tmp_path):
+    dataset = evaluation.load_prepared(str(phantom_folder))
+    kit, args = arguments(tmp_path, phantom_folder, eval_strategy="epoch")
+    with pytest.raises(ValueError, match="no validation studies"):
+        check_feasible(DatasetDict(train=dataset["train"]), kit, args)
+    with pytest.raises(ValueError, match="no training studies"):
+        check_feasible(DatasetDict(test=dataset["test"]), kit, args)
+
+
+def test_sharded_training_is_refused(phantom_folder, tmp_path, monkeypatch):
+    kit, args = arguments(tmp_path, phantom_folder)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP and DeepSpeed are not supported"):
+        check_feasible(evaluation.load_prepared(str(phantom_folder)), kit, args)
+
+
+def test_a_dataset_with_an_empty_target_is_refused_by_uid(phantom_folder, tmp_path):
+    folder = tmp_path / "dataset"
+    shutil.copytree(phantom_folder, folder)
+    file = next((folder / "data").glob("test-*"))
+    table = pq.read_table(file)
+    texts = ["" if index == 2 else text for index, text in enumerate(table["impression"].to_pylist())]
+    place = table.column_names.index("impression")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), file)
+    with pytest.raises(ValueError, match=f"study {table['uid'][2]} has no impression"):
+        evaluation.load_prepared(str(folder))
 
 
 def test_a_frozen_encoder_stays_as_it_was(phantom_folder, tmp_path):

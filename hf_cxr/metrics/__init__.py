@@ -20,7 +20,7 @@ from hf_cxr.findings import FINDINGS, positive_findings
 MAX_ORDER = 4
 SIGNATURE = (
     "BLEU: corpus, 13a tokens, case kept, no smoothing (= evaluate's bleu); ROUGE-L: F-measure, no stemming, mean "
-    "over studies; finding F1: positives of hf_cxr.findings in the text, uncertain ones left out"
+    "over studies; finding F1: positives of hf_cxr.findings in the text, side ignored, uncertain ones left out"
 )
 
 
