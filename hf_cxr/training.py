@@ -271,7 +271,7 @@ def fine_tune(
             for ids in (prediction.predictions, prediction.label_ids)
         )
         scores = evaluation.score_texts([text.strip() for text in predicted], labels)
-        return {key: value for key, value in scores.items() if isinstance(value, (int, float))}
+        return {"n": len(labels)} | {key: value for key, value in scores.items() if isinstance(value, (int, float))}
 
     trainer = ImpressionTrainer(
         model=model,

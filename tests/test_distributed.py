@@ -46,6 +46,7 @@ def runs(phantom_folder, tmp_path_factory) -> dict[int, Path]:
             lr_scheduler_type="constant",
             eval_strategy="steps",
             eval_steps=3,
+            per_device_eval_batch_size=3,  # 20 validation studies: the last round of batches is padded
             save_strategy="no",
             use_cpu=True,
         )
@@ -73,7 +74,7 @@ def test_every_test_study_is_evaluated_exactly_once(runs, phantom_folder):
 
 
 def test_evaluation_during_training_counts_every_study_once(runs):
-    for key in ("eval_bleu4", "eval_modal_share", "eval_distinct_outputs"):
+    for key in ("eval_n", "eval_bleu4", "eval_modal_share", "eval_distinct_outputs"):
         one, two = (steps(runs[processes], key) for processes in (1, 2))
         assert len(one) == 1
         assert two == pytest.approx(one, abs=1e-9), key
