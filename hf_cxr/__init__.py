@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Study": "reports",
-    "clean_impression": "reports",
+    "clean_text": "reports",
     "pack_views": "views",
     "read_radiograph": "views",
     "label": "findings",

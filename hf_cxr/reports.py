@@ -140,9 +140,6 @@ def clean_text(text: str, scars: str = "drop") -> str:
     return text
 
 
-clean_impression = clean_text
-
-
 def _clean_once(text: str, scars: str) -> str:
     text = html.unescape(re.sub(r"(?i)<br\s*/?>", " ", text))
     text = " ".join(re.sub(r"\[\s*<|>\s*\]", " ", text).split())

@@ -34,7 +34,7 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_folder(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run trained for a few steps through both stages, evaluated, with its card."""
-    from helpers import write_config
+    from helpers import TINY_RECIPE, write_config
 
     from hf_cxr.arguments import parse_arguments
     from hf_cxr.training import train
@@ -42,20 +42,13 @@ def run_folder(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("run") / "run"
     config = write_config(
         folder.parent / "config.yaml",
+        **TINY_RECIPE,
         dataset=str(phantom_folder),
         output_dir=str(folder),
-        encoder="tiny",
-        decoder="tiny",
-        panel_size=32,
-        vocab_size=400,
-        max_target_length=24,
         findings_warmup_epochs=1,
-        num_train_epochs=1,
         per_device_train_batch_size=16,
         learning_rate=0.001,
-        save_strategy="no",
         eval_strategy="epoch",
-        use_cpu=True,
     )
     train(*parse_arguments(config))
     return folder

@@ -14,6 +14,17 @@ from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcess
 from hf_cxr.modeling import Checkpoint, build, train_tokenizer
 
 ROOT = Path(__file__).parents[1]
+# The smallest recipe that goes the whole way; a test states only what differs.
+TINY_RECIPE = {
+    "encoder": "tiny",
+    "decoder": "tiny",
+    "panel_size": 32,
+    "vocab_size": 400,
+    "max_target_length": 24,
+    "num_train_epochs": 1,
+    "save_strategy": "no",
+    "use_cpu": True,
+}
 TEXTS = [
     "No acute cardiopulmonary abnormality.",
     "Small right pleural effusion.",

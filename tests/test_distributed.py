@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, write_config
+from helpers import ROOT, TINY_RECIPE, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +30,9 @@ def runs(phantom_folder, tmp_path_factory) -> dict[int, Path]:
     for processes, run in runs.items():
         config = write_config(
             folder / f"{processes}.yaml",
+            **TINY_RECIPE,
             dataset=str(phantom_folder),
             output_dir=str(run),
-            encoder="tiny",
-            decoder="tiny",
-            panel_size=32,
-            vocab_size=400,
-            max_target_length=24,
-            findings_warmup_epochs=0,
             max_steps=3,
             logging_steps=1,
             per_device_train_batch_size=16 // processes,
@@ -47,8 +42,6 @@ def runs(phantom_folder, tmp_path_factory) -> dict[int, Path]:
             eval_strategy="steps",
             eval_steps=3,
             per_device_eval_batch_size=3,  # 20 validation studies: the last round of batches is padded
-            save_strategy="no",
-            use_cpu=True,
         )
         launch(processes, config)
     return runs
@@ -83,16 +76,11 @@ def test_evaluation_during_training_counts_every_study_once(runs):
 def test_both_stages_run_on_two_processes_through_the_command_itself(phantom_folder, tmp_path):
     config = write_config(
         tmp_path / "c.yaml",
+        **TINY_RECIPE,
         dataset=str(phantom_folder),
         output_dir=str(tmp_path / "run"),
-        encoder="tiny",
-        decoder="tiny",
-        panel_size=32,
-        vocab_size=400,
         findings_warmup_epochs=0.2,
         max_steps=2,
-        save_strategy="no",
-        use_cpu=True,
     )
     command = [str(Path(sys.executable).with_name("hf-cxr")), "train", str(config), "--num_processes", "2"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

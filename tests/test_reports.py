@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.reports import SCAR_POLICIES, Study, clean_impression, clean_text, sentences
+from hf_cxr.reports import SCAR_POLICIES, Study, clean_text, sentences
 
 SCAR = re.compile(r"X{3,}")
 # An enumeration, seen independently of the code.
@@ -129,7 +129,7 @@ def test_an_unknown_policy_is_named_in_the_error():
 
 
 def test_impressions_are_cleaned_like_any_text():
-    assert clean_impression("1. Clear lungs") == "Clear lungs."
+    assert clean_text("1. Clear lungs") == "Clear lungs."
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from datasets import DatasetDict
-from helpers import gpt2_folder, tiny_checkpoint, vit_folder, write_config
+from helpers import TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
 from safetensors.torch import load_file
 
 from hf_cxr import evaluation
@@ -25,17 +25,7 @@ from hf_cxr.training import (
     warm_up,
 )
 
-BASE = {
-    "encoder": "tiny",
-    "decoder": "tiny",
-    "panel_size": 32,
-    "vocab_size": 400,
-    "max_target_length": 24,
-    "num_train_epochs": 1,
-    "save_strategy": "no",
-    "use_cpu": True,
-    "seed": 1,
-}
+BASE = TINY_RECIPE | {"seed": 1}
 
 
 def arguments(tmp_path, phantom_folder, **values):
