@@ -8,7 +8,8 @@ Runs over the two-view test studies of a phantom dataset twice: as they are, and
 import argparse
 import json
 
-from hf_cxr.evaluation import load_prepared, predict_split
+from hf_cxr.dataset import load_prepared
+from hf_cxr.evaluation import predict_split
 from hf_cxr.findings import positive_findings
 from hf_cxr.modeling import load_checkpoint
 from hf_cxr.sources.phantom import FRONTAL_ONLY, LATERAL_ONLY

@@ -22,9 +22,9 @@ def studies_per_second(num_studies: int, size: int) -> float:
     """Both views drawn, in one process; the CPU's own time, so that a busy machine does not count."""
     start = time.process_time()
     for study in studies(num_studies, size=size):
-        for view in (study.frontal, study.lateral):
-            if callable(view):
-                view()
+        for radiograph in study.images:
+            if callable(radiograph.source):
+                radiograph.source()
     return num_studies / (time.process_time() - start)
 
 
@@ -34,7 +34,7 @@ def contact_sheet(path: Path, seed: int = 0, size: int = 200) -> None:
     shown: set[str] = set()
     for study in studies(2000, seed=seed):
         fresh = set(study.tags) - shown
-        if study.frontal and study.lateral and (len(fresh) >= 2 or not (study.tags or chosen)):
+        if len(study.images) == 2 and (len(fresh) >= 2 or not (study.tags or chosen)):
             chosen.append(study)
             shown |= set(study.tags)
         if len(chosen) == 10:

@@ -1,24 +1,26 @@
-"""The `datasets` builder: studies → pictures sized for training → rows.
+"""The `datasets` builder: studies → pictures sized for training → rows, and the account of all that was left out.
 
 It has a file of its own, without `open` or `Path`, because `datasets` replaces these names in the module of a builder.
-What is kept is decided in `hf_cxr.splits`; writing a dataset folder is `hf_cxr.dataset`.
+Records and splits are decided in `hf_cxr.splits`, views in `hf_cxr.selection`; pictures are read in `hf_cxr.pictures`,
+and a dataset folder is written in `hf_cxr.dataset`.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 
-from hf_cxr import sources, splits
+from hf_cxr import account, sources, splits, view_labels
+from hf_cxr.duplicates import text_overlap
+from hf_cxr.pictures import Picture, read_pictures
 from hf_cxr.reports import Study
-from hf_cxr.views import UnreadableImage, ViewSource, read_radiograph, shrink
+from hf_cxr.selection import BOTH, FOUND, PAIRS, READABLE, REQUIRE, VIEWS, Selection, label_views, select
 
 FEATURES = datasets.Features(
     {
@@ -29,9 +31,12 @@ FEATURES = datasets.Features(
         "findings": datasets.Value("string"),
         "indication": datasets.Value("string"),
         "tags": datasets.List(datasets.Value("string")),
+        "patient": datasets.Value("int32"),
+        "frontal_confidence": datasets.Value("float32"),
+        "lateral_confidence": datasets.Value("float32"),
     }
 )
-READABLE = "with readable images"
+ONE_SPLIT = "sharing no picture across splits"
 
 
 @dataclass
@@ -46,18 +51,54 @@ class StudyConfig(datasets.BuilderConfig):
     scars: str = "drop"
     seed: int = 0
     split_file: str | None = None
+    views: str | None = None
+    pairs: str = "best"
+    require: str = "any"
+    unnamed: int = 0
+    """Found by `plan`: pictures that the `views` table does not name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (("pairs", PAIRS), ("require", REQUIRE)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 8:
+            raise ValueError(f"size must be a number of pixels, at least 8; got {self.size!r}")
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """The name of the cache folder: it follows the source's files, so a changed collection is built anew."""
         listed = sources.studies(self.source, **self.options)
-        mark = splits.fingerprint(listed, self.split_file)
+        mark = splits.fingerprint(listed, (self.split_file, self.views))
         return super().create_config_id(config_kwargs | {"fingerprint": mark}, custom_features)
+
+    def plan(self) -> splits.Plan:
+        """The records that can be used, with the views of the `views` table put in."""
+        listed: Iterable[Study] = sources.studies(self.source, **self.options)
+        if self.views is not None:
+            listed, self.unnamed = label_views(listed, view_labels.read_view_table(self.views))
+        return splits.plan(listed, self.section, self.scars, self.named_splits())
+
+    def named_splits(self) -> dict[str, str] | None:
+        """uid → split, if there is a split file."""
+        return None if self.split_file is None else splits.read_split_file(self.split_file)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row to be written: a study and the two pictures chosen for it."""
+
+    study: Study
+    uid: str
+    patient: int
+    frontal: Picture | None
+    lateral: Picture | None
+    confidences: tuple[float | None, float | None]
 
 
 class StudyBuilder(datasets.GeneratorBasedBuilder):
-    """Builds any source as a dataset, in several processes if `download_and_prepare(num_proc=…)` says so.
+    """Builds any source as a dataset; `download_and_prepare(num_proc=…)` reads pictures in so many processes.
 
-    Beside the data it leaves `account.json` (the waterfall) and `rejects.jsonl` in its cache folder.
+    Beside the data it leaves `account.json`, `rejects.jsonl` and `images.csv` in its cache folder.
     """
 
     BUILDER_CONFIG_CLASS = StudyConfig
@@ -68,79 +109,128 @@ class StudyBuilder(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES)
 
+    def download_and_prepare(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
+        """As in `datasets`; the processes read pictures, which is the work, and one writes the rows."""
+        self._readers = num_proc or 1
+        super().download_and_prepare(*args, **kwargs)
+
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        config, folder = self.config, self._output_dir
-        for left_over in pathlib.Path(folder).glob("rejects-*.jsonl"):  # of a build that was killed
-            left_over.unlink()
-        self.plan = splits.plan(
-            sources.studies(config.source, **config.options),
-            config.section,
-            config.scars,
-            config.seed,
-            config.split_file,
-        )
+        config = self.config
+        plan = config.plan()
+        store = pathlib.Path(self._output_dir, "pictures.bin")
+        pictures = read_pictures(plan.studies, config.size, store, self._readers)
+        selections = [
+            select(study, read, config.pairs, config.require)
+            for study, read in zip(plan.studies, pictures, strict=True)
+        ]
+        rejects = [
+            {"uid": study.uid, "step": selection.step, "reason": selection.reason}
+            for study, selection in zip(plan.studies, selections, strict=True)
+            if selection.step
+        ]
+        chosen = [s for s, selection in enumerate(selections) if selection.rows]
+        digests = {
+            plan.studies[s].uid: {picture.digest for picture in pictures[s] if isinstance(picture, Picture)}
+            for s in chosen
+        }
+        homes = splits.assign([plan.studies[s] for s in chosen], digests, config.seed, config.named_splits())
+        shared = "a study in a later split has the same picture"
+        rejects += [{"uid": uid, "step": ONE_SPLIT, "reason": shared} for uid, split in homes.items() if not split]
+
+        steps = [FOUND, READABLE, *([BOTH] if config.require == "both" else []), ONE_SPLIT]
+        account.add_steps(plan.steps, steps, rejects)
+        plan.rejects.extend(rejects)
+        plan.rejects.sort(key=lambda reject: plan.order[reject["uid"]])
+        kept = [s for s in chosen if homes[plan.studies[s].uid]]
+        if plan.steps[-1]["kept"] != len(kept) or len(plan.order) != len(kept) + len(plan.rejects):
+            raise RuntimeError(f"the account does not close: {plan.steps}, {len(kept)} kept, {len(plan.rejects)} not")
+        if not kept:
+            raise ValueError(account.nothing_left(len(plan.order), plan.rejects))
+
+        rows: dict[str, list[Row]] = {name: [] for name in splits.SPLITS}
+        patients: dict[str, int] = {}
+        for s in kept:
+            study = plan.studies[s]
+            patient = patients.setdefault(study.patient or study.uid, len(patients))
+            rows[homes[study.uid]] += _rows(study, patient, pictures[s], selections[s])
+        self._account(plan, pictures, selections, rows)
         return [
-            datasets.SplitGenerator(name=name, gen_kwargs={"studies": studies, "folder": folder})
-            for name, studies in self.plan.splits.items()
+            datasets.SplitGenerator(name=name, gen_kwargs={"rows": part, "store": str(store)})
+            for name, part in rows.items()
         ]
 
-    def _generate_examples(self, studies: list[Study], folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for study in studies:
-            try:
-                yield study.uid, encode_study(study, self.config.size)
-            except UnreadableImage as error:
-                reject = {"uid": study.uid, "step": READABLE, "reason": str(error)}
-                with pathlib.Path(folder, f"rejects-{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(reject, ensure_ascii=False) + "\n")
+    def _generate_examples(self, rows: list[Row], store: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        with io.FileIO(store) as stream:
+            for row in rows:
+                yield row.uid, _encode(row, stream)
 
-    def _download_and_prepare(self, dl_manager: Any, verification_mode: Any, **prepare_splits_kwargs: Any) -> None:
-        super()._download_and_prepare(dl_manager, verification_mode, **prepare_splits_kwargs)
-        folder, plan = pathlib.Path(self._output_dir), self.plan
-        unreadable = []
-        for part in sorted(folder.glob("rejects-*.jsonl")):
-            unreadable += [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
-            part.unlink()
-        rejects = sorted(plan.rejects + unreadable, key=lambda reject: plan.order[reject["uid"]])
-        counts = {name: self.info.splits[name].num_examples for name in splits.SPLITS}
-        if not any(counts.values()):
-            raise ValueError(splits.nothing_left(len(plan.order), rejects))
-        kept = plan.steps[-1]["kept"] - len(unreadable)
-        steps = [*plan.steps, {"step": READABLE, "kept": kept, "dropped": len(unreadable)}]
-        if kept != sum(counts.values()) or len(plan.order) != kept + len(rejects):
-            raise RuntimeError(f"the account does not close: {steps} against {counts} and {len(rejects)} rejects")
-        account = {"steps": steps, "splits": counts}
-        (folder / "account.json").write_text(json.dumps(account), encoding="utf-8")
-        lines = (json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        folder = pathlib.Path(self._output_dir)
+        (folder / "pictures.bin").unlink()
+        self.info.description = account.format_waterfall(json.loads((folder / "account.json").read_text("utf-8")))
+
+    def _account(
+        self,
+        plan: splits.Plan,
+        pictures: Sequence[Sequence[Picture | str]],
+        selections: Sequence[Selection],
+        rows: Mapping[str, list[Row]],
+    ) -> None:
+        """Write what became of every study and of every picture beside the data."""
+        told = zip(plan.studies, pictures, selections, strict=True)
+        untold = ((study, ("",) * len(study.images), None) for study in plan.rejected)
+        everything = sorted([*told, *untold], key=lambda entry: plan.order[entry[0].uid])
+        reasons = {reject["uid"]: reject["reason"] for reject in plan.rejects}
+        listing, images = account.list_images(everything, reasons)
+        target = splits.SECTIONS[self.config.section][0]
+        facts: dict[str, Any] = {
+            "steps": plan.steps,
+            "splits": {name: len(part) for name, part in rows.items()},
+            "studies": {name: len({row.study.uid for row in part}) for name, part in rows.items()},
+            "images": images,
+            "images_sha256": account.digest_of(pictures),
+            "text_overlap": text_overlap(
+                {name: [getattr(row.study, target) for row in part] for name, part in rows.items()}
+            ),
+        }
+        if (named := self.config.named_splits()) is not None:
+            facts["split_file_uids_without_a_study"] = len(set(named) - set(plan.order))
+        if self.config.views is not None:
+            facts["images_without_a_view_in_the_table"] = self.config.unnamed
+        lines = (json.dumps(reject, ensure_ascii=False) + "\n" for reject in plan.rejects)
+        folder = pathlib.Path(self._output_dir)
+        (folder / "account.json").write_text(json.dumps(facts), encoding="utf-8")
         (folder / "rejects.jsonl").write_text("".join(lines), encoding="utf-8")
-        self.info.description = splits.format_waterfall(account)
+        (folder / "images.csv").write_text(listing, encoding="utf-8")
 
 
-def encode_study(study: Study, size: int) -> dict[str, Any]:
-    """A row of `FEATURES`. Pictures become 8-bit grey PNG (lossless), longer side at most `size` pixels.
+def _rows(study: Study, patient: int, pictures: Sequence[Picture | str], selection: Selection) -> Iterator[Row]:
+    """The first row keeps the uid of its study; further pairs of pictures get "uid#2", "uid#3", …"""
+    for number, indices in enumerate(selection.rows, start=1):
+        frontal, lateral = (None if i is None else pictures[i] for i in indices)
+        assert not isinstance(frontal, str)
+        assert not isinstance(lateral, str)
+        confidences = tuple(None if i is None else selection.views[i][1] for i in indices)
+        uid = study.uid if number == 1 else f"{study.uid}#{number}"
+        yield Row(study, uid, patient, frontal, lateral, (confidences[0], confidences[1]))
 
-    Raises `UnreadableImage`, with the name of the view, of the file without its folder, and what is wrong with it.
-    """
-    row: dict[str, Any] = {
-        "uid": study.uid,
-        "frontal": None,
-        "lateral": None,
-        "impression": study.impression,
-        "findings": study.findings,
-        "indication": study.indication,
-        "tags": list(study.tags),
+
+def _encode(row: Row, store: io.FileIO) -> dict[str, Any]:
+    """A row of `FEATURES`. Pictures are 8-bit grey PNG (lossless), longer side at most `size` pixels."""
+    encoded: dict[str, Any] = {
+        "uid": row.uid,
+        "impression": row.study.impression,
+        "findings": row.study.findings,
+        "indication": row.study.indication,
+        "tags": list(row.study.tags),
+        "patient": row.patient,
     }
-    for name in ("frontal", "lateral"):
-        view: ViewSource | None = getattr(study, name)
-        if view is None:
-            continue
-        try:
-            image = shrink(read_radiograph(view, at_least=2 * size), size)
-        except UnreadableImage as error:
-            reason = str(error)
-            if isinstance(view, (str, pathlib.PurePath)):
-                reason = reason.replace(str(view), os.path.split(view)[1])
-            raise UnreadableImage(f"{name}: {reason}") from error
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG", optimize=False, compress_level=6)
-        row[name] = {"bytes": buffer.getvalue(), "path": None}
-    return row
+    for view, confidence in zip(VIEWS, row.confidences, strict=True):
+        picture: Picture | None = getattr(row, view)
+        encoded[f"{view}_confidence"] = confidence
+        encoded[view] = None
+        if picture is not None:
+            store.seek(picture.start)
+            encoded[view] = {"bytes": store.read(picture.length), "path": None}
+    return encoded

@@ -39,7 +39,7 @@ def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None)
 
 @cache
 def _packing_code() -> str:
-    """A digest of `views.py`: canvases packed by other code are not taken from the cache."""
+    """A digest of `views.py`: canvases packed by other code are not taken from the cache (they hold no DICOM)."""
     return hashlib.sha256(Path(views.__file__).read_bytes()).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from hf_cxr import __version__
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # as in hf_cxr.selection, whose import would make --help slow
 RESEARCH_USE = "Research use only, not for diagnosis."
 
 
@@ -47,17 +48,61 @@ def make_parser() -> Parser:
         "Turn a collection into a small dataset (Parquet and a card) that load_dataset reads.",
         "hf-cxr prepare kaggle --root indiana/ --out data/indiana --size 384 --num-proc 4",
     )
-    prepare.add_argument("source", help="kaggle, or phantom (the embedded synthetic collection, needs no --root)")
-    prepare.add_argument("--root", help="folder of the collection")
-    prepare.add_argument("--out", required=True, help="folder to make; must not hold files yet")
+    prepare.add_argument(
+        "source",
+        help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
+        "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
+    )
+    prepare.add_argument("--root", help="folder of the collection; for a table, its file")
+    prepare.add_argument("--out", help="folder to make; must not hold files yet")
+    prepare.add_argument("--plan", action="store_true", help="only count what would be kept; no picture is opened")
     prepare.add_argument("--section", default="impression", choices=("impression", "findings", "both"))
     prepare.add_argument("--size", type=int, default=384, help="longer side of a stored image in pixels (default 384)")
     prepare.add_argument("--split-file", help="CSV with columns uid and split, instead of the hash split")
+    prepare.add_argument("--views", help="CSV with columns image and view, instead of what the collection says")
+    prepare.add_argument(
+        "--pairs",
+        default="best",
+        choices=PAIRS,
+        help="one row per study (best), or every frontal × lateral pair (all)",
+    )
+    prepare.add_argument("--require", default="any", choices=REQUIRE, help="views a study must have (default any)")
+    prepare.add_argument(
+        "--columns", nargs="+", metavar="OURS=YOURS", help="table only: names of its columns, as in frontal=pa_file"
+    )
+    prepare.add_argument("--images", help="table only: folder that its image paths are relative to")
+    prepare.add_argument("--encoding", help="table only: encoding of its text, if it is not UTF-8")
     prepare.add_argument("--scars", help="what to do with XXXX de-identification scars: drop, drop_sentence or keep")
     prepare.add_argument("--seed", type=int, default=0, help="seed of the split, and of the phantom")
     prepare.add_argument("--num-studies", type=int, help="phantom only: how many studies (default 5000)")
     prepare.add_argument("--num-proc", type=int, default=1, help="processes that read images")
     prepare.add_argument("--overwrite", action="store_true", help="replace a prepared dataset in --out")
+
+    explore = command(
+        "explore",
+        "Show a prepared dataset in figures and pictures: an HTML page, PNG files and the same numbers as JSON.",
+        "hf-cxr explore data/indiana --out runs/explore",
+    )
+    explore.add_argument("dataset", help="prepared folder or Hub id")
+    explore.add_argument("--out", required=True, help="folder to make")
+    explore.add_argument(
+        "--findings", nargs="+", default=(), help="findings to show pictures of (default: the commonest)"
+    )
+    explore.add_argument("--seed", type=int, default=0, help="seed of the studies that are shown")
+
+    download = command(
+        "download",
+        "Fetch a public collection; an interrupted download goes on where it stopped.",
+        "hf-cxr download openi --out indiana/ --accept-licence",
+    )
+    download.add_argument("collection", help="openi (the Indiana University collection)")
+    download.add_argument("--out", required=True, help="folder for the archives")
+    download.add_argument(
+        "--parts", nargs="+", default=["reports", "png"], help="reports, png, dcm (default: reports png)"
+    )
+    download.add_argument("--accept-licence", action="store_true", help="you have read the licence and accept it")
+    download.add_argument("--unpack", action="store_true", help="also unpack them; prepare reads archives as they are")
+    download.add_argument("--workers", type=int, default=4, help="files at a time (default 4)")
 
     train = command(
         "train",
@@ -92,7 +137,7 @@ def make_parser() -> Parser:
     predict.add_argument("checkpoint", help="run folder or Hub id")
     predict.add_argument("--frontal", help="frontal radiograph (PNG, JPEG or DICOM)")
     predict.add_argument("--lateral", help="lateral radiograph")
-    predict.add_argument("--csv", help="many studies: a CSV with columns frontal and/or lateral (paths), and uid")
+    predict.add_argument("--csv", help="many studies: a table with columns frontal and/or lateral (paths), and uid")
     predict.add_argument("--num-beams", type=int, default=1)
     predict.add_argument("--max-new-tokens", type=int, help="longest text, in tokens")
     predict.add_argument("--json", action="store_true", help="one JSON object per study on stdout")
@@ -163,21 +208,58 @@ def _be_quiet() -> None:
 
 
 def run_prepare(options: argparse.Namespace) -> None:
-    from hf_cxr.dataset import format_waterfall, prepare
+    from hf_cxr.dataset import format_waterfall, plan, prepare
 
-    chosen: dict[str, Any] = {name: getattr(options, name) for name in ("root", "num_studies", "scars")}
-    account = prepare(
-        options.source,
+    shared = ("section", "split_file", "views", "pairs", "require", "seed")
+    chosen: dict[str, Any] = {name: getattr(options, name) for name in shared}
+    optional = ("root", "num_studies", "scars", "images", "encoding")
+    chosen |= {name: value for name in optional if (value := getattr(options, name)) is not None}
+    if options.columns:
+        chosen["columns"] = _pairs_of(options.columns)
+    if options.plan:
+        account = plan(options.source, **chosen)
+        print(format_waterfall(account))
+        print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in account["views"].items()))
+        return
+    if options.out is None:
+        raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
+    settings = {name: getattr(options, name) for name in ("size", "num_proc", "overwrite")}
+    print(format_waterfall(prepare(options.source, options.out, **settings, **chosen)))
+
+
+def _pairs_of(words: Sequence[str]) -> dict[str, str]:
+    """["frontal=PA file"] → {"frontal": "PA file"}"""
+    pairs = {}
+    for word in words:
+        ours, equals, yours = word.partition("=")
+        if not equals:
+            raise ValueError(f"--columns {word}: expected OURS=YOURS, as in frontal=pa_file")
+        pairs[ours.strip()] = yours.strip()
+    return pairs
+
+
+def run_explore(options: argparse.Namespace) -> None:
+    from hf_cxr.explore import explore
+
+    explore(options.dataset, Path(options.out), findings=options.findings, seed=options.seed)
+    print(f"Written: {Path(options.out) / 'index.html'}")
+
+
+def run_download(options: argparse.Namespace) -> None:
+    from hf_cxr.download import COLLECTIONS, download
+
+    if options.accept_licence and (collection := COLLECTIONS.get(options.collection)):
+        print(f"Licence accepted: {collection.licence}, {collection.licence_url}", file=sys.stderr)
+    fetched = download(
+        options.collection,
         options.out,
-        section=options.section,
-        size=options.size,
-        split_file=options.split_file,
-        num_proc=options.num_proc,
-        seed=options.seed,
-        overwrite=options.overwrite,
-        **{name: value for name, value in chosen.items() if value is not None},
+        accept_licence=options.accept_licence,
+        parts=options.parts,
+        workers=options.workers,
+        unpack=options.unpack,
     )
-    print(format_waterfall(account))
+    for path in fetched:
+        print(path)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -205,7 +287,8 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from hf_cxr.evaluation import evaluate, load_prepared
+    from hf_cxr.dataset import load_prepared
+    from hf_cxr.evaluation import evaluate
     from hf_cxr.modeling import load_checkpoint
 
     checkpoint = load_checkpoint(options.checkpoint)
@@ -264,20 +347,16 @@ def _studies_to_predict(options: argparse.Namespace) -> list[tuple[str | None, d
 
 
 def _read_study_table(path: Path) -> list[tuple[str | None, dict[str, str]]]:
-    """Rows of a CSV as (uid, views); paths are relative to the file."""
-    import csv
+    """Rows of a table as (uid, views); paths are relative to the file."""
+    from hf_cxr.sources.rows import read_table
 
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if not {"frontal", "lateral"} & set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: neither a column 'frontal' nor a column 'lateral'")
-        return [
-            (
-                row.get("uid") or str(number),
-                {view: str(path.parent / row[view]) for view in ("frontal", "lateral") if row.get(view)},
-            )
-            for number, row in enumerate(reader, start=1)
-        ]
+    table, views = read_table(path), ("frontal", "lateral")
+    if not set(views) & set(table.columns):
+        raise ValueError(f"{path}: neither a column 'frontal' nor a column 'lateral'")
+    return [
+        (row["uid"] or str(number), {view: str(path.parent / row[view]) for view in views if row[view]})
+        for number, row in enumerate(table.rows(optional=("uid", *views)), start=1)
+    ]
 
 
 def run_push(options: argparse.Namespace) -> None:
@@ -306,6 +385,8 @@ def print_report(report: dict[str, Any] | None, folder: str | None) -> None:
 
 COMMANDS = {
     "prepare": run_prepare,
+    "explore": run_explore,
+    "download": run_download,
     "train": run_train,
     "evaluate": run_evaluate,
     "predict": run_predict,

@@ -7,31 +7,35 @@ Which studies are kept is decided in `hf_cxr.splits`, pictures are read in `hf_c
 from __future__ import annotations
 
 import csv
-import inspect
+import hashlib
 import json
 import logging
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, DatasetInfo, SplitDict, SplitInfo
+import pyarrow.parquet as pq
+from datasets import DatasetDict, DatasetInfo, SplitDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_cxr import __version__, sources
+from hf_cxr.account import add_steps, format_waterfall
 from hf_cxr.builder import FEATURES, StudyBuilder
 from hf_cxr.dataset_card import dataset_card
-from hf_cxr.splits import format_waterfall
+from hf_cxr.pictures import Picture
+from hf_cxr.selection import BOTH, VIEWS, select
+from hf_cxr.splits import SPLITS, assign
 
-__all__ = ["FEATURES", "StudyBuilder", "format_waterfall", "load_studies", "prepare"]
+__all__ = ["FEATURES", "StudyBuilder", "format_waterfall", "load_prepared", "load_studies", "plan", "prepare"]
 
+PLACES = {"root", "images"}
+"""Options of sources that are folders on this machine."""
 SHARD_BYTES = 500_000_000
 """Payload of one Parquet file, as the Hub advises."""
 
@@ -42,9 +46,12 @@ def load_studies(
     section: str = "impression",
     size: int = 384,
     split_file: str | Path | None = None,
-    num_proc: int = 1,
+    views: str | Path | None = None,
+    pairs: str = "best",
+    require: str = "any",
     seed: int = 0,
     scars: str = "drop",
+    num_proc: int = 1,
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> DatasetDict:
@@ -52,7 +59,8 @@ def load_studies(
 
     The arguments are those of `prepare`. The account of what was left out is in `dataset["train"].info.description`.
     """
-    builder = _builder(source, section, size, split_file, seed, scars, cache_dir, options)
+    settings = _settings(section, size, split_file, views, pairs, require, seed, scars)
+    builder = _builder(source, settings, options, cache_dir=cache_dir)
     with _plain_errors():
         builder.download_and_prepare(num_proc=num_proc)
     return _datasets(builder)
@@ -65,9 +73,12 @@ def prepare(
     section: str = "impression",
     size: int = 384,
     split_file: str | Path | None = None,
-    num_proc: int = 1,
+    views: str | Path | None = None,
+    pairs: str = "best",
+    require: str = "any",
     seed: int = 0,
     scars: str = "drop",
+    num_proc: int = 1,
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
@@ -77,20 +88,25 @@ def prepare(
 
     Args:
         source: One of `hf_cxr.sources.SOURCES`.
-        out: The folder to make. `data/*.parquet`, `README.md`, `prepare.json`, `splits.csv` and `rejects.jsonl`
-            go into it. A split without a study gets no file.
+        out: The folder to make. `data/*.parquet`, `README.md`, `prepare.json`, `splits.csv`, `images.csv` and
+            `rejects.jsonl` go into it. A split without a study gets no file.
         section: "impression", "findings" or "both": the text that a study must have to be kept.
         size: Longer side of a stored image in pixels, at most. For the phantom also the size it is drawn in.
         split_file: CSV with the columns `uid` and `split`; studies it does not name are left out.
-        num_proc: Processes that read images.
+        views: CSV that names the view of images, in place of what the collection says (`view_labels`).
+        pairs: "best", one row per study, or "all", a row for each frontal × lateral pair of pictures in a study.
+        require: "any" view makes a study, or "both" are needed.
         seed: Seed of the split. For the phantom also the seed it is drawn from.
         scars: What to do with de-identification scars, one of `hf_cxr.reports.SCAR_POLICIES`.
+        num_proc: Processes that read images.
         overwrite: Replace `out` if it is a prepared dataset.
-        options: What the source takes: `root` for a collection on disk, `num_studies` for the phantom.
+        options: What the source takes: `root` for a collection on disk, `columns` for a table, `num_studies` for the
+            phantom.
 
     Returns:
         The account, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`, closing),
-        `splits` (name → studies), `versions`. `format_waterfall` prints it.
+        `splits` (name → rows), `studies` (name → studies), `images` (use → pictures), `text_overlap`, `tables` (name →
+        SHA-256), `images_sha256`, `splits_sha256`, `versions`. `format_waterfall` prints it.
 
     Raises:
         FileExistsError: If `out` holds files already, and `overwrite` is not set or they are no prepared dataset.
@@ -99,64 +115,157 @@ def prepare(
     """
     out = Path(out).absolute()
     _check_free(out, overwrite)
+    settings = _settings(section, size, split_file, views, pairs, require, seed, scars)
     with _workshop(out) as workshop, _plain_errors():
-        builder = _builder(
-            source, section, size, split_file, seed, scars, workshop / "cache", options, config_id="new"
-        )
-        builder.download_and_prepare(num_proc=num_proc)
-        account = json.loads(Path(builder.cache_dir, "account.json").read_text(encoding="utf-8"))
-        given = {name: value for name, value in builder.config.options.items() if name != "root"}
-        facts = {
-            "source": source,
-            "options": {
-                "section": section,
-                "size": size,
-                "seed": seed,
-                "scars": scars,
-                "split_file": Path(split_file).name if split_file is not None else None,
-                "source_options": given,
-            },
-            **account,
-            "versions": _versions(),
-        }
-        finished = workshop / "dataset"
-        _write(finished, _datasets(builder), facts)
-        shutil.copy(Path(builder.cache_dir, "rejects.jsonl"), finished)
+        builder = _builder(source, settings, options, cache_dir=workshop / "cache", config_id="new")
+        built, finished = workshop / "built", workshop / "dataset"
+        builder.download_and_prepare(str(built), file_format="parquet", max_shard_size=SHARD_BYTES, num_proc=num_proc)
+        facts = _facts(builder, json.loads((built / "account.json").read_text(encoding="utf-8")))
+        _arrange(built, finished, builder.info.splits, facts)
         _move_in(finished, out, overwrite)
     return facts
 
 
-def _builder(
+def plan(
     source: str,
+    *,
+    section: str = "impression",
+    split_file: str | Path | None = None,
+    views: str | Path | None = None,
+    pairs: str = "best",
+    require: str = "any",
+    seed: int = 0,
+    scars: str = "drop",
+    **options: Any,
+) -> dict[str, Any]:
+    """What `prepare` would keep if every picture were there and readable; opens tables only and writes nothing.
+
+    Returns:
+        `steps` and `splits` as `prepare` does, and `views`: how many studies have both, or only one of them. Views
+        that the collection does not name are decided by names alone.
+    """
+    if "demand_images" in sources.takes(source):
+        options["demand_images"] = False
+    settings = _settings(section, 384, split_file, views, pairs, require, seed, scars)
+    config = _builder(source, settings, options, config_id="plan").config
+    planned = config.plan()
+    selections = [select(study, [Picture(0, 0, "")] * len(study.images), pairs, require) for study in planned.studies]
+    kept = [study for study, selection in zip(planned.studies, selections, strict=True) if selection.rows]
+    rejects = [{"step": selection.step} for selection in selections if selection.step]
+    add_steps(planned.steps, [BOTH] if require == "both" else [], rejects)
+    homes = assign(kept, {study.uid: () for study in kept}, seed, config.named_splits())
+    found = Counter(frozenset(view for view, _ in selection.views) for selection in selections if selection.rows)
+    return {
+        "steps": planned.steps,
+        "views": {
+            "both": found[frozenset(VIEWS)],
+            **{f"{view} only": found[frozenset((view,))] for view in VIEWS},
+        },
+        "splits": {name: list(homes.values()).count(name) for name in SPLITS},
+    }
+
+
+def load_prepared(
+    path_or_repo: str | Path, revision: str | None = None, text: str | None = "impression"
+) -> DatasetDict:
+    """Load a prepared dataset from a folder or the Hub and check that it is one.
+
+    Raises `FileNotFoundError` for a folder without Parquet splits, `ValueError` for a dataset without our columns, or
+    with a study that lacks the `text` which is to be learned and scored (`None`: that does not matter).
+    """
+    folder, given = Path(path_or_repo), str(path_or_repo)
+    if folder.is_dir() and not any(folder.glob("data/*.parquet")):
+        raise FileNotFoundError(f"{folder}: no prepared dataset here (data/*.parquet is missing); run hf-cxr prepare")
+    if not folder.exists() and (given.startswith((".", "/", "~")) or given.count("/") != 1):
+        raise FileNotFoundError(f"{given}: no such prepared dataset folder, and not a Hub id (user/name)")
+    try:
+        if folder.is_dir():  # by its files, not by its name: load_dataset(folder) serves a stale cache after a change
+            files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
+            dataset = load_dataset("parquet", data_files={name: paths for name, paths in files.items() if paths})
+        else:
+            dataset = load_dataset(given, revision=revision)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise FileNotFoundError(f"{given}: no such folder, and not to be had from the Hub ({error})") from error
+    for name, split in dataset.items():
+        missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
+        if missing:
+            raise ValueError(f"{given}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
+        silent = (
+            next((uid for uid, said in zip(split["uid"], split[text], strict=True) if not said), None)
+            if text
+            else None
+        )
+        if silent is not None:
+            raise ValueError(
+                f"{given}: study {silent} has no {text}, which is what is learned and scored; "
+                f"prepare with --section {text} or both"
+            )
+    return dataset
+
+
+def _settings(
     section: str,
     size: int,
     split_file: str | Path | None,
+    views: str | Path | None,
+    pairs: str,
+    require: str,
     seed: int,
     scars: str,
-    cache_dir: str | Path | None,
+) -> dict[str, Any]:
+    """The fields of `StudyConfig` that do not depend on the source."""
+    return {
+        "section": section,
+        "size": size,
+        "seed": seed,
+        "scars": scars,
+        "split_file": None if split_file is None else str(Path(split_file).absolute()),
+        "views": None if views is None else str(Path(views).absolute()),
+        "pairs": pairs,
+        "require": require,
+    }
+
+
+def _builder(
+    source: str,
+    settings: dict[str, Any],
     options: dict[str, Any],
+    cache_dir: str | Path | None = None,
     config_id: str | None = None,
 ) -> StudyBuilder:
     """The builder. Without a `config_id` the source is listed once more, and its content names the cache folder."""
-    if source in sources.SOURCES:  # a source that draws its studies takes the same seed and size
-        takes = inspect.signature(import_module(sources.SOURCES[source]).studies).parameters
-        options = {name: value for name, value in (("seed", seed), ("size", size)) if name in takes} | options
-    if options.get("root") is None:
-        options.pop("root", None)
-    else:
-        options["root"] = str(Path(options["root"]).absolute())
+    # A source that draws its studies takes the same seed and size.
+    options = {name: settings[name] for name in ("seed", "size") if name in sources.takes(source)} | options
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in PLACES & set(options):
+        options[name] = str(Path(options[name]).absolute())
     return StudyBuilder(
         dataset_name=f"hf_cxr_{source}",
         config_id=config_id,
         cache_dir=None if cache_dir is None else str(cache_dir),
         source=source,
         options=options,
-        section=section,
-        size=size,
-        scars=scars,
-        seed=seed,
-        split_file=None if split_file is None else str(Path(split_file).absolute()),
+        **settings,
     )
+
+
+def _facts(builder: StudyBuilder, account: dict[str, Any]) -> dict[str, Any]:
+    """The content of `prepare.json`. Places on this machine are cut to their last part or left out."""
+    config = builder.config
+    options = {"section": config.section, "size": config.size, "seed": config.seed, "scars": config.scars}
+    options |= {"pairs": config.pairs, "require": config.require}
+    options |= {
+        name: Path(path).name if path else None for name in ("split_file", "views") for path in [getattr(config, name)]
+    }
+    options["source_options"] = {name: value for name, value in config.options.items() if name not in PLACES}
+    tables = sources.tables(config.source, **config.options)
+    return {
+        "source": config.source,
+        "options": options,
+        **account,
+        "tables": _sha256_of(tables),
+        "versions": _versions(),
+    }
 
 
 def _datasets(builder: StudyBuilder) -> DatasetDict:
@@ -222,38 +331,42 @@ def _move_in(finished: Path, out: Path, overwrite: bool) -> None:
         raise
 
 
-def _write(folder: Path, dataset: DatasetDict, facts: dict[str, Any]) -> None:
+def _arrange(built: Path, folder: Path, splits: SplitDict, facts: dict[str, Any]) -> None:
+    """Make the dataset folder of what the builder wrote: files by the names the Hub expects, manifest, card."""
     (folder / "data").mkdir(parents=True)
-    infos, data_files = SplitDict(), {}
-    for name, split in dataset.items():
-        payload = _payload(split)
-        shards = max(1, -(-payload // SHARD_BYTES))
-        for index in range(shards):
-            part = split.shard(num_shards=shards, index=index, contiguous=True)
-            part.to_parquet(folder / "data" / f"{name}-{index:05d}-of-{shards:05d}.parquet")
-        infos.add(SplitInfo(name=str(name), num_bytes=payload, num_examples=len(split)))
-        data_files[str(name)] = f"data/{name}-*"
-    stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
-    payload = sum(info.num_bytes for info in infos.values())
-    info = DatasetInfo(features=FEATURES, splits=infos, download_size=stored, dataset_size=payload)
-    dataset_card(facts, info, data_files).save(folder / "README.md")
-    (folder / "prepare.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with (folder / "splits.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+    filled = SplitDict({name: split for name, split in splits.items() if split.num_examples})
+    with (folder / "splits.csv").open("w", encoding="utf-8", newline="") as manifest:
+        writer = csv.writer(manifest, lineterminator="\n")
         writer.writerow(("uid", "split"))
-        writer.writerows((uid, name) for name, split in dataset.items() for uid in split["uid"])
+        for name in filled:
+            shards = sorted(built.glob(f"*-{name}*.parquet"))
+            for index, shard in enumerate(shards):
+                renamed = shard.rename(folder / "data" / f"{name}-{index:05d}-of-{len(shards):05d}.parquet")
+                writer.writerows((uid, name) for uid in pq.read_table(renamed, columns=["uid"])["uid"].to_pylist())
+    facts["splits_sha256"] = _sha256(folder / "splits.csv")
+    stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
+    payload = sum(split.num_bytes for split in filled.values())
+    info = DatasetInfo(features=FEATURES, splits=filled, download_size=stored, dataset_size=payload)
+    dataset_card(facts, info, {name: f"data/{name}-*" for name in filled}).save(folder / "README.md")
+    (folder / "prepare.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name in ("rejects.jsonl", "images.csv"):
+        (built / name).rename(folder / name)
 
 
-def _payload(dataset: Dataset) -> int:
-    """Bytes of images and texts, a count that does not depend on how many processes wrote them."""
-    total = 0
-    for column in dataset.data.columns:
-        if pa.types.is_struct(column.type):
-            column = pc.struct_field(column, "bytes")
-        elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            column = pc.list_flatten(column)
-        total += pc.sum(pc.binary_length(column)).as_py() or 0
-    return total
+def _sha256_of(tables: list[Path]) -> dict[str, str]:
+    """File name → SHA-256; of very many files (Open-i's unpacked reports) one for all."""
+    if len(tables) <= 10:
+        return {path.name: _sha256(path) for path in tables}
+    listing = "".join(f"{_sha256(path)}  {path.name}\n" for path in tables)  # as sha256sum prints them
+    return {f"{len(tables)} files": hashlib.sha256(listing.encode()).hexdigest()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from hf_cxr import metrics
@@ -27,38 +27,6 @@ from hf_cxr.pipeline import decode, generate
 SCALARS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro")
 SHUFFLES = 5
 BOOTSTRAP_SAMPLES = 1000
-SPLITS = ("train", "validation", "test")
-
-
-def load_prepared(path_or_repo: str, revision: str | None = None) -> DatasetDict:
-    """Load a prepared dataset from a folder or the Hub and check that it is one.
-
-    Raises `FileNotFoundError` for a folder without Parquet splits, `ValueError` for a dataset without our columns.
-    """
-    folder = Path(path_or_repo)
-    if folder.is_dir() and not any(folder.glob("data/*.parquet")):
-        raise FileNotFoundError(f"{folder}: no prepared dataset here (data/*.parquet is missing); run hf-cxr prepare")
-    if not folder.exists() and (path_or_repo.startswith((".", "/", "~")) or path_or_repo.count("/") != 1):
-        raise FileNotFoundError(f"{path_or_repo}: no such prepared dataset folder, and not a Hub id (user/name)")
-    try:
-        if folder.is_dir():  # by its files, not by its name: load_dataset(folder) serves a stale cache after a change
-            files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
-            dataset = load_dataset("parquet", data_files={name: paths for name, paths in files.items() if paths})
-        else:
-            dataset = load_dataset(path_or_repo, revision=revision)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise FileNotFoundError(f"{path_or_repo}: no such folder, and not to be had from the Hub ({error})") from error
-    for name, split in dataset.items():
-        missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
-        if missing:
-            raise ValueError(f"{path_or_repo}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
-        silent = next((uid for uid, text in zip(split["uid"], split["impression"], strict=True) if not text), None)
-        if silent is not None:
-            raise ValueError(
-                f"{path_or_repo}: study {silent} has no impression, which is what is learned and scored; "
-                "prepare with --section impression or both"
-            )
-    return dataset
 
 
 def texts_of(dataset: DatasetDict, split: str) -> list[str]:

@@ -18,14 +18,14 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import EvalResult
 
-from hf_cxr import findings, pipeline, views
+from hf_cxr import dicom, findings, pipeline, views
 from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.evaluation import SCALARS, device_name, score_table
 
 # The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
 REMOTE_TASK = "chest-radiograph-impression"
-TRAVELLING = (pipeline, views, findings)
+TRAVELLING = (pipeline, views, dicom, findings)
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
 
 # What a pushed run consists of. Predictions hold the reports of the collection, so they stay at home.
@@ -38,7 +38,7 @@ RUN_FILES = (
         "preprocessor_config.json",
     ),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt"),
-    *("pipeline.py", "views.py", "findings.py", "README.md", "report.json", "report.md"),
+    *("pipeline.py", "views.py", "dicom.py", "findings.py", "README.md", "report.json", "report.md"),
 )
 DATASET_FILES = ("data/*.parquet", "README.md", "prepare.json", "splits.csv")
 
@@ -49,7 +49,7 @@ def library_versions() -> dict[str, str]:
 
 
 def add_pipeline_code(model, folder: str | os.PathLike) -> None:
-    """Put the pipeline's three files into `folder` and name them in the model's config, to be saved with it."""
+    """Put the pipeline's four files into `folder` and name them in the model's config, to be saved with it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for module in TRAVELLING:
         shutil.copyfile(str(module.__file__), Path(folder) / Path(str(module.__file__)).name)

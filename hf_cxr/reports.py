@@ -15,20 +15,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from hf_cxr.archives import Archived
+
     ViewSource = str | Path | bytes | Image | Callable[[], Image]
 
 
 @dataclass(frozen=True)
-class Study:
-    """One examination of one patient: up to two views and the report's sections, as published.
+class Radiograph:
+    """One picture of a study, not opened."""
 
-    Views are not opened here: a path, encoded bytes, a picture, or a picklable callable that returns a picture.
-    `None` means that the study has no such view.
+    source: ViewSource | Archived
+    """A path, encoded bytes, a picture, a picklable callable that returns a picture, or a file in an archive."""
+    view: str | None = None
+    """"frontal" or "lateral" where the collection says so; `None`: to be decided from names and pixels."""
+    name: str = ""
+    """What accounts and messages call it: the file name."""
+
+    @property
+    def label(self) -> str:
+        """`name`, or the file name of a path."""
+        return self.name or (Path(self.source).name if isinstance(self.source, (str, Path)) else "picture")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination of one patient: its pictures and the report's sections, as published.
+
+    Which pictures become the frontal and the lateral view of a row is decided in `hf_cxr.selection`.
     """
 
     uid: str
-    frontal: ViewSource | None = None
-    lateral: ViewSource | None = None
+    images: tuple[Radiograph, ...] = ()
+    """All pictures that the collection lists, in its order, whether their files are there or not."""
     impression: str = ""
     findings: str = ""
     indication: str = ""
@@ -37,6 +55,8 @@ class Study:
     """Whose study it is; studies of one patient never cross splits. `None`: the patient is the uid."""
     split: str | None = None
     """The split the collection itself publishes, if any."""
+    problem: str = ""
+    """Why the record itself cannot be used, as told by the reader of the collection."""
 
 
 SCAR_POLICIES = ("drop", "drop_sentence", "keep")
@@ -85,6 +105,7 @@ _EMPTY_WORDS = frozenset(
         " since thank thanks than that the these this to was were with",
     )
 )
+_NOTIFIED = re.compile(rf"\W*Drs?\.?\s+{_ONE_SCAR}.*\b(?:finding|result)s\b")  # "Dr. XXXX was notified of the results"
 _FIRST_WORD = re.compile(r"(\W*)(\w*)")
 _ENUMERATOR = re.compile(
     r"(?<!\S)(?:#\s?(\d{1,2})[.):]?|\(?(\d{1,2})[.)]),?"
@@ -157,6 +178,8 @@ def _mend(sentence: str) -> str:
     """The sentence without its scars; empty where nothing is said without them."""
     if not _SCAR.search(sentence):
         return sentence
+    if _NOTIFIED.match(sentence):
+        return ""
     published = sentence
     for pattern, by in _MENDS:
         sentence = pattern.sub(by, sentence)

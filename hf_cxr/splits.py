@@ -1,21 +1,22 @@
-"""Which studies a dataset keeps, in which split, and the account of every study it does not keep.
+"""Which records a dataset keeps, and in which split each of them goes.
 
-Only records are looked at here; pictures are opened in `hf_cxr.builder`.
+Only records are looked at here; pictures are read in `hf_cxr.pictures` and chosen in `hf_cxr.selection`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import pickle
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hf_cxr import __version__
+from hf_cxr.account import add_steps, nothing_left
+from hf_cxr.archives import Archived
 from hf_cxr.reports import Study, clean_text
+from hf_cxr.sources.rows import read_rows
 
 SPLITS = ("train", "validation", "test")
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -30,9 +31,10 @@ _ALIASES = {"training": "train", "val": "validation", "valid": "validation", "de
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be built: studies with clean text per split, and what was left out before any picture was opened."""
+    """The studies whose records can be used, with clean text, and what was left out before any picture was opened."""
 
-    splits: dict[str, list[Study]]
+    studies: list[Study]
+    rejected: list[Study]
     steps: list[dict[str, Any]]
     """The waterfall so far: `{"step", "kept", "dropped"}`, in order."""
     rejects: list[dict[str, str]]
@@ -55,76 +57,118 @@ def plan(
     studies: Iterable[Study],
     section: str = "impression",
     scars: str = "drop",
-    seed: int = 0,
-    split_file: str | Path | None = None,
+    named: Container[str] | None = None,
 ) -> Plan:
-    """Clean the texts, decide which studies can be used and put each in its split.
-
-    A study's split is the one `split_file` gives it (studies it does not name are left out), else the one the
-    collection publishes, else `split_of` its patient.
+    """Clean the texts and decide which records can be used; studies that are not `named` (in a split file) are not.
 
     Raises:
-        ValueError: For an unknown section, a uid that occurs twice, a patient in two splits, an unreadable split
-            file, or if no study at all can be used.
+        ValueError: For an unknown section or scar policy, a uid that occurs twice, or if no study at all can be used.
     """
     if section not in SECTIONS:
         raise ValueError(f"unknown section {section!r}: choose one of {', '.join(SECTIONS)}")
-    chosen = None if split_file is None else read_split_file(split_file)
     names = " and ".join(SECTIONS[section])
     # Step of the waterfall → why a study (as published, cleaned) does not pass it; "" if it does.
     tests: dict[str, Callable[[Study, Study], str]] = {
+        "with a readable record": lambda raw, clean: raw.problem,
         f"with {names}": lambda raw, clean: _empty(raw, section, "no {} text"),
         f"with {names} after cleaning": lambda raw, clean: _empty(clean, section, "nothing left of the {} text"),
-        "with an image listed": lambda raw, clean: "" if _views(raw) else "no image listed",
-        "with image files on disk": lambda raw, clean: _missing_file(raw),
+        "with an image listed": lambda raw, clean: "" if raw.images else "no image listed",
     }
-    if chosen is not None:
+    if named is not None:
         unnamed = "not named in the split file"
-        tests = {"named in the split file": lambda raw, clean: "" if raw.uid in chosen else unnamed} | tests
+        tests = {"named in the split file": lambda raw, clean: "" if raw.uid in named else unnamed} | tests
 
-    kept: dict[str, list[Study]] = {name: [] for name in SPLITS}
-    rejects: list[dict[str, str]] = []
-    order: dict[str, int] = {}
-    homes: dict[str, str] = {}
+    made = Plan([], [], [], [], {})
     for study in studies:
-        if study.uid in order:
+        if study.uid in made.order:
             raise ValueError(f"uid {study.uid!r} occurs twice in the source")
-        order[study.uid] = len(order)
+        made.order[study.uid] = len(made.order)
         clean = replace(
             study, impression=clean_text(study.impression, scars), findings=clean_text(study.findings, scars)
         )
         failed = next(((step, reason) for step, test in tests.items() if (reason := test(study, clean))), None)
         if failed:
-            rejects.append({"uid": study.uid, "step": failed[0], "reason": failed[1]})
-            continue
-        if chosen is not None:
-            split = chosen[study.uid]
+            made.rejects.append({"uid": study.uid, "step": failed[0], "reason": failed[1]})
+            made.rejected.append(study)
         else:
-            split = _split_name(study.split, study.uid) or split_of(study.patient or study.uid, seed)
-        patient = study.patient or study.uid
-        if homes.setdefault(patient, split) != split:
+            made.studies.append(clean)
+    made.steps.append({"step": "in the source", "kept": len(made.order), "dropped": 0})
+    add_steps(made.steps, tests, made.rejects)
+    if not made.studies:
+        raise ValueError(nothing_left(len(made.order), made.rejects) + _other_section(made.rejected, section))
+    return made
+
+
+def assign(
+    studies: Sequence[Study],
+    pictures: Mapping[str, Iterable[str]],
+    seed: int = 0,
+    chosen: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """uid → the split of each study, such that neither a patient nor a picture is in two splits.
+
+    A study's split is the one a split file gives it, else the one the collection publishes, else `split_of` its
+    patient. Patients who share a picture are taken for one, the first of them in alphabetical order; so the split of
+    a study changes with the studies around it only if a new one ties it to another patient by a shared picture.
+
+    Args:
+        studies: Studies to keep.
+        pictures: uid → digests of the pictures of that study.
+        seed: Seed of `split_of`.
+        chosen: uid → split, of a split file.
+
+    Returns:
+        The split of each study, or "" for one that shares a picture with a study of a later split (train, validation,
+        test), where a split file or the collection puts the two apart.
+
+    Raises:
+        ValueError: For a patient whom the split file or the collection puts into two splits, or an unknown split.
+    """
+    owners = {study.uid: study.patient or study.uid for study in studies}
+    family = _families(owners, pictures)
+    given = {
+        study.uid: _split_name(chosen[study.uid] if chosen is not None else study.split, study.uid)
+        for study in studies
+    }
+    splits = {uid: given[uid] or split_of(family[owner], seed) for uid, owner in owners.items()}
+    homes: dict[str, str] = {}
+    for uid, owner in owners.items():
+        if homes.setdefault(owner, splits[uid]) != splits[uid]:
             raise ValueError(
-                f"patient {patient!r} would be in both {homes[patient]} and {split} (uid {study.uid!r}): "
+                f"a patient would be in both {homes[owner]} and {splits[uid]} (uid {uid!r}): "
                 "give a split file that keeps each patient in one split"
             )
-        kept[split].append(clean)
+    latest: dict[str, int] = {}
+    for uid in owners:
+        for digest in pictures[uid]:
+            latest[digest] = max(latest.get(digest, 0), SPLITS.index(splits[uid]))
+    return {
+        uid: split if all(latest[digest] == SPLITS.index(split) for digest in pictures[uid]) else ""
+        for uid, split in splits.items()
+    }
 
-    dropped = Counter(reject["step"] for reject in rejects)
-    steps: list[dict[str, Any]] = [{"step": "in the source", "kept": len(order), "dropped": 0}]
-    for step in tests:
-        steps.append({"step": step, "kept": steps[-1]["kept"] - dropped[step], "dropped": dropped[step]})
-    if not any(kept.values()):
-        raise ValueError(nothing_left(len(order), rejects))
-    return Plan(kept, steps, rejects, order)
+
+def _families(owners: Mapping[str, str], pictures: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Patient → the first, in alphabetical order, of the patients tied to this one by shared pictures."""
+    first = {owner: owner for owner in owners.values()}
+
+    def find(owner: str) -> str:
+        while first[owner] != owner:
+            first[owner] = owner = first[first[owner]]
+        return owner
+
+    seen: dict[str, str] = {}
+    for uid, owner in owners.items():
+        for digest in pictures[uid]:
+            one, other = sorted((find(seen.setdefault(digest, owner)), find(owner)))
+            first[other] = one
+    return {owner: find(owner) for owner in first}
 
 
-def nothing_left(total: int, rejects: list[dict[str, str]]) -> str:
-    """The one line to say when no study can be used."""
-    if not rejects:
-        return "no usable study: the source is empty"
-    step, count = Counter(reject["step"] for reject in rejects).most_common(1)[0]
-    first = next(reject for reject in rejects if reject["step"] == step)
-    return f"no usable study among {total:,}: {count:,} not {step} (first: uid {first['uid']}, {first['reason']})"
+def _other_section(studies: Iterable[Study], section: str) -> str:
+    """A hint for a collection, such as R2Gen's, that holds the other section only."""
+    other = "findings" if section == "impression" else "impression"
+    return f"; there are {other} texts: --section {other}" if any(getattr(s, other).strip() for s in studies) else ""
 
 
 def read_split_file(path: str | Path) -> dict[str, str]:
@@ -132,47 +176,31 @@ def read_split_file(path: str | Path) -> dict[str, str]:
 
     Raises `ValueError` for a missing column, an unknown split (with its line) or a uid in two splits.
     """
-    path = Path(path)
     splits: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            for column in ("uid", "split"):
-                if column not in (reader.fieldnames or ()):
-                    raise ValueError(f"{path}: no column {column!r}; it has {', '.join(reader.fieldnames or ())}")
-            for row in reader:
-                uid, place = (row["uid"] or "").strip(), f"{path}, line {reader.line_num}"
-                split = _split_name(row["split"] or "", place)
-                if not uid or split is None:
-                    raise ValueError(f"{place}: an empty uid or split")
-                if splits.setdefault(uid, split) != split:
-                    raise ValueError(f"{place}: uid {uid!r} is in both {splits[uid]} and {split}")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such split file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV file ({error})") from None
+    for row in read_rows(path, ("uid", "split")):
+        place = f"{path}, {row.place}"
+        uid, split = row["uid"], _split_name(row["split"], place)
+        if not uid or split is None:
+            raise ValueError(f"{place}: an empty uid or split")
+        if splits.setdefault(uid, split) != split:
+            raise ValueError(f"{place}: uid {uid!r} is in both {splits[uid]} and {split}")
     return splits
 
 
-def format_waterfall(account: Mapping[str, Any]) -> str:
-    """The account of `hf_cxr.prepare` as lines of text: what each step kept and dropped, then the splits."""
-    width = max(len(step["step"]) for step in account["steps"])
-    lines = [
-        f"{step['step']:<{width}}  {step['kept']:>7,}" + (f"  (−{step['dropped']:,})" if step["dropped"] else "")
-        for step in account["steps"]
-    ]
-    return "\n".join([*lines, *(f"{'→ ' + name:<{width}}  {count:>7,}" for name, count in account["splits"].items())])
-
-
-def fingerprint(studies: Iterable[Study], split_file: str | Path | None = None) -> str:
-    """A hash of all that studies are made of: texts, and name, size and time of change of the files they point to."""
+def fingerprint(studies: Iterable[Study], tables: Iterable[str | Path | None] = ()) -> str:
+    """A hash of all that studies are made of: texts and tables, and name, size and time of change of picture files."""
     digest = hashlib.sha256(__version__.encode())
     for study in studies:
-        for view in (study.frontal, study.lateral):
-            digest.update(repr(_stat(view)).encode() if isinstance(view, (str, Path)) else pickle.dumps(view))
-        digest.update(repr(replace(study, frontal=None, lateral=None)).encode())
-    if split_file is not None:
-        digest.update(repr(sorted(read_split_file(split_file).items())).encode())
+        for radiograph in study.images:
+            source = radiograph.source
+            if isinstance(source, Archived):
+                mark = f"{_stat(source.archive)} {source.key}".encode()
+            else:
+                mark = repr(_stat(source)).encode() if isinstance(source, (str, Path)) else pickle.dumps(source)
+            digest.update(mark + f"{radiograph.view} {radiograph.name}".encode())
+        digest.update(repr(replace(study, images=())).encode())
+    for table in tables:
+        digest.update(b"" if table is None else Path(table).read_bytes())
     return digest.hexdigest()
 
 
@@ -186,18 +214,6 @@ def _stat(path: str | Path) -> tuple[str, int, int]:
 
 def _empty(study: Study, section: str, reason: str) -> str:
     return next((reason.format(name) for name in SECTIONS[section] if not getattr(study, name).strip()), "")
-
-
-def _views(study: Study) -> dict[str, Any]:
-    return {name: view for name in ("frontal", "lateral") if (view := getattr(study, name)) is not None}
-
-
-def _missing_file(study: Study) -> str:
-    """A listed view without its file is a reason to leave the study out: an empty panel would say "no such view"."""
-    for name, view in _views(study).items():
-        if isinstance(view, (str, Path)) and not Path(view).is_file():
-            return f"image file missing: {Path(view).name} ({name})"
-    return ""
 
 
 def _split_name(name: str | None, where: str) -> str | None:

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_cxr import evaluation, findings, hub
 from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.dataset import load_prepared
 from hf_cxr.modeling import Checkpoint, build
 
 MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in the warm-up
@@ -40,7 +41,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     set_seed(args.seed)
     args.dataloader_pin_memory &= torch.cuda.is_available()
     with state.main_process_first():
-        dataset = evaluation.load_prepared(kit.dataset)
+        dataset = load_prepared(kit.dataset)
     check_feasible(dataset, kit, args)
     checkpoint = build(
         kit.encoder,

@@ -34,6 +34,9 @@ def studies() -> Dataset:
             "findings": "",
             "indication": "",
             "tags": [],
+            "patient": index,
+            "frontal_confidence": None,
+            "lateral_confidence": None,
         }
         for index, (frontal, lateral) in enumerate(views)
     ]

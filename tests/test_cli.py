@@ -36,6 +36,17 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
         ("prepare", "kagle", "--root", str(tmp_path), "--out", out): "kaggle",
         ("prepare", "kaggle", "--root", str(tmp_path), "--out", out): "indiana_reports.csv",
         ("prepare", "phantom", "--out", out, "--num-studies", "many"): "--num-studies",
+        ("prepare", "phantom"): "--out is missing",
+        ("prepare", "phantom", "--out", out, "--size", "4"): "size must be",
+        ("prepare", "phantom", "--out", out, "--columns", "frontal"): "expected OURS=YOURS",
+        ("prepare", "phantom", "--out", out, "--columns", "frontal=f"): "'columns'",
+        ("prepare", "phantom", "--out", out, "--views", str(tmp_path / "no.csv")): "no.csv",
+        ("prepare", "openi", "--root", str(tmp_path / "none"), "--out", out): "none",
+        ("prepare", "r2gen", "--root", str(tmp_path), "--out", out): "annotation.json",
+        ("prepare", "table", "--root", str(tmp_path / "table.csv"), "--out", out): "table.csv",
+        ("explore", str(tmp_path), "--out", out): "run hf-cxr prepare",
+        ("download", "openi", "--out", out): "--accept-licence",
+        ("download", "mimic", "--out", out): "openi",
         ("train", str(config)): "did you mean 'learning_rate'",
         ("train", str(tmp_path / "no.yaml")): "no such config file",
         ("train", str(nowhere)): "no such prepared dataset",
@@ -66,6 +77,26 @@ def test_bad_input_is_one_clear_line_and_exit_2_and_writes_nothing(tmp_path, pha
         assert len(err.splitlines()) == 1, (words, err)
         assert not (tmp_path / "out").exists()
         assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_counts_studies_and_views_without_a_picture_and_writes_nothing(iu, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "kaggle", "--root", str(iu), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "3,851" in said
+    assert "3,820  (−31)" in said
+    assert "both: 3,370, frontal only: 290, lateral only: 160" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_and_explore_through_the_installed_command(tmp_path):
+    done = run_cxr("prepare", "phantom", "--num-studies", "60", "--size", "48", "--out", tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    assert "in the source" in done.stdout
+    done = run_cxr("explore", tmp_path / "data", "--out", tmp_path / "page", "--findings", "cardiomegaly")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page" / "index.html").is_file()
+    assert (tmp_path / "page" / "explore.json").is_file()
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -1,6 +1,5 @@
 """From a source to a dataset: the account, the splits, and a folder that any `load_dataset` reads."""
 
-import io
 import json
 import os
 import signal
@@ -14,15 +13,10 @@ import datasets
 import huggingface_hub
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import hf_cxr
-from hf_cxr import splits
-from hf_cxr.builder import encode_study
 from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, prepare
-from hf_cxr.reports import SCAR_POLICIES, Study, clean_text
 
 datasets.disable_progress_bars()
 PHANTOM = {"num_studies": 24, "size": 32}
@@ -73,58 +67,7 @@ def assert_closes(account):
     assert steps[-1]["kept"] == sum(account["splits"].values())
 
 
-# Splits
-
-
-@settings(max_examples=60)
-@given(st.lists(st.text(min_size=1, max_size=5), unique=True, min_size=2, max_size=12), st.integers(0, 99), st.data())
-def test_a_patient_keeps_its_split_when_others_come_or_go(patients, seed, data):
-    studies = [Study(uid=name, frontal=b"x", impression="Normal.") for name in patients]
-    some = data.draw(st.lists(st.sampled_from(studies), min_size=1, unique_by=lambda study: study.uid))
-
-    def homes(chosen):
-        return {study.uid: name for name, part in splits.plan(chosen, seed=seed).splits.items() for study in part}
-
-    everywhere = homes(studies)
-    assert homes(some) == {study.uid: everywhere[study.uid] for study in some}
-
-
-@settings(max_examples=60)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 99))
-def test_studies_of_one_patient_never_cross_splits(owners, seed):
-    studies = [Study(uid=str(i), frontal=b"x", impression="Normal.", patient=f"p{p}") for i, p in enumerate(owners)]
-    made = splits.plan(studies, seed=seed)
-    homes = [{study.patient for study in part} for part in made.splits.values()]
-    assert sum(len(home) for home in homes) == len(set(owners))
-    assert sorted(int(study.uid) for part in made.splits.values() for study in part) == list(range(len(owners)))
-
-
-def test_split_shares_are_80_10_10_and_the_seed_matters():
-    names = [splits.split_of(str(uid)) for uid in range(20_000)]
-    shares = [names.count(name) / len(names) for name in splits.SPLITS]
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
-    assert names != [splits.split_of(str(uid), seed=1) for uid in range(20_000)]
-
-
-def test_splits_are_the_same_on_every_machine_and_in_every_release():
-    assert [uid for uid in range(60) if splits.split_of(str(uid)) == "test"] == [1, 30, 41, 43, 48]
-
-
-def test_a_split_that_the_source_publishes_is_used():
-    studies = [
-        Study(uid=str(i), frontal=b"x", impression="Normal.", split="val" if i % 2 else "test") for i in range(6)
-    ]
-    made = splits.plan(studies).splits
-    assert [len(made[name]) for name in splits.SPLITS] == [0, 3, 3]
-
-
-def test_a_published_split_that_parts_a_patient_is_an_error():
-    studies = [
-        Study(uid=u, frontal=b"x", impression="Normal.", patient="p", split=s)
-        for u, s in (("a", "train"), ("b", "test"))
-    ]
-    with pytest.raises(ValueError, match="patient 'p' would be in both train and test"):
-        splits.plan(studies)
+# The account
 
 
 def test_a_split_file_decides_and_leaves_out_what_it_does_not_name(root, tmp_path):
@@ -154,9 +97,6 @@ def test_a_bad_split_file_is_a_one_line_error(root, tmp_path, content, what):
         prepare("kaggle", tmp_path / "out", root=root, split_file=tmp_path / "splits.csv")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-# The account
 
 
 def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
@@ -189,52 +129,6 @@ def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
     assert {row["frontal"].mode for row in rows.values()} == {"L"}
 
 
-def test_section_says_which_text_a_study_must_have():
-    def study(uid, **texts):
-        return Study(uid=uid, frontal=b"x", **texts)
-
-    studies = [
-        study("i", impression="Normal."),
-        study("f", findings="Clear."),
-        study("b", impression="Normal.", findings="Clear."),
-        study("none", impression=" \n", findings=""),
-    ]
-    for section, kept in (("impression", "ib"), ("findings", "fb"), ("both", "b")):
-        made = splits.plan(studies, section=section).splits
-        assert sorted(study.uid for part in made.values() for study in part) == sorted(kept)
-    with pytest.raises(ValueError, match="unknown section 'conclusion': choose one of impression, findings, both"):
-        splits.plan(studies, section="conclusion")
-
-
-def test_texts_are_kept_clean_and_a_text_that_cleaning_empties_is_accounted_for():
-    studies = [
-        Study(uid="a", frontal=b"x", impression="1. Normal  chest.. 2. XXXX effusion.", findings="XXXX clear."),
-        Study(uid="b", frontal=b"x", impression="XXXX."),
-    ]
-
-    def made(scars):
-        plan = splits.plan(studies, scars=scars)
-        return plan.rejects, next(study for part in plan.splits.values() for study in part if study.uid == "a")
-
-    for scars in SCAR_POLICIES:
-        rejects, kept = made(scars)
-        assert kept.impression == clean_text(studies[0].impression, scars)
-        assert kept.findings == clean_text(studies[0].findings, scars)
-        assert ("XXXX" in kept.impression) == (scars == "keep")
-        assert kept.uid == "a"
-    rejects, _ = made("drop_sentence")
-    assert rejects == [
-        {"uid": "b", "step": "with impression after cleaning", "reason": "nothing left of the impression text"}
-    ]
-    with pytest.raises(ValueError, match="scars"):
-        splits.plan(studies, scars="burn")
-
-
-def test_a_uid_that_occurs_twice_is_an_error():
-    with pytest.raises(ValueError, match="uid 'a' occurs twice"):
-        splits.plan([Study(uid="a", frontal=b"x", impression="Normal.")] * 2)
-
-
 def test_when_nothing_can_be_used_the_commonest_reason_is_said_and_nothing_is_written(root, tmp_path):
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
@@ -260,25 +154,14 @@ def test_the_waterfall_is_printed_step_by_step():
 def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
     account = prepare("kaggle", tmp_path / "out", root=iu, size=64)
     assert_closes(account)
-    kept = [step["kept"] for step in account["steps"]]
-    assert (kept[0], kept[1], kept[-1]) == (3851, 3820, 5)
+    kept = {step["step"]: step["kept"] for step in account["steps"]}
+    assert (kept["in the source"], kept["with impression"], account["steps"][-1]["kept"]) == (3851, 3820, 5)
+    assert account["images"] == {"spare": 1, "study left out": 7455, "used": 10}
     rejects = rejects_of(tmp_path / "out")
     assert len(rejects) == 3846
     rows = rows_of(tmp_path / "out", tmp_path)
     assert set(rows) == {"2", "54", "300", "905", "1000"}
     assert all(row["frontal"] and row["lateral"] for row in rows.values())
-
-
-# Rows
-
-
-def test_pictures_are_stored_without_loss_and_never_enlarged():
-    small, large = noise(30, 20), noise(300, 150)
-    row = encode_study(Study(uid="a", frontal=small, lateral=large, impression="Normal."), size=100)
-    frontal, lateral = (Image.open(io.BytesIO(row[name]["bytes"])) for name in ("frontal", "lateral"))
-    assert (frontal.format, frontal.mode) == ("PNG", "L")
-    assert np.array_equal(np.asarray(frontal), np.asarray(small))
-    assert lateral.size == (100, 50)
 
 
 # The folder
@@ -310,7 +193,7 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_number_of_processes(ph
     assert prepare("phantom", tmp_path / "again", **PHANTOM, num_proc=2) == account
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert "data/train-00000-of-00001.parquet" in names
-    assert {"README.md", "prepare.json", "rejects.jsonl", "splits.csv"} < set(names)
+    assert {"README.md", "prepare.json", "rejects.jsonl", "images.csv", "splits.csv"} < set(names)
     assert (
         sorted(str(p.relative_to(tmp_path / "again")) for p in (tmp_path / "again").rglob("*") if p.is_file()) == names
     )
@@ -326,15 +209,14 @@ def test_seed_and_size_reach_a_source_that_draws_its_studies(phantom, tmp_path):
     assert row["uid"].startswith("phantom-5-")
 
 
-def test_a_large_split_is_written_in_several_files(phantom, tmp_path, monkeypatch):
-    _, out = phantom
+def test_a_large_split_is_written_in_several_files(phantom_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_cxr.dataset.SHARD_BYTES", 8_000)
-    prepare("phantom", tmp_path / "out", **PHANTOM)
+    prepare("phantom", tmp_path / "out", num_studies=238, size=32)
     files = sorted((tmp_path / "out" / "data").glob("train-*"))
     assert len(files) > 1
     assert files[-1].name == f"train-{len(files) - 1:05d}-of-{len(files):05d}.parquet"
-    assert list(rows_of(tmp_path / "out", tmp_path)) == list(rows_of(out, tmp_path / "whole"))
-    assert (tmp_path / "out" / "splits.csv").read_bytes() == (out / "splits.csv").read_bytes()
+    assert list(rows_of(tmp_path / "out", tmp_path)) == list(rows_of(phantom_folder, tmp_path / "whole"))
+    assert (tmp_path / "out" / "splits.csv").read_bytes() == (phantom_folder / "splits.csv").read_bytes()
 
 
 def test_the_card_says_what_the_dataset_is_and_the_hub_can_read_it(phantom, iu, tmp_path):
@@ -414,7 +296,7 @@ def run_prepare(out: Path, **options) -> subprocess.Popen:
 def test_ctrl_c_half_way_leaves_nothing(tmp_path, num_proc):
     process = run_prepare(tmp_path / "out", num_studies=5_000, size=64, num_proc=num_proc)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.*/**/*.arrow")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out.*/**/pictures.bin")) and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does

@@ -7,7 +7,7 @@ from helpers import radiograph, tiny_checkpoint
 
 from hf_cxr import evaluation, metrics
 from hf_cxr.canvases import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.dataset import prepare
+from hf_cxr.dataset import load_prepared, prepare
 from hf_cxr.pipeline import decode, generate
 
 NORMAL = "No acute cardiopulmonary abnormality."
@@ -96,7 +96,7 @@ def test_generating_from_permuted_images_is_permuting_the_texts():
 
 
 def test_every_study_of_a_split_is_predicted_once_in_order_whatever_the_batch(phantom_folder):
-    checkpoint, split = tiny_checkpoint(), evaluation.load_prepared(str(phantom_folder))["test"]
+    checkpoint, split = tiny_checkpoint(), load_prepared(str(phantom_folder))["test"]
     runs = [evaluation.predict_split(checkpoint, split, batch_size=size) for size in (1, 7)]
     for rows in runs:
         assert [row["uid"] for row in rows] == list(split["uid"])
@@ -105,7 +105,7 @@ def test_every_study_of_a_split_is_predicted_once_in_order_whatever_the_batch(ph
 
 
 def test_the_score_is_the_probability_of_the_whole_text(phantom_folder):
-    checkpoint, split = tiny_checkpoint(), evaluation.load_prepared(str(phantom_folder))["test"]
+    checkpoint, split = tiny_checkpoint(), load_prepared(str(phantom_folder))["test"]
     model = checkpoint.model.eval()
     canvas = CanvasDataset(pack_dataset(split, 32), 32)[0]
     pixels = CanvasCollator(checkpoint.image_processor)([canvas])["pixel_values"]
@@ -141,12 +141,12 @@ def test_reports_of_one_study_or_without_training_texts_say_what_they_can(truths
 def test_a_dataset_prepared_anew_in_the_same_folder_is_not_served_from_the_cache(tmp_path):
     for seed in (0, 1):
         prepare("phantom", tmp_path / "dataset", size=16, num_studies=30, seed=seed, overwrite=True)
-        uids = evaluation.load_prepared(str(tmp_path / "dataset"))["train"]["uid"]
+        uids = load_prepared(str(tmp_path / "dataset"))["train"]["uid"]
         assert all(uid.startswith(f"phantom-{seed}-") for uid in uids)
 
 
 def test_a_folder_that_is_no_prepared_dataset_is_one_clear_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="run hf-cxr prepare"):
-        evaluation.load_prepared(str(tmp_path))
+        load_prepared(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no such prepared dataset"):
-        evaluation.load_prepared(str(tmp_path / "nowhere"))
+        load_prepared(str(tmp_path / "nowhere"))

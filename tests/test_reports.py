@@ -100,6 +100,8 @@ def test_punctuation_and_white_space(published, cleaned):
         ("Fractures of the 3rd-5XXXX ribs.", "Fractures of the 3rd-5 ribs."),
         ("Edema is possible but less XXXX.", "Edema is possible but less likely."),
         ("Comparison XXXX, XXXX. Clear lungs.", "Clear lungs."),
+        ("Nodule. Dr. XXXX XXXX was told the results at XXXX hours. Stable heart.", "Nodule. Stable heart."),
+        ("Density. Dr. XXXX notified of the left lung mass.", "Density. Dr. notified of the left lung mass."),
         ("1. XXXX left effusion. 2. XXXX scar.", "Left effusion. Scar."),
     ],
 )

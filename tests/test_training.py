@@ -11,9 +11,9 @@ from datasets import DatasetDict
 from helpers import TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
 from safetensors.torch import load_file
 
-from hf_cxr import evaluation
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.dataset import load_prepared
 from hf_cxr.training import (
     FindingsModel,
     ImpressionTrainer,
@@ -38,7 +38,7 @@ def test_a_run_folder_holds_what_is_promised(run_folder):
     names = {path.name for path in run_folder.iterdir()}
     assert names >= {"config.yaml", "README.md", "report.json", "report.md", "predictions.jsonl", "trainer_state.json"}
     assert names >= {"model.safetensors", "config.json", "generation_config.json", "preprocessor_config.json"}
-    assert names >= {"tokenizer.json", "pipeline.py", "views.py", "findings.py"}
+    assert names >= {"tokenizer.json", "pipeline.py", "views.py", "dicom.py", "findings.py"}
     assert not {name for name in names if name.endswith((".bin", ".pt", ".pth"))}
     state = json.loads((run_folder / "trainer_state.json").read_text())
     assert any("eval_finding_f1_micro" in entry for entry in state["log_history"])
@@ -56,7 +56,7 @@ def test_the_warm_up_trains_the_encoder_and_nothing_else(phantom_folder, tmp_pat
     kit, args = arguments(tmp_path, phantom_folder, findings_warmup_epochs=1)
     checkpoint = tiny_checkpoint()
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
-    packed = pack_dataset(evaluation.load_prepared(str(phantom_folder))["train"], 32)
+    packed = pack_dataset(load_prepared(str(phantom_folder))["train"], 32)
     warm_up(checkpoint, packed, kit, args)
     after = checkpoint.model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -83,7 +83,7 @@ def test_training_again_leaves_no_score_of_the_old_weights(run_folder, phantom_f
 
 
 def test_what_cannot_end_well_is_refused_before_any_time_is_spent(phantom_folder, tmp_path):
-    dataset = evaluation.load_prepared(str(phantom_folder))
+    dataset = load_prepared(str(phantom_folder))
     kit, args = arguments(tmp_path, phantom_folder, eval_strategy="epoch")
     with pytest.raises(ValueError, match="no validation studies"):
         check_feasible(DatasetDict(train=dataset["train"]), kit, args)
@@ -95,7 +95,7 @@ def test_sharded_training_is_refused(phantom_folder, tmp_path, monkeypatch):
     kit, args = arguments(tmp_path, phantom_folder)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP and DeepSpeed are not supported"):
-        check_feasible(evaluation.load_prepared(str(phantom_folder)), kit, args)
+        check_feasible(load_prepared(str(phantom_folder)), kit, args)
 
 
 def test_a_dataset_with_an_empty_target_is_refused_by_uid(phantom_folder, tmp_path):
@@ -107,14 +107,14 @@ def test_a_dataset_with_an_empty_target_is_refused_by_uid(phantom_folder, tmp_pa
     place = table.column_names.index("impression")
     pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), file)
     with pytest.raises(ValueError, match=f"study {table['uid'][2]} has no impression"):
-        evaluation.load_prepared(str(folder))
+        load_prepared(str(folder))
 
 
 def test_a_frozen_encoder_stays_as_it_was(phantom_folder, tmp_path):
     kit, args = arguments(tmp_path, phantom_folder, freeze_encoder=True)
     checkpoint = tiny_checkpoint()
     before = {name: value.clone() for name, value in checkpoint.model.encoder.state_dict().items()}
-    packed = {"train": pack_dataset(evaluation.load_prepared(str(phantom_folder))["train"], 32)}
+    packed = {"train": pack_dataset(load_prepared(str(phantom_folder))["train"], 32)}
     fine_tune(checkpoint, packed, kit, args)
     assert all(torch.equal(before[name], value) for name, value in checkpoint.model.encoder.state_dict().items())
 
@@ -169,7 +169,7 @@ def test_loss_and_gradient_do_not_depend_on_accumulation_though_target_lengths_d
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     torch.save(checkpoint.model.state_dict(), tmp_path / "start.pt")
-    packed = pack_dataset(evaluation.load_prepared(str(phantom_folder))["train"], 32)
+    packed = pack_dataset(load_prepared(str(phantom_folder))["train"], 32)
     whole = first_step(checkpoint, packed, tmp_path, 16, 1)
     weights = {name: value.clone() for name, value in whole[2].items()}
     for batch, accumulation in ((8, 2), (4, 4)):
@@ -213,7 +213,7 @@ def test_pretrained_parts_train_save_and_reload_bit_equal(phantom_folder, tmp_pa
 
 
 def test_a_single_view_study_trains_like_any_other(phantom_folder):
-    split = evaluation.load_prepared(str(phantom_folder))["train"]
+    split = load_prepared(str(phantom_folder))["train"]
     single = split.filter(
         lambda frontal, lateral: frontal is None or lateral is None, input_columns=["frontal", "lateral"]
     )

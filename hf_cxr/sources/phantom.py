@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from hf_cxr.reports import Study
+from hf_cxr.reports import Radiograph, Study
 from hf_cxr.sources.phantom_text import FRONTAL_ONLY, LATERAL_ONLY, TAGS, Case, plan, report
 from hf_cxr.sources.phantom_views import SIDES, frontal_view, lateral_view, make_grid
 
@@ -35,13 +36,17 @@ def studies(num_studies: int = 5000, seed: int = 0, size: int = 128) -> Iterator
         impression, findings, indication = report(case)
         yield Study(
             uid=f"phantom-{seed}-{index:06d}",
-            frontal=partial(draw, seed, index, "frontal", size) if "frontal" in case.views else None,
-            lateral=partial(draw, seed, index, "lateral", size) if "lateral" in case.views else None,
+            images=tuple(Radiograph(partial(draw, seed, index, view, size), view, view) for view in case.views),
             impression=impression,
             findings=findings,
             indication=indication,
             tags=case.tags,
         )
+
+
+def tables() -> list[Path]:
+    """None: the phantom is drawn, not read."""
+    return []
 
 
 def draw(seed: int, index: int, view: str, size: int = 128) -> Image.Image:

@@ -1,0 +1,169 @@
+"""How often the decision "frontal or lateral" is right: names, headers and pixels, each alone and together.
+
+python benchmarks/view_labels.py --iu ../shared/data/iu [--frontal ../shared/data/nih_frontal] [--fit]
+
+Names are counted on half of the uids (`--fit` prints the counts that hf_cxr/view_labels.py holds), and everything is
+scored on the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from hf_cxr.archives import image_key
+from hf_cxr.sources import phantom
+from hf_cxr.sources.rows import read_rows
+from hf_cxr.view_labels import decide_views, pixel_evidence, read_view_table
+from hf_cxr.views import read_radiograph, shrink
+
+Labelled = dict[str, list[tuple[str, str]]]
+"""uid → (name, view) of its pictures, in the order of names"""
+
+BINS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0001)
+
+
+def in_fit_half(uid: str) -> bool:
+    return hashlib.sha256(f"views:{uid}".encode()).digest()[0] < 128
+
+
+def read_labels(iu: Path) -> Labelled:
+    labels: Labelled = defaultdict(list)
+    for row in read_rows(iu / "indiana_projections.csv", ("uid", "filename", "projection")):
+        labels[row["uid"]].append((image_key(row["filename"]), row["projection"].lower()))
+    return {uid: sorted(pictures) for uid, pictures in labels.items()}
+
+
+def print_fit(labels: Labelled) -> None:
+    counts = Counter(
+        (name.rpartition("-")[2], view)
+        for uid, pictures in labels.items() if in_fit_half(uid) for name, view in pictures
+    )  # fmt: skip
+    blocks = sorted(
+        {block for block, _ in counts}, key=lambda block: -counts[block, "frontal"] - counts[block, "lateral"]
+    )
+    for block in blocks[:16]:
+        print(f'    "{block}": ({counts[block, "frontal"]}, {counts[block, "lateral"]}),')
+
+
+def first_is_frontal(names: list[str], pixels: object = (), hints: object = ()) -> list[tuple[str, float]]:
+    return [("frontal" if i == 0 else "lateral", 1.0) for i in range(len(names))]
+
+
+def score(
+    labels: Labelled, decide: Callable, hints: dict[str, str] | None = None
+) -> tuple[list[bool], list[bool], list[float]]:
+    """Right or not of each study of two pictures, of each picture, and the confidence of each picture."""
+    studies, pictures, confidences = [], [], []
+    for shown in labels.values():
+        names = [name for name, _ in shown]
+        decided = decide(names, (), [hints.get(name) for name in names] if hints else ())
+        right = [view == truth for (view, _), (_, truth) in zip(decided, shown, strict=True)]
+        pictures += right
+        confidences += [confidence for _, confidence in decided]
+        if len(shown) == 2:
+            studies.append(all(right))
+    return studies, pictures, confidences
+
+
+def percent(right: list[bool]) -> str:
+    return f"{100 * np.mean(right):.1f} % of {len(right):,}"
+
+
+def names_and_headers(iu: Path) -> None:
+    labels = read_labels(iu)
+    held_out = {uid: pictures for uid, pictures in labels.items() if not in_fit_half(uid)}
+    headers = {}
+    for row in read_rows(iu / "dicom_headers.csv.gz", ("imageid", "View Position")):
+        said = row["View Position"].upper()
+        headers[image_key(row["imageid"])] = "" if not said else "frontal" if said in ("PA", "AP") else "lateral"
+    print("| evidence | two-image studies, both right | pictures |\n|---|---|---|")
+    for name, decide, hints in (
+        ("first in sorted order is frontal", first_is_frontal, None),
+        ("names", decide_views, None),
+        ("names and DICOM header", decide_views, headers),
+    ):
+        studies, pictures, _ = score(held_out, decide, hints)
+        print(f"| {name} | {percent(studies)} | {percent(pictures)} |")
+    print("\nBy number of pictures in the study (names):")
+    for number in (1, 2, 3, 4):
+        some = {uid: pictures for uid, pictures in held_out.items() if len(pictures) == number}
+        if some:
+            ours, rule = (percent(score(some, decide)[1]) for decide in (decide_views, first_is_frontal))
+            print(f"  {number}: {ours} pictures, first-is-frontal {rule}")
+    _, right, sure = score(held_out, decide_views)
+    print("\nConfidence against truth (names):")
+    for low, high in pairwise(BINS):
+        inside = [r for r, c in zip(right, sure, strict=True) if low <= c < high]
+        if inside:
+            mean = np.mean([c for c in sure if low <= c < high])
+            print(f"  {low:.2f} to {min(high, 1):.2f}: said {mean:.3f}, right {percent(inside)}")
+
+    table = read_view_table(iu / "nlmcxr_tsne_pa.csv.gz")
+    decided = {
+        name: view
+        for pictures in held_out.values()
+        for (name, _), (view, _) in zip(pictures, decide_views([name for name, _ in pictures]), strict=True)
+    }
+    agree = [decided[key] == table[key] for key in sorted(set(table) & set(decided))]
+    print(f"\nAgainst nlmcxr_tsne_pa.csv.gz (one picture a study): names {percent(agree)}")
+
+
+def disturbed(image: Image.Image, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image]]:
+    yield "as it is", image
+    width, height = image.size
+    cut = [int(rng.uniform(0, 0.08) * side) for side in (width, height, width, height)]
+    yield "cropped by up to 8 % a side", image.crop((cut[0], cut[1], width - cut[2], height - cut[3]))
+    yield "turned by up to 5°", image.rotate(rng.uniform(-5, 5), Image.Resampling.BILINEAR)
+    yield "black border of 15 %", ImageOps.expand(image, border=int(0.15 * width), fill=0)
+    yield "brightness halved", ImageEnhance.Brightness(image).enhance(0.5)
+    yield "inverted", ImageOps.invert(image)
+
+
+def pixels(pictures: list[tuple[Image.Image, str]], what: str) -> None:
+    rng = np.random.default_rng(0)
+    right: dict[str, list[bool]] = defaultdict(list)
+    odds: dict[str, list[float]] = defaultdict(list)
+    for image, view in pictures:
+        for name, changed in disturbed(image, rng):
+            evidence = pixel_evidence(changed)
+            right[name].append((evidence > 0) == (view == "frontal"))
+            if name == "as it is":
+                odds[view].append(evidence)
+    print(f"\nPixels alone, {what}:")
+    for name, results in right.items():
+        print(f"  {name}: {percent(results)}")
+    for view, values in odds.items():
+        print(f"  log-odds of {view}: {min(values):+.1f} to {max(values):+.1f}, median {np.median(values):+.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iu", type=Path, required=True, help="folder with the Kaggle tables and images")
+    parser.add_argument("--frontal", type=Path, help="folder of further frontal pictures")
+    parser.add_argument("--fit", action="store_true", help="print the counts of the fitting half")
+    args = parser.parse_args()
+    if args.fit:
+        print_fit(read_labels(args.iu))
+        return
+    names_and_headers(args.iu)
+    truth = {name: view for pictures in read_labels(args.iu).values() for name, view in pictures}
+    files = [(path, truth[image_key(path.name)]) for path in sorted((args.iu / "images").glob("*.png"))]
+    files += [(path, "frontal") for path in sorted(args.frontal.glob("*.png"))] if args.frontal else []
+    pixels([(shrink(read_radiograph(path), 384), view) for path, view in files], "real pictures")
+    drawn = [
+        (radiograph.source(), str(radiograph.view))  # type: ignore[operator]
+        for study in phantom.studies(200, seed=1, size=256) for radiograph in study.images
+    ]  # fmt: skip
+    pixels(drawn, "phantom (synthetic: it proves little)")
+
+
+if __name__ == "__main__":
+    main()

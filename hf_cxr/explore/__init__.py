@@ -1,0 +1,244 @@
+"""What a prepared dataset holds: `explore` writes a page, its figures, and the same numbers as JSON.
+
+Counted in `counts`, drawn in `figures`, put in words in `page`; here the dataset is read, once, and the folder is
+written, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import json
+import random
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from datasets.utils import tqdm
+from PIL import Image
+
+from hf_cxr import __version__
+from hf_cxr.dataset import load_prepared
+from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, picture_bytes
+from hf_cxr.findings import FINDINGS, POSITIVE, is_normal, label
+from hf_cxr.views import FORMATS
+
+NORMAL = "normal"
+SHEETS, TILES = 4, 8
+"""Unless told otherwise, contact sheets of so many findings and of normal studies; studies on a sheet."""
+WRITTEN = frozenset(("explore.json", "figures", "index.html"))
+
+
+def explore(
+    dataset: DatasetDict | str | Path,
+    out: str | Path,
+    *,
+    findings: Sequence[str] = (),
+    split: str = "all",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Describe a prepared dataset: `index.html`, `figures/*.png` and `explore.json` in the folder `out`, or nothing.
+
+    Args:
+        dataset: A prepared dataset, its folder or its Hub id. A folder also has the account (`prepare.json`).
+        out: The folder to make. An earlier result there is replaced.
+        findings: What to show contact sheets of: names of `hf_cxr.findings.FINDINGS`, or "normal". Default: the most
+            frequent findings and normal studies.
+        split: Describe this split only. Duplicates and floors need the others too and always look at all.
+        seed: Seed of the studies shown, of the random floor and of the intervals. Same input and seed, same bytes.
+
+    Returns:
+        The content of `explore.json`.
+
+    Raises:
+        FileExistsError: If `out` holds anything but an earlier result.
+        FileNotFoundError: If there is no such dataset.
+        ValueError: For an empty dataset, studies without text, an unknown finding or split, a broken picture.
+        ModuleNotFoundError: If matplotlib is missing.
+    """
+    try:
+        from hf_cxr.explore import figures as draw
+        from hf_cxr.explore import page
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"explore draws with {error.name}: pip install {error.name}") from None
+    out = Path(out).absolute()
+    _check_free(out)
+    unknown = next((name for name in findings if name not in (*FINDINGS, NORMAL)), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, (*FINDINGS, NORMAL), 3, 0.4)
+        raise ValueError(f"unknown finding {unknown!r}: {', '.join(near) or 'hf_cxr.findings lists them'}?")
+    folder = None if isinstance(dataset, DatasetDict) else Path(dataset)
+    name = "dataset" if folder is None else folder.resolve().name if folder.is_dir() else str(dataset)
+    loaded = _checked(dataset) if isinstance(dataset, DatasetDict) else load_prepared(dataset, text=None)
+    if split != "all" and split not in loaded:
+        raise ValueError(f"{name}: no split {split!r}; it has {', '.join(map(str, loaded))}")
+    rows = list(_rows(loaded, name))
+    section = _target(rows, name)
+    described = [row for row in rows if split in ("all", row.split)]
+    if not described:
+        raise ValueError(f"{name}: no studies to explore")
+
+    account = _account(folder)
+    facts: dict[str, Any] = {
+        "dataset": {"name": name, "source": account["source"], "section": section, "split": split, "seed": seed},
+        "hf-cxr": __version__,
+    }
+    facts |= count(described, rows, section, seed) | {"account": account, "images": _images(folder, described)}
+    facts["contact_sheets"], shown = _choose(described, section, findings, facts["findings"]["rows"], seed)
+    facts["sentences"] = page.sentences(facts)
+    with _written_whole(out) as folder_made:
+        figures = draw.draw(facts, folder_made / "figures")
+        pictures = draw.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
+        (folder_made / "index.html").write_text(page.page(facts, figures, pictures), encoding="utf-8")
+        text = json.dumps(facts, indent=1, ensure_ascii=False)
+        (folder_made / "explore.json").write_text(text + "\n", encoding="utf-8")
+    return facts
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def _checked(dataset: DatasetDict) -> DatasetDict:
+    for name, split in dataset.items():
+        missing = {"uid", *VIEWS, "impression"} - set(split.column_names)
+        if missing:
+            raise ValueError(f"split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
+    return dataset
+
+
+def _rows(dataset: DatasetDict, name: str) -> Iterator[Row]:
+    """Every row; its pictures are hashed and measured, not decoded, and forgotten."""
+    with tqdm(total=sum(map(len, dataset.values())), desc="Exploring", unit=" studies") as progress:
+        for split, part in dataset.items():
+            index = 0
+            for table in part.with_format("arrow").iter(batch_size=64):
+                for record in table.to_pylist():
+                    yield _row(record, str(split), index, name)
+                    index += 1
+                progress.update(len(table))
+
+
+def _target(rows: Sequence[Row], name: str) -> str:
+    """The section that is learned: the impression, or the findings of a dataset that holds nothing else."""
+    silent = {
+        section: next((row for row in rows if not row.texts[section].strip()), None)
+        for section in ("impression", "findings")
+    }
+    found = next((section for section, row in silent.items() if row is None), None)
+    if found is None and silent["impression"] is not None:
+        row = silent["impression"]
+        raise ValueError(f"{name}: study {row.uid} ({row.split}) has no impression, and not every study has findings")
+    return found or "impression"
+
+
+def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
+    uid = str(record["uid"])
+    sizes, digests, confidences = {}, {}, {}
+    for view in VIEWS:
+        if record[view] is None:
+            continue
+        try:
+            encoded = picture_bytes(record[view])
+            with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+                sizes[view] = image.size
+        except Exception as error:
+            reason = type(error).__name__
+            raise ValueError(f"{name}: the {view} picture of {uid} ({split}) cannot be read ({reason})") from None
+        digests[view] = hashlib.sha256(encoded).hexdigest()
+        if record.get(f"{view}_confidence") is not None:
+            confidences[view] = float(record[f"{view}_confidence"])
+    texts = {section: record.get(section) or "" for section in SECTIONS}
+    return Row(split, index, uid, texts, record.get("patient"), sizes, digests, confidences)
+
+
+def _account(folder: Path | None) -> dict[str, Any]:
+    """What `prepare.json` says of the way from the collection to the dataset; empty where there is none."""
+    path = None if folder is None else folder / "prepare.json"
+    if path is None or not path.is_file():
+        return {"source": None, "steps": []}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {"source": facts["source"], "steps": facts["steps"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not an account of hf-cxr prepare ({type(error).__name__}: {error})") from None
+
+
+def _images(folder: Path | None, rows: Sequence[Row]) -> dict[str, Any]:
+    """How many pictures the studies have: as published if `images.csv` tells, else as many as the columns hold."""
+    studies = {row.study for row in rows}
+    path = None if folder is None else folder / "images.csv"
+    if path is not None and path.is_file():
+        with path.open(encoding="utf-8", newline="") as stream:
+            listed = [entry for entry in csv.DictReader(stream) if entry.get("uid") in studies]
+        counts = Counter(entry["uid"] for entry in listed)
+        use: dict[str, int] = dict(Counter(entry.get("use") or "" for entry in listed).most_common())
+    else:
+        distinct: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            distinct[row.study] |= set(row.digests.values())
+        counts, use = Counter({uid: len(pictures) for uid, pictures in distinct.items()}), {}
+    spread = Counter(counts[uid] for uid in studies)
+    source = "columns" if path is None or not path.is_file() else "images.csv"
+    return {"from": source, "n": len(studies), "counts": histogram(spread), "use": use}
+
+
+def _choose(
+    rows: Sequence[Row], section: str, wanted: Sequence[str], ranked: Sequence[Mapping[str, Any]], seed: int
+) -> tuple[list[dict[str, Any]], list[list[Row]]]:
+    """For each contact sheet what it is of and the studies on it, drawn at random among those that state it."""
+    names = list(dict.fromkeys(wanted)) or [*(row["finding"] for row in ranked[:SHEETS] if row[POSITIVE]), NORMAL]
+    sheets, shown = [], []
+    for name in names:
+        fits = [
+            row
+            for row in first_rows(rows)
+            if (is_normal(row.texts[section]) if name == NORMAL else label(row.texts[section]).get(name) == POSITIVE)
+        ]
+        drawn = random.Random(f"{seed}:{name}").sample(fits, min(TILES, len(fits)))
+        sheets.append({"finding": name, "n": len(fits), "uids": [row.uid for row in drawn]})
+        shown.append(drawn)
+    return sheets, shown
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+def _check_free(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{out}: is a file, not a folder to write to")
+    held = {path.name for path in out.iterdir()}
+    if held and ("explore.json" not in held or held - WRITTEN):
+        odd = sorted(held - WRITTEN or held)[0]
+        raise FileExistsError(f"{out}: holds other files ({odd}), not only an earlier result; choose another folder")
+
+
+@contextmanager
+def _written_whole(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, renamed to it at the end, or gone if anything goes wrong."""
+    beside = next(parent for parent in out.parents if parent.exists())
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=beside))
+    except OSError as error:
+        raise type(error)(f"{out}: cannot write to {beside} ({error.strerror})") from None
+    made, replaced = folder / "made", folder / "replaced"
+    try:
+        made.mkdir()
+        yield made
+        _check_free(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            out.rename(replaced)
+        made.rename(out)
+    finally:
+        if replaced.exists() and not out.exists():
+            replaced.rename(out)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,291 @@
+"""Numbers of a prepared dataset for `hf_cxr.explore`: plain counts over its rows, nothing drawn, nothing written."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_cxr import evaluation
+from hf_cxr.duplicates import text_overlap
+from hf_cxr.findings import FINDINGS, NEGATIVE, POSITIVE, UNCERTAIN, is_normal, label
+from hf_cxr.reports import sentences
+
+VIEWS = ("frontal", "lateral")
+SECTIONS = ("impression", "findings", "indication")
+TOGETHER = 12
+"""Findings in the table of co-occurrence."""
+ENOUGH = 10
+"""Positive training studies a finding needs for the findings warm-up: `hf_cxr.training.MIN_POSITIVES`, told again here
+because that room is too heavy to enter for a number."""
+FUNCTION_WORDS = frozenset(
+    "a an and are as at be been by can for from has have in into is it its may of on or since than that the there"
+    " these this to was were which with within".split()
+)
+"""Left out of the lists of words and bigrams. Negations stay: "no acute" is what such a collection is about."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’./-][^\W_]+)*")
+_SCAR = re.compile(r"(?<![A-Za-z])X{3,}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the dataset, without its pixels."""
+
+    split: str
+    index: int
+    uid: str
+    texts: Mapping[str, str]
+    patient: Any
+    sizes: Mapping[str, tuple[int, int]]
+    """View → width and height of its picture; only the views that are there. So are the two below."""
+    digests: Mapping[str, str]
+    confidences: Mapping[str, float]
+
+    @property
+    def study(self) -> str:
+        """The uid of its study: `prepare --pairs all` calls further rows of a study "uid#2", "uid#3", …"""
+        return re.sub(r"#\d+$", "", self.uid)
+
+
+def picture_bytes(stored: Mapping[str, Any]) -> bytes:
+    """The encoded picture of an `Image` column that is not decoded."""
+    return Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
+
+
+def count(rows: Sequence[Row], everything: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
+    """All counts of `rows`; those that compare splits are of `everything`. `target` is the section that is learned."""
+    studies, all_studies = first_rows(rows), first_rows(everything)
+    texts = [row.texts[target] for row in studies]
+    splits = list(dict.fromkeys(row.split for row in everything))
+    by_split = {split: [row.texts[target] for row in all_studies if row.split == split] for split in splits}
+    return {
+        "n": {
+            "studies": len(studies),
+            "rows": len(rows),
+            "pictures": len({digest for row in rows for digest in row.digests.values()}),
+            "splits": {split: len(part) for split, part in by_split.items()},
+        },
+        "views": _views(studies),
+        "sizes": {view: _sizes([row.sizes[view] for row in rows if view in row.sizes]) for view in VIEWS},
+        "text": {section: _lengths([row.texts[section] for row in studies]) for section in SECTIONS},
+        "frequent": _frequent(texts),
+        "words": _words(texts),
+        "findings": _findings(texts, by_split),
+        "duplicates": {
+            "text": text_overlap(by_split),
+            "pictures": _shared(everything),
+            "patients_across_splits": _patients(everything),
+        },
+        "scars": {section: _scars([row.texts[section] for row in studies]) for section in SECTIONS},
+        "floors": _floors(everything, target, seed),
+    }
+
+
+def first_rows(rows: Sequence[Row]) -> list[Row]:
+    """One row of each study."""
+    first: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        first.setdefault((row.split, row.study), row)
+    return list(first.values())
+
+
+def histogram(counts: Mapping[Any, int]) -> list[list[Any]]:
+    """A histogram as `[[value, count], …]` by value."""
+    return [[value, counts[value]] for value in sorted(counts)]
+
+
+def _views(studies: Sequence[Row]) -> dict[str, Any]:
+    names = {VIEWS: "both", VIEWS[:1]: "frontal only", VIEWS[1:]: "lateral only", (): "no view"}
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in studies:
+        kinds[row.split][names[tuple(view for view in VIEWS if view in row.sizes)]] += 1
+    total = sum(kinds.values(), Counter())
+    sure = [value for row in studies for value in row.confidences.values()]
+    return {
+        "n": len(studies),
+        **{name: total[name] for name in names.values()},
+        "by_split": {split: {name: counts[name] for name in names.values()} for split, counts in kinds.items()},
+        "confidence": {
+            "n": len(sure),
+            "stated by the collection": sum(value >= 1 for value in sure),
+            "decided with a confidence of 0.9 or more": sum(0.9 <= value < 1 for value in sure),
+            "decided with less": sum(value < 0.9 for value in sure),
+        },
+    }
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    if not sizes:
+        return {"n": 0}
+    width, height = np.array(sizes).T
+    measures = {"width": width, "height": height, "longer side": np.maximum(width, height), "shape": width / height}
+    spread = {
+        name: {"min": values.min().item(), "median": float(np.median(values)), "max": values.max().item()}
+        for name, values in measures.items()
+    }
+    shapes = Counter((np.round(measures["shape"] / 0.05) * 0.05).round(2).tolist())
+    common = [[*size, count] for size, count in Counter(sizes).most_common(5)]
+    return {"n": len(sizes), **spread, "shapes": histogram(shapes), "most frequent": common}
+
+
+def _lengths(texts: Sequence[str]) -> dict[str, Any]:
+    filled = [text for text in texts if text.strip()]
+    counts = {
+        "words": [len(_WORD.findall(text)) for text in filled],
+        "sentences": [len(sentences(text)) for text in filled],
+    }
+    return {"n": len(filled), "empty": len(texts) - len(filled)} | {
+        unit: {
+            "mean": float(np.mean(values)),
+            "median": float(np.median(values)),
+            "p95": int(np.percentile(values, 95, method="inverted_cdf")),  # 95 % have at most so many
+            "max": max(values),
+            "counts": histogram(Counter(values)),
+        }
+        for unit, values in counts.items()
+        if values
+    }
+
+
+def _frequent(texts: Sequence[str], top: int = 15) -> dict[str, Any]:
+    ranked = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
+    covered = list(accumulate(count for _, count in ranked))
+    n = len(texts)
+    half = next(rank for rank, seen in enumerate(covered, 1) if 2 * seen >= n)
+    ranks = sorted({half, *(round(rank) for rank in np.geomspace(1, len(ranked), 60))})
+    return {
+        "n": n,
+        "distinct": len(ranked),
+        "once": sum(count == 1 for _, count in ranked),
+        "cover half": half,
+        "half covers": covered[half - 1] / n,
+        "rows": [
+            {"text": text, "count": count, "share": count / n, "cumulative": seen / n}
+            for (text, count), seen in zip(ranked[:top], covered, strict=False)
+        ],
+        "curve": [[rank, covered[rank - 1] / n] for rank in ranks],
+    }
+
+
+def _words(texts: Sequence[str], top: int = 20) -> dict[str, Any]:
+    """Words in lower case; bigrams are of neighbours in one sentence, neither of them a function word."""
+    words: Counter[str] = Counter()
+    bigrams: Counter[str] = Counter()
+    for text, times in Counter(texts).items():
+        for sentence in sentences(text):
+            found = _WORD.findall(sentence.lower())
+            pairs = pairwise(found)
+            words.update({word: times * count for word, count in Counter(found).items()})
+            said = Counter(f"{a} {b}" for a, b in pairs if not {a, b} & FUNCTION_WORDS)
+            bigrams.update({pair: times * count for pair, count in said.items()})
+    total = sum(words.values())
+    return {
+        "n": total,
+        "texts": len(texts),
+        "distinct": len(words),
+        "once": sum(count == 1 for count in words.values()),
+        "share of the 100 most frequent": sum(sorted(words.values())[-100:]) / total if total else 0.0,
+        "words": _ranked({word: count for word, count in words.items() if word not in FUNCTION_WORDS}, top),
+        "bigrams": _ranked(bigrams, top),
+        "left out": sorted(FUNCTION_WORDS),
+    }
+
+
+def _ranked(counts: Mapping[str, int], top: int) -> list[list[Any]]:
+    return [[name, count] for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]]
+
+
+def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Positive, uncertain and negative texts of each finding, how often two are positive together, normal texts."""
+    labels = {text: label(text) for text in {*texts, *(text for part in by_split.values() for text in part)}}
+    positive = {text: [name for name, status in labels[text].items() if status == POSITIVE] for text in labels}
+    status_of = {
+        status: Counter(name for text in texts for name, said in labels[text].items() if said == status)
+        for status in (POSITIVE, UNCERTAIN, NEGATIVE)
+    }
+    split_counts = {
+        split: Counter(name for text in part for name in positive[text]) for split, part in by_split.items()
+    }
+    named = [name for name in FINDINGS if status_of[POSITIVE][name] or status_of[UNCERTAIN][name]]
+    named.sort(key=lambda name: (-status_of[POSITIVE][name], -status_of[UNCERTAIN][name], name))
+    together = Counter(pair for text in texts for pair in combinations(sorted(positive[text]), 2))
+    often = [name for name in named[:TOGETHER] if status_of[POSITIVE][name]]
+    square = [[status_of[POSITIVE][a] if a == b else together[min(a, b), max(a, b)] for b in often] for a in often]
+    pairs = sorted(together.items(), key=lambda item: (-item[1], item[0]))[:10]
+    normal = {text: is_normal(text) for text in labels}
+    n_normal = sum(normal[text] for text in texts)
+    return {
+        "n": len(texts),
+        "normal": {
+            "n": n_normal,
+            "share": n_normal / len(texts),
+            "by_split": {split: sum(normal[text] for text in part) for split, part in by_split.items()},
+        },
+        "rows": [
+            {"finding": name}
+            | {status: status_of[status][name] for status in (POSITIVE, UNCERTAIN, NEGATIVE)}
+            | {"by_split": {split: counts[name] for split, counts in split_counts.items()}}
+            for name in named
+        ],
+        "enough": ENOUGH,
+        "together": {"findings": often, "counts": square, "pairs": [[a, b, count] for (a, b), count in pairs]},
+    }
+
+
+def _shared(rows: Sequence[Row]) -> dict[str, Any]:
+    """Pictures, equal to the byte as stored, that several studies or even several splits have."""
+    owners: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for row in rows:
+        for digest in row.digests.values():
+            owners[digest].add((row.split, row.study))
+    across = [homes for homes in owners.values() if len({split for split, _ in homes}) > 1]
+    return {
+        "n": len(owners),
+        "in several studies": sum(len(homes) > 1 for homes in owners.values()),
+        "across splits": len(across),
+        "studies across splits": histogram(
+            Counter(split for split, _ in {home for homes in across for home in homes})
+        ),
+    }
+
+
+def _patients(rows: Iterable[Row]) -> int | None:
+    """Patients with studies in several splits; `None` where the dataset does not say who is whose."""
+    homes: dict[Any, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.patient is not None:
+            homes[row.patient].add(row.split)
+    return sum(len(splits) > 1 for splits in homes.values()) if homes else None
+
+
+def _scars(texts: Sequence[str]) -> dict[str, int]:
+    counts = [len(_SCAR.findall(text)) for text in texts]
+    return {"n": sum(bool(text.strip()) for text in texts), "with scars": sum(map(bool, counts)), "scars": sum(counts)}
+
+
+def _floors(rows: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
+    """Scores of image-blind guessers on the test split (the validation split where there is none), as evaluated."""
+    by_split: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        by_split[row.split].append(row.texts[target])
+    scored = next((name for name in ("test", "validation") if by_split[name]), None)
+    train, validation = by_split["train"], by_split["validation"]
+    if scored is None or not train:
+        return {"split": None, "n": 0, "rows": []}
+    references = by_split[scored]
+    floors = []
+    for name, texts in evaluation.floor_predictions(train, validation, len(references), seed).items():
+        scores = evaluation.score_texts(texts, references)
+        ci95 = {key: value for key, value in evaluation.bootstrap(texts, references, seed).items() if key in scores}
+        text = texts[0] if len(set(texts)) == 1 and name != "random_train" else None
+        kept = {key: scores[key] for key in evaluation.SCALARS}
+        floors.append({"name": name, "text": text, **kept, "ci95": ci95})
+    chosen_on = "validation" if validation else "train"
+    return {"split": scored, "n": len(references), "constant chosen on": chosen_on, "rows": floors}

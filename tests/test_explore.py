@@ -1,0 +1,143 @@
+"""The collection in figures and pictures: one page, PNG files, and the same numbers as JSON."""
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import datasets
+import pytest
+from helpers import copy_folder
+from PIL import Image
+
+from hf_cxr import metrics
+from hf_cxr.dataset import load_prepared, prepare
+from hf_cxr.evaluation import floor_predictions
+from hf_cxr.explore import explore
+from hf_cxr.findings import positive_findings
+
+datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def explored(phantom_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("explore") / "page"
+    return explore(phantom_folder, out), out
+
+
+@pytest.fixture(scope="module")
+def rows(phantom_folder):
+    return [row | {"split": name} for name, split in load_prepared(phantom_folder).items() for row in split]
+
+
+def test_the_counts_are_those_of_the_dataset(explored, rows):
+    facts, out = explored
+    assert facts == json.loads((out / "explore.json").read_text())
+    views = facts["views"]
+    assert views["n"] == len(rows) == 238
+    assert views["both"] == sum(bool(row["frontal"] and row["lateral"]) for row in rows)
+    assert views["frontal only"] == sum(row["lateral"] is None for row in rows)
+    assert views["lateral only"] == sum(row["frontal"] is None for row in rows)
+    said = Counter(row["impression"] for row in rows).most_common(3)
+    frequent = facts["frequent"]["rows"][:3]
+    assert [(row["text"], row["count"]) for row in frequent] == said
+    assert frequent[2]["cumulative"] == pytest.approx(sum(count for _, count in said) / len(rows))
+    positive = Counter(name for row in rows for name in positive_findings(row["impression"]))
+    assert {row["finding"]: row["positive"] for row in facts["findings"]["rows"] if row["positive"]} == positive
+
+
+def test_the_floors_are_those_of_the_evaluation(explored, phantom_folder):
+    facts, _ = explored
+    dataset = load_prepared(phantom_folder)
+    train, validation, test = (list(dataset[name]["impression"]) for name in ("train", "validation", "test"))
+    expected = floor_predictions(train, validation, len(test), 0)
+    assert facts["floors"]["n"] == len(test)
+    assert [row["name"] for row in facts["floors"]["rows"]] == list(expected)
+    for row in facts["floors"]["rows"]:
+        assert row["bleu4"] == pytest.approx(metrics.corpus_bleu(expected[row["name"]], test)["bleu4"])
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.ids = [], [], Counter()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.links += [values[name] for name in ("src", "href", "xlink:href", "srcset") if values.get(name)]
+        self.ids.update([values["id"]] if "id" in values else [])
+
+
+def test_the_page_holds_all_it_shows_and_asks_for_nothing_outside(explored):
+    _, out = explored
+    text = (out / "index.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.links
+    assert [link[:60] for link in page.links if not link.startswith(("#", "data:"))] == []
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert max(page.ids.values()) == 1
+    assert "<script" not in text
+    assert not re.search(r"@import|url\(\s*['\"]?https?:", text)
+    assert "prefers-color-scheme: dark" in text
+    for sheet in ("normal", "views", "floors"):
+        assert any(sheet in path.name for path in (out / "figures").iterdir())
+    for path in (out / "figures").iterdir():
+        with Image.open(path) as image:
+            image.load()
+
+
+def test_the_same_input_gives_the_same_bytes(explored, phantom_folder, tmp_path):
+    _, out = explored
+    explore(phantom_folder, tmp_path / "page")
+    for path in out.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "page" / path.relative_to(out)).read_bytes(), path.name
+
+
+def test_chosen_findings_get_the_contact_sheets(phantom_folder, tmp_path):
+    facts = explore(phantom_folder, tmp_path / "page", findings=["cardiomegaly", "normal"], split="train")
+    assert [sheet["finding"] for sheet in facts["contact_sheets"]] == ["cardiomegaly", "normal"]
+    assert facts["views"]["n"] == len(load_prepared(phantom_folder)["train"])
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [({"findings": ["cardiomegali"]}, "cardiomegaly"), ({"split": "exam"}, "no split 'exam'")],
+)
+def test_what_is_not_there_is_named_and_nothing_is_written(phantom_folder, tmp_path, options, what):
+    with pytest.raises(ValueError, match=what):
+        explore(phantom_folder, tmp_path / "page", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_result_is_replaced_and_anything_else_is_left_alone(phantom_folder, tmp_path):
+    explore(phantom_folder, tmp_path / "page", split="test")
+    explore(phantom_folder, tmp_path / "page", split="train")
+    assert json.loads((tmp_path / "page" / "explore.json").read_text())["dataset"]["split"] == "train"
+    (tmp_path / "page" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        explore(phantom_folder, tmp_path / "page")
+    assert (tmp_path / "page" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_dataset_of_an_earlier_version_is_explored_too(phantom_folder, tmp_path):
+    old = copy_folder(phantom_folder, tmp_path / "old")
+    for path in (old / "data").iterdir():
+        table = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+        table.remove_columns(["patient", "frontal_confidence", "lateral_confidence"]).to_parquet(path)
+    (old / "images.csv").unlink()
+    assert explore(old, tmp_path / "page")["views"]["n"] == 238
+
+
+def test_a_dataset_of_findings_alone_is_explored_by_its_findings(tmp_path):
+    prepare("phantom", tmp_path / "data", num_studies=40, size=32, section="findings")
+    facts = explore(tmp_path / "data", tmp_path / "page")
+    assert facts["dataset"]["section"] in ("impression", "findings")
+
+
+def test_real_studies_can_be_explored(iu, tmp_path):
+    prepare("kaggle", tmp_path / "data", root=iu, size=64)
+    facts = explore(tmp_path / "data", tmp_path / "page")
+    assert facts["views"]["both"] == 5
+    assert "No floors" in (tmp_path / "page" / "index.html").read_text()
