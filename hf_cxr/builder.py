@@ -133,7 +133,8 @@ class StudyBuilder(datasets.GeneratorBasedBuilder):
             plan.studies[s].uid: {picture.digest for picture in pictures[s] if isinstance(picture, Picture)}
             for s in chosen
         }
-        homes = splits.assign([plan.studies[s] for s in chosen], digests, config.seed, config.named_splits())
+        candidates = [plan.studies[s] for s in chosen]
+        homes = splits.assign(candidates, digests, config.seed, config.named_splits())
         shared = "a study in a later split has the same picture"
         rejects += [{"uid": uid, "step": ONE_SPLIT, "reason": shared} for uid, split in homes.items() if not split]
 
@@ -153,7 +154,7 @@ class StudyBuilder(datasets.GeneratorBasedBuilder):
             study = plan.studies[s]
             patient = patients.setdefault(study.patient or study.uid, len(patients))
             rows[homes[study.uid]] += _rows(study, patient, pictures[s], selections[s])
-        self._account(plan, pictures, selections, rows)
+        self._account(plan, pictures, selections, rows, splits.tied_patients(candidates, digests))
         return [
             datasets.SplitGenerator(name=name, gen_kwargs={"rows": part, "store": str(store)})
             for name, part in rows.items()
@@ -176,6 +177,7 @@ class StudyBuilder(datasets.GeneratorBasedBuilder):
         pictures: Sequence[Sequence[Picture | str]],
         selections: Sequence[Selection],
         rows: Mapping[str, list[Row]],
+        tied: Mapping[str, int],
     ) -> None:
         """Write what became of every study and of every picture beside the data."""
         told = zip(plan.studies, pictures, selections, strict=True)
@@ -189,6 +191,7 @@ class StudyBuilder(datasets.GeneratorBasedBuilder):
             "splits": {name: len(part) for name, part in rows.items()},
             "studies": {name: len({row.study.uid for row in part}) for name, part in rows.items()},
             "images": images,
+            "patients_tied_by_a_picture": tied,
             "images_sha256": account.digest_of(pictures),
             "text_overlap": text_overlap(
                 {name: [getattr(row.study, target) for row in part] for name, part in rows.items()}

@@ -88,6 +88,7 @@ def make_parser() -> Parser:
     explore.add_argument(
         "--findings", nargs="+", default=(), help="findings to show pictures of (default: the commonest)"
     )
+    explore.add_argument("--split", default="all", help="describe this split only (default: all)")
     explore.add_argument("--seed", type=int, default=0, help="seed of the studies that are shown")
 
     download = command(
@@ -241,8 +242,10 @@ def _pairs_of(words: Sequence[str]) -> dict[str, str]:
 def run_explore(options: argparse.Namespace) -> None:
     from hf_cxr.explore import explore
 
-    explore(options.dataset, Path(options.out), findings=options.findings, seed=options.seed)
-    print(f"Written: {Path(options.out) / 'index.html'}")
+    out = Path(options.out)
+    facts = explore(options.dataset, out, findings=options.findings, split=options.split, seed=options.seed)
+    print("\n".join(facts["sentences"].values()))
+    print(f"Written: {out / 'index.html'}")
 
 
 def run_download(options: argparse.Namespace) -> None:

@@ -113,7 +113,9 @@ dataset = load_dataset("path/or/repo")  # {", ".join(name for name, count in fac
 
 {_table(("split", "studies"), ((name, f"{count:,}") for name, count in facts["splits"].items()))}
 
-Split: {split_rule}. No patient and no picture is in two splits. `splits.csv` lists every row; its SHA-256 is \
+Split: {split_rule}. No patient and no picture is in two splits{
+        _tied(facts)
+    }. `splits.csv` lists every row; its SHA-256 is \
 `{facts["splits_sha256"]}`.
 
 Reports repeat themselves, across splits too: a model that recites training reports scores on these.
@@ -156,6 +158,16 @@ missing or damaged is left out whole: an empty view means that the study never h
 def _table(head: tuple[str, ...], rows: Any) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _tied(facts: Mapping[str, Any]) -> str:
+    tied = facts["patients_tied_by_a_picture"]
+    if not tied["patients"]:
+        return ""
+    return (
+        f"; {tied['patients']:,} patients share a picture with another and are kept together, "
+        f"{tied['largest_group']:,} in the largest group"
+    )
 
 
 def _overlap(overlap: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,6 +146,18 @@ def assign(
     return {
         uid: split if all(latest[digest] == SPLITS.index(split) for digest in pictures[uid]) else ""
         for uid, split in splits.items()
+    }
+
+
+def tied_patients(studies: Sequence[Study], pictures: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """How many patients share a picture with another, and how many the largest group of such patients holds.
+
+    A picture that very many share (a placeholder, say) would put all of them into one split.
+    """
+    groups = Counter(_families({study.uid: study.patient or study.uid for study in studies}, pictures).values())
+    return {
+        "patients": sum(size for size in groups.values() if size > 1),
+        "largest_group": max((size for size in groups.values() if size > 1), default=0),
     }
 
 

@@ -78,6 +78,10 @@ def write_config(path: Path, **values) -> Path:
     return path
 
 
+LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""First line of a process to be interrupted: one started in the background (`make test &`) inherits deaf ears."""
+
+
 def run_cxr(*words: object, timeout: float | None = 300) -> subprocess.CompletedProcess:
     """The installed `hf-cxr` command, as a user runs it."""
     command = Path(sys.executable).with_name("hf-cxr")

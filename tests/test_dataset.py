@@ -13,6 +13,7 @@ import datasets
 import huggingface_hub
 import numpy as np
 import pytest
+from helpers import LISTEN
 from PIL import Image
 
 import hf_cxr
@@ -285,7 +286,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def run_prepare(out: Path, **options) -> subprocess.Popen:
-    code = f"from hf_cxr.dataset import prepare; prepare('phantom', {str(out)!r}, **{options!r})"
+    code = f"{LISTEN}from hf_cxr.dataset import prepare; prepare('phantom', {str(out)!r}, **{options!r})"
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=Path(hf_cxr.__file__).parents[1], start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+from helpers import LISTEN
 
 from hf_cxr import download as module
 from hf_cxr.download import DownloadError, download
@@ -624,7 +625,7 @@ def test_ctrl_c_and_kill_leave_a_part_to_go_on_from(remote, tmp_path, sent):
         "unpack": True,
         "workers": 1,
     }
-    code = f"from hf_cxr.download import download\ndownload('openi', {str(tmp_path)!r}, **{options!r})"
+    code = f"{LISTEN}from hf_cxr.download import download\ndownload('openi', {str(tmp_path)!r}, **{options!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 15

@@ -141,3 +141,110 @@ def test_real_studies_can_be_explored(iu, tmp_path):
     facts = explore(tmp_path / "data", tmp_path / "page")
     assert facts["views"]["both"] == 5
     assert "No floors" in (tmp_path / "page" / "index.html").read_text()
+
+
+def studies(**columns):
+    """Three splits from {column: {split: [...]}}; every study has a picture of its own and a plain text."""
+    made = {}
+    for number, split in enumerate(("train", "validation", "test")):
+        given = {name: values[split] for name, values in columns.items() if split in values}
+        n = len(next(iter(given.values()), range(2)))
+        grey = [Image.new("L", (12 + number, 10 + i), 40 * number + i) for i in range(n)]
+        plain = {"uid": [f"{split}-{i}" for i in range(n)], "frontal": grey, "lateral": [None] * n}
+        plain |= {"impression": ["Clear lungs."] * n}
+        kinds = datasets.Features({name: datasets.Value("string") for name in (*plain, *given)})
+        kinds |= {view: datasets.Image() for view in ("frontal", "lateral")}
+        made[split] = datasets.Dataset.from_dict(plain | given, features=datasets.Features(kinds))
+    return datasets.DatasetDict(made)
+
+
+def test_what_the_splits_share_is_counted(tmp_path):
+    picture, train = Image.new("L", (9, 9), 200), ["Large nodule.", "Clear lungs."]
+    dataset = studies(
+        frontal={"train": [picture, Image.new("L", (9, 9), 3)], "test": [picture, Image.new("L", (9, 9), 4)]},
+        impression={"train": train, "validation": ["Old scar.", "New scar."], "test": ["clear lungs", "Edema."]},
+        patient={"train": ["a", "b"], "validation": ["c", "d"], "test": ["b", "e"]},
+    )
+    shared = explore(dataset, tmp_path / "page")["duplicates"]
+    assert shared["pictures"]["across splits"] == 1
+    assert shared["pictures"]["studies across splits"] == {"train": 1, "test": 1}
+    assert shared["patients_across_splits"] == 1
+    assert (shared["text"]["test"]["same"], shared["text"]["validation"]["same"]) == (1, 0)
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "50\N{NO-BREAK SPACE}% of the 2 test impressions also occur word for word in training" in text
+    assert "1 picture is in several splits" in text
+
+
+def test_a_second_pair_of_pictures_is_no_second_study(tmp_path):
+    dataset = studies(uid={"train": ["7", "7#2", "8"]}, impression={"train": ["Edema.", "Edema.", "Scar."]})
+    facts = explore(dataset, tmp_path / "page", split="train")
+    assert (facts["n"]["studies"], facts["n"]["rows"], facts["images"]["counts"]) == (2, 3, [[1, 1], [2, 1]])
+    assert facts["frequent"]["rows"] == []
+
+
+def test_a_report_that_occurs_once_is_not_shown(tmp_path):
+    texts = ["Clear lungs.", "Clear lungs.", "Bullet in the left shoulder."]
+    facts = explore(studies(impression={"train": texts}), tmp_path / "page", split="train")
+    assert [row["text"] for row in facts["frequent"]["rows"]] == ["Clear lungs."]
+    assert "Bullet in" not in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_scars_are_counted_by_section(tmp_path):
+    dataset = studies(
+        impression={"train": ["XXXX XXXX edema.", "MAXXXIMAL."]}, indication={"train": ["XXXX-year-old", ""]}
+    )
+    scars = explore(dataset, tmp_path / "page", split="train")["scars"]
+    assert scars["impression"] == {"n": 2, "with scars": 1, "scars": 2}
+    assert scars["indication"] == {"n": 1, "with scars": 1, "scars": 1}
+
+
+def test_words_of_a_hostile_dataset_do_not_become_part_of_the_page(tmp_path):
+    text = '<script src="x"></script> $\\frac{1}{0}$ & "quoted".'
+    dataset = studies(impression={"train": [text, text]}, uid={"train": ["<b>1</b>", "../2"]})
+    explore(dataset, tmp_path / "page", findings=["normal"], split="train")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script" in page
+    assert "<b>1</b>" not in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        ({"impression": {"train": ["Edema.", " "]}}, "train-1.*no impression"),
+        ({"frontal": {"train": [{"bytes": b"no picture", "path": None}]}}, "frontal picture of train-0"),
+    ],
+)
+def test_a_study_that_cannot_be_used_is_named_in_one_line(tmp_path, columns, what):
+    with pytest.raises(ValueError, match=what) as caught:
+        explore(studies(**columns), tmp_path / "page")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_dataset_is_refused(tmp_path):
+    nothing = studies()["train"].select([])
+    with pytest.raises(ValueError, match="no studies"):
+        explore(datasets.DatasetDict({"train": nothing}), tmp_path / "page")
+
+
+def test_a_failure_half_way_keeps_the_earlier_result(tmp_path, monkeypatch):
+    explore(studies(), tmp_path / "page", split="train")
+    before = (tmp_path / "page" / "explore.json").read_bytes()
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("hf_cxr.explore.page.page", full)
+    with pytest.raises(OSError, match="no space"):
+        explore(studies(), tmp_path / "page", split="test")
+    assert (tmp_path / "page" / "explore.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_the_warm_up_and_the_page_ask_for_as_many_positives():
+    from hf_cxr.explore.counts import ENOUGH
+    from hf_cxr.training import MIN_POSITIVES
+
+    assert ENOUGH == MIN_POSITIVES

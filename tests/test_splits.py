@@ -74,6 +74,13 @@ def test_patients_tied_by_a_picture_go_where_the_first_of_them_goes():
     assert assign([make_study("30"), make_study("0")]) == {"30": "test", "0": "train"}
 
 
+def test_patients_who_share_pictures_are_counted():
+    studies = [make_study(uid) for uid in "abcde"]
+    digests = {"a": ["1"], "b": ["1", "2"], "c": ["2"], "d": ["3"], "e": ["4", "4"]}
+    assert splits.tied_patients(studies, digests) == {"patients": 3, "largest_group": 3}
+    assert splits.tied_patients(studies, dict.fromkeys("abcde", ())) == {"patients": 0, "largest_group": 0}
+
+
 def test_split_shares_are_80_10_10_and_the_seed_matters():
     names = [splits.split_of(str(uid)) for uid in range(20_000)]
     shares = [names.count(name) / len(names) for name in splits.SPLITS]

@@ -169,6 +169,7 @@ def _frequent(texts: Sequence[str], top: int = 15) -> dict[str, Any]:
         "rows": [
             {"text": text, "count": count, "share": count / n, "cumulative": seen / n}
             for (text, count), seen in zip(ranked[:top], covered, strict=False)
+            if count > 1  # a text that occurs once is one patient's report
         ],
         "curve": [[rank, covered[rank - 1] / n] for rank in ranks],
     }
@@ -246,13 +247,12 @@ def _shared(rows: Sequence[Row]) -> dict[str, Any]:
         for digest in row.digests.values():
             owners[digest].add((row.split, row.study))
     across = [homes for homes in owners.values() if len({split for split, _ in homes}) > 1]
+    touched = sorted({home for homes in across for home in homes})
     return {
         "n": len(owners),
         "in several studies": sum(len(homes) > 1 for homes in owners.values()),
         "across splits": len(across),
-        "studies across splits": histogram(
-            Counter(split for split, _ in {home for homes in across for home in homes})
-        ),
+        "studies across splits": dict(Counter(split for split, _ in touched)),
     }
 
 
@@ -284,7 +284,8 @@ def _floors(rows: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
     for name, texts in evaluation.floor_predictions(train, validation, len(references), seed).items():
         scores = evaluation.score_texts(texts, references)
         ci95 = {key: value for key, value in evaluation.bootstrap(texts, references, seed).items() if key in scores}
-        text = texts[0] if len(set(texts)) == 1 and name != "random_train" else None
+        constant = name != "random_train" and train.count(texts[0]) > 1  # else it is one patient's report
+        text = texts[0] if constant else None
         kept = {key: scores[key] for key in evaluation.SCALARS}
         floors.append({"name": name, "text": text, **kept, "ci95": ci95})
     chosen_on = "validation" if validation else "train"

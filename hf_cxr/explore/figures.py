@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, picture_bytes
 from hf_cxr.views import fit_panel, read_radiograph
@@ -40,7 +40,6 @@ STYLE = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "text.color": INK,
-    "text.parse_math": False,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": LINE,
     "axes.labelsize": 9.5,
@@ -63,7 +62,6 @@ FLOORS = {
     "best_constant": "constant of\nbest BLEU-4",
     "random_train": "random training\nimpression",
 }
-MARGIN: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12}
 PANEL = 192
 """Side of one view on a contact sheet in pixels."""
 SHEET_PAPER, SHEET_INK = 18, 200
@@ -93,7 +91,10 @@ def draw(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
             figure = make(facts)
             if figure is not None:
                 FigureCanvasAgg(figure)
-                figure.savefig(folder / f"{name}.png", dpi=160, facecolor=PAPER, metadata={"Software": None}, **MARGIN)
+                stream = io.BytesIO()
+                figure.savefig(stream, dpi=160, facecolor=PAPER)
+                with Image.open(stream) as image:
+                    ImageOps.expand(image.convert("RGB"), 20, PAPER).save(folder / f"{name}.png", optimize=True)
                 drawn[name] = _svg(figure, name)
     return drawn
 
@@ -301,7 +302,7 @@ def _together(facts: Mapping[str, Any]) -> Figure | None:
             strength = 0.06 + 0.94 * count / row[y] / largest
             colour, alpha = (LINE, 1.0) if x == y else (MAIN, strength)
             axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, facecolor=colour, alpha=alpha))
-            ink = PAPER if x != y and strength > 0.6 else INK
+            ink = PAPER if x != y and strength > 0.8 else INK
             axes.text(x, y, str(count), ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)

@@ -85,7 +85,9 @@ def _account(facts: Mapping[str, Any]) -> str:
         return f"Nothing was left out: all {number(start)} studies of the source are in this dataset."
     worst = max(steps, key=lambda step: step["dropped"])
     lost = start - end
-    most = f"the other {number(lost)}" if worst["dropped"] == lost else f"most others, {number(worst['dropped'])},"
+    most = (
+        f"the other {number(lost)}" if worst["dropped"] == lost else f"most of the others, {number(worst['dropped'])},"
+    )
     return (
         f"{number(end)} of the {number(start)} studies of the source ({percent(end / start)}) are in this dataset; "
         f"{most} fell away at the step “{worst['step']}”."
