@@ -1,7 +1,9 @@
 """From a source to a dataset: the account, the splits, and a folder that any `load_dataset` reads."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from PIL import Image
 
 import hf_cxr
 from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, prepare
+from hf_cxr.splits import split_of
 
 datasets.disable_progress_bars()
 PHANTOM = {"num_studies": 24, "size": 32}
@@ -128,6 +131,70 @@ def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
     assert rows["2"]["lateral"] is None
     assert rows["2"]["frontal"].size == (32, 27)
     assert {row["frontal"].mode for row in rows.values()} == {"L"}
+
+
+def test_pictures_are_accounted_for_and_every_pair_can_be_a_row(root, tmp_path):
+    table = root / "indiana_projections.csv"
+    names = [("3", "3_b.png", "Frontal"), ("3", "3_c.png", "Lateral"), ("4", "4_b.png", "Frontal")]
+    table.write_text(table.read_text() + "\n" + "\n".join(",".join(row) for row in names))
+    for seed, (_, name, _) in enumerate(names):
+        noise(seed=100 + seed).save(root / "images" / name)
+    (root / "images" / "4_b.png").write_bytes(b"")
+
+    best = prepare("kaggle", tmp_path / "best", root=root, size=32)
+    assert best["images"] == {"spare": 2, "unreadable": 1, "used": 23}
+    assert "4,4_b.png,frontal,1.000,unreadable,4_b.png: zero bytes\n" in (tmp_path / "best/images.csv").read_text()
+    both = prepare("kaggle", tmp_path / "both", root=root, size=32, require="both")
+    assert rejects_of(tmp_path / "both") == {"2": "no lateral view"}
+    assert both["steps"][-2] == {"step": "with both views", "kept": 11, "dropped": 1}
+
+    account = prepare("kaggle", tmp_path / "all", root=root, size=32, pairs="all")
+    assert account["images"] == {"unreadable": 1, "used": 25}
+    rows = rows_of(tmp_path / "all", tmp_path)
+    assert {uid for uid in rows if uid.startswith("3")} == {"3", "3#2", "3#3", "3#4"}
+    assert sum(account["splits"].values()) == 15
+    assert sum(account["studies"].values()) == 12
+    patients = {uid: row["patient"] for uid, row in rows.items()}
+    assert len({patients[uid] for uid in ("3", "3#2", "3#3", "3#4")}) == 1
+    assert len(set(patients.values())) == 12
+    splits = dict(line.split(",") for line in (tmp_path / "all" / "splits.csv").read_text().splitlines())
+    assert splits["3"] == splits["3#2"] == splits["3#3"] == splits["3#4"]
+    pairs = {(row["frontal"].tobytes(), row["lateral"].tobytes()) for uid, row in rows.items() if uid[0] == "3"}
+    assert len(pairs) == 4
+
+
+def test_equal_pictures_of_two_patients_keep_them_together(root, tmp_path):
+    seed = next(s for s in range(99) if "test" in {split_of(str(uid), s) for uid in range(1, 13)})
+    account = prepare("kaggle", tmp_path / "apart", root=root, size=32, seed=seed)
+    homes = dict(line.split(",") for line in (tmp_path / "apart" / "splits.csv").read_text().splitlines())
+    first = next(uid for uid, split in homes.items() if split == "test")
+    other = next(uid for uid, split in homes.items() if split == "train")
+    assert account["patients_tied_by_a_picture"] == {"patients": 0, "largest_group": 0}
+    shutil.copy(root / "images" / f"{first}_Frontal.png", root / "images" / f"{other}_Frontal.png")
+    account = prepare("kaggle", tmp_path / "together", root=root, size=32, seed=seed)
+    together = dict(line.split(",") for line in (tmp_path / "together" / "splits.csv").read_text().splitlines())
+    assert together[first] == together[other]
+    assert account["patients_tied_by_a_picture"] == {"patients": 2, "largest_group": 2}
+    assert "2 patients share a picture with another" in (tmp_path / "together" / "README.md").read_text()
+    (tmp_path / "file.csv").write_text(f"uid,split\n{first},test\n{other},train\nstranger,test\n")
+    account = prepare("kaggle", tmp_path / "parted", root=root, size=32, split_file=tmp_path / "file.csv")
+    assert rejects_of(tmp_path / "parted")[other] == "a study in a later split has the same picture"
+    assert account["splits"] == {"train": 0, "validation": 0, "test": 1}
+    assert account["split_file_uids_without_a_study"] == 1
+
+
+def test_what_went_in_and_came_out_can_be_checked_by_its_hash(root, tmp_path):
+    def sha256(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    account = prepare("kaggle", tmp_path / "out", root=root, size=32)
+    tables = ("indiana_reports.csv", "indiana_projections.csv")
+    assert account["tables"] == {name: sha256(root / name) for name in tables}
+    assert account["splits_sha256"] == sha256(tmp_path / "out" / "splits.csv")
+    assert account["splits_sha256"] in (tmp_path / "out" / "README.md").read_text()
+    noise(seed=77).save(root / "images" / "1_Frontal.png")
+    again = prepare("kaggle", tmp_path / "again", root=root, size=32)
+    assert again["images_sha256"] != account["images_sha256"]
 
 
 def test_when_nothing_can_be_used_the_commonest_reason_is_said_and_nothing_is_written(root, tmp_path):
@@ -327,6 +394,7 @@ def test_load_studies_follows_the_files_of_the_collection(root, tmp_path):
         return {row["uid"]: row["impression"] for split in dataset.values() for row in split}
 
     first = load()
+    assert not list((tmp_path / "cache").rglob("pictures.bin"))
     assert load()["train"].cache_files == first["train"].cache_files  # built once
     assert "in the source" in first["train"].info.description
     assert first["train"].features == FEATURES

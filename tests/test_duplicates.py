@@ -23,6 +23,12 @@ def test_a_short_text_of_which_one_word_differs_is_another():
     assert text_overlap({"train": ["No acute disease"], "test": ["No active disease"]})["test"]["near"] == 0
 
 
+def test_a_text_of_nine_words_is_too_short_to_be_near():
+    nine = " ".join(LONG.split()[:9])
+    assert text_overlap({"train": [nine + " effusion"], "test": [nine]})["test"]["near"] == 0
+    assert text_overlap({"train": [nine], "test": [nine + " effusion"]})["test"]["near"] == 1
+
+
 @given(st.lists(st.text("ab ", max_size=30)), st.lists(st.text("ab ", max_size=30)))
 def test_the_counts_never_exceed_the_studies(train, test):
     counts = text_overlap({"train": train, "validation": [], "test": test})

@@ -34,11 +34,12 @@ def facts() -> dict:
     }
 
 
-def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(run_folder):
+def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(run_folder, phantom_folder):
     report = json.loads((run_folder / "report.json").read_text())
     card = (run_folder / "README.md").read_text()
     assert score_table(report) in card
     assert report["verdict"] in card
+    assert json.loads((phantom_folder / "prepare.json").read_text())["splits_sha256"] in card
     assert "floor: constant of best BLEU-4 on validation" in card
     assert "images shuffled" in card
     assert re.search(r"research use only", card, re.IGNORECASE)
