@@ -82,6 +82,8 @@ class Archived:
 
     archive: Path
     key: str
+    others: tuple[Path, ...] = ()
+    """Further archives to look in, in this order, where it is not in the first."""
 
 
 def image_key(name: str) -> str:

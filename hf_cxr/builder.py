@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -36,6 +37,8 @@ FEATURES = datasets.Features(
         "lateral_confidence": datasets.Value("float32"),
     }
 )
+PAIR = re.compile(r"#\d+$")
+"""How the uid of a further row of a study ends, under `pairs="all"`."""
 ONE_SPLIT = "sharing no picture across splits"
 
 
@@ -74,6 +77,11 @@ class StudyConfig(datasets.BuilderConfig):
     def plan(self) -> splits.Plan:
         """The records that can be used, with the views of the `views` table put in."""
         listed: Iterable[Study] = sources.studies(self.source, **self.options)
+        if self.pairs == "all":
+            listed = (
+                replace(s, problem="its uid ends like that of a further pair") if PAIR.search(s.uid) else s
+                for s in listed
+            )
         if self.views is not None:
             listed, self.unnamed = label_views(listed, view_labels.read_view_table(self.views))
         return splits.plan(listed, self.section, self.scars, self.named_splits())
@@ -154,7 +162,8 @@ class StudyBuilder(datasets.GeneratorBasedBuilder):
             study = plan.studies[s]
             patient = patients.setdefault(study.patient or study.uid, len(patients))
             rows[homes[study.uid]] += _rows(study, patient, pictures[s], selections[s])
-        self._account(plan, pictures, selections, rows, splits.tied_patients(candidates, digests))
+        tied = splits.tied_patients([plan.studies[s] for s in kept], digests)
+        self._account(plan, pictures, selections, rows, tied)
         return [
             datasets.SplitGenerator(name=name, gen_kwargs={"rows": part, "store": str(store)})
             for name, part in rows.items()

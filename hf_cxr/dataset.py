@@ -11,8 +11,6 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from hf_cxr import __version__, sources
 from hf_cxr.account import add_steps, format_waterfall
 from hf_cxr.builder import FEATURES, StudyBuilder
 from hf_cxr.dataset_card import dataset_card
+from hf_cxr.folders import is_empty, move_in, workshop
 from hf_cxr.pictures import Picture
 from hf_cxr.selection import BOTH, VIEWS, select
 from hf_cxr.splits import SPLITS, assign
@@ -113,16 +112,18 @@ def prepare(
         ValueError: For an unknown source or option, a broken table, or if no study can be used.
         OSError: If a collection is missing or `out` cannot be written.
     """
-    out = Path(out).absolute()
+    out = Path(out).resolve()
     _check_free(out, overwrite)
+    if num_proc < 1:
+        raise ValueError(f"num_proc must be at least 1; got {num_proc}")
     settings = _settings(section, size, split_file, views, pairs, require, seed, scars)
-    with _workshop(out) as workshop, _plain_errors():
-        builder = _builder(source, settings, options, cache_dir=workshop / "cache", config_id="new")
-        built, finished = workshop / "built", workshop / "dataset"
+    with workshop(out) as folder, _plain_errors():
+        builder = _builder(source, settings, options, cache_dir=folder / "cache", config_id="new")
+        built, finished = folder / "built", folder / "dataset"
         builder.download_and_prepare(str(built), file_format="parquet", max_shard_size=SHARD_BYTES, num_proc=num_proc)
         facts = _facts(builder, json.loads((built / "account.json").read_text(encoding="utf-8")))
         _arrange(built, finished, builder.info.splits, facts)
-        _move_in(finished, out, overwrite)
+        move_in(finished, out, lambda: _check_free(out, overwrite))
     return facts
 
 
@@ -154,6 +155,10 @@ def plan(
     rejects = [{"step": selection.step} for selection in selections if selection.step]
     add_steps(planned.steps, [BOTH] if require == "both" else [], rejects)
     homes = assign(kept, {study.uid: () for study in kept}, seed, config.named_splits())
+    rows = Counter[str]()
+    for study, selection in zip(planned.studies, selections, strict=True):
+        if selection.rows:
+            rows[homes[study.uid]] += len(selection.rows)
     found = Counter(frozenset(view for view, _ in selection.views) for selection in selections if selection.rows)
     return {
         "steps": planned.steps,
@@ -161,7 +166,7 @@ def plan(
             "both": found[frozenset(VIEWS)],
             **{f"{view} only": found[frozenset((view,))] for view in VIEWS},
         },
-        "splits": {name: list(homes.values()).count(name) for name in SPLITS},
+        "splits": {name: rows[name] for name in SPLITS},
     }
 
 
@@ -185,6 +190,8 @@ def load_prepared(
         else:
             dataset = load_dataset(given, revision=revision)
     except (ConnectionError, FileNotFoundError) as error:
+        if folder.is_dir():
+            raise
         raise FileNotFoundError(f"{given}: no such folder, and not to be had from the Hub ({error})") from error
     for name, split in dataset.items():
         missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
@@ -293,42 +300,11 @@ def _check_free(out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise FileExistsError(f"{out}: is a file, not a folder to write a dataset to")
-    if any(out.iterdir()):
+    if not is_empty(out):
         if not overwrite:
             raise FileExistsError(f"{out}: holds files already; choose another folder, or overwrite it (--overwrite)")
         if not (out / "prepare.json").is_file():
             raise FileExistsError(f"{out}: is not a prepared dataset (no prepare.json), so it is not overwritten")
-
-
-@contextmanager
-def _workshop(out: Path) -> Iterator[Path]:
-    """A temporary folder on the disk of `out`, gone afterwards whatever happens."""
-    beside = next(parent for parent in out.parents if parent.exists())
-    if not beside.is_dir():
-        raise NotADirectoryError(f"{out}: cannot be made, {beside} is a file")
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=beside))
-    except OSError as error:
-        raise type(error)(f"{out}: cannot write to {beside} ({error.strerror})") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move_in(finished: Path, out: Path, overwrite: bool) -> None:
-    """Rename the finished dataset to `out`: at no moment is half a dataset there."""
-    _check_free(out, overwrite)  # someone else may have finished meanwhile
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replaced = finished.with_name("replaced")
-    try:
-        if out.exists():
-            out.rename(replaced)
-        finished.rename(out)
-    except BaseException:
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
-        raise
 
 
 def _arrange(built: Path, folder: Path, splits: SplitDict, facts: dict[str, Any]) -> None:

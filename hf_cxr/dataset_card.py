@@ -90,8 +90,8 @@ def _body(facts: Mapping[str, Any], note: str, limits: str) -> str:
     )
     return f"""# Chest radiograph studies ({facts["source"]})
 
-{sum(facts["splits"].values()):,} studies, each with a report and one or two views, prepared with hf-cxr \
-{facts["versions"]["hf-cxr"]}. For research only; not for clinical use.
+{sum(facts["studies"].values()):,} studies{_rows(facts)}, each with a report and one or two views, prepared with \
+hf-cxr {facts["versions"]["hf-cxr"]}. For research only; not for clinical use.
 
 ## Licence
 
@@ -111,7 +111,7 @@ dataset = load_dataset("path/or/repo")  # {", ".join(name for name, count in fac
 
 ## Splits
 
-{_table(("split", "studies"), ((name, f"{count:,}") for name, count in facts["splits"].items()))}
+{_table(("split", "studies", "rows"), _sizes(facts))}
 
 Split: {split_rule}. No patient and no picture is in two splits{
         _tied(facts)
@@ -120,7 +120,7 @@ Split: {split_rule}. No patient and no picture is in two splits{
 
 Reports repeat themselves, across splits too: a model that recites training reports scores on these.
 
-{_table(("split", "reports", "same text in train", "nearly the same"), _overlap(facts["text_overlap"]))}
+{_table(("split", "rows", "same text in train", "nearly the same"), _overlap(facts["text_overlap"]))}
 
 The same: but for case and punctuation. Nearly: at least {
         NEAR_WORDS
@@ -158,6 +158,16 @@ missing or damaged is left out whole: an empty view means that the study never h
 def _table(head: tuple[str, ...], rows: Any) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _rows(facts: Mapping[str, Any]) -> str:
+    rows = sum(facts["splits"].values())
+    return "" if rows == sum(facts["studies"].values()) else f" in {rows:,} rows (every pair of views)"
+
+
+def _sizes(facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for split, rows in facts["splits"].items():
+        yield split, f"{facts['studies'][split]:,}", f"{rows:,}"
 
 
 def _tied(facts: Mapping[str, Any]) -> str:

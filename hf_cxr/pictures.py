@@ -6,10 +6,12 @@ needs to know of it. How one picture is decoded lives in `hf_cxr.views`.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 import multiprocessing
 import signal
+import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +33,9 @@ from hf_cxr.views import UnreadableImage, read_with_hint, shrink
 MISSING = "image file missing"
 AHEAD = 8
 """Pictures in work or waiting per process: bounds the memory, whatever the size of the collection."""
+
+ENDINGS = {signal.SIGINT, signal.SIGTERM}
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Key = tuple[int, int]
 """(index of the study, index of the picture in it)"""
@@ -98,29 +103,40 @@ def _jobs(studies: Sequence[Study], size: int) -> Iterator[tuple[Key, tuple[Any,
                 shelves.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
             elif not isinstance(source, (str, Path)) or Path(source).is_file():
                 yield (s, i), (source, radiograph.label, radiograph.view is None, size)
-    for archive, shelf in shelves.items():
-        for names, content in _members(archive, shelf):
-            for key in names:
-                radiograph = studies[key[0]].images[key[1]]
-                yield key, (content, radiograph.label, radiograph.view is None, size)
+    while shelves:
+        archive = next(iter(shelves))
+        shelf = shelves.pop(archive)
+        for keys, content in _members(archive, shelf):
+            for s, i in keys:
+                radiograph = studies[s].images[i]
+                yield (s, i), (content, radiograph.label, radiograph.view is None, size)
+        for name, keys in shelf.items():  # what it did not hold, another archive may
+            for s, i in keys:
+                places = _archives(studies[s].images[i])
+                for place in places[places.index(archive) + 1 :][:1]:
+                    shelves.setdefault(place, {}).setdefault(name, []).append((s, i))
 
 
 def _members(archive: Path, shelf: dict[str, list[Key]]) -> Iterator[tuple[list[Key], bytes]]:
-    """One pass: for each member of the archive that is asked for, who asks for it, and its content."""
-    waiting = dict(shelf)
+    """One pass: who asks for a member of the archive (no longer in `shelf` then), and its content."""
 
     def asked_for(name: str) -> str | None:
         parts = name.split("/")
         spellings = (*("/".join(parts[i:]) for i in range(len(parts))), archives.image_key(name))
-        return next((key for key in spellings if key in waiting), None)
+        return next((key for key in spellings if key in shelf), None)
 
     for name, content in archives.members(archive, lambda name: asked_for(name) is not None):
-        yield waiting.pop(str(asked_for(name))), content  # of two members of one name the first is taken
+        yield shelf.pop(str(asked_for(name))), content  # of two members of one name the first is taken
+
+
+def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
+    source = radiograph.source
+    return (source.archive, *source.others) if isinstance(source, Archived) else ()
 
 
 def _not_found(radiograph: Radiograph) -> str:
-    place = f" in {radiograph.source.archive.name}" if isinstance(radiograph.source, Archived) else ""
-    return f"{MISSING}{place}: {radiograph.label}"
+    places = " or ".join(archive.name for archive in _archives(radiograph))
+    return f"{MISSING}{f' in {places}' if places else ''}: {radiograph.label}"
 
 
 def _read_one(source: Any, label: str, unlabelled: bool, size: int) -> tuple[tuple | None, str]:
@@ -165,11 +181,30 @@ def _in_order(
             yield key, future.result()
 
 
+def _mask(how: str) -> None:
+    if sys.platform != "win32":
+        signal.pthread_sigmask(getattr(signal, how), ENDINGS)
+
+
+def _serve() -> None:
+    """A reading process ends when its pool does, and with its parent, whatever ends that; never on its own."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+    _mask("SIG_UNBLOCK")
+
+
 @contextmanager
 def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # as `datasets` does it
     context = multiprocessing.get_context(method)
-    pool = ProcessPoolExecutor(num_proc, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(num_proc, context, initializer=_serve)
+    _mask("SIG_BLOCK")  # a child that is ended before it listens would hang the pool
+    try:
+        pool.submit(int)  # starts the processes
+    finally:
+        _mask("SIG_UNBLOCK")
     try:
         yield pool
     except BrokenProcessPool:

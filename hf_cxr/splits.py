@@ -108,9 +108,10 @@ def assign(
 ) -> dict[str, str]:
     """uid → the split of each study, such that neither a patient nor a picture is in two splits.
 
-    A study's split is the one a split file gives it, else the one the collection publishes, else `split_of` its
-    patient. Patients who share a picture are taken for one, the first of them in alphabetical order; so the split of
-    a study changes with the studies around it only if a new one ties it to another patient by a shared picture.
+    A study's split is the one a split file gives it, else the one the collection publishes for it or for another study
+    of its patient, else `split_of` its patient. Patients who share a picture are taken for one, the first of them in
+    alphabetical order; so the split of a study changes with the studies around it only if a new one ties it to another
+    patient by a shared picture.
 
     Args:
         studies: Studies to keep.
@@ -131,7 +132,15 @@ def assign(
         study.uid: _split_name(chosen[study.uid] if chosen is not None else study.split, study.uid)
         for study in studies
     }
-    splits = {uid: given[uid] or split_of(family[owner], seed) for uid, owner in owners.items()}
+    inherited: dict[str, str] = {}
+    for uid, split in given.items():
+        if split is not None:
+            kin = family[owners[uid]]
+            inherited[kin] = max(split, inherited.get(kin, split), key=SPLITS.index)
+    splits = {
+        uid: given[uid] or inherited.get(family[owner]) or split_of(family[owner], seed)
+        for uid, owner in owners.items()
+    }
     homes: dict[str, str] = {}
     for uid, owner in owners.items():
         if homes.setdefault(owner, splits[uid]) != splits[uid]:

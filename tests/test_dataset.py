@@ -1,5 +1,6 @@
 """From a source to a dataset: the account, the splits, and a folder that any `load_dataset` reads."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,8 @@ from helpers import LISTEN
 from PIL import Image
 
 import hf_cxr
-from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, prepare
+from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, plan, prepare
+from hf_cxr.folders import workshop
 from hf_cxr.splits import split_of
 
 datasets.disable_progress_bars()
@@ -345,6 +347,58 @@ def test_an_impossible_size_is_an_error(root, tmp_path, size):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_empty_folder_is_filled_and_not_replaced(tmp_path):
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "volume")
+    inode = (tmp_path / "volume").stat().st_ino
+    prepare("phantom", tmp_path / "link", num_studies=3, size=32)
+    assert (tmp_path / "volume").stat().st_ino == inode  # it may be a mount point
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in (tmp_path / "volume").iterdir()} >= {"data", "prepare.json"}
+    assert not [path for path in (tmp_path / "volume").iterdir() if path.name.startswith(".")]
+    with pytest.raises(FileExistsError, match="holds files already"):
+        prepare("phantom", tmp_path / "volume", num_studies=3, size=32)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    def fill():
+        with workshop(tmp_path / "out") as folder:
+            (folder / "half").write_text("")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"out: no space left on its disk; nothing was written"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_uid_that_looks_like_a_further_pair_is_left_out_only_where_pairs_are_made(tmp_path):
+    noise().save(tmp_path / "a.png")
+    noise(seed=1).save(tmp_path / "b.png")
+    table = tmp_path / "t.csv"
+    table.write_text("uid,frontal,impression\ns,a.png;b.png,Normal.\ns#2,b.png,Scar.\n")
+    account = prepare("table", tmp_path / "all", root=table, size=32, pairs="all")
+    assert rejects_of(tmp_path / "all") == {"s#2": "its uid ends like that of a further pair"}
+    assert (account["splits"]["train"] + account["splits"]["test"] + account["splits"]["validation"]) == 2
+    prepare("table", tmp_path / "best", root=table, size=32)
+    assert set(rows_of(tmp_path / "best", tmp_path)) == {"s", "s#2"}
+
+
+def test_a_plan_counts_the_rows_that_prepare_writes(tmp_path):
+    for name in "abc":
+        noise(seed=ord(name)).save(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text("uid,frontal,lateral,impression\ns,a.png;b.png,c.png,Normal.\n")
+    options = {"root": tmp_path / "t.csv", "pairs": "all"}
+    assert plan("table", **options)["splits"] == prepare("table", tmp_path / "out", size=32, **options)["splits"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "1 studies in 2 rows" in card
+
+
+@pytest.mark.parametrize("num_proc", [0, -1])
+def test_an_impossible_number_of_processes_is_an_error(tmp_path, num_proc):
+    with pytest.raises(ValueError, match="num_proc must be at least 1"):
+        prepare("phantom", tmp_path / "out", num_studies=3, size=32, num_proc=num_proc)
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="out: cannot be made"):
@@ -360,14 +414,15 @@ def run_prepare(out: Path, **options) -> subprocess.Popen:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_ctrl_c_half_way_leaves_nothing(tmp_path, num_proc):
+def test_an_interruption_half_way_leaves_nothing(tmp_path, num_proc, sent):
     process = run_prepare(tmp_path / "out", num_studies=5_000, size=64, num_proc=num_proc)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.*/**/pictures.bin")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".hf-cxr-*/**/pictures.bin")) and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, sent)  # as a terminal or a scheduler does
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert list(tmp_path.iterdir()) == []

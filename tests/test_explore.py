@@ -136,6 +136,26 @@ def test_a_dataset_of_findings_alone_is_explored_by_its_findings(tmp_path):
     assert facts["dataset"]["section"] in ("impression", "findings")
 
 
+@pytest.mark.parametrize(
+    "left", [["test"], ["validation"], ["train"], ["train", "validation"], ["validation", "test"]]
+)
+def test_any_splits_that_there_are_are_explored(phantom_folder, tmp_path, left):
+    some = copy_folder(phantom_folder, tmp_path / "some")
+    for path in (some / "data").iterdir():
+        if path.name.split("-")[0] not in left:
+            path.unlink()
+    facts = explore(some, tmp_path / "page")
+    assert set(facts["n"]["splits"]) == set(left)
+
+
+def test_uids_that_look_like_further_pairs_are_studies_of_their_own(tmp_path):
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    rows = "".join(f"P#{i},a.png,Normal chest.\n" for i in (1, 2, 3))
+    (tmp_path / "t.csv").write_text("uid,frontal,impression\n" + rows)
+    prepare("table", tmp_path / "data", root=tmp_path / "t.csv", size=32)
+    assert explore(tmp_path / "data", tmp_path / "page")["n"]["studies"] == 3
+
+
 def test_real_studies_can_be_explored(iu, tmp_path):
     prepare("kaggle", tmp_path / "data", root=iu, size=64)
     facts = explore(tmp_path / "data", tmp_path / "page")

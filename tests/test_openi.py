@@ -114,7 +114,7 @@ def test_png_goes_before_dicom_and_what_is_unpacked_before_what_is_packed(tmp_pa
     assert sources == [tmp_path / "CXR1_a.png", tmp_path / "x/1_b.dcm", Archived(tmp_path / "NLMCXR_dcm.tgz", "1_c")]
     pack(tmp_path / "NLMCXR_png.tgz", {})
     (study,) = openi.studies(tmp_path)
-    assert study.images[2].source == Archived(tmp_path / "NLMCXR_png.tgz", "1_c")
+    assert study.images[2].source == Archived(tmp_path / "NLMCXR_png.tgz", "1_c", (tmp_path / "NLMCXR_dcm.tgz",))
 
 
 BOMB = b'<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]><eCitation><uId id="CXR5"/>&b;</eCitation>'
@@ -169,6 +169,19 @@ def test_pictures_that_the_archive_lacks_are_rejects(tmp_path):
     rejects = (tmp_path / "out" / "rejects.jsonl").read_text()
     assert "image file missing in NLMCXR_png.tgz: 2_IM-1-2001.png (lateral)" in rejects
     assert account["images"] == {"study left out": 2, "used": 4}
+
+
+def test_what_the_png_archive_lacks_the_dicom_archive_may_hold(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    packed_reports(root)
+    names = sorted(PICTURES)
+    pack(root / "NLMCXR_png.tgz", {name: PICTURES[name] for name in names[:4]})
+    pack(root / "NLMCXR_dcm.tgz", {f"x/{name}": PICTURES[name] for name in names[2:5]})
+    account = prepare("openi", tmp_path / "out", root=root, size=32)
+    assert account["steps"][-1]["kept"] == 2
+    reason = "image file missing in NLMCXR_png.tgz or NLMCXR_dcm.tgz: 2_IM-1-2001.png (lateral)"
+    assert reason in (tmp_path / "out" / "rejects.jsonl").read_text()
 
 
 def test_a_broken_archive_is_one_clear_line_and_nothing_is_written(tmp_path):

@@ -97,6 +97,11 @@ def test_a_split_that_the_source_publishes_is_used():
     assert list(assign(studies).values()) == ["test", "validation"] * 3
 
 
+def test_a_study_without_a_published_split_goes_with_its_patient_and_its_picture():
+    studies = [make_study("a", patient="p", split="test"), make_study("b", patient="p"), make_study("c")]
+    assert assign(studies, {"a": ["1"], "c": ["1"]}) == {"a": "test", "b": "test", "c": "test"}
+
+
 def test_a_published_split_that_parts_a_patient_is_an_error_that_does_not_name_the_patient():
     studies = [make_study(uid, patient="Jane Doe", split=split) for uid, split in (("a", "train"), ("b", "test"))]
     with pytest.raises(ValueError, match=r"a patient would be in both train and test \(uid 'b'\)") as caught:

@@ -12,11 +12,8 @@ import hashlib
 import io
 import json
 import random
-import shutil
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,9 @@ from PIL import Image
 
 from hf_cxr import __version__
 from hf_cxr.dataset import load_prepared
-from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, picture_bytes
+from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, in_studies, picture_bytes
 from hf_cxr.findings import FINDINGS, POSITIVE, is_normal, label
+from hf_cxr.folders import is_empty, move_in, workshop
 from hf_cxr.views import FORMATS
 
 NORMAL = "normal"
@@ -68,7 +66,7 @@ def explore(
         from hf_cxr.explore import page
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"explore draws with {error.name}: pip install {error.name}") from None
-    out = Path(out).absolute()
+    out = Path(out).resolve()
     _check_free(out)
     unknown = next((name for name in findings if name not in (*FINDINGS, NORMAL)), None)
     if unknown is not None:
@@ -79,7 +77,7 @@ def explore(
     loaded = _checked(dataset) if isinstance(dataset, DatasetDict) else load_prepared(dataset, text=None)
     if split != "all" and split not in loaded:
         raise ValueError(f"{name}: no split {split!r}; it has {', '.join(map(str, loaded))}")
-    rows = list(_rows(loaded, name))
+    rows = in_studies(list(_rows(loaded, name)))
     section = _target(rows, name)
     described = [row for row in rows if split in ("all", row.split)]
     if not described:
@@ -93,12 +91,15 @@ def explore(
     facts |= count(described, rows, section, seed) | {"account": account, "images": _images(folder, described)}
     facts["contact_sheets"], shown = _choose(described, section, findings, facts["findings"]["rows"], seed)
     facts["sentences"] = page.sentences(facts)
-    with _written_whole(out) as folder_made:
+    with workshop(out) as bench:
+        folder_made = bench / "made"
+        folder_made.mkdir()
         figures = draw.draw(facts, folder_made / "figures")
         pictures = draw.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
         (folder_made / "index.html").write_text(page.page(facts, figures, pictures), encoding="utf-8")
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder_made / "explore.json").write_text(text + "\n", encoding="utf-8")
+        move_in(folder_made, out, lambda: _check_free(out))
     return facts
 
 
@@ -215,30 +216,7 @@ def _check_free(out: Path) -> None:
         return
     if not out.is_dir():
         raise FileExistsError(f"{out}: is a file, not a folder to write to")
-    held = {path.name for path in out.iterdir()}
+    held = set() if is_empty(out) else {path.name for path in out.iterdir()}
     if held and ("explore.json" not in held or held - WRITTEN):
         odd = sorted(held - WRITTEN or held)[0]
         raise FileExistsError(f"{out}: holds other files ({odd}), not only an earlier result; choose another folder")
-
-
-@contextmanager
-def _written_whole(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, renamed to it at the end, or gone if anything goes wrong."""
-    beside = next(parent for parent in out.parents if parent.exists())
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=beside))
-    except OSError as error:
-        raise type(error)(f"{out}: cannot write to {beside} ({error.strerror})") from None
-    made, replaced = folder / "made", folder / "replaced"
-    try:
-        made.mkdir()
-        yield made
-        _check_free(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rename(replaced)
-        made.rename(out)
-    finally:
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
-        shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,19 @@ class Row:
     """View → width and height of its picture; only the views that are there. So are the two below."""
     digests: Mapping[str, str]
     confidences: Mapping[str, float]
+    study: str = ""
+    """The uid of its study, set by `in_studies`."""
 
-    @property
-    def study(self) -> str:
-        """The uid of its study: `prepare --pairs all` calls further rows of a study "uid#2", "uid#3", …"""
-        return re.sub(r"#\d+$", "", self.uid)
+
+def in_studies(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their study: `prepare --pairs all` calls the further ones of study "uid" "uid#2", "uid#3", …"""
+    patients = {row.uid: row.patient for row in rows}
+
+    def study_of(row: Row) -> str:
+        first = re.sub(r"#\d+$", "", row.uid)
+        return first if first in patients and patients[first] == row.patient else row.uid
+
+    return [replace(row, study=study_of(row)) for row in rows]
 
 
 def picture_bytes(stored: Mapping[str, Any]) -> bytes:

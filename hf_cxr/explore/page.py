@@ -198,7 +198,7 @@ def _duplicates(facts: Mapping[str, Any]) -> str:
     )
     return (
         f"{percent(counts['same'] / counts['studies'])} of the {number(counts['studies'])} {name} {many} also occur "
-        f"word for word in training, so reciting is rewarded; {pictures}."
+        f"word for word in training{', so reciting is rewarded' if counts['same'] else ''}; {pictures}."
     )
 
 

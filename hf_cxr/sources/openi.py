@@ -20,7 +20,7 @@ from hf_cxr.reports import Radiograph, Study
 REPORTS = "NLMCXR_reports.tgz"
 FOLDER = "ecgen-radiology"
 PICTURES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
-"""Archives of pictures; where both are there the PNG files are taken."""
+"""Archives of pictures; the second is asked for what the first does not hold."""
 SUFFIXES = (".png", ".dcm", ".dicom", ".jpg", ".jpeg")
 
 
@@ -41,13 +41,13 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
     """
     root = _root(root)
     on_disk = _pictures(root)
-    archive = next((root / name for name in PICTURES if (root / name).is_file()), None)
-    if demand_images and not on_disk and archive is None:
+    archives = tuple(root / name for name in PICTURES if (root / name).is_file())
+    if demand_images and not on_disk and not archives:
         raise FileNotFoundError(f"{root}: no pictures, neither {' nor '.join(PICTURES)} nor a file *.png or *.dcm")
 
     read: dict[str, tuple[str, Study]] = {}
     for name, content in _reports(root):
-        study = _study(name, content, on_disk, archive, root)
+        study = _study(name, content, on_disk, archives, root)
         if study.uid in read:
             raise ValueError(f"{root}: reports {read[study.uid][0]} and {name} are both number {study.uid!r}")
         read[study.uid] = name, study
@@ -104,11 +104,10 @@ def _reports(root: Path) -> Iterator[tuple[str, bytes]]:
         if path.suffix == ".xml":
             yield path.name, path.read_bytes()
         else:
-            for name, content in members(path, lambda name: name.endswith(".xml")):
-                yield name.rpartition("/")[2], content
+            yield from members(path, lambda name: name.endswith(".xml"))
 
 
-def _study(name: str, content: bytes, on_disk: dict[str, Path], archive: Path | None, root: Path) -> Study:
+def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[Path, ...], root: Path) -> Study:
     try:
         report = fromstring(content, forbid_dtd=True)
     except DefusedXmlException:
@@ -122,7 +121,7 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archive: Path | 
     images = []
     for picture in report.iterfind(".//parentImage"):
         if key := image_key((picture.get("id") or "").strip()):
-            images.append(_radiograph(key, on_disk, archive, root))
+            images.append(_radiograph(key, on_disk, archives, root))
     return Study(
         uid=uid,
         images=tuple(images),
@@ -133,11 +132,11 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archive: Path | 
     )
 
 
-def _radiograph(key: str, on_disk: dict[str, Path], archive: Path | None, root: Path) -> Radiograph:
+def _radiograph(key: str, on_disk: dict[str, Path], archives: tuple[Path, ...], root: Path) -> Radiograph:
     name = f"{key}.png"
     if key in on_disk:
         return Radiograph(on_disk[key], name=on_disk[key].name)
-    return Radiograph(root / name if archive is None else Archived(archive, key), name=name)
+    return Radiograph(Archived(archives[0], key, archives[1:]) if archives else root / name, name=name)
 
 
 def _section(report: Element, label: str) -> str:

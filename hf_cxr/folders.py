@@ -1,0 +1,94 @@
+"""A folder that is written whole or not at all: made in a workshop on the same disk, then moved into place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+HIDDEN = ".hf-cxr-"
+"""How the name of a workshop begins. One that was killed with no chance to clean up can be deleted."""
+
+
+@contextmanager
+def workshop(out: Path) -> Iterator[Path]:
+    """A temporary folder on the disk of `out` (in it, if it is there and empty), gone afterwards whatever happens.
+
+    A process that is asked to end (SIGTERM, as a scheduler or `docker stop` sends) cleans up too.
+
+    Raises `OSError`, naming `out`, if nothing can be written there or the disk is full.
+    """
+    place = out if out.is_dir() and is_empty(out) else next(parent for parent in out.parents if parent.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(f"{out}: cannot be made, {place} is a file")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place))
+    except OSError as error:
+        raise type(error)(f"{out}: cannot write to {place} ({error.strerror})") from None
+    try:
+        with _ending_cleanly():
+            yield folder
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(f"{out}: no space left on its disk; nothing was written") from None
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_in(finished: Path, out: Path, check: Callable[[], None]) -> None:
+    """Put `finished`, made in the workshop of `out`, in its place; what is there already is replaced.
+
+    `check` looks once more whether `out` may be written: someone else may have finished meanwhile.
+    """
+    check()
+    if finished.is_relative_to(out):  # an empty folder, perhaps a mount point, that is filled and not replaced
+        moved: list[Path] = []
+        try:
+            for entry in sorted(finished.iterdir()):
+                moved.append(entry.rename(out / entry.name))
+        except BaseException:
+            for path in moved:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
+        return
+    if os.path.ismount(out):
+        raise OSError(f"{out}: is a mount point with files in it; empty it first, or choose a folder inside")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replaced = finished.with_name("replaced")
+    try:
+        if out.exists():
+            out.rename(replaced)
+        finished.rename(out)
+    except BaseException:
+        if replaced.exists() and not out.exists():
+            replaced.rename(out)
+        raise
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but workshops."""
+    return all(path.name.startswith(HIDDEN) for path in folder.iterdir())
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(signum: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
