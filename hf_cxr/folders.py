@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ def workshop(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise type(error)(f"{out}: cannot write to {place} ({error.strerror})") from None
     try:
-        with _ending_cleanly():
+        with _ending_cleanly(folder):
             yield folder
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -48,7 +50,12 @@ def move_in(finished: Path, out: Path, check: Callable[[], None]) -> None:
 
     `check` looks once more whether `out` may be written: someone else may have finished meanwhile.
     """
-    check()
+    with _undisturbed():
+        check()
+        _move(finished, out)
+
+
+def _move(finished: Path, out: Path) -> None:
     if finished.is_relative_to(out):  # an empty folder, perhaps a mount point, that is filled and not replaced
         moved: list[Path] = []
         try:
@@ -79,16 +86,34 @@ def is_empty(folder: Path) -> bool:
 
 
 @contextmanager
-def _ending_cleanly() -> Iterator[None]:
+def _ending_cleanly(folder: Path) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
 
     def end(signum: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + signum)
+        # No exception: raised amid the locks of a process pool, it could wait for ever.
+        for child in multiprocessing.active_children():
+            child.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + signum)
 
     signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM for the moment."""
+    if sys.platform == "win32":
+        yield
+        return
+    endings = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, endings)

@@ -339,7 +339,10 @@ def _read_dicom(stream: BinaryIO, name: str) -> tuple[Image.Image, str | None]:
         raise UnreadableImage(f"{name}: {frame}")
     grey = _levels(frame.values, frame.counts)
     grey[frame.counts == 0] = 0
-    return Image.fromarray(grey[frame.places]), frame.view
+    pixels = grey[frame.places]
+    if pixels.ndim != 2:  # a damaged header
+        raise UnreadableImage(f"{name}: DICOM pixels are not one grey frame")
+    return Image.fromarray(pixels), frame.view
 
 
 def _line(text: str) -> str:

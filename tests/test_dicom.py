@@ -609,3 +609,13 @@ def test_the_similarity_is_the_published_one():
     assert files.similarity(ramp, wave) == pytest.approx(0.1484070492986)
     assert files.similarity(ramp, 255 - ramp) == pytest.approx(-0.0737931208868)
     assert files.similarity(ramp, ramp) == pytest.approx(1)
+
+
+def test_pixels_of_another_shape_than_a_picture_are_refused(monkeypatch):
+    import hf_cxr.dicom as dicom
+
+    values = np.arange(4.0)
+    frame = dicom.Frame(np.zeros((1, 1, 64), dtype=int), values, np.ones(4), None)
+    monkeypatch.setattr(dicom, "read_frame", lambda *_: frame)
+    with pytest.raises(UnreadableImage, match="not one grey frame"):
+        read_radiograph(bytes(128) + b"DICM" + bytes(200))

@@ -66,6 +66,8 @@ anything = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 )
 def test_a_table_of_any_dialect_is_read_as_it_was_written(folder, table, delimiter, end, quoting, encoding):
     names, rows = table
+    if len(names) == 1:  # its header does not tell the delimiter
+        delimiter = ","
     if quoting == csv.QUOTE_MINIMAL:  # Python 3.11's writer does not quote a line end of another kind
         rows = [["".join(c for c in cell if c not in "\r\n" or c in end) for cell in row] for row in rows]
     text = written(names, rows, delimiter=delimiter, lineterminator=end, quoting=quoting)
