@@ -45,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, required=True, help="NLMCXR_reports.tgz or indiana_reports.csv")
     parser.add_argument("--pairs", type=int, default=0, help="also print so many random before/after pairs with scars")
+    parser.add_argument("--changed", action="store_true", help="pairs of any change, not only of scars")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     published = read_impressions(args.reports)
@@ -73,8 +74,10 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
     print(f"\n{speed:,.0f} impressions/s on one core")
 
-    scarred = [pair for pair in zip(published, cleaned["drop"], strict=True) if "XXXX" in pair[0]]
-    for before, after in random.Random(args.seed).sample(scarred, min(args.pairs, len(scarred))):
+    pairs = [
+        (a, b) for a, b in zip(published, cleaned["drop"], strict=True) if a != b and (args.changed or "XXXX" in a)
+    ]
+    for before, after in random.Random(args.seed).sample(pairs, min(args.pairs, len(pairs))):
         print(f"\n- {before}\n+ {after}")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -84,6 +85,9 @@ def names_and_headers(iu: Path) -> None:
     for row in read_rows(iu / "dicom_headers.csv.gz", ("imageid", "View Position")):
         said = row["View Position"].upper()
         headers[image_key(row["imageid"])] = "" if not said else "frontal" if said in ("PA", "AP") else "lateral"
+    for said in ("frontal", "lateral"):
+        told = [view == said for shown in labels.values() for name, view in shown if headers.get(name) == said]
+        print(f"headers that say {said} are right for {percent(told)}")
     print("| evidence | two-image studies, both right | pictures |\n|---|---|---|")
     for name, decide, hints in (
         ("first in sorted order is frontal", first_is_frontal, None),
@@ -92,12 +96,17 @@ def names_and_headers(iu: Path) -> None:
     ):
         studies, pictures, _ = score(held_out, decide, hints)
         print(f"| {name} | {percent(studies)} | {percent(pictures)} |")
+    rule, names = (score(held_out, decide)[0] for decide in (first_is_frontal, decide_views))
+    won, lost = (sum(a and not b for a, b in zip(x, y, strict=True)) for x, y in ((names, rule), (rule, names)))
+    # Exact McNemar test: under no difference, which of the two is right where one errs is a toss-up.
+    p = 2 * sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    print(f"\nNames against the rule: {won} studies won, {lost} lost, exact McNemar p = {min(1.0, p):.2g}")
     print("\nBy number of pictures in the study (names):")
     for number in (1, 2, 3, 4):
         some = {uid: pictures for uid, pictures in held_out.items() if len(pictures) == number}
         if some:
-            ours, rule = (percent(score(some, decide)[1]) for decide in (decide_views, first_is_frontal))
-            print(f"  {number}: {ours} pictures, first-is-frontal {rule}")
+            ours, theirs = (percent(score(some, decide)[1]) for decide in (decide_views, first_is_frontal))
+            print(f"  {number}: {ours} pictures, first-is-frontal {theirs}")
     _, right, sure = score(held_out, decide_views)
     print("\nConfidence against truth (names):")
     for low, high in pairwise(BINS):
@@ -114,6 +123,9 @@ def names_and_headers(iu: Path) -> None:
     }
     agree = [decided[key] == table[key] for key in sorted(set(table) & set(decided))]
     print(f"\nAgainst nlmcxr_tsne_pa.csv.gz (one picture a study): names {percent(agree)}")
+    known = {name: view for pictures in labels.values() for name, view in pictures if name in table}
+    differ = sum(table[name] != view for name, view in known.items())
+    print(f"(that table differs from the projections on {differ} of {len(known):,})")
 
 
 def disturbed(image: Image.Image, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image]]:

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 HIDDEN = ".hf-cxr-"
 """How the name of a workshop begins. One that was killed with no chance to clean up can be deleted."""
+ENDINGS = {signal.SIGINT, signal.SIGTERM}
+"""What a terminal, a scheduler or `docker stop` sends to end a process."""
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def move_in(finished: Path, out: Path, check: Callable[[], None]) -> None:
 
     `check` looks once more whether `out` may be written: someone else may have finished meanwhile.
     """
-    with _undisturbed():
+    with undisturbed():
         check()
         _move(finished, out)
 
@@ -106,14 +108,13 @@ def _ending_cleanly(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM for the moment."""
+def undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM for the moment; a process forked meanwhile puts them off until it says otherwise."""
     if sys.platform == "win32":
         yield
         return
-    endings = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, endings)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)

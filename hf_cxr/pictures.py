@@ -26,6 +26,7 @@ from datasets.utils import tqdm
 
 from hf_cxr import archives
 from hf_cxr.archives import Archived
+from hf_cxr.folders import ENDINGS, undisturbed
 from hf_cxr.reports import Radiograph, Study
 from hf_cxr.view_labels import pixel_evidence
 from hf_cxr.views import UnreadableImage, read_with_hint, shrink
@@ -34,7 +35,6 @@ MISSING = "image file missing"
 AHEAD = 8
 """Pictures in work or waiting per process: bounds the memory, whatever the size of the collection."""
 
-ENDINGS = {signal.SIGINT, signal.SIGTERM}
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Key = tuple[int, int]
@@ -154,9 +154,7 @@ def _read_one(source: Any, label: str, unlabelled: bool, size: int) -> tuple[tup
         return None, f"{label}: blank, every pixel has the same value"
     evidence = pixel_evidence(image) if unlabelled else None
     buffer = io.BytesIO()
-    image.save(
-        buffer, "PNG", compress_type=zlib.Z_RLE
-    )  # five times as fast as the default, and smaller (docs/data.md)
+    image.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # five times as fast as the default (docs/data.md)
     png = buffer.getvalue()
     return (png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None), ""
 
@@ -181,18 +179,12 @@ def _in_order(
             yield key, future.result()
 
 
-def _mask(how: str) -> None:
-    if sys.platform != "win32":
-        signal.pthread_sigmask(getattr(signal, how), ENDINGS)
-
-
 def _serve() -> None:
     """A reading process ends when its pool does, and with its parent, whatever ends that; never on its own."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in ENDINGS:
+    for number in ENDINGS:  # put off when this process was forked, and without effect from here on
         signal.signal(number, signal.SIG_IGN)
-    _mask("SIG_UNBLOCK")
 
 
 @contextmanager
@@ -200,11 +192,8 @@ def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # as `datasets` does it
     context = multiprocessing.get_context(method)
     pool = ProcessPoolExecutor(num_proc, context, initializer=_serve)
-    _mask("SIG_BLOCK")  # a child that is ended before it listens would hang the pool
-    try:
+    with undisturbed():  # a child that is ended before it listens would hang the pool
         pool.submit(int)  # starts the processes
-    finally:
-        _mask("SIG_UNBLOCK")
     try:
         yield pool
     except BrokenProcessPool:

@@ -35,8 +35,8 @@ SUFFIXES: dict[str, tuple[int, int]] = {
 }
 RELIANCE = 0.5
 """Share of their weight that names keep where a study has several, as they are not independent: "1001" beside "2001"
-would give odds of 260 for the first to be the frontal one; counted, they are 24. This, `FIRST` and `BOTH_VIEWS` have
-the least log-loss on the same half of the uids."""
+would give odds of 260 for the first to be the frontal one, ten times what is counted. This, `FIRST` and `BOTH_VIEWS`
+have the least log-loss on the same half of the uids."""
 
 FIRST = 0.5
 """Log-odds for the first picture of several in sorted order."""
@@ -50,7 +50,7 @@ SYMMETRIC, SLOPE, MOST = 0.62, 25.0, 3.0
 between the least symmetric frontal (0.65) and the most symmetric lateral (0.58) of the 17 real pictures at hand."""
 
 BOTH_VIEWS = 5.5
-"""Log-odds that two pictures of a study show two views rather than one (1,581 to 4 on that half)."""
+"""Log-odds that two pictures of a study show two views rather than one."""
 MOST_JOINT = 8
 """Pictures of a study that are weighed together; of more, each is decided by itself."""
 
