@@ -14,16 +14,9 @@ from safetensors.torch import load_file
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.dataset import load_prepared
-from hf_cxr.training import (
-    FindingsModel,
-    ImpressionTrainer,
-    check_feasible,
-    finding_targets,
-    fine_tune,
-    token_mean_loss,
-    train,
-    warm_up,
-)
+from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
+from hf_cxr.training import check_feasible, fine_tune, train
+from hf_cxr.warmup import FindingsModel, finding_targets, warm_up
 
 BASE = TINY_RECIPE | {"seed": 1}
 
