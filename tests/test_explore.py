@@ -265,6 +265,6 @@ def test_a_failure_half_way_keeps_the_earlier_result(tmp_path, monkeypatch):
 
 def test_the_warm_up_and_the_page_ask_for_as_many_positives():
     from hf_cxr.explore.counts import ENOUGH
-    from hf_cxr.training import MIN_POSITIVES
+    from hf_cxr.warmup import MIN_POSITIVES
 
     assert ENOUGH == MIN_POSITIVES

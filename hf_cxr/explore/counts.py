@@ -22,7 +22,7 @@ SECTIONS = ("impression", "findings", "indication")
 TOGETHER = 12
 """Findings in the table of co-occurrence."""
 ENOUGH = 10
-"""Positive training studies a finding needs for the findings warm-up: `hf_cxr.training.MIN_POSITIVES`, told again here
+"""Positive training studies a finding needs for the findings warm-up: `hf_cxr.warmup.MIN_POSITIVES`, told again here
 because that room is too heavy to enter for a number."""
 FUNCTION_WORDS = frozenset(
     "a an and are as at be been by can for from has have in into is it its may of on or since than that the there"
