@@ -32,11 +32,39 @@ class KitArguments:
     findings_warmup_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}
     )
+    findings_labels: str = field(
+        default="text",
+        metadata={
+            "choices": ["text", "tags"],
+            "help": "What stage one learns: findings read from the impressions, or the dataset's column tags.",
+        },
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
     )
+    cross_attention_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the decoder's new cross-attention; default: learning_rate."}
+    )
     view_dropout: float = field(default=0.0, metadata={"help": "Probability of emptying one panel of a pair."})
-    freeze_encoder: bool = field(default=False, metadata={"help": "Do not train the encoder in stage two."})
+    augmentation: float = field(
+        default=0.0, metadata={"help": "Strength of rotation, scale, shift and contrast, 0 (none) to 1."}
+    )
+    freeze_encoder: bool = field(
+        default=False, metadata={"help": "Do not train the encoder in stage two; its states are computed once."}
+    )
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs hf-cxr[lora]."}
+    )
+    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the adapters: lora_alpha / lora_rank."})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
+    )
+    log_samples: int = field(default=0, metadata={"help": "Validation studies shown at each evaluation; 0: none."})
+    share_samples: bool = field(
+        default=False, metadata={"help": "Send those pictures and texts to trackers on other machines, too."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Continue an interrupted run in output_dir."})
+    restart: bool = field(default=False, metadata={"help": "Delete an interrupted run in output_dir and begin anew."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes for packing the canvases."})
 
 
@@ -48,6 +76,11 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     predict_with_generate: bool = field(default=True, metadata={"help": "Score generated texts at each evaluation."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The canvases carry no other columns."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Studies generated at once."})
+
+    def __post_init__(self) -> None:
+        if self.metric_for_best_model is None and self.predict_with_generate:
+            self.metric_for_best_model = "composite"  # of `hf_cxr.evaluation`; BLEU alone rewards one sentence
+        super().__post_init__()
 
     def changed(self) -> dict[str, Any]:
         """The Trainer's arguments that differ from its defaults, as plain YAML values.
@@ -69,11 +102,20 @@ class TrainingArguments(Seq2SeqTrainingArguments):
         }
 
 
+# Told on the command line of one start, no part of what the run is.
+STARTING = ("resume", "restart")
+
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
 DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "disable_tqdm", "hub_token"}
 
 
 ARGUMENTS = (KitArguments, TrainingArguments)
+
+
+def resolved_config(kit: KitArguments, args: TrainingArguments) -> dict[str, Any]:
+    """All of the kit's arguments and the Trainer's changed ones: a config that trains the same model again."""
+    config = dataclasses.asdict(kit) | args.changed()
+    return {name: value for name, value in config.items() if name not in STARTING}
 
 
 def argument_names() -> list[str]:

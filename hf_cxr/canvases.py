@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr import views
+from hf_cxr.augmentation import augment_panel
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
@@ -52,7 +53,10 @@ class CanvasDataset(torch.utils.data.Dataset):
     """Rows of a packed dataset as `{"canvas": uint8 (panel_size, 2 * panel_size), "labels": token ids}`.
 
     `view_dropout` empties one panel of a two-view study with that probability, so that single-view studies are in
-    distribution. The draw depends only on (seed, epoch, row): not on the number of processes, workers or resumes.
+    distribution; `augmentation` is the strength given to `augment_panel`. The draws depend only on (seed, epoch, row):
+    not on the number of processes, workers or resumes.
+
+    With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas.
     """
 
     def __init__(
@@ -63,12 +67,14 @@ class CanvasDataset(torch.utils.data.Dataset):
         targets: Any = None,
         max_length: int = 128,
         view_dropout: float = 0.0,
+        augmentation: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.rows = packed.select_columns(["canvas"]).with_format("arrow")
         self.panel_size = panel_size
-        self.view_dropout, self.seed = view_dropout, seed
+        self.view_dropout, self.augmentation, self.seed = view_dropout, augmentation, seed
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
+        self.states: np.ndarray | None = None
         self.labels = targets
         if tokenizer is not None:
             texts = tokenizer(list(packed["impression"]), add_special_tokens=False)["input_ids"]
@@ -78,30 +84,31 @@ class CanvasDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        data = self.rows[index]["canvas"][0].as_buffer()
-        canvas = np.frombuffer(data, np.uint8).reshape(self.panel_size, 2 * self.panel_size)
-        if self.view_dropout:
-            canvas = self._drop_view(canvas, index)
-        item: dict[str, Any] = {"canvas": canvas}
+        item = {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
         if self.labels is not None:
             item["labels"] = self.labels[index]
         return item
 
-    def _drop_view(self, canvas: np.ndarray, index: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, int(self.epoch), index))
-        panels = canvas[:, : self.panel_size], canvas[:, self.panel_size :]
-        if rng.random() >= self.view_dropout or not all(panel.any() for panel in panels):
+    def canvas(self, index: int) -> np.ndarray:
+        """The canvas of one row as this epoch shows it: `uint8`, (panel_size, 2 * panel_size)."""
+        data = self.rows[index]["canvas"][0].as_buffer()
+        canvas = np.frombuffer(data, np.uint8).reshape(self.panel_size, 2 * self.panel_size)
+        if not self.view_dropout and not self.augmentation:
             return canvas
-        canvas = canvas.copy()
-        which = rng.integers(2)
-        canvas[:, which * self.panel_size : (which + 1) * self.panel_size] = 0
-        return canvas
+        panels = [canvas[:, : self.panel_size], canvas[:, self.panel_size :]]
+        rng = np.random.default_rng((self.seed, int(self.epoch), index))
+        if self.view_dropout and rng.random() < self.view_dropout and all(panel.any() for panel in panels):
+            which = rng.integers(2)
+            panels[which] = np.zeros_like(panels[which])
+        if self.augmentation:
+            panels = [augment_panel(panel, self.augmentation, rng) if panel.any() else panel for panel in panels]
+        return np.concatenate(panels, axis=1)
 
 
 class CanvasCollator:
     """Batch rows into `pixel_values` (batch, 3, height, width), normalised exactly as the checkpoint's image processor
     would, and text labels padded to the longest with the decoder's shifted input beside them; class targets, which
-    have no decoder, are stacked as floats."""
+    have no decoder, are stacked as floats. Rows of encoder states become `encoder_outputs` in place of the pixels."""
 
     def __init__(
         self, image_processor: BaseImageProcessor, pad_token_id: int | None = None, start_token_id: int | None = None
@@ -114,9 +121,13 @@ class CanvasCollator:
         self.shift = mean / std
         self.pad_token_id, self.start_token_id = pad_token_id, start_token_id or 0
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        grey = torch.from_numpy(np.stack([item["canvas"] for item in items]))[:, None].float()
-        batch = {"pixel_values": grey * self.scale - self.shift}
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any]
+        if "states" in items[0]:
+            batch = {"encoder_outputs": (torch.from_numpy(np.stack([item["states"] for item in items])),)}
+        else:
+            grey = torch.from_numpy(np.stack([item["canvas"] for item in items]))[:, None].float()
+            batch = {"pixel_values": grey * self.scale - self.shift}
         if "labels" not in items[0]:
             return batch
         if self.pad_token_id is None:

@@ -1,51 +1,96 @@
-"""The parts of `transformers.Trainer` that two-view training needs different: loss, parameter groups, evaluation.
+"""The parts of `transformers.Trainer` that two-view training needs different: loss, parameter groups, batches.
 
 What a run does with them, stage by stage, lives in `hf_cxr.warmup` and `hf_cxr.training`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers import Seq2SeqTrainer
 
 from hf_cxr.canvases import IGNORED, CanvasDataset
+from hf_cxr.checkpoints import ResumableTrainer
+
+CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn", "enc_to_dec_proj")  # new to a pretrained pair
+MEGABATCH = 50  # global batches that are sorted by length together, as in transformers' LengthGroupedSampler
 
 
-class EpochCallback(TrainerCallback):
-    """Tells the dataset which epoch it serves, on which its view dropout depends."""
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """An order in which each global batch holds targets of like length, and the batches come in random order.
 
-    def __init__(self, canvases: CanvasDataset) -> None:
-        self.canvases = canvases
+    Unlike transformers' own, it draws from (seed, epoch) alone: every process and every resumed run sees one order.
+    """
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.canvases.epoch.fill_(int(state.epoch or 0))
+    def __init__(self, canvases: CanvasDataset, global_batch: int, seed: int) -> None:
+        self.lengths = torch.tensor([len(ids) for ids in canvases.labels])
+        self.canvases, self.global_batch, self.seed = canvases, global_batch, seed
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed << 20) + int(self.canvases.epoch))
+        order = torch.randperm(len(self.lengths), generator=generator)
+        batches: list[torch.Tensor] = []
+        for mega in order.split(MEGABATCH * self.global_batch):
+            batches += mega[self.lengths[mega].argsort(stable=True)].split(self.global_batch)
+        full = [batch for batch in batches if len(batch) == self.global_batch]
+        rest = [batch for batch in batches if len(batch) < self.global_batch]
+        shuffled = [full[place] for place in torch.randperm(len(full), generator=generator)] if full else []
+        return iter(torch.cat(shuffled + rest).tolist())
 
 
-class ImpressionTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` that evaluates every study exactly once under several processes, and can give the encoder a
-    learning rate of its own: after the warm-up it knows its task, while a new decoder starts from noise."""
+class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
+    """`Seq2SeqTrainer` that evaluates every study exactly once, in the order of the split, under several processes,
+    and can give parts of the model learning rates of their own: after the warm-up the encoder knows its task, while
+    cross-attention that was added to a pretrained decoder starts from noise."""
 
-    def __init__(self, *args, encoder_learning_rate: float | None = None, **kwargs) -> None:
-        self.encoder_learning_rate = encoder_learning_rate
+    def __init__(
+        self,
+        *args,
+        encoder_learning_rate: float | None = None,
+        cross_attention_learning_rate: float | None = None,
+        **kwargs,
+    ) -> None:
+        self.learning_rates = {"encoder": encoder_learning_rate, "cross-attention": cross_attention_learning_rate}
         super().__init__(*args, **kwargs)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(*args, **kwargs)
-        if self.encoder_learning_rate is not None:
-            encoder = set(self.model.encoder.parameters())
-            groups = list(optimizer.param_groups)
-            optimizer.param_groups.clear()
-            for group in groups:
-                for mine, rate in ((True, self.encoder_learning_rate), (False, group["lr"])):
-                    members = [parameter for parameter in group["params"] if (parameter in encoder) is mine]
-                    if members:
-                        optimizer.add_param_group(group | {"params": members, "lr": rate})
+        part_of = {parameter: part_name(name) for name, parameter in self.model.named_parameters()}
+        groups = list(optimizer.param_groups)
+        optimizer.param_groups.clear()
+        for group in groups:
+            for part in ("encoder", "cross-attention", "decoder"):
+                members = [parameter for parameter in group["params"] if part_of[parameter] == part]
+                if members:
+                    rate = self.learning_rates.get(part)
+                    own = {"params": members, "lr": group["lr"] if rate is None else rate}
+                    optimizer.add_param_group(group | own)
         return optimizer
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy == "group_by_length":
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return LengthGroupedSampler(self.train_dataset, size, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset):
+        return torch.utils.data.SequentialSampler(eval_dataset)
 
     def evaluation_loop(self, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*args, **kwargs)
+
+
+def part_name(parameter: str) -> str:
+    """`encoder`, `cross-attention` or `decoder`: the part of the model that a parameter's name puts it in."""
+    if any(mark in parameter for mark in CROSS_ATTENTION):
+        return "cross-attention"
+    return "encoder" if parameter.startswith("encoder.") else "decoder"
 
 
 def token_mean_loss(label_smoothing: float):

@@ -1,12 +1,15 @@
-"""Fine-tune in two stages: the encoder learns findings (warm-up), then the whole model learns to write impressions.
+"""A training run from its arguments to a filled run folder: two stages, resumed where they were interrupted.
 
-Arguments live in `hf_cxr.arguments`, data in `hf_cxr.canvases`, the parts of the model in `hf_cxr.modeling`.
+Stage one lives in `hf_cxr.warmup`, the trainer in `hf_cxr.trainer`, whole checkpoints in `hf_cxr.checkpoints`, data in
+`hf_cxr.canvases`, the parts of the model in `hf_cxr.modeling`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import json
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -17,15 +20,27 @@ import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import Seq2SeqTrainer, Trainer, set_seed
+from transformers import Trainer, set_seed
 
-from hf_cxr import evaluation, hub
-from hf_cxr.arguments import KitArguments, TrainingArguments
+from hf_cxr import evaluation, hub, warmup
+from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
+from hf_cxr.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.checkpoints import (
+    check_same_run,
+    checkpoints,
+    only_run_in,
+    read_progress,
+    remove_checkpoints,
+    write_progress,
+)
 from hf_cxr.dataset import load_prepared
-from hf_cxr.modeling import Checkpoint, build
-from hf_cxr.trainer import EpochCallback, ImpressionTrainer, token_mean_loss
-from hf_cxr.warmup import warm_up
+from hf_cxr.frozen import encode_once
+from hf_cxr.lora import adapters
+from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
+from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
+
+STATES = "encoder_states"  # in the run folder, while a frozen encoder's states are in use
 
 
 def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
@@ -40,6 +55,32 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     with state.main_process_first():
         dataset = load_prepared(kit.dataset)
     check_feasible(dataset, kit, args)
+    with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
+        stage = start_or_resume(kit, args) if state.is_main_process else None
+        state.wait_for_everyone()
+        stage = stage or str((read_progress(output) or {}).get("stage"))
+        if stage == "finished":
+            return _read_report(output)
+        if stage == "evaluation":
+            checkpoint = load_checkpoint(str(output))
+        else:
+            checkpoint = _train_stages(dataset, kit, args, output)
+        seconds = time.perf_counter() - started
+        report = None
+        if len(dataset.get("test", ())):
+            report = evaluation.evaluate(
+                checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
+            )
+        if state.is_main_process:
+            facts = hub.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
+            hub.write_model_card(output, facts, report)
+            write_progress(output, "finished", resolved_config(kit, args))
+    return report
+
+
+def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments, output: Path) -> Checkpoint:
+    """Build, warm up, fine-tune, and save the run's checkpoint."""
+    state = PartialState()
     checkpoint = build(
         kit.encoder,
         kit.decoder,
@@ -55,20 +96,56 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
             if len(dataset.get(name, ()))
         }
     if kit.findings_warmup_epochs:
-        warm_up(checkpoint, packed["train"], kit, args)
-    trainer = fine_tune(checkpoint, packed, kit, args)
-    seconds = time.perf_counter() - started
+        warmup.warm_up(checkpoint, packed["train"], kit, args)
+        if state.is_main_process:
+            write_progress(output, "impressions", resolved_config(kit, args))
+            shutil.rmtree(output / warmup.STAGE, ignore_errors=True)
+    with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
+        trainer = fine_tune(checkpoint, packed, kit, args)
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer, output)
-    report = None
-    if len(dataset.get("test", ())):
-        report = evaluation.evaluate(
-            checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
-        )
-    if state.is_main_process:
-        facts = hub.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
-        hub.write_model_card(output, facts, report)
-    return report
+        write_progress(output, "evaluation", resolved_config(kit, args))
+        shutil.rmtree(output / STATES, ignore_errors=True)
+    return checkpoint
+
+
+def start_or_resume(kit: KitArguments, args: TrainingArguments) -> str:
+    """Decide where the run begins; returns one of `hf_cxr.checkpoints.STAGES`.
+
+    Raises `ValueError` if `output_dir` holds an interrupted run and neither `resume` nor `restart` is set, or if a run
+    would be resumed with other arguments.
+    """
+    output = Path(args.output_dir)
+    progress, config = read_progress(output), resolved_config(kit, args)
+    if kit.resume and progress:
+        check_same_run(output, progress["config"], config)
+        print(f"Resuming {output}: {_told(output, progress['stage'])}", flush=True)
+        return progress["stage"]
+    saved = [output / warmup.ENCODER, *checkpoints(output), *checkpoints(output / warmup.STAGE)]
+    unfinished = progress and progress["stage"] != "finished" and any(path.exists() for path in saved)
+    if unfinished and not kit.restart:
+        raise ValueError(f"{output}: holds an interrupted run; continue it with --resume or delete it with --restart")
+    if kit.resume:
+        print(f"Nothing to resume in {output}: starting anew", flush=True)
+    for leftover in (warmup.ENCODER, warmup.STAGE, STATES):
+        shutil.rmtree(output / leftover, ignore_errors=True)
+    remove_checkpoints(output)
+    (output / EVALUATIONS).unlink(missing_ok=True)
+    stage = "findings_warmup" if kit.findings_warmup_epochs else "impressions"
+    write_progress(output, stage, config)
+    return stage
+
+
+def _told(output: Path, stage: str) -> str:
+    if stage in ("evaluation", "finished"):
+        return f"trained already, {'evaluating' if stage == 'evaluation' else 'nothing left to do'}"
+    saved = checkpoints(output / warmup.STAGE if stage == "findings_warmup" else output)
+    return f"stage {stage}, " + (f"from {saved[-1].name}" if saved else "from its start")
+
+
+def _read_report(output: Path) -> dict[str, Any] | None:
+    file = output / "report.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments) -> None:
@@ -80,6 +157,17 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
     sharded = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & set(os.environ)
     if args.fsdp or args.deepspeed or sharded:
         raise ValueError("FSDP and DeepSpeed are not supported yet (generation could hang); use plain DDP")
+    if kit.resume and kit.restart:
+        raise ValueError("resume or restart: not both")
+    if kit.early_stopping_patience and not args.load_best_model_at_end:
+        raise ValueError("early_stopping_patience needs load_best_model_at_end: true and an eval_strategy")
+    if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
+        raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
+    if kit.findings_warmup_epochs and kit.findings_labels == "tags" and "tags" not in dataset["train"].column_names:
+        raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
+    for name, most in (("view_dropout", 1.0), ("augmentation", 1.0)):
+        if not 0 <= getattr(kit, name) <= most:
+            raise ValueError(f"{name} is between 0 and {most:g}, not {getattr(kit, name)}")
 
 
 def save_run(
@@ -90,12 +178,15 @@ def save_run(
     They are written beside and moved in at the end, so that an interruption or a full disk leaves no half checkpoint.
     """
     output.mkdir(parents=True, exist_ok=True)
+    for abandoned in output.glob(".saving-*"):
+        shutil.rmtree(abandoned)
     with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
         folder = Path(name)
         hub.add_pipeline_code(checkpoint.model, folder)
         checkpoint.save_pretrained(folder)
-        config = dataclasses.asdict(kit) | args.changed()
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        (folder / "config.yaml").write_text(
+            yaml.safe_dump(resolved_config(kit, args), sort_keys=False), encoding="utf-8"
+        )
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         for stale in ("report.json", "report.md", "predictions.jsonl", "README.md"):  # they told of other weights
             (output / stale).unlink(missing_ok=True)
@@ -105,31 +196,51 @@ def save_run(
 
 def fine_tune(
     checkpoint: Checkpoint, packed: dict[str, Dataset], kit: KitArguments, args: TrainingArguments
-) -> Seq2SeqTrainer:
-    """Stage two: train `checkpoint.model` in place. Returns the trainer, with its state and log."""
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    if kit.freeze_encoder:
-        model.encoder.requires_grad_(False)
+) -> ImpressionTrainer:
+    """Stage two: train `checkpoint.model` in place, from the last whole checkpoint in `args.output_dir` on.
+
+    Returns the trainer, with its state and log.
+    """
+    model, tokenizer, output = checkpoint.model, checkpoint.tokenizer, Path(args.output_dir)
     canvases = {
-        name: CanvasDataset(
-            split,
-            kit.panel_size,
-            tokenizer,
-            max_length=kit.max_target_length,
-            view_dropout=kit.view_dropout if name == "train" else 0.0,
-            seed=args.seed,
-        )
+        name: CanvasDataset(split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed)
         for name, split in packed.items()
     }
+    canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
+    if kit.freeze_encoder:
+        model.encoder.requires_grad_(False)
+        if not kit.view_dropout and not kit.augmentation:  # else its states differ from epoch to epoch
+            canvases["train"].states = encode_once(
+                checkpoint, canvases["train"], output / STATES, args.per_device_eval_batch_size
+            )
+    latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
 
     def compute_metrics(prediction) -> dict[str, float]:
         predicted, labels = (
             tokenizer.batch_decode(np.where(ids == IGNORED, tokenizer.pad_token_id, ids), skip_special_tokens=True)
             for ids in (prediction.predictions, prediction.label_ids)
         )
-        scores = evaluation.score_texts([text.strip() for text in predicted], labels)
-        return {"n": len(labels)} | {key: value for key, value in scores.items() if isinstance(value, (int, float))}
+        latest[:] = [(truth, text.strip()) for truth, text in zip(labels, predicted, strict=True)]
+        return evaluation.validation_scores([text for _, text in latest], labels, args.seed)
 
+    callbacks: list[Any] = [EpochCallback(canvases["train"])]
+    if "validation" in packed:
+        callbacks.append(LookCallback(output, list(packed["validation"]["impression"])))
+        if kit.log_samples:
+            from hf_cxr.samples import SampleCallback
+
+            callbacks.append(
+                SampleCallback(
+                    canvases["validation"],
+                    packed["validation"]["uid"],
+                    lambda: latest,
+                    output / "samples",
+                    kit.log_samples,
+                    kit.share_samples,
+                )
+            )
+    if kit.early_stopping_patience:
+        callbacks.append(EarlyStopping(kit.early_stopping_patience))
     trainer = ImpressionTrainer(
         model=model,
         args=args,
@@ -141,8 +252,12 @@ def fine_tune(
         processing_class=tokenizer,
         compute_loss_func=token_mean_loss(args.label_smoothing_factor),
         compute_metrics=compute_metrics if args.predict_with_generate else None,
-        callbacks=[EpochCallback(canvases["train"])],
+        callbacks=callbacks,
         encoder_learning_rate=kit.encoder_learning_rate,
+        cross_attention_learning_rate=kit.cross_attention_learning_rate,
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if args.resume_from_checkpoint:
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    else:
+        trainer.resume_or_train(kit.early_stopping_patience)
     return trainer

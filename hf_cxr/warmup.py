@@ -1,6 +1,7 @@
 """Stage one, the findings warm-up: the encoder learns to tell findings before the decoder learns to write sentences.
 
-The labels are read from the training impressions themselves; the head that tells them is dropped afterwards.
+The labels are read from the training impressions themselves, or are the dataset's tags; the head that tells them is
+dropped afterwards.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,22 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cxr import findings
 from hf_cxr.arguments import KitArguments, TrainingArguments
+from hf_cxr.callbacks import EpochCallback
 from hf_cxr.canvases import CanvasCollator, CanvasDataset
+from hf_cxr.checkpoints import ResumableTrainer
+from hf_cxr.lora import adapters
 from hf_cxr.modeling import Checkpoint
-from hf_cxr.trainer import EpochCallback
 
 MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in the warm-up
+UNTAGGED = {"no indexing", "technical quality of image unsatisfactory"}  # Indiana's words for a report without tags
+STAGE, ENCODER = (
+    "findings_warmup",
+    "findings_encoder",
+)  # in the run folder: checkpoints, result
 
 
 class FindingsModel(torch.nn.Module):
@@ -57,28 +65,59 @@ def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
     Returns the sided finding names with at least `MIN_POSITIVES` positive studies, and a float32 array of shape
     (studies, names): 1 stated, 0 denied or not mentioned, NaN uncertain.
     """
-    labelled = [findings.sided_label(text) for text in texts]
+    return _table([findings.sided_label(text) for text in texts])
+
+
+def tag_targets(tags: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
+    """Labels for the warm-up from the dataset's own tags, in the form of `finding_targets`.
+
+    A study without tags is normal; one that nobody tagged ("no indexing" in the Indiana collection) is NaN throughout.
+    """
+    names, targets = _table([dict.fromkeys(study, "positive") for study in tags])
+    for row, study in enumerate(tags):
+        if UNTAGGED & set(study):
+            targets[row] = np.nan
+    known = [place for place, name in enumerate(names) if name not in UNTAGGED]
+    return [names[place] for place in known], targets[:, known]
+
+
+def _table(labelled: Sequence[dict[str, str]]) -> tuple[list[str], np.ndarray]:
     counts = Counter(name for labels in labelled for name, status in labels.items() if status == "positive")
     names = sorted(name for name, count in counts.items() if count >= MIN_POSITIVES)
     value = {"positive": 1.0, "uncertain": np.nan}
     rows = [[value.get(labels.get(name, ""), 0.0) for name in names] for labels in labelled]
-    return names, np.array(rows, dtype=np.float32).reshape(len(texts), len(names))
+    return names, np.array(rows, dtype=np.float32).reshape(len(labelled), len(names))
 
 
 def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: TrainingArguments) -> None:
-    """Stage one: train `checkpoint.model.encoder` in place to tell the findings of the training impressions."""
-    names, targets = finding_targets(list(packed["impression"]))
+    """Stage one: train `checkpoint.model.encoder` in place to tell the findings of the training studies.
+
+    The encoder is then saved to `findings_encoder` in the run folder, with its image processor: a stock checkpoint
+    that another run may name as its `encoder`. Where that folder exists it is loaded instead;
+    `hf_cxr.training` deletes it before a run that is no continuation.
+    """
+    saved = Path(args.output_dir) / ENCODER
+    if saved.is_dir():
+        encoder = checkpoint.model.encoder
+        encoder.load_state_dict(type(encoder).from_pretrained(saved).state_dict())  # a file's names are not a module's
+        return
+    names, targets = (
+        tag_targets(packed["tags"]) if kit.findings_labels == "tags" else finding_targets(list(packed["impression"]))
+    )
     if not names:
-        print(f"findings warm-up skipped: no finding has {MIN_POSITIVES} positive training studies", flush=True)
+        what = "tag" if kit.findings_labels == "tags" else "finding"
+        print(f"findings warm-up skipped: no {what} has {MIN_POSITIVES} positive training studies", flush=True)
         return
     changes: dict[str, Any] = {
-        "output_dir": str(Path(args.output_dir) / "findings_warmup"),
+        "output_dir": str(Path(args.output_dir) / STAGE),
         "num_train_epochs": kit.findings_warmup_epochs,
         "learning_rate": kit.findings_warmup_learning_rate or args.learning_rate,
         "max_steps": -1,
         "eval_strategy": "no",
-        "save_strategy": "no",
+        "save_strategy": "epoch" if args.save_strategy == "best" else args.save_strategy,
+        "save_total_limit": 1,
         "load_best_model_at_end": False,
+        "train_sampling_strategy": "random",
         "resume_from_checkpoint": None,
         "eval_on_start": False,
         "label_smoothing_factor": 0.0,
@@ -86,18 +125,38 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
         "activation_checkpointing": False,  # the same under the name that transformers fills in beside it
     }
     stage = dataclasses.replace(args, **changes)
-    canvases = CanvasDataset(packed, kit.panel_size, targets=targets, view_dropout=kit.view_dropout, seed=args.seed)
-    trainer = Trainer(
-        model=FindingsModel(checkpoint.model.encoder, len(names)),
-        args=stage,
-        train_dataset=canvases,
-        data_collator=CanvasCollator(checkpoint.image_processor),
-        callbacks=[EpochCallback(canvases)],
+    canvases = CanvasDataset(
+        packed,
+        kit.panel_size,
+        targets=targets,
+        view_dropout=kit.view_dropout,
+        augmentation=kit.augmentation,
+        seed=args.seed,
     )
+    model = FindingsModel(checkpoint.model.encoder, len(names))
     if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
         checkpoint.model.encoder.gradient_checkpointing_enable()
+    with adapters(model, kit.lora_rank, kit.lora_alpha):
+        trainer = ResumableTrainer(
+            model=model,
+            args=stage,
+            train_dataset=canvases,
+            data_collator=CanvasCollator(checkpoint.image_processor),
+            callbacks=[EpochCallback(canvases)],
+        )
+        trainer.resume_or_train()
+    if PartialState().is_main_process:
+        save_encoder(checkpoint, saved)
+    trainer.accelerator.wait_for_everyone()
+
+
+def save_encoder(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the encoder and its image processor as a stock checkpoint, whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        trainer.train()
+        checkpoint.model.encoder.save_pretrained(partial)
+        checkpoint.image_processor.save_pretrained(partial)
+        partial.replace(folder)
     finally:
-        if PartialState().is_main_process:
-            shutil.rmtree(stage.output_dir, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

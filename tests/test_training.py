@@ -10,6 +10,7 @@ import yaml
 from datasets import DatasetDict
 from helpers import TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
 from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
 
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
@@ -56,7 +57,9 @@ def test_the_warm_up_trains_the_encoder_and_nothing_else(phantom_folder, tmp_pat
     assert any(name.startswith("encoder.layers") or name.startswith("encoder.encoder") for name in changed)
     assert all(name.startswith("encoder.") for name in changed)
     assert before.keys() == after.keys(), "the head is dropped"
-    assert not (tmp_path / "run" / "findings_warmup").exists()
+    saved = AutoModel.from_pretrained(tmp_path / "run" / "findings_encoder").state_dict()
+    assert all(torch.equal(value, after[f"encoder.{name}"]) for name, value in saved.items())
+    assert AutoImageProcessor.from_pretrained(tmp_path / "run" / "findings_encoder").size == {"height": 32, "width": 64}
 
 
 def test_options_of_the_second_stage_do_not_break_the_first(phantom_folder, tmp_path):
