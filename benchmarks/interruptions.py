@@ -4,8 +4,8 @@
 
 Trains a small model with dropout through both stages on the phantom, once in peace. Then, `--kills` times: the same
 training in a process of its own, killed at a random moment (also while it writes a checkpoint, evaluates, or changes
-stages), and continued with `--resume`. Final weights must be bitwise equal to the first run's, and so must every logged
-loss. Processes are forked from one that has imported everything, so that kills fall into training, not into imports.
+stages), and continued with `--resume`. Final weights, every logged loss and the report must equal the first run's, bit
+for bit. Processes are forked from one that has imported everything, so that kills fall into training, not imports.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def main() -> int:
             failures += not equal
             stage = progress["stage"] if progress else "before the start"
             print(
-                f"{number + 1:3d}. at {moment:5.2f} s (exit {code}) in stage {stage}, {', '.join(held) or 'nothing saved'}: "
+                f"{number + 1:3d}. at {moment:5.2f} s (exit {code}), {stage}, {', '.join(held) or 'nothing saved'}: "
                 + ("equal" if equal else f"DIFFERENT (weights equal: {same}, losses equal: {losses == losses_again})"),
                 flush=True,
             )

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
@@ -81,6 +82,9 @@ class ResumableTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones wait until this one is whole
         try:
             super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # how a full disk is told
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(f"{folder}: could not be written ({error}); earlier checkpoints are whole") from error
         finally:
             self.args.save_total_limit = limit
         folder.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from transformers import Seq2SeqTrainer
+from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.canvases import IGNORED, CanvasDataset
 from hf_cxr.checkpoints import ResumableTrainer
@@ -50,10 +51,12 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     def __init__(
         self,
         *args,
+        image_processor: BaseImageProcessor | None = None,
         encoder_learning_rate: float | None = None,
         cross_attention_learning_rate: float | None = None,
         **kwargs,
     ) -> None:
+        self.image_processor = image_processor
         self.learning_rates = {"encoder": encoder_learning_rate, "cross-attention": cross_attention_learning_rate}
         super().__init__(*args, **kwargs)
 
@@ -70,6 +73,11 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
                     own = {"params": members, "lr": group["lr"] if rate is None else rate}
                     optimizer.add_param_group(group | own)
         return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.image_processor is not None and self.args.should_save:  # so that `hf-cxr evaluate` takes a checkpoint
+            self.image_processor.save_pretrained(output_dir or self.args.output_dir)
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.train_sampling_strategy == "group_by_length":

@@ -250,6 +250,7 @@ def fine_tune(
             checkpoint.image_processor, tokenizer.pad_token_id, model.config.decoder_start_token_id
         ),
         processing_class=tokenizer,
+        image_processor=checkpoint.image_processor,
         compute_loss_func=token_mean_loss(args.label_smoothing_factor),
         compute_metrics=compute_metrics if args.predict_with_generate else None,
         callbacks=callbacks,
