@@ -50,7 +50,8 @@ class KitArguments:
         default=0.0, metadata={"help": "Strength of rotation, scale, shift and contrast, 0 (none) to 1."}
     )
     freeze_encoder: bool = field(
-        default=False, metadata={"help": "Do not train the encoder in stage two; its states are computed once."}
+        default=False,
+        metadata={"help": "Do not train the encoder in stage two; its states (of unchanged images) are computed once."},
     )
     lora_rank: int = field(
         default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs hf-cxr[lora]."}

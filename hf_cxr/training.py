@@ -161,6 +161,10 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         raise ValueError("resume or restart: not both")
     if kit.early_stopping_patience and not args.load_best_model_at_end:
         raise ValueError("early_stopping_patience needs load_best_model_at_end: true and an eval_strategy")
+    if kit.freeze_encoder and not kit.findings_warmup_epochs and (kit.view_dropout or kit.augmentation):
+        raise ValueError(
+            "freeze_encoder: view_dropout and augmentation act in the findings warm-up only, and there is none"
+        )
     if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
     if kit.findings_warmup_epochs and kit.findings_labels == "tags" and "tags" not in dataset["train"].column_names:
@@ -206,13 +210,13 @@ def fine_tune(
         name: CanvasDataset(split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed)
         for name, split in packed.items()
     }
-    canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
     if kit.freeze_encoder:
         model.encoder.requires_grad_(False)
-        if not kit.view_dropout and not kit.augmentation:  # else its states differ from epoch to epoch
-            canvases["train"].states = encode_once(
-                checkpoint, canvases["train"], output / STATES, args.per_device_eval_batch_size
-            )
+        canvases["train"].states = encode_once(
+            checkpoint, canvases["train"], output / STATES, args.per_device_eval_batch_size
+        )
+    else:
+        canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
     latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
 
     def compute_metrics(prediction) -> dict[str, float]:

@@ -101,6 +101,7 @@ def test_a_training_run_reports_distinct_outputs_modal_share_and_image_gain(phan
         ({"view_dropout": 1.5}, "view_dropout is between 0 and 1, not 1.5"),
         ({"augmentation": -1}, "augmentation is between 0 and 1, not -1"),
         ({"resume": True, "restart": True}, "resume or restart: not both"),
+        ({"freeze_encoder": True, "augmentation": 0.5}, "act in the findings warm-up only, and there is none"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_before_any_time_is_spent(phantom_folder, tmp_path, options, message):

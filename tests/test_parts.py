@@ -111,7 +111,7 @@ def test_a_disk_too_small_for_the_states_is_told_beforehand(packed, tmp_path, mo
 
 
 def test_a_frozen_run_with_warm_up_goes_the_whole_way_and_keeps_the_warm_encoder(phantom_folder, tmp_path):
-    kit, args = arguments(tmp_path, phantom_folder, freeze_encoder=True, findings_warmup_epochs=0.5)
+    kit, args = arguments(tmp_path, phantom_folder, freeze_encoder=True, findings_warmup_epochs=0.5, augmentation=1)
     assert train(kit, args)["n"] > 0
     run = tmp_path / "run"
     assert not (run / "encoder_states").exists(), "gigabytes that nobody needs any more"

@@ -1,0 +1,114 @@
+"""The benchmarks run at their tiniest settings, and their arithmetic is right. Their figures are no test's business."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, write_config
+
+PEAK = 71.0  # TFLOP/s
+
+
+@pytest.fixture
+def throughput(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import throughput
+
+    return throughput
+
+
+@pytest.fixture
+def recipes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import recipes
+
+    return recipes
+
+
+@pytest.mark.slow
+def test_throughput_measures_all_contestants_side_by_side(throughput, tmp_path: Path, capsys):
+    out = tmp_path / "demo.json"
+    words = "--model demo --studies 4 --image-size 128 --rounds 2 --warm 1 --steps 1 --batch 2 --batches 1 2"
+    words += f" --new-tokens 3 --least-seconds 0 --latency-runs 2 --command-runs 0 --out {out}"
+    throughput.main(words.split())
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert set(result["training"]) == set(throughput.CONTESTANTS)
+    assert all(len(rates) == 2 and min(rates) > 0 for rates in result["training"].values())
+    assert result["ratios"] == throughput.ratios(result["training"])
+    assert {"kit ÷ ceiling", "kit ÷ tutorial"} <= set(result["ratios"])
+    assert set(result["generation"]) == {f"batch {n}, {how}" for n in (1, 2) for how in ("greedy", "beam 4")}
+    assert all(min(rates) > 0 for rates in result["generation"].values())
+    assert len(result["latency_s"]["pipeline"]) == 2
+    assert min(result["costs_ms"].values()) > 0
+    assert {"cpu", "cores", "threads", "gpu", "python", "torch", "transformers"} <= set(result["machine"])
+    assert result["settings"]["workers"] == 0
+    printed = capsys.readouterr().out
+    throughput.main(["--show", str(out)])
+    assert capsys.readouterr().out in printed
+
+
+def test_ratios_are_taken_round_by_round(throughput):
+    """Noise that slows both contestants of a round does not move their ratio."""
+    rates = {"a": [10.0, 1.0, 9.0], "b": [20.0, 2.0, 10.0]}
+    assert throughput.ratios(rates, [("a", "b")]) == {"a ÷ b": {"median": 0.5, "min": 0.5, "max": 0.9}}
+
+
+def test_every_recipe_is_counted(recipes, tmp_path: Path):
+    result = recipes.main(["--out", str(tmp_path / "recipes.json"), "--peak", str(PEAK)])
+    assert json.loads((tmp_path / "recipes.json").read_text(encoding="utf-8")) == result
+    assert {row["recipe"] for row in result["recipes"]} == {path.name for path in (ROOT / "configs").glob("*.yaml")}
+    for row in result["recipes"]:
+        assert "error" not in row, row
+        assert 0 < row["trained_parameters"] <= row["parameters"]
+        assert row["memory_bytes"] == (
+            4 * row["parameters"] + 12 * row["trained_parameters"] + row["batch"] * row["activation_bytes"]
+        )
+        expected = row["step_flops"] * recipes.STUDIES / (recipes.UTILISATION * PEAK * 1e12)
+        assert row["epoch_seconds"] == pytest.approx(expected)
+
+
+def test_parameters_of_a_recipe_are_those_of_the_model_that_it_trains(recipes, tmp_path: Path):
+    from hf_cxr.modeling import build
+
+    texts = ["No acute cardiopulmonary abnormality.", "Small right pleural effusion."] * 5
+    model = build("tiny", "tiny", 64, texts, vocab_size=300).model
+    config = write_config(
+        tmp_path / "c.yaml",
+        dataset="x",
+        encoder="tiny",
+        decoder="tiny",
+        panel_size=64,
+        vocab_size=model.config.decoder.vocab_size,
+    )
+    row = recipes.estimate(config)
+    assert row["parameters"] == model.num_parameters()
+    assert row["trained_parameters"] == model.num_parameters(only_trainable=True)
+
+
+def test_flops_of_a_dense_model_are_six_a_weight_and_token(recipes, tmp_path: Path):
+    """Forward 2, backward 4: what the encoder's weights alone need on its 33 tokens is a lower bound, and a tight one."""
+    config = write_config(
+        tmp_path / "c.yaml", dataset="x", encoder="tiny", decoder="tiny", panel_size=64, findings_warmup_epochs=1
+    )
+    row = recipes.estimate(config)
+    weights = 4 * (4 * 128 * 128 + 2 * 128 * 256)  # four layers: attention and feed-forward of `tiny`
+    assert 6 * weights * 33 < row["warmup_flops"] < 1.2 * 6 * weights * 33
+
+
+def test_frozen_encoder_whose_states_are_kept_is_not_counted_in_a_step(recipes, tmp_path: Path):
+    common = {"dataset": "x", "encoder": "tiny", "decoder": "tiny", "panel_size": 64}
+    whole = recipes.estimate(write_config(tmp_path / "whole.yaml", **common))
+    frozen = recipes.estimate(write_config(tmp_path / "frozen.yaml", **common, freeze_encoder=True))
+    served = recipes.estimate(write_config(tmp_path / "served.yaml", **common, freeze_encoder=True, view_dropout=0.1))
+    assert frozen["parameters"] == whole["parameters"]
+    assert frozen["trained_parameters"] < whole["trained_parameters"]
+    assert frozen["step_flops"] < served["step_flops"] < whole["step_flops"]
+    assert frozen["activation_bytes"] == served["activation_bytes"] < whole["activation_bytes"]
+
+
+def test_unknown_part_is_named_and_the_other_recipes_are_counted(recipes, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = write_config(tmp_path / "c.yaml", dataset="x", encoder=str(tmp_path / "no_such_part"), decoder="tiny")
+    result = recipes.main([str(config), str(ROOT / "configs" / "demo.yaml")])
+    assert "no_such_part" in result["recipes"][0]["error"]
+    assert result["recipes"][1]["parameters"] > 0
