@@ -5,8 +5,8 @@ Arguments live in `hf_cxr.arguments`, data in `hf_cxr.canvases`, the parts of th
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -19,11 +19,12 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import Seq2SeqTrainer, Trainer, set_seed
 
-from hf_cxr import evaluation, hub
+from hf_cxr import evaluation, hub, launch
 from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.dataset import load_prepared
 from hf_cxr.modeling import Checkpoint, build
+from hf_cxr.sharding import is_sharded, whole_again
 from hf_cxr.trainer import EpochCallback, ImpressionTrainer, token_mean_loss
 from hf_cxr.warmup import warm_up
 
@@ -37,7 +38,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     output = Path(args.output_dir)
     set_seed(args.seed)
     args.dataloader_pin_memory &= torch.cuda.is_available()
-    with state.main_process_first():
+    with state.local_main_process_first():
         dataset = load_prepared(kit.dataset)
     check_feasible(dataset, kit, args)
     checkpoint = build(
@@ -48,7 +49,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
     )
-    with state.main_process_first():
+    with state.local_main_process_first():
         packed = {
             name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
             for name in ("train", "validation")
@@ -77,9 +78,7 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         raise ValueError(f"{kit.dataset}: there are no training studies")
     if args.eval_strategy != "no" and not len(dataset.get("validation", ())):
         raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
-    sharded = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & set(os.environ)
-    if args.fsdp or args.deepspeed or sharded:
-        raise ValueError("FSDP and DeepSpeed are not supported yet (generation could hang); use plain DDP")
+    launch.check_workers()
 
 
 def save_run(
@@ -130,6 +129,7 @@ def fine_tune(
         scores = evaluation.score_texts([text.strip() for text in predicted], labels)
         return {"n": len(labels)} | {key: value for key, value in scores.items() if isinstance(value, (int, float))}
 
+    spare = copy.deepcopy(model) if is_sharded(args) else None
     trainer = ImpressionTrainer(
         model=model,
         args=args,
@@ -145,4 +145,6 @@ def fine_tune(
         encoder_learning_rate=kit.encoder_learning_rate,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if spare is not None:
+        checkpoint.model = whole_again(trainer.accelerator.unwrap_model(trainer.model), spare)
     return trainer

@@ -5,6 +5,7 @@ The labels are read from the training impressions themselves; the head that tell
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from collections import Counter
@@ -22,6 +23,7 @@ from hf_cxr import findings
 from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.canvases import CanvasCollator, CanvasDataset
 from hf_cxr.modeling import Checkpoint
+from hf_cxr.sharding import is_sharded, whole_again
 from hf_cxr.trainer import EpochCallback
 
 MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in the warm-up
@@ -38,6 +40,7 @@ class FindingsModel(torch.nn.Module):
     def __init__(self, encoder: Any, labels: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self._no_split_modules = encoder._no_split_modules  # where FSDP cuts
         self.head = torch.nn.Linear(2 * encoder.config.hidden_size, labels)
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
@@ -87,6 +90,7 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     }
     stage = dataclasses.replace(args, **changes)
     canvases = CanvasDataset(packed, kit.panel_size, targets=targets, view_dropout=kit.view_dropout, seed=args.seed)
+    spare = copy.deepcopy(checkpoint.model.encoder) if is_sharded(args) else None
     trainer = Trainer(
         model=FindingsModel(checkpoint.model.encoder, len(names)),
         args=stage,
@@ -98,6 +102,10 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
         checkpoint.model.encoder.gradient_checkpointing_enable()
     try:
         trainer.train()
+        if spare is not None:
+            trained = trainer.accelerator.unwrap_model(trainer.model)
+            checkpoint.model.encoder = whole_again(trained.encoder, spare)
+            dataclasses.replace(args)  # resets accelerate's state, which remembers how this model was cut
     finally:
         if PartialState().is_main_process:
             shutil.rmtree(stage.output_dir, ignore_errors=True)
