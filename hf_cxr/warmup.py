@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cxr import findings
 from hf_cxr.arguments import KitArguments, TrainingArguments
-from hf_cxr.canvases import CanvasCollator, CanvasDataset
+from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset
 from hf_cxr.modeling import Checkpoint
 from hf_cxr.sharding import is_sharded, whole_again
 from hf_cxr.trainer import EpochCallback
@@ -43,27 +43,36 @@ class FindingsModel(torch.nn.Module):
         self._no_split_modules = encoder._no_split_modules  # where FSDP cuts
         self.head = torch.nn.Linear(2 * encoder.config.hidden_size, labels)
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """`labels`: (batch, findings) of 1, 0, or NaN where the report leaves it open; those do not count."""
+    def forward(self, pixel_values: torch.Tensor) -> SequenceClassifierOutput:
         states = self.encoder(pixel_values=pixel_values)[0]
-        logits = self.head(torch.cat([states.mean(1), states.amax(1)], dim=-1))
-        loss = None
-        if labels is not None:
-            known = ~labels.isnan()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known])
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(logits=self.head(torch.cat([states.mean(1), states.amax(1)], dim=-1)))
+
+
+def finding_loss(
+    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Binary cross entropy summed over the known labels, divided by their number in the *global* batch.
+
+    As `hf_cxr.trainer.token_mean_loss`, it does not depend on how a global batch is cut. `labels`: (batch, findings)
+    of 1, 0, or `IGNORED` where the report leaves it open.
+    """
+    known = labels != IGNORED
+    total = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs["logits"][known].float(), labels[known], reduction="sum"
+    )
+    return total / (known.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
     """Labels for the warm-up, read from the training impressions themselves.
 
     Returns the sided finding names with at least `MIN_POSITIVES` positive studies, and a float32 array of shape
-    (studies, names): 1 stated, 0 denied or not mentioned, NaN uncertain.
+    (studies, names): 1 stated, 0 denied or not mentioned, `IGNORED` uncertain.
     """
     labelled = [findings.sided_label(text) for text in texts]
     counts = Counter(name for labels in labelled for name, status in labels.items() if status == "positive")
     names = sorted(name for name, count in counts.items() if count >= MIN_POSITIVES)
-    value = {"positive": 1.0, "uncertain": np.nan}
+    value = {"positive": 1.0, "uncertain": float(IGNORED)}
     rows = [[value.get(labels.get(name, ""), 0.0) for name in names] for labels in labelled]
     return names, np.array(rows, dtype=np.float32).reshape(len(texts), len(names))
 
@@ -96,6 +105,7 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
         args=stage,
         train_dataset=canvases,
         data_collator=CanvasCollator(checkpoint.image_processor),
+        compute_loss_func=finding_loss,
         callbacks=[EpochCallback(canvases)],
     )
     if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
