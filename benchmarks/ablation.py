@@ -4,8 +4,8 @@
 
 Arms, all in the sizes of `configs/demo.yaml`, each trained from scratch on the same studies of each seed:
 - `warmup`: the demo's recipe (findings warm-up of the encoder, then fine-tuning);
-- `none`: no warm-up; epochs are added until it takes at least as many floating-point operations, and the encoder learns
-  at `--encoder-learning-rate` (the demo's small one is meant for an encoder that has been warmed up);
+- `none`: no warm-up; epochs are added until it takes at least as many floating-point operations, and its encoder
+  learns at `--encoder-learning-rate` (the demo's small one is meant for an encoder that has been warmed up);
 - `view_dropout`: as `warmup`, with one panel of a pair emptied at random.
 
 Prints finding micro-F1 on the test split, mean and standard error over seeds, and what each arm loses on the findings
@@ -35,7 +35,7 @@ from hf_cxr.findings import FINDINGS
 from hf_cxr.modeling import Checkpoint, build, load_checkpoint
 from hf_cxr.sources.phantom import LATERAL_ONLY
 from hf_cxr.training import train
-from hf_cxr.warmup import FindingsModel
+from hf_cxr.warmup import FindingsModel, finding_loss
 
 VIEW_DROPOUT = 0.3
 TARGET_TOKENS = 24  # about the mean of a padded batch of phantom impressions
@@ -48,7 +48,7 @@ def flops_per_study(checkpoint: Checkpoint) -> tuple[float, float]:
     labels = torch.zeros(2, TARGET_TOKENS, dtype=torch.int64)
     counts = []
     for forward in (
-        lambda: FindingsModel(checkpoint.model.encoder, 16)(pixels, torch.zeros(2, 16)).loss,
+        lambda: finding_loss(FindingsModel(checkpoint.model.encoder, 16)(pixels), torch.zeros(2, 16)),
         lambda: checkpoint.model(pixel_values=pixels, decoder_input_ids=labels, labels=labels).loss,
     ):
         with FlopCounterMode(display=False) as counter:

@@ -51,12 +51,12 @@ class KitArguments:
     )
     freeze_encoder: bool = field(
         default=False,
-        metadata={"help": "Do not train the encoder in stage two; its states (of unchanged images) are computed once."},
+        metadata={"help": "No encoder training in stage two; its states (of unchanged images) are computed once."},
     )
     lora_rank: int = field(
         default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs hf-cxr[lora]."}
     )
-    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the adapters: lora_alpha / lora_rank."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapters: lora_alpha / lora_rank."})
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
     )
@@ -79,7 +79,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Studies generated at once."})
 
     def __post_init__(self) -> None:
-        if self.metric_for_best_model is None and self.predict_with_generate:
+        if self.metric_for_best_model is None and self.predict_with_generate:  # type: ignore[has-type]
             self.metric_for_best_model = "composite"  # of `hf_cxr.evaluation`; BLEU alone rewards one sentence
         super().__post_init__()
 

@@ -113,7 +113,8 @@ def make_parser() -> Parser:
     train.add_argument("config", help="flat YAML file of argument names and values (see configs/)")
     train.add_argument("--num_processes", type=int, help="launch so many processes through accelerate")
     train.add_argument(
-        "--accelerate_config", help="launch through accelerate with this YAML (`accelerate config` makes one)"
+        "--accelerate_config",
+        help="launch through accelerate with this YAML, or one of configs/accelerate by its name: ddp, fsdp2, …",
     )
 
     evaluate = command(
@@ -271,12 +272,14 @@ def run_train(options: argparse.Namespace) -> None:
     from hf_cxr import launch
     from hf_cxr.arguments import parse_arguments
 
-    lost = launch.processes_lost_by_accelerate()
+    words = ["train", options.config, *options.overrides]
+    lost = launch.command_that_lost_processes()
     asked = options.num_processes or options.accelerate_config or torch.cuda.device_count() > 1
     if lost or (asked and not launch.is_launched()):
         parse_arguments(options.config, options.overrides)  # a bad config is told once, not by every process
-        words = ["train", options.config, *options.overrides]
-        processes = lost or options.num_processes
+        if lost:
+            return launch.start(lost, words)
+        processes = options.num_processes
         if not processes and not options.accelerate_config:
             processes = torch.cuda.device_count()
         return launch.launch(words, processes, options.accelerate_config)

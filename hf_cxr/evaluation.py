@@ -46,7 +46,7 @@ def predict_split(
     """
     state = PartialState()
     panel_size = panel_size_of(checkpoint.image_processor)
-    with state.main_process_first():
+    with state.local_main_process_first():
         packed = pack_dataset(split, panel_size, num_proc)
     canvases = CanvasDataset(packed, panel_size)
     collate = CanvasCollator(checkpoint.image_processor)

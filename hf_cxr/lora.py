@@ -18,7 +18,7 @@ ADAPTER = "default"
 
 
 @contextmanager
-def adapters(module: torch.nn.Module, rank: int, alpha: float) -> Iterator[None]:
+def adapters(module: torch.nn.Module, rank: int, alpha: int) -> Iterator[None]:
     """Within the block, `module` (changed in place) trains adapters of this rank in place of its linear layers.
 
     `rank` 0 changes nothing. On leaving the block the adapters are merged into the weights and taken out.

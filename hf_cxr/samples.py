@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import TrainerCallback
@@ -19,14 +21,14 @@ from hf_cxr.canvases import CanvasDataset
 from hf_cxr.findings import positive_findings
 
 SIDE, TEXT_WIDTH, MARGIN = 224, 620, 16  # pixels: one panel, the column of text, the space around both
-FONT_SIZE, LINE = 15, 20
+FONT_SIZE, LINE = 14, 19
 MOST_LINES = 8  # of one text in the picture; the row and the trackers hold all of it
 INK, GREY, GREEN, RED, ORANGE = "#111111", "#6b6b6b", "#1a7f37", "#cf222e", "#b35900"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One study at one evaluation: its canvas as the model sees it, what the radiologist wrote, what the model wrote."""
+    """One study at one evaluation: the canvas, what the radiologist wrote of it, what the model wrote."""
 
     uid: str
     canvas: np.ndarray
@@ -152,7 +154,7 @@ def contact_sheet(samples: Sequence[Sample], title: str) -> Image.Image:
     head = LINE + MARGIN
     sheet = Image.new("RGB", (pictures[0].width, head + sum(picture.height for picture in pictures)), "white")
     pen, top = ImageDraw.Draw(sheet), head
-    pen.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(FONT_SIZE))
+    pen.text((MARGIN, MARGIN), title, INK, _font())
     for picture in pictures:
         sheet.paste(picture, (0, top))
         pen.line((MARGIN, top, sheet.width - MARGIN, top), "#d0d0d0")
@@ -160,12 +162,19 @@ def contact_sheet(samples: Sequence[Sample], title: str) -> Image.Image:
     return sheet
 
 
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Pillow's own font knows English only; matplotlib's has the letters of every language but East Asia's."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)
+
+
 def draw(sample: Sample) -> Image.Image:
     """A sample as an RGB picture: the canvas, beside it both texts, then the findings they share and do not share."""
-    font = ImageFont.load_default(FONT_SIZE)
-    lines = [(f"study {sample.uid}", GREY)]
+    font = _font()
+    lines = [(line, GREY) for line in wrap(f"study {sample.uid}", font, most=2)]
     for name, text in (("truth", sample.impression), ("output", sample.prediction)):
-        lines += [(name, GREY), *((line, INK) for line in wrap(text, font))]
+        lines += [("", GREY), (name, GREY), *((line, INK) for line in wrap(text, font))]
+    lines.append(("", GREY))
     truth, output = positive_findings(sample.impression), positive_findings(sample.prediction)
     for name, found, colour in (
         ("in common", truth & output, GREEN),
@@ -203,5 +212,8 @@ def wrap(text: str, font, width: int = TEXT_WIDTH, most: int = MOST_LINES) -> li
             if len(lines) > most:
                 break
         if len(lines) > most:
-            return [*lines[: most - 1], lines[most - 1][:-2] + " …"]
+            last = lines[most - 1]
+            while font.getlength(last + " …") > width:
+                last = last[:-1]
+            return [*lines[: most - 1], last + " …"]
     return lines

@@ -91,6 +91,8 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     def evaluation_loop(self, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
         self.gather_function = self.accelerator.gather_for_metrics
+        if self.is_fsdp_enabled:  # which the stock class does not see when accelerate has cut the model
+            self._gen_kwargs = {"synced_gpus": True} | getattr(self, "_gen_kwargs", {})
         return super().evaluation_loop(*args, **kwargs)
 
 

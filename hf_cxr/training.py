@@ -7,8 +7,8 @@ Stage one lives in `hf_cxr.warmup`, the trainer in `hf_cxr.trainer`, whole check
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import Trainer, set_seed
 
-from hf_cxr import evaluation, hub, warmup
+from hf_cxr import evaluation, hub, launch, warmup
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
@@ -38,6 +39,7 @@ from hf_cxr.dataset import load_prepared
 from hf_cxr.frozen import encode_once
 from hf_cxr.lora import adapters
 from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
+from hf_cxr.sharding import is_sharded, whole_again
 from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
 
 STATES = "encoder_states"  # in the run folder, while a frozen encoder's states are in use
@@ -52,13 +54,11 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     output = Path(args.output_dir)
     set_seed(args.seed)
     args.dataloader_pin_memory &= torch.cuda.is_available()
-    with state.main_process_first():
+    with state.local_main_process_first():
         dataset = load_prepared(kit.dataset)
     check_feasible(dataset, kit, args)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
-        stage = start_or_resume(kit, args) if state.is_main_process else None
-        state.wait_for_everyone()
-        stage = stage or str((read_progress(output) or {}).get("stage"))
+        stage = broadcast_object_list([start_or_resume(kit, args) if state.is_main_process else None])[0]
         if stage == "finished":
             return _read_report(output)
         if stage == "evaluation":
@@ -89,7 +89,7 @@ def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArgumen
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
     )
-    with state.main_process_first():
+    with state.local_main_process_first():
         packed = {
             name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
             for name in ("train", "validation")
@@ -154,9 +154,7 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         raise ValueError(f"{kit.dataset}: there are no training studies")
     if args.eval_strategy != "no" and not len(dataset.get("validation", ())):
         raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
-    sharded = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & set(os.environ)
-    if args.fsdp or args.deepspeed or sharded:
-        raise ValueError("FSDP and DeepSpeed are not supported yet (generation could hang); use plain DDP")
+    launch.check_workers()
     if kit.resume and kit.restart:
         raise ValueError("resume or restart: not both")
     if kit.early_stopping_patience and not args.load_best_model_at_end:
@@ -167,6 +165,8 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         )
     if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
+    if kit.lora_rank and is_sharded(args):
+        raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
     if kit.findings_warmup_epochs and kit.findings_labels == "tags" and "tags" not in dataset["train"].column_names:
         raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
     for name, most in (("view_dropout", 1.0), ("augmentation", 1.0)):
@@ -245,6 +245,7 @@ def fine_tune(
             )
     if kit.early_stopping_patience:
         callbacks.append(EarlyStopping(kit.early_stopping_patience))
+    spare = copy.deepcopy(model) if is_sharded(args) else None
     trainer = ImpressionTrainer(
         model=model,
         args=args,
@@ -265,4 +266,6 @@ def fine_tune(
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     else:
         trainer.resume_or_train(kit.early_stopping_patience)
+    if spare is not None:
+        checkpoint.model = whole_again(trainer.accelerator.unwrap_model(trainer.model), spare)
     return trainer

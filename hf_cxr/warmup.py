@@ -6,6 +6,7 @@ dropped afterwards.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from collections import Counter
@@ -22,17 +23,15 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_cxr import findings
 from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.callbacks import EpochCallback
-from hf_cxr.canvases import CanvasCollator, CanvasDataset
+from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset
 from hf_cxr.checkpoints import ResumableTrainer
 from hf_cxr.lora import adapters
 from hf_cxr.modeling import Checkpoint
+from hf_cxr.sharding import is_sharded, whole_again
 
 MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in the warm-up
 UNTAGGED = {"no indexing", "technical quality of image unsatisfactory"}  # Indiana's words for a report without tags
-STAGE, ENCODER = (
-    "findings_warmup",
-    "findings_encoder",
-)  # in the run folder: checkpoints, result
+STAGE, ENCODER = "findings_warmup", "findings_encoder"  # in the run folder: checkpoints, result
 
 
 class FindingsModel(torch.nn.Module):
@@ -46,24 +45,34 @@ class FindingsModel(torch.nn.Module):
     def __init__(self, encoder: Any, labels: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self._no_split_modules = encoder._no_split_modules  # where FSDP cuts
         self.head = torch.nn.Linear(2 * encoder.config.hidden_size, labels)
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """`labels`: (batch, findings) of 1, 0, or NaN where the report leaves it open; those do not count."""
+    def forward(self, pixel_values: torch.Tensor) -> SequenceClassifierOutput:
         states = self.encoder(pixel_values=pixel_values)[0]
-        logits = self.head(torch.cat([states.mean(1), states.amax(1)], dim=-1))
-        loss = None
-        if labels is not None:
-            known = ~labels.isnan()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known])
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(logits=self.head(torch.cat([states.mean(1), states.amax(1)], dim=-1)))
+
+
+def finding_loss(
+    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Binary cross entropy summed over the known labels, divided by their number in the *global* batch.
+
+    As `hf_cxr.trainer.token_mean_loss`, it does not depend on how a global batch is cut. `labels`: (batch, findings)
+    of 1, 0, or `IGNORED` where the report leaves it open.
+    """
+    known = labels != IGNORED
+    total = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs["logits"][known].float(), labels[known], reduction="sum"
+    )
+    return total / (known.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
     """Labels for the warm-up, read from the training impressions themselves.
 
     Returns the sided finding names with at least `MIN_POSITIVES` positive studies, and a float32 array of shape
-    (studies, names): 1 stated, 0 denied or not mentioned, NaN uncertain.
+    (studies, names): 1 stated, 0 denied or not mentioned, `IGNORED` uncertain.
     """
     return _table([findings.sided_label(text) for text in texts])
 
@@ -71,12 +80,12 @@ def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
 def tag_targets(tags: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
     """Labels for the warm-up from the dataset's own tags, in the form of `finding_targets`.
 
-    A study without tags is normal; one that nobody tagged ("no indexing" in the Indiana collection) is NaN throughout.
+    A study without tags is normal; one that nobody tagged ("no indexing" in the Indiana collection) is all `IGNORED`.
     """
     names, targets = _table([dict.fromkeys(study, "positive") for study in tags])
     for row, study in enumerate(tags):
         if UNTAGGED & set(study):
-            targets[row] = np.nan
+            targets[row] = IGNORED
     known = [place for place, name in enumerate(names) if name not in UNTAGGED]
     return [names[place] for place in known], targets[:, known]
 
@@ -84,7 +93,7 @@ def tag_targets(tags: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
 def _table(labelled: Sequence[dict[str, str]]) -> tuple[list[str], np.ndarray]:
     counts = Counter(name for labels in labelled for name, status in labels.items() if status == "positive")
     names = sorted(name for name, count in counts.items() if count >= MIN_POSITIVES)
-    value = {"positive": 1.0, "uncertain": np.nan}
+    value = {"positive": 1.0, "uncertain": float(IGNORED)}
     rows = [[value.get(labels.get(name, ""), 0.0) for name in names] for labels in labelled]
     return names, np.array(rows, dtype=np.float32).reshape(len(labelled), len(names))
 
@@ -136,15 +145,20 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     model = FindingsModel(checkpoint.model.encoder, len(names))
     if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
         checkpoint.model.encoder.gradient_checkpointing_enable()
+    spare = copy.deepcopy(checkpoint.model.encoder) if is_sharded(args) else None
     with adapters(model, kit.lora_rank, kit.lora_alpha):
         trainer = ResumableTrainer(
             model=model,
             args=stage,
             train_dataset=canvases,
             data_collator=CanvasCollator(checkpoint.image_processor),
+            compute_loss_func=finding_loss,
             callbacks=[EpochCallback(canvases)],
         )
         trainer.resume_or_train()
+    if spare is not None:
+        checkpoint.model.encoder = whole_again(trainer.accelerator.unwrap_model(trainer.model).encoder, spare)
+        dataclasses.replace(args)  # resets accelerate's state, which remembers how this model was cut
     if PartialState().is_main_process:
         save_encoder(checkpoint, saved)
     trainer.accelerator.wait_for_everyone()

@@ -130,7 +130,7 @@ def pretrained_pair(folder):
 @needs_peft
 def test_adapters_train_few_weights_and_all_that_is_new(tmp_path):
     model = build(**pretrained_pair(tmp_path), panel_size=32, max_new_tokens=20).model
-    with adapters(model, 4, 16.0):
+    with adapters(model, 4, 16):
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert any("lora_A" in name for name in trained)
         assert any("lora_A" in name and name.startswith("encoder.") for name in trained)
@@ -147,7 +147,7 @@ def test_leaving_the_block_merges_what_was_learned(tmp_path):
     pixels, ids = torch.randn(1, 3, 32, 64), torch.tensor([[1, 5, 7]])
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     before = model(pixel_values=pixels, decoder_input_ids=ids).logits
-    with adapters(model, 4, 16.0):
+    with adapters(model, 4, 16):
         assert torch.allclose(model(pixel_values=pixels, decoder_input_ids=ids).logits, before, atol=1e-6)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

@@ -1,0 +1,89 @@
+"""One of several training processes that tests/test_distributed.py starts: the kit's own stages on a tiny model, with
+the same global batch cut in several ways. Process 0 writes what the test compares into the folder that is named.
+
+    torchrun --nproc_per_node=2 tests/distributed_worker.py DATASET FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+from helpers import TINY_RECIPE, tiny_checkpoint, write_config
+from safetensors.torch import save_file
+
+from hf_cxr import training, warmup
+from hf_cxr.arguments import parse_arguments
+from hf_cxr.canvases import pack_dataset
+from hf_cxr.dataset import load_prepared
+from hf_cxr.evaluation import predict_split
+from hf_cxr.trainer import EpochCallback
+
+GLOBAL_BATCH, STEPS = 24, 5
+SPLIT_SIZES = (1, 2, 7)
+
+
+CUTS = [("words", 1), ("words", 2), ("words", 4), ("smoothed", 2), ("findings", 1), ("findings", 2), ("findings", 4)]
+
+
+def main(dataset: str, folder: Path) -> None:
+    parts = load_prepared(dataset)
+    train_split = parts["train"].select(range(8 * GLOBAL_BATCH)).map(doubt, with_indices=True)
+    packed = pack_dataset(train_split, 32)
+    logs = {}
+    for stage, accumulation in CUTS:
+        name = f"{stage}-{accumulation}"
+        logs[name], weights = train(stage, accumulation, packed, dataset, folder)
+        if PartialState().is_main_process:
+            save_file(weights, folder / f"{name}.safetensors")
+    checkpoint = tiny_checkpoint()  # untrained, it writes something else for every study
+    rows = {size: predict_split(checkpoint, parts["test"].select(range(size)), batch_size=2) for size in SPLIT_SIZES}
+    state = PartialState()
+    (folder / f"rows-{state.process_index}.json").write_text(json.dumps(rows))
+    if state.is_main_process:
+        (folder / "logs.json").write_text(json.dumps(logs | {"processes": state.num_processes}))
+    state.destroy_process_group()
+
+
+def doubt(row: dict, index: int) -> dict:
+    """Doubtful findings do not count: pieces of a batch then hold different numbers of labels."""
+    return {"impression": "Possible cardiomegaly, edema, pacemaker."} if index % 7 < 2 else {}
+
+
+def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> tuple[list[dict], dict]:
+    """Five steps of plain SGD from the same weights: the log, and the weights after them."""
+    processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    config = write_config(
+        folder / f"config-{rank}.yaml",
+        **TINY_RECIPE,
+        dataset=dataset,
+        output_dir=str(folder / "run"),
+        findings_warmup_epochs=STEPS * GLOBAL_BATCH / len(packed),
+        per_device_train_batch_size=GLOBAL_BATCH // (accumulation * processes),
+        gradient_accumulation_steps=accumulation,
+        max_steps=STEPS,
+        logging_steps=1,
+        learning_rate=0.05,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        max_grad_norm=1000.0,  # logs the norm, clips nothing: clipping would hide a wrong scale
+        label_smoothing_factor=0.1 if stage == "smoothed" else 0.0,
+        disable_tqdm=True,
+    )
+    kit, args = parse_arguments(config)
+    checkpoint = tiny_checkpoint()
+    if stage == "findings":
+        log = []
+        listen = {"on_log": lambda *_, logs, **__: log.append(logs)}  # the warm-up keeps its log to itself
+        warmup.EpochCallback = type("Listener", (EpochCallback,), listen)
+        warmup.warm_up(checkpoint, packed, kit, args)
+        warmup.EpochCallback = EpochCallback
+    else:
+        log = training.fine_tune(checkpoint, {"train": packed}, kit, args).state.log_history
+    weights = {name: value.detach().clone() for name, value in checkpoint.model.named_parameters()}
+    return [entry for entry in log if "grad_norm" in entry], weights
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
