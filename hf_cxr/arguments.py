@@ -60,7 +60,7 @@ class KitArguments:
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
     )
-    log_samples: int = field(default=0, metadata={"help": "Validation studies shown at each evaluation; 0: none."})
+    log_samples: int = field(default=4, metadata={"help": "Validation studies shown at each evaluation; 0: none."})
     share_samples: bool = field(
         default=False, metadata={"help": "Send those pictures and texts to trackers on other machines, too."}
     )

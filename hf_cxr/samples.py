@@ -104,10 +104,15 @@ def wandb_hosted() -> bool:
 
 
 def to_wandb(samples: Sequence[Sample], step: int) -> None:
+    """Pictures with captions: those of a `wandb.Table` would lie in a cache of the home folder, outside the run's."""
     import wandb
 
     if wandb.run is not None:  # the step is a value, as in the Trainer's own rows: wandb counts for itself
-        wandb.log({"samples": _table(wandb, samples, step), "train/global_step": step})
+        pictures = [
+            wandb.Image(draw(each), caption=f"{each.uid}\ntruth: {each.impression}\noutput: {each.prediction}")
+            for each in samples
+        ]
+        wandb.log({"samples": pictures, "train/global_step": step})
 
 
 def trackio_hosted() -> bool:
@@ -120,13 +125,11 @@ def trackio_hosted() -> bool:
 def to_trackio(samples: Sequence[Sample], step: int) -> None:
     import trackio
 
-    trackio.log({"samples": _table(trackio, samples, step), "train/global_step": step})
-
-
-def _table(tracker, samples: Sequence[Sample], step: int):
-    """wandb and trackio name their parts alike."""
-    rows = [[step, each.uid, tracker.Image(each.canvas), each.impression, each.prediction] for each in samples]
-    return tracker.Table(columns=["step", "uid", "canvas", "impression", "prediction"], data=rows)
+    rows = [
+        {"uid": each.uid, "canvas": trackio.Image(each.canvas), "truth": each.impression, "output": each.prediction}
+        for each in samples
+    ]
+    trackio.log({"samples": trackio.Table(data=rows), "train/global_step": step})
 
 
 # --- files -------------------------------------------------------------------------------------------------------

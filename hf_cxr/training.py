@@ -39,10 +39,11 @@ from hf_cxr.dataset import load_prepared
 from hf_cxr.frozen import encode_once
 from hf_cxr.lora import adapters
 from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
+from hf_cxr.samples import SampleCallback
 from hf_cxr.sharding import is_sharded, whole_again
 from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
 
-STATES = "encoder_states"  # in the run folder, while a frozen encoder's states are in use
+STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; pictures
 
 
 def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
@@ -127,7 +128,7 @@ def start_or_resume(kit: KitArguments, args: TrainingArguments) -> str:
         raise ValueError(f"{output}: holds an interrupted run; continue it with --resume or delete it with --restart")
     if kit.resume:
         print(f"Nothing to resume in {output}: starting anew", flush=True)
-    for leftover in (warmup.ENCODER, warmup.STAGE, STATES):
+    for leftover in (warmup.ENCODER, warmup.STAGE, STATES, SAMPLES):
         shutil.rmtree(output / leftover, ignore_errors=True)
     remove_checkpoints(output)
     (output / EVALUATIONS).unlink(missing_ok=True)
@@ -230,19 +231,6 @@ def fine_tune(
     callbacks: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
         callbacks.append(LookCallback(output, list(packed["validation"]["impression"])))
-        if kit.log_samples:
-            from hf_cxr.samples import SampleCallback
-
-            callbacks.append(
-                SampleCallback(
-                    canvases["validation"],
-                    packed["validation"]["uid"],
-                    lambda: latest,
-                    output / "samples",
-                    kit.log_samples,
-                    kit.share_samples,
-                )
-            )
     if kit.early_stopping_patience:
         callbacks.append(EarlyStopping(kit.early_stopping_patience))
     spare = copy.deepcopy(model) if is_sharded(args) else None
@@ -262,6 +250,18 @@ def fine_tune(
         encoder_learning_rate=kit.encoder_learning_rate,
         cross_attention_learning_rate=kit.cross_attention_learning_rate,
     )
+    if kit.log_samples and "validation" in packed:
+        trainer.add_callback(
+            SampleCallback(
+                canvases["validation"],
+                packed["validation"]["uid"],
+                lambda: latest,
+                output / SAMPLES,
+                kit.log_samples,
+                kit.share_samples,
+                trainer.callback_handler.callbacks,
+            )
+        )
     if args.resume_from_checkpoint:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     else:

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from hf_cxr import training, warmup
 from hf_cxr.arguments import parse_arguments
+from hf_cxr.callbacks import EpochCallback
 from hf_cxr.canvases import pack_dataset
 from hf_cxr.dataset import load_prepared
 from hf_cxr.evaluation import predict_split
-from hf_cxr.trainer import EpochCallback
 
 GLOBAL_BATCH, STEPS = 24, 5
 SPLIT_SIZES = (1, 2, 7)
@@ -58,7 +58,7 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
         folder / f"config-{rank}.yaml",
         **TINY_RECIPE,
         dataset=dataset,
-        output_dir=str(folder / "run"),
+        output_dir=str(folder / f"{stage}-{accumulation}"),
         findings_warmup_epochs=STEPS * GLOBAL_BATCH / len(packed),
         per_device_train_batch_size=GLOBAL_BATCH // (accumulation * processes),
         gradient_accumulation_steps=accumulation,
