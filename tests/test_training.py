@@ -16,12 +16,13 @@ from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.dataset import load_prepared
 from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
 from hf_cxr.training import check_feasible, fine_tune, train
-from hf_cxr.warmup import FindingsModel, finding_loss, finding_targets, warm_up
+from hf_cxr.warmup import FindingsModel, finding_loss, finding_targets, tag_targets, warm_up
 
 BASE = TINY_RECIPE | {"seed": 1}
 
 
 def arguments(tmp_path, phantom_folder, **values):
+    tmp_path.mkdir(exist_ok=True)
     folder = tmp_path / "run"
     config = {"dataset": str(phantom_folder), "output_dir": str(folder)} | BASE | values
     return parse_arguments(write_config(tmp_path / "config.yaml", **config))
@@ -123,6 +124,24 @@ def test_warm_up_labels_are_read_from_the_texts_with_their_side_and_doubt():
     assert not targets[12:15].any()
     assert targets[15, 0] == IGNORED
     assert targets[16, 0] == 0
+
+
+def test_given_tags_can_be_learned_in_place_of_text_labels(phantom_folder, tmp_path):
+    tags = [["opacity", "cardiomegaly"]] * 12 + [[]] * 3 + [["no indexing"]] * 11 + [["rare"]]
+    names, targets = tag_targets(tags)
+    assert names == ["cardiomegaly", "opacity"], "neither a rare tag nor the word for none"
+    assert targets[:12].all()
+    assert not targets[12:15].any(), "no tag: normal"
+    assert (targets[15:26] == IGNORED).all(), "nobody tagged these"
+    packed = pack_dataset(load_prepared(str(phantom_folder))["train"], 32)
+    packed = packed.map(lambda row, index: {"tags": ["even"] if index % 2 == 0 else []}, with_indices=True)
+    encoders = []
+    for labels in ("text", "tags"):
+        kit, args = arguments(tmp_path / labels, phantom_folder, findings_warmup_epochs=0.2, findings_labels=labels)
+        checkpoint = tiny_checkpoint()
+        warm_up(checkpoint, packed, kit, args)
+        encoders.append(checkpoint.model.encoder.embeddings.patch_embeddings.projection.weight)
+    assert not torch.equal(*encoders)
 
 
 def test_doubtful_findings_do_not_count_in_the_warm_up_loss():
