@@ -63,7 +63,7 @@ class LookCallback(TrainerCallback):
             return
         scores = {"step": state.global_step} | {key.removeprefix("eval_"): value for key, value in metrics.items()}
         # A resumed run evaluates some steps again.
-        earlier = [row for row in read_evaluations(self.file) if row["step"] < state.global_step]
+        earlier = [row for row in read_lines(self.file) if row["step"] < state.global_step]
         write_lines(self.file, [*earlier, scores])
         looked_before = any(row["image_gain_low"] > 0 for row in earlier)
         print("\n" + told(scores), flush=True)
@@ -97,8 +97,8 @@ def warning_of(scores: dict[str, Any], looked_before: bool, share_of_truth: floa
     return None
 
 
-def read_evaluations(file: Path) -> list[dict[str, Any]]:
-    """The rows of `evaluations.jsonl`; none where it does not exist."""
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; none where it does not exist."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 

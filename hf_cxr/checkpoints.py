@@ -84,7 +84,9 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # how a full disk is told
             shutil.rmtree(folder, ignore_errors=True)
-            raise OSError(f"{folder}: could not be written ({error}); earlier checkpoints are whole") from error
+            free = shutil.disk_usage(self.args.output_dir).free / 1e6
+            reason = f"{' '.join(str(error).split())}; {free:.0f} MB free"
+            raise OSError(f"{folder}: could not be written ({reason}); earlier checkpoints are whole") from error
         finally:
             self.args.save_total_limit = limit
         folder.mkdir(exist_ok=True)
@@ -178,6 +180,10 @@ def check_same_run(folder: str | os.PathLike, before: dict[str, Any], now: dict[
     """Raise `ValueError` naming the arguments that keep `now` from being the continuation of `before`."""
     now = json.loads(json.dumps(now, default=str))
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    told = [f"{name} {before.get(name)} → {now.get(name)}" for name in differing if name not in HARMLESS]
+    told = [
+        f"{name} {before.get(name, 'not set')} → {now.get(name, 'not set')}"
+        for name in differing
+        if name not in HARMLESS
+    ]
     if told:
         raise ValueError(f"{folder}: cannot resume with other arguments ({'; '.join(told)}); use those, or --restart")

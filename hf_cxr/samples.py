@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from transformers import TrainerCallback
 
-from hf_cxr.callbacks import read_evaluations, write_lines
+from hf_cxr.callbacks import read_lines, write_lines
 from hf_cxr.canvases import CanvasDataset
 from hf_cxr.findings import positive_findings
 
@@ -61,7 +61,7 @@ class SampleCallback(TrainerCallback):
     ) -> None:
         self.canvases, self.read, self.folder, self.share, self.callbacks = canvases, read, folder, share, callbacks
         last = len(canvases) - 1
-        places = sorted({round(place) for place in np.linspace(0, last, min(count, last + 1))})
+        places = sorted({round(place) for place in np.linspace(0, last, count)})
         self.uids = {place: str(uids[place]) for place in places}
         self.withheld: set[str] = set()
 
@@ -143,7 +143,7 @@ def write_files(folder: Path, samples: Sequence[Sample], step: int) -> None:
     contact_sheet(samples, f"step {step}").save(partial, format="PNG")
     partial.replace(picture)
     file = folder / "samples.jsonl"
-    earlier = [row for row in read_evaluations(file) if row["step"] < step]  # a resumed run evaluates some steps again
+    earlier = [row for row in read_lines(file) if row["step"] < step]  # a resumed run evaluates some steps again
     rows = [
         {"step": step, "uid": each.uid, "impression": each.impression, "prediction": each.prediction}
         for each in samples

@@ -7,7 +7,7 @@ from helpers import TINY_RECIPE, write_config
 from transformers import TrainerControl, TrainerState
 
 from hf_cxr.arguments import parse_arguments
-from hf_cxr.callbacks import LookCallback, read_evaluations, warning_of
+from hf_cxr.callbacks import LookCallback, read_lines, warning_of
 from hf_cxr.dataset import load_prepared
 from hf_cxr.evaluation import composite, validation_scores
 from hf_cxr.training import check_feasible, train
@@ -76,7 +76,7 @@ def test_each_evaluation_is_told_and_written_once_also_after_a_resume(tmp_path, 
     assert "1 distinct outputs on 40 studies, the commonest on 100%" in out
     assert "WARNING: the model has stopped looking at the images" in out
     evaluate(LookCallback(tmp_path, TRUTHS), 20, TRUTHS)  # resumed from before step 20
-    rows = read_evaluations(tmp_path / "evaluations.jsonl")
+    rows = read_lines(tmp_path / "evaluations.jsonl")
     assert [entry["step"] for entry in rows] == [10, 20]
     assert rows[1]["image_gain"] > 0.5
 
@@ -87,7 +87,7 @@ def test_a_training_run_reports_distinct_outputs_modal_share_and_image_gain(phan
     train(*parse_arguments(write_config(tmp_path / "c.yaml", **recipe)))
     out = capsys.readouterr().out
     assert out.count("WARNING: the model does not look (yet) at the images") == 2
-    rows = read_evaluations(tmp_path / "run" / "evaluations.jsonl")
+    rows = read_lines(tmp_path / "run" / "evaluations.jsonl")
     assert [entry["step"] for entry in rows] == [2, 4]
     assert rows[0].keys() >= {"distinct_outputs", "modal_share", "image_gain", "composite", "bleu4", "loss"}
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())

@@ -207,23 +207,31 @@ def test_wrapped_lines_fit_the_column(text):
     assert kept == text.replace(" ", "") or (kept.endswith("…") and text.replace(" ", "").startswith(kept[:-1]))
 
 
+def test_letters_of_european_languages_are_legible():
+    assert len({bytes(_font().getmask(letter)) for letter in "aeéèüßñçãøłΩЖ"}) == 13
+
+
 # --- trackers that are no dependency -----------------------------------------------------------------------------
 
 
-def test_wandb_offline_gets_pictures_and_keeps_the_trainers_steps(parsed, packed, tmp_path, monkeypatch, capsys):
+def test_wandb_offline_gets_pictures_and_keeps_the_trainers_steps(
+    parsed, packed, evaluate, tmp_path, monkeypatch, capsys
+):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     fine_tune(tiny_checkpoint(), packed, *parsed(report_to="wandb"))
     folder, summary = Path(wandb.run.dir), dict(wandb.run.summary)
+    evaluate(7, report_to="wandb", count=1)
+    step = wandb.run.summary["train/global_step"]
     wandb.finish()
-    assert len(list((folder / "media" / "images").glob("samples_*.png"))) == 6
+    assert len(list((folder / "media" / "images").glob("samples_*.png"))) == 3 + 3 + 1
     rows = [row for row in rows_of(tmp_path / "run" / "samples") if row["step"] == 2]
     captions = [f"{row['uid']}\ntruth: {row['impression']}\noutput: {row['prediction']}" for row in rows]
     shown = dict(summary["samples"])
     assert shown["captions"] == captions
     assert (shown["width"], shown["height"]) == (2 * SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN)
-    assert summary["train/global_step"] == 2
+    assert (summary["train/global_step"], step) == (2, 7)
     assert "eval/loss" in summary
     assert "not sent" not in capsys.readouterr().out
 
