@@ -190,7 +190,7 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
     kit, args = parse_arguments(config, ["--bf16", "False", "--fp16", "False"])
     tokens = min(tokens, kit.max_target_length)
     model = build_from_config(kit).train()
-    cached = kit.freeze_encoder and not kit.view_dropout and not kit.augmentation
+    cached = kit.freeze_encoder
     warm_up = 0
     with adapters(model, kit.lora_rank, kit.lora_alpha) if kit.lora_rank else contextlib.nullcontext():
         if kit.freeze_encoder:
