@@ -77,6 +77,12 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     predict_with_generate: bool = field(default=True, metadata={"help": "Score generated texts at each evaluation."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The canvases carry no other columns."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Studies generated at once."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide a loss that is no number (and wait for the GPU at each step to know)."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for unused parameters at each step; no model of this kit has any."}
+    )
 
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None and self.predict_with_generate:  # type: ignore[has-type]

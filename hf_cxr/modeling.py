@@ -6,7 +6,6 @@ Training lives in `hf_cxr.training`.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,43 +18,38 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     GPT2Config,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
-    ViTConfig,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
-# From-scratch sizes. `base` is ViT-B/16 and GPT-2 small; the others keep their head width of 32 to 64.
-ENCODER_SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256},
-    "mini": {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 768},
-    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-}
+from hf_cxr.encoders import (
+    ENCODER_SIZES,
+    PANELS,
+    UnsupportedPart,
+    adapt_encoder,
+    freeze_unused,
+    image_processor,
+    scratch_encoder,
+)
+from hf_cxr.encoders import PATCH_SIZE as PATCH_SIZE
+
+# From-scratch sizes. `base` is GPT-2 small.
 DECODER_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"n_embd": 128, "n_layer": 2, "n_head": 4},
     "mini": {"n_embd": 192, "n_layer": 3, "n_head": 6},
     "small": {"n_embd": 384, "n_layer": 6, "n_head": 6},
     "base": {"n_embd": 768, "n_layer": 12, "n_head": 12},
 }
-PATCH_SIZE = 16
-PANELS = 2
-PANEL_OFFSET_STD = 0.02  # the spread that ViT itself initialises its position embeddings with
 MAX_NEW_TOKENS = 128  # the longest of the 3,921 Indiana impressions has 130 words, the 95th percentile 36
-
-
-class UnsupportedPart(ValueError):
-    """An encoder or decoder that cannot be used on the canvas as a stock part."""
 
 
 @dataclass
@@ -98,12 +92,10 @@ def ready_for_trainer(model: VisionEncoderDecoderModel) -> VisionEncoderDecoderM
 
     Its `forward` takes `**kwargs`, so `Trainer` would believe that it divides its loss by `num_items_in_batch`, and
     gradients would come out multiplied by the accumulation steps and the number of processes. And the decoder attends
-    to the encoder's tokens, never to its pooler, whose weights would be unused parameters to DDP.
+    to the encoder's tokens alone: its pooler and mask token would be unused parameters to DDP.
     """
     model.accepts_loss_kwargs = False
-    for name, parameter in model.encoder.named_parameters():
-        if name.startswith("pooler."):
-            parameter.requires_grad_(False)
+    freeze_unused(model.encoder)
     return model
 
 
@@ -147,7 +139,7 @@ def build(
     a decoder without cross-attention.
     """
     canvas = (panel_size, PANELS * panel_size)
-    encoder_model = _scratch_encoder(encoder, canvas) if encoder in ENCODER_SIZES else adapt_encoder(encoder, canvas)
+    encoder_model = scratch_encoder(encoder, canvas) if encoder in ENCODER_SIZES else adapt_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:
         tokenizer = train_tokenizer(texts, vocab_size)
         decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens)
@@ -156,7 +148,7 @@ def build(
         decoder_model = adapt_decoder(decoder)
         if len(tokenizer) > decoder_model.get_input_embeddings().num_embeddings:
             decoder_model.resize_token_embeddings(len(tokenizer))
-    positions = decoder_model.config.max_position_embeddings
+    positions = _positions(decoder_model)
     if max_new_tokens >= positions:
         raise UnsupportedPart(
             f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
@@ -165,102 +157,7 @@ def build(
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
     model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
     set_special_tokens(model, tokenizer, max_new_tokens)
-    return Checkpoint(ready_for_trainer(model), tokenizer, _image_processor(encoder, canvas))
-
-
-# --- encoder -----------------------------------------------------------------------------------------------------
-
-
-def _check_patch(config: PreTrainedConfig, panel_size: int, name: str) -> None:
-    patch = getattr(config, "patch_size", None)
-    for side in patch if isinstance(patch, (tuple, list)) else (patch,):
-        if isinstance(side, int) and panel_size % side:
-            raise UnsupportedPart(
-                f"encoder {name}: its patch of {side} pixels does not divide the panel of {panel_size}; "
-                f"use panel_size {max(side, panel_size // side * side)} or {(panel_size // side + 1) * side}"
-            )
-
-
-def _scratch_encoder(size: str, canvas: tuple[int, int]) -> PreTrainedModel:
-    config = ViTConfig(image_size=list(canvas), patch_size=PATCH_SIZE, **ENCODER_SIZES[size])
-    _check_patch(config, canvas[0], size)
-    return AutoModel.from_config(config)
-
-
-def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
-    """Load a pretrained square encoder onto the two-panel canvas.
-
-    Its position grid is resized (bicubic) to one panel where needed and tiled, once per panel; the lateral panel gets
-    a small random offset, from which training tells the panels apart. All other weights are taken as they are.
-
-    Args:
-        name: Hub id or local folder.
-        canvas: (height, width) in pixels, width = 2 × height.
-    """
-    config = AutoConfig.from_pretrained(name)
-    _check_patch(config, canvas[0], name)
-    pretrained = AutoModel.from_pretrained(name)
-    if not hasattr(config, "image_size"):
-        raise UnsupportedPart(f"encoder {name}: a {config.model_type!r} model has no image size to set")
-    config.image_size = list(canvas)
-    try:
-        model = AutoModel.from_config(config)
-        with torch.no_grad():
-            states = model.eval()(pixel_values=torch.zeros(1, getattr(config, "num_channels", 3), *canvas))[0]
-    except Exception as error:
-        raise UnsupportedPart(
-            f"encoder {name}: a {config.model_type!r} model does not take a {canvas[0]} × {canvas[1]} canvas "
-            f"({str(error).splitlines()[0]}); use ViT, DeiT, Swin or DINOv3-ViT"
-        ) from error
-    if states.ndim != 3:
-        raise UnsupportedPart(
-            f"encoder {name}: a {config.model_type!r} model gives a map of shape {tuple(states.shape)}, which the "
-            "decoder cannot attend to; use ViT, DeiT, Swin or DINOv3-ViT"
-        )
-    weights, target = pretrained.state_dict(), model.state_dict()
-    for key, wanted in target.items():
-        if key in weights and weights[key].shape != wanted.shape:
-            weights[key] = _tile_positions(weights[key], wanted, config, canvas, f"encoder {name}: {key}")
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise UnsupportedPart(f"encoder {name}: weights {(missing + unexpected)[0]} and others do not match its type")
-    return model
-
-
-def _tile_positions(
-    grid: torch.Tensor, wanted: torch.Tensor, config: PreTrainedConfig, canvas: tuple[int, int], where: str
-) -> torch.Tensor:
-    """(1, prefix + side², dim) → (1, prefix + rows × 2·rows, dim); prefix tokens ([CLS] and the like) stay."""
-    patch = getattr(config, "patch_size", 0)
-    if grid.ndim != 3 or wanted.ndim != 3 or "position" not in where or not isinstance(patch, int):
-        raise UnsupportedPart(f"{where} has shape {tuple(grid.shape)} and cannot be carried to {tuple(wanted.shape)}")
-    rows, columns = canvas[0] // patch, canvas[0] // patch
-    prefix = wanted.shape[1] - rows * columns * PANELS
-    side = math.isqrt(grid.shape[1] - prefix)
-    if prefix < 0 or side * side != grid.shape[1] - prefix:
-        raise UnsupportedPart(f"{where}: {grid.shape[1]} positions are not a square grid")
-    panel = grid[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    if side != rows:
-        panel = torch.nn.functional.interpolate(panel, size=(rows, columns), mode="bicubic", align_corners=False)
-    panel = panel.permute(0, 2, 3, 1)
-    offset = torch.randn(panel.shape[-1]) * PANEL_OFFSET_STD
-    tiled = torch.cat([panel, panel + offset], dim=2).flatten(1, 2)
-    return torch.cat([grid[:, :prefix], tiled], dim=1)
-
-
-def _image_processor(encoder: str, canvas: tuple[int, int]) -> BaseImageProcessor:
-    """The encoder's own normalisation, set to the canvas."""
-    size = {"height": canvas[0], "width": canvas[1]}
-    common = {"size": size, "do_resize": True, "do_convert_rgb": True}
-    if encoder in ENCODER_SIZES:
-        if is_torchvision_available():
-            from transformers import ViTImageProcessor as Processor
-        else:
-            from transformers import ViTImageProcessorPil as Processor
-        return Processor(**common)
-    processor = AutoImageProcessor.from_pretrained(encoder, **image_backend(), **common)
-    processor.do_center_crop = False
-    return processor
+    return Checkpoint(ready_for_trainer(model), tokenizer, image_processor(encoder, canvas))
 
 
 # --- decoder and tokenizer ---------------------------------------------------------------------------------------
@@ -284,14 +181,25 @@ def adapt_decoder(name: str) -> PreTrainedModel:
     """Load a pretrained decoder with cross-attention added. Raises `UnsupportedPart` where its type has none."""
     config = AutoConfig.from_pretrained(name)
     config.is_decoder, config.add_cross_attention = True, True
-    model = AutoModelForCausalLM.from_pretrained(name, config=config)
     cross_attention = ("crossattention", "cross_attn", "encoder_attn")
-    if not any(mark in key for key, _ in model.named_parameters() for mark in cross_attention):
+    try:
+        with torch.device("meta"):  # no weights are needed to see what it has
+            keys = [key for key, _ in AutoModelForCausalLM.from_config(config).named_parameters()]
+    except ValueError:  # no causal language model at all
+        keys = []
+    if not any(mark in key for key in keys for mark in cross_attention):
         raise UnsupportedPart(
             f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the "
             "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"
         )
-    return model
+    return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
+
+
+def _positions(decoder: PreTrainedModel) -> int:
+    """The longest text that a decoder can hold, in tokens. RoBERTa's kind counts from behind its padding token."""
+    tables = [part for name, part in decoder.named_modules() if name.endswith("embeddings.position_embeddings")]
+    used = [table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None]
+    return decoder.config.max_position_embeddings - sum(used)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
