@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from hf_cxr.arguments import KitArguments, parse_arguments
+from hf_cxr.encoders import STRETCHED
 from hf_cxr.lora import adapters
 from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES, PANELS, PATCH_SIZE, ready_for_trainer
 
@@ -102,7 +103,7 @@ def build_from_config(kit: KitArguments) -> VisionEncoderDecoderModel:
         encoder = AutoConfig.for_model("vit", patch_size=PATCH_SIZE, **ENCODER_SIZES[kit.encoder])
     else:
         encoder = _published(kit.encoder)
-    encoder.image_size = canvas
+    encoder.image_size = canvas[1] if encoder.model_type in STRETCHED else canvas
     if kit.decoder in DECODER_SIZES:
         positions = max(256, kit.max_target_length + 1)
         ids = {"vocab_size": kit.vocab_size, "bos_token_id": 1, "eos_token_id": 2}

@@ -13,7 +13,8 @@ import torch
 
 from hf_cxr.trainer import CROSS_ATTENTION
 
-NEW_OR_SMALL = (
+# Trained in full beside the adapters.
+NEW_OR_SMALL = (*CROSS_ATTENTION, "position_embeddings", "relative_position_bias_table", "head.")
     *CROSS_ATTENTION,
     "position_embeddings",
     "relative_position_bias_table",
