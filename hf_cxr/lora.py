@@ -15,11 +15,6 @@ from hf_cxr.trainer import CROSS_ATTENTION
 
 # Trained in full beside the adapters.
 NEW_OR_SMALL = (*CROSS_ATTENTION, "position_embeddings", "relative_position_bias_table", "head.")
-    *CROSS_ATTENTION,
-    "position_embeddings",
-    "relative_position_bias_table",
-    "head.",
-)  # trained in full beside the adapters
 ADAPTER = "default"
 
 
