@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--studies", type=int, default=4000)
     parser.add_argument("--arms", nargs="+", default=["warmup", "none", "view_dropout"])
-    parser.add_argument("--encoder-learning-rate", type=float, default=1e-3, help="of the arm without warm-up")
+    parser.add_argument("--encoder-learning-rate", type=float, default=1.25e-4, help="of the arm without warm-up")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,8 @@ def make_parser() -> Parser:
 
     train = command(
         "train",
-        "Fine-tune as a YAML config says; any argument of the config can be overridden.",
+        "Fine-tune as a YAML config says; any argument of the config can be overridden (docs/training.md lists them). "
+        "--resume continues an interrupted run in its output_dir, --restart deletes it and begins anew.",
         "hf-cxr train configs/iu_xray_vit_gpt2.yaml --dataset data/indiana --output_dir runs/iu --seed 1",
     )
     train.add_argument("config", help="flat YAML file of argument names and values (see configs/)")

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import EvalResult
 
 from hf_cxr import dicom, findings, pipeline, views
-from hf_cxr.arguments import KitArguments, TrainingArguments
+from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.evaluation import SCALARS, device_name, score_table
 
 # The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
@@ -40,6 +40,8 @@ RUN_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt"),
     *("pipeline.py", "views.py", "dicom.py", "findings.py", "README.md", "report.json", "report.md"),
 )
+# Arguments that are told elsewhere in a card, or that make no difference to the model.
+NOT_IN_CARD = {"dataset", "output_dir", "encoder", "decoder", "num_proc", "log_samples", "share_samples", "do_eval"}
 DATASET_FILES = ("data/*.parquet", "README.md", "prepare.json", "splits.csv")
 
 
@@ -84,6 +86,14 @@ def training_facts(
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "view_dropout": kit.view_dropout,
         "seed": args.seed,
+        "recipe": {
+            name: value
+            for name, value in resolved_config(kit, args).items()
+            if name not in NOT_IN_CARD
+            and value is not None
+            and (isinstance(value, (int, float)) or (isinstance(value, str) and "/" not in value))
+        },
+        "resumed": kit.resume,
         "minutes": seconds / 60,
         "device": device_name(),
         "processes": args.world_size,

@@ -28,6 +28,8 @@ def facts() -> dict:
         "view_dropout": 0.0,
         "seed": 0,
         "minutes": 1.5,
+        "recipe": {"learning_rate": 1e-4},
+        "resumed": False,
         "device": "CPU",
         "processes": 1,
         "versions": hub.library_versions(),
