@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
 
 from hf_cxr.callbacks import is_exhausted
 
@@ -49,7 +49,26 @@ def remove_checkpoints(folder: str | os.PathLike, broken_only: bool = False) -> 
     keep = checkpoints(folder) if broken_only else []
     for path in Path(folder).glob("checkpoint-*"):
         if path not in keep:
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    (path / WHOLE).unlink(missing_ok=True)  # first: half of it must not count if this is interrupted
+    shutil.rmtree(path)
+
+
+def rotate(folder: str | os.PathLike, limit: int | None, best: str | None) -> None:
+    """Delete the oldest whole checkpoints beyond `limit`, but neither the last nor the best."""
+    found = checkpoints(folder)
+    kept = {found[-1].name, Path(best or "").name}
+    for path in found[: -limit if limit else 0]:
+        if path.name not in kept:
+            _remove(path)
+
+
+def agreed(value: Any) -> Any:
+    """What process 0 holds, on every process: hosts may see different disks."""
+    return broadcast_object_list([value])[0]
 
 
 class ResumableTrainer(Trainer):
@@ -58,28 +77,50 @@ class ResumableTrainer(Trainer):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.resumed_from: Path | None = None
+        self.save_limit: int | None = None
         self.add_callback(_RestoreRunningLoss(self))
 
-    def resume_or_train(self, patience: int = 0) -> None:
+    def resume_or_train(self, patience: int = 0, start: str | None = None) -> None:
         """Train from the last whole checkpoint in the output folder, or from the start where there is none.
 
-        `patience` is that of early stopping: a run that it has ended is not trained any further.
+        Args:
+            patience: that of early stopping; a run that it has ended is not trained any further.
+            start: a checkpoint of another run to go on from, unchecked: the Trainer's `resume_from_checkpoint`.
         """
         if self.args.should_save:
             remove_checkpoints(self.args.output_dir, broken_only=True)
         self.accelerator.wait_for_everyone()
-        self.resumed_from = next(reversed(checkpoints(self.args.output_dir)), None)
-        if self.resumed_from:
-            self.state = TrainerState.load_from_json(str(self.resumed_from / TRAINER_STATE_NAME))
-            if is_exhausted(self.state, self.args, patience):
-                return self._load_best_model()
-        self.train(resume_from_checkpoint=str(self.resumed_from) if self.resumed_from else None)
+        self.resumed_from = Path(start) if start else agreed(next(reversed(checkpoints(self.args.output_dir)), None))
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # `rotate` deletes, `Trainer` does not
+        try:
+            if self.resumed_from and not start:
+                self.args.eval_on_start = False
+                self.state = self._relocated_state(self.resumed_from / TRAINER_STATE_NAME)
+                if self.state.best_model_checkpoint and is_exhausted(self.state, self.args, patience):
+                    return self._load_best_model()
+            self.save_limit = limit
+            self.train(resume_from_checkpoint=str(self.resumed_from) if self.resumed_from else None)
+        finally:
+            self.args.save_total_limit = limit
+
+    def _relocated_state(self, file: Path) -> TrainerState:
+        """The saved state, its best checkpoint looked for in this folder: a run may have been moved."""
+        state = TrainerState.load_from_json(str(file))
+        if state.best_model_checkpoint:
+            best = Path(self.args.output_dir) / Path(state.best_model_checkpoint).name
+            if self.args.load_best_model_at_end and not (best / WHOLE).is_file():
+                raise ValueError(f"{best}: the best checkpoint of the run is gone; begin anew with --restart")
+            if state.best_model_checkpoint != str(best):
+                state.best_model_checkpoint = str(best)
+                if self.args.should_save:
+                    partial = file.with_suffix(".partial")
+                    state.save_to_json(str(partial))
+                    partial.replace(file)
+        self.accelerator.wait_for_everyone()
+        return state
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:  # a step is saved twice where the end of an epoch falls on `save_steps`
-            (folder / WHOLE).unlink(missing_ok=True)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones wait until this one is whole
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # how a full disk is told
@@ -87,8 +128,6 @@ class ResumableTrainer(Trainer):
             free = shutil.disk_usage(self.args.output_dir).free / 1e6
             reason = f"{' '.join(str(error).split())}; {free:.0f} MB free"
             raise OSError(f"{folder}: could not be written ({reason}); earlier checkpoints are whole") from error
-        finally:
-            self.args.save_total_limit = limit
         folder.mkdir(exist_ok=True)
         loss = {
             "tr_loss": self._tr_loss.item(),
@@ -99,9 +138,7 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (folder / WHOLE).touch()
-            rotate_checkpoints(
-                self.args.output_dir, limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=False
-            )
+            rotate(self.args.output_dir, self.save_limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # `save_pretrained` writes the names of older releases, which `from_pretrained` translates and `Trainer`'s own

@@ -35,7 +35,7 @@ def encode_once(checkpoint: Checkpoint, canvases: CanvasDataset, folder: Path, b
 
 def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path, batch_size: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{PartialState().process_index}.partial")  # hosts may share the disk
     states = None
     try:
         for start in tqdm(range(0, len(canvases), batch_size), desc="Encoding images once"):

@@ -93,11 +93,22 @@ def training_facts(
             and value is not None
             and (isinstance(value, (int, float)) or (isinstance(value, str) and "/" not in value))
         },
-        "resumed": kit.resume,
         "minutes": seconds / 60,
         "device": device_name(),
         "processes": args.world_size,
         "versions": library_versions(),
+    }
+
+
+def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
+    """What the run really did, from its own files: epochs, the step of the weights, whether stage one ran."""
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+    best = state.get("best_global_step") if args.load_best_model_at_end else None
+    return {
+        "trained_epochs": round(state["epoch"] or 0, 2),
+        "trained_steps": state["global_step"],
+        "best_step": best,
+        "warmed_up": (run / "findings_encoder").is_dir(),
     }
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hf_cxr.trainer import CROSS_ATTENTION
+from hf_cxr.modeling import CROSS_ATTENTION
 
 # Trained in full beside the adapters.
 NEW_OR_SMALL = (*CROSS_ATTENTION, "position_embeddings", "relative_position_bias_table", "head.")

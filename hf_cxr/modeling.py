@@ -49,6 +49,7 @@ DECODER_SIZES: dict[str, dict[str, Any]] = {
     "small": {"n_embd": 384, "n_layer": 6, "n_head": 6},
     "base": {"n_embd": 768, "n_layer": 12, "n_head": 12},
 }
+CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn", "enc_to_dec_proj")  # new to a pretrained pair
 MAX_NEW_TOKENS = 128  # the longest of the 3,921 Indiana impressions has 130 words, the 95th percentile 36
 
 
@@ -77,9 +78,11 @@ def load_checkpoint(folder: str, revision: str | None = None) -> Checkpoint:
     if config.model_type != "vision-encoder-decoder":
         raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
     try:
-        model = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision)
+        model, info = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"{folder}: its model.safetensors is damaged ({error})") from error
+    if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
+        raise ValueError(f"{folder}: its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
     return Checkpoint(
         ready_for_trainer(model),
         AutoTokenizer.from_pretrained(folder, revision=revision),
@@ -181,13 +184,12 @@ def adapt_decoder(name: str) -> PreTrainedModel:
     """Load a pretrained decoder with cross-attention added. Raises `UnsupportedPart` where its type has none."""
     config = AutoConfig.from_pretrained(name)
     config.is_decoder, config.add_cross_attention = True, True
-    cross_attention = ("crossattention", "cross_attn", "encoder_attn")
     try:
         with torch.device("meta"):  # no weights are needed to see what it has
             keys = [key for key, _ in AutoModelForCausalLM.from_config(config).named_parameters()]
     except ValueError:  # no causal language model at all
         keys = []
-    if not any(mark in key for key in keys for mark in cross_attention):
+    if not any(mark in key for key in keys for mark in CROSS_ATTENTION):
         raise UnsupportedPart(
             f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the "
             "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"

@@ -13,8 +13,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.canvases import IGNORED, CanvasDataset
 from hf_cxr.checkpoints import ResumableTrainer
+from hf_cxr.modeling import CROSS_ATTENTION
 
-CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn", "enc_to_dec_proj")  # new to a pretrained pair
 MEGABATCH = 50  # global batches that are sorted by length together, as in transformers' LengthGroupedSampler
 
 
@@ -100,7 +100,7 @@ def part_name(parameter: str) -> str:
     """`encoder`, `cross-attention` or `decoder`: the part of the model that a parameter's name puts it in."""
     if any(mark in parameter for mark in CROSS_ATTENTION):
         return "cross-attention"
-    return "encoder" if parameter.startswith("encoder.") else "decoder"
+    return "encoder" if parameter.removeprefix("_orig_mod.").startswith("encoder.") else "decoder"
 
 
 def token_mean_loss(label_smoothing: float):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +21,6 @@ import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import Trainer, set_seed
 
@@ -28,6 +29,8 @@ from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.checkpoints import (
+    PROGRESS,
+    agreed,
     check_same_run,
     checkpoints,
     only_run_in,
@@ -43,6 +46,7 @@ from hf_cxr.samples import SampleCallback
 from hf_cxr.sharding import is_sharded, whole_again
 from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
 
+SELECTABLE = ("composite", "loss", "image_gain", *(name for name in evaluation.SCALARS if name != "cider"))
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; pictures
 
 
@@ -59,7 +63,8 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
         dataset = load_prepared(kit.dataset)
     check_feasible(dataset, kit, args)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
-        stage = broadcast_object_list([start_or_resume(kit, args) if state.is_main_process else None])[0]
+        resumed = kit.resume and read_progress(output) is not None
+        stage = agreed(start_or_resume(kit, args, dataset) if state.is_main_process else None)
         if stage == "finished":
             return _read_report(output)
         if stage == "evaluation":
@@ -74,8 +79,11 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
             )
         if state.is_main_process:
             facts = hub.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
+            facts |= hub.trained_facts(output, args) | {"resumed": resumed}
             hub.write_model_card(output, facts, report)
-            write_progress(output, "finished", resolved_config(kit, args))
+            write_progress(output, "finished", identity(kit, args, dataset))
+        if state.is_local_main_process:
+            shutil.rmtree(output / STATES, ignore_errors=True)
     return report
 
 
@@ -99,35 +107,52 @@ def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArgumen
     if kit.findings_warmup_epochs:
         warmup.warm_up(checkpoint, packed["train"], kit, args)
         if state.is_main_process:
-            write_progress(output, "impressions", resolved_config(kit, args))
+            write_progress(output, "impressions", identity(kit, args, dataset))
             shutil.rmtree(output / warmup.STAGE, ignore_errors=True)
+    set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
     with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
         trainer = fine_tune(checkpoint, packed, kit, args)
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer, output)
-        write_progress(output, "evaluation", resolved_config(kit, args))
-        shutil.rmtree(output / STATES, ignore_errors=True)
+        write_progress(output, "evaluation", identity(kit, args, dataset))
     return checkpoint
 
 
-def start_or_resume(kit: KitArguments, args: TrainingArguments) -> str:
+def identity(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> dict[str, Any]:
+    """What a run is: all that its weights depend on. A continuation has to be the same."""
+    studies = hashlib.sha256()
+    for split in ("train", "validation"):
+        for row in zip(dataset[split]["uid"], dataset[split]["impression"], strict=True) if split in dataset else ():
+            studies.update(repr(row).encode())
+    around = {"processes": args.world_size, "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no")}
+    return resolved_config(kit, args) | around | {"studies_sha256": studies.hexdigest()}
+
+
+def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> str:
     """Decide where the run begins; returns one of `hf_cxr.checkpoints.STAGES`.
 
-    Raises `ValueError` if `output_dir` holds an interrupted run and neither `resume` nor `restart` is set, or if a run
-    would be resumed with other arguments.
+    Raises `ValueError` if `output_dir` holds an interrupted run, or others' checkpoints, and neither `resume` nor
+    `restart` is set, if a run would be resumed with other arguments, or if it begins from what it would delete.
     """
     output = Path(args.output_dir)
-    progress, config = read_progress(output), resolved_config(kit, args)
+    progress, config = read_progress(output), identity(kit, args, dataset)
     if kit.resume and progress:
         check_same_run(output, progress["config"], config)
         print(f"Resuming {output}: {_told(output, progress['stage'])}", flush=True)
         return progress["stage"]
-    saved = [output / warmup.ENCODER, *checkpoints(output), *checkpoints(output / warmup.STAGE)]
-    unfinished = progress and progress["stage"] != "finished" and any(path.exists() for path in saved)
-    if unfinished and not kit.restart:
-        raise ValueError(f"{output}: holds an interrupted run; continue it with --resume or delete it with --restart")
+    saved = [path for path in (output / warmup.ENCODER, output / warmup.STAGE) if path.exists()]
+    saved += output.glob("checkpoint-*")
+    stage = progress["stage"] if progress else None
+    if stage != "finished" and (saved or stage == "evaluation") and not kit.restart:
+        what = "an interrupted run; continue it with --resume" if progress else "others' checkpoints; move them away"
+        raise ValueError(f"{output}: holds {what} or delete it with --restart")
+    for name in ("encoder", "decoder", "resume_from_checkpoint"):
+        start = getattr(kit, name, None) or getattr(args, name, None)
+        if start and any(path.exists() and Path(start).resolve().is_relative_to(path.resolve()) for path in saved):
+            raise ValueError(f"{name}: {start} lies in the output_dir, which is emptied; name another output_dir")
     if kit.resume:
         print(f"Nothing to resume in {output}: starting anew", flush=True)
+    (output / PROGRESS).unlink(missing_ok=True)
     for leftover in (warmup.ENCODER, warmup.STAGE, STATES, SAMPLES):
         shutil.rmtree(output / leftover, ignore_errors=True)
     remove_checkpoints(output)
@@ -158,6 +183,15 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
     launch.check_workers()
     if kit.resume and kit.restart:
         raise ValueError("resume or restart: not both")
+    if kit.resume and (args.save_only_model or args.ignore_data_skip):
+        raise ValueError("resume needs save_only_model: false and ignore_data_skip: false")
+    if args.load_best_model_at_end and args.save_strategy == "steps" and args.save_steps != args.eval_steps:
+        raise ValueError(
+            "load_best_model_at_end needs a checkpoint of each evaluation: save_steps equal to eval_steps"
+        )
+    best = str(args.metric_for_best_model).removeprefix("eval_")
+    if args.load_best_model_at_end and best not in SELECTABLE:
+        raise ValueError(f"metric_for_best_model: {best!r} is none of {', '.join(SELECTABLE)}")
     if kit.early_stopping_patience and not args.load_best_model_at_end:
         raise ValueError("early_stopping_patience needs load_best_model_at_end: true and an eval_strategy")
     if kit.freeze_encoder and not kit.findings_warmup_epochs and (kit.view_dropout or kit.augmentation):
@@ -170,9 +204,12 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
     if kit.findings_warmup_epochs and kit.findings_labels == "tags" and "tags" not in dataset["train"].column_names:
         raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
-    for name, most in (("view_dropout", 1.0), ("augmentation", 1.0)):
-        if not 0 <= getattr(kit, name) <= most:
-            raise ValueError(f"{name} is between 0 and {most:g}, not {getattr(kit, name)}")
+    for name in ("view_dropout", "augmentation"):
+        if not 0 <= getattr(kit, name) <= 1:
+            raise ValueError(f"{name} is between 0 and 1, not {getattr(kit, name)}")
+    for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_warmup_epochs"):
+        if getattr(kit, name) < 0:
+            raise ValueError(f"{name} is 0 or more, not {getattr(kit, name)}")
 
 
 def save_run(
@@ -262,10 +299,7 @@ def fine_tune(
                 trainer.callback_handler.callbacks,
             )
         )
-    if args.resume_from_checkpoint:
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    else:
-        trainer.resume_or_train(kit.early_stopping_patience)
+    trainer.resume_or_train(kit.early_stopping_patience, args.resume_from_checkpoint)
     if spare is not None:
         checkpoint.model = whole_again(trainer.accelerator.unwrap_model(trainer.model), spare)
     return trainer

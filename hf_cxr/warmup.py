@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from transformers import set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cxr import findings
 from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.callbacks import EpochCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset
-from hf_cxr.checkpoints import ResumableTrainer
+from hf_cxr.checkpoints import ResumableTrainer, agreed
 from hf_cxr.lora import adapters
 from hf_cxr.modeling import Checkpoint
 from hf_cxr.sharding import is_sharded, whole_again
@@ -65,7 +66,8 @@ def finding_loss(
     total = torch.nn.functional.binary_cross_entropy_with_logits(
         outputs["logits"][known].float(), labels[known], reduction="sum"
     )
-    return total / (known.sum() if num_items_in_batch is None else num_items_in_batch)
+    count = known.sum() if num_items_in_batch is None else num_items_in_batch
+    return total / torch.as_tensor(count).clamp(min=1)  # a small batch may hold nothing that is known
 
 
 def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
@@ -106,7 +108,7 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     `hf_cxr.training` deletes it before a run that is no continuation.
     """
     saved = Path(args.output_dir) / ENCODER
-    if saved.is_dir():
+    if agreed(saved.is_dir()):
         encoder = checkpoint.model.encoder
         encoder.load_state_dict(type(encoder).from_pretrained(saved).state_dict())  # a file's names are not a module's
         return
@@ -146,6 +148,7 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
         checkpoint.model.encoder.gradient_checkpointing_enable()
     spare = copy.deepcopy(checkpoint.model.encoder) if is_sharded(args) else None
+    set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
     with adapters(model, kit.lora_rank, kit.lora_alpha):
         trainer = ResumableTrainer(
             model=model,

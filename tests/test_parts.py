@@ -18,7 +18,7 @@ from hf_cxr.canvases import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.dataset import load_prepared
 from hf_cxr.frozen import encode_once
 from hf_cxr.lora import adapters
-from hf_cxr.modeling import build
+from hf_cxr.modeling import build, load_checkpoint
 from hf_cxr.training import check_feasible, fine_tune, train
 
 needs_peft = pytest.mark.skipif(not importlib.util.find_spec("peft"), reason="peft is not installed")
@@ -160,7 +160,8 @@ def test_leaving_the_block_merges_what_was_learned(tmp_path):
 
 
 @needs_peft
-def test_a_lora_run_ends_in_a_stock_checkpoint_and_resumes(phantom_folder, tmp_path):
+@pytest.mark.parametrize("left", [["checkpoint-2", "checkpoint-4"], []], ids=["in stage two", "between the stages"])
+def test_a_lora_run_ends_in_a_stock_checkpoint_and_resumes(phantom_folder, tmp_path, left):
     options = pretrained_pair(tmp_path) | {"lora_rank": 2, "findings_warmup_epochs": 0.5}
     options |= {"save_strategy": "steps", "save_steps": 2, "max_steps": 5}
     (tmp_path / "whole").mkdir()
@@ -169,11 +170,15 @@ def test_a_lora_run_ends_in_a_stock_checkpoint_and_resumes(phantom_folder, tmp_p
     stock = VisionEncoderDecoderModel.from_pretrained(run)
     assert not [name for name in load_file(run / "model.safetensors") if "lora" in name or "base_layer" in name]
     assert not [name for name, _ in stock.named_parameters() if "lora" in name]
-    # As if it had been killed after its second checkpoint.
+    with pytest.raises(ValueError, match="its weights are not those of its config"):
+        load_checkpoint(str(run / "checkpoint-4"))  # adapters apart, a stock model would hold random numbers
+    # As if it had been killed after its second checkpoint, or before its first.
     before = load_file(run / "model.safetensors")
     progress = json.loads((run / "progress.json").read_text())
     (run / "progress.json").write_text(json.dumps(progress | {"stage": "impressions"}))
-    shutil.rmtree(run / "checkpoint-5")
+    for path in run.glob("checkpoint-*"):
+        if path.name not in left:
+            shutil.rmtree(path)
     (run / "model.safetensors").unlink()
     kit, args = arguments(tmp_path / "whole", phantom_folder, **options)
     kit.resume = True

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerState
 from hf_cxr import evaluation, training, warmup
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.callbacks import is_exhausted
-from hf_cxr.checkpoints import WHOLE, checkpoints, only_run_in, read_progress
+from hf_cxr.checkpoints import WHOLE, checkpoints, only_run_in, read_progress, remove_checkpoints, rotate
 from hf_cxr.modeling import load_checkpoint
 from hf_cxr.training import train
 
@@ -287,3 +287,90 @@ def test_a_saved_warm_up_encoder_is_an_encoder_for_another_run(whole_run, phanto
     theirs = type(theirs).from_pretrained(whole_run / "findings_encoder").state_dict()
     assert same(mine, theirs)
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_run_that_was_moved_goes_on_and_ends_with_its_best(interrupted_run, whole_run, phantom_folder, tmp_path):
+    moved = interrupted_run.rename(tmp_path / "elsewhere")
+    train(*arguments(tmp_path, phantom_folder, "--resume", "--output_dir", str(moved)))
+    assert same(weights(whole_run), weights(moved))
+
+
+def test_a_run_whose_best_checkpoint_is_gone_is_refused(interrupted_run, phantom_folder, tmp_path):
+    last = checkpoints(interrupted_run)[-1]
+    state = json.loads((last / "trainer_state.json").read_text())
+    (last / "trainer_state.json").write_text(json.dumps(state | {"best_model_checkpoint": "run/checkpoint-1"}))
+    with pytest.raises(ValueError, match="the best checkpoint of the run is gone"):
+        train(*arguments(tmp_path, phantom_folder, "--resume"))
+
+
+def test_another_number_of_processes_or_other_studies_are_not_the_same_run(interrupted_run, phantom_folder, tmp_path):
+    progress = json.loads((interrupted_run / "progress.json").read_text())
+    for name, value in (("processes", 8), ("studies_sha256", "0")):
+        config = progress["config"] | {name: value}
+        (interrupted_run / "progress.json").write_text(json.dumps(progress | {"config": config}))
+        with pytest.raises(ValueError, match=f"cannot resume with other arguments .*{name} {value} → "):
+            train(*arguments(tmp_path, phantom_folder, "--resume"))
+
+
+def test_checkpoints_of_others_are_not_deleted_unasked(phantom_folder, tmp_path):
+    theirs = tmp_path / "run" / "checkpoint-7"
+    theirs.mkdir(parents=True)
+    for words in ((), ("--resume",)):
+        with pytest.raises(ValueError, match="others' checkpoints"):
+            train(*arguments(tmp_path, phantom_folder, *words))
+    assert theirs.is_dir()
+
+
+def test_a_run_does_not_begin_from_what_it_would_delete(whole_run, phantom_folder, tmp_path):
+    run = copy_folder(whole_run, tmp_path / "run")
+    for name, start in (("encoder", "findings_encoder"), ("resume_from_checkpoint", "checkpoint-10")):
+        with pytest.raises(ValueError, match=f"{name}: .* lies in the output_dir"):
+            train(*arguments(tmp_path, phantom_folder, f"--{name}", str(run / start)))
+        assert (run / start).is_dir()
+
+
+def test_a_checkpoint_of_another_run_is_a_start_when_asked_for(whole_run, phantom_folder, tmp_path):
+    start = whole_run / "checkpoint-10"
+    words = ["--resume_from_checkpoint", str(start), "--load_best_model_at_end", "false"]
+    train(*arguments(tmp_path, phantom_folder, *words, save_total_limit=1))
+    steps = [step for step, _ in losses(tmp_path / "run")]
+    assert max(steps) > 10
+    assert len(checkpoints(tmp_path / "run")) <= 2, "the last and the best"
+    assert start.is_dir()
+
+
+def test_half_a_deleted_checkpoint_does_not_count(interrupted_run, monkeypatch):
+    monkeypatch.setattr("hf_cxr.checkpoints.shutil.rmtree", lambda path: (_ for _ in ()).throw(Interrupted()))
+    found = checkpoints(interrupted_run)
+    with pytest.raises(Interrupted):
+        remove_checkpoints(interrupted_run)
+    assert len(checkpoints(interrupted_run)) == len(found) - 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [(1, None, [30]), (1, "x/checkpoint-10", [10, 30]), (2, None, [20, 30]), (2, "checkpoint-10", [10, 20, 30]),
+     (None, None, [10, 20, 30]), (9, None, [10, 20, 30])],
+)  # fmt: skip
+def test_the_last_and_the_best_checkpoint_always_stay(tmp_path, limit, best, left):
+    for step in (10, 20, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / WHOLE).touch()
+    rotate(tmp_path, limit, best)
+    assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in left]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eval_steps": 5, "save_steps": 10}, "save_steps equal to eval_steps"),
+        ({"metric_for_best_model": "modal_share"}, "'modal_share' is none of composite, loss, image_gain, bleu1"),
+        ({"metric_for_best_model": "cider"}, "'cider' is none of"),
+        ({"save_only_model": True, "resume": True}, "resume needs save_only_model: false"),
+        ({"log_samples": -1}, "log_samples is 0 or more, not -1"),
+    ],
+)
+def test_what_could_not_be_selected_or_resumed_is_refused_at_once(phantom_folder, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        train(*arguments(tmp_path, phantom_folder, **options))
+    assert not (tmp_path / "run").exists()
