@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -116,11 +117,14 @@ def main() -> int:
         print(f"Uninterrupted: {seconds:.1f} s, {len(losses)} logged losses. Seed {options.seed}.", flush=True)
         failures = 0
         for number in range(options.kills):
-            run, log = folder / f"run{number}", folder / f"run{number}.log"
-            child, moment = start(words(run), log), draw.uniform(0.02, 1.0) * seconds
-            time.sleep(moment)
-            os.kill(child, getattr(signal, f"SIG{options.signal}"))
-            code, progress = wait(child), read_progress(run)
+            run, log, code = folder / f"run{number}", folder / f"run{number}.log", 0
+            while code == 0:  # again, where it had ended before it could be killed
+                shutil.rmtree(run, ignore_errors=True)
+                child, moment = start(words(run), log), draw.uniform(0.02, 1.0) * seconds
+                time.sleep(moment)
+                os.kill(child, getattr(signal, f"SIG{options.signal}"))
+                code = wait(child)
+            progress = read_progress(run)
             held = sorted(str(path.relative_to(run)) for path in run.glob("**/checkpoint-*") if path.is_dir())
             resumed = wait(start([*words(run), "--resume"], log))
             again, losses_again = outcome(run) if resumed == 0 else ({}, [])
