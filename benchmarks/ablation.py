@@ -31,9 +31,9 @@ from hf_cxr import metrics
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.dataset import load_prepared, prepare
 from hf_cxr.demo import packaged_config
-from hf_cxr.evaluation import predict_split
 from hf_cxr.findings import FINDINGS
 from hf_cxr.modeling import Checkpoint, build, load_checkpoint
+from hf_cxr.prediction import predict_split
 from hf_cxr.sources.phantom import LATERAL_ONLY
 from hf_cxr.training import train
 from hf_cxr.warmup import FindingsModel, finding_loss

@@ -9,9 +9,9 @@ import argparse
 import json
 
 from hf_cxr.dataset import load_prepared
-from hf_cxr.evaluation import predict_split
 from hf_cxr.findings import positive_findings
 from hf_cxr.modeling import load_checkpoint
+from hf_cxr.prediction import predict_split
 from hf_cxr.sources.phantom import FRONTAL_ONLY, LATERAL_ONLY
 
 

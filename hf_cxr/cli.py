@@ -126,11 +126,24 @@ def make_parser() -> Parser:
     evaluate.add_argument("checkpoint", help="run folder or Hub id")
     evaluate.add_argument("dataset", help="prepared folder or Hub id")
     evaluate.add_argument("--split", default="test")
-    evaluate.add_argument("--out", help="folder for report.json, report.md and predictions.jsonl")
+    evaluate.add_argument("--out", help="folder for report.html, .md, .json and predictions.jsonl")
     evaluate.add_argument("--batch-size", type=int, default=32)
     evaluate.add_argument("--num-beams", type=int, default=1)
     evaluate.add_argument("--seed", type=int, default=0, help="seed of floors, shuffles and intervals")
     evaluate.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, to stdout")
+
+    compare = command(
+        "compare",
+        "Compare two evaluated runs on the same studies: the difference of each score, its interval and probability.",
+        "hf-cxr compare runs/a runs/b",
+    )
+    compare.add_argument("run_a", help="folder with the predictions.jsonl of run A")
+    compare.add_argument("run_b", help="folder with the predictions.jsonl of run B")
+    compare.add_argument("--out", help="JSON file to write")
+    compare.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    compare.add_argument(
+        "--json", action="store_true", help="print the comparison as JSON, and nothing else, to stdout"
+    )
 
     predict = command(
         "predict",
@@ -143,6 +156,12 @@ def make_parser() -> Parser:
     predict.add_argument("--csv", help="many studies: a table with columns frontal and/or lateral (paths), and uid")
     predict.add_argument("--num-beams", type=int, default=1)
     predict.add_argument("--max-new-tokens", type=int, help="longest text, in tokens")
+    predict.add_argument(
+        "--abstain-below",
+        type=float,
+        metavar="SCORE",
+        help="write nothing where the score (0 to 1) is lower; a run's report.html shows what each threshold gains",
+    )
     predict.add_argument("--json", action="store_true", help="one JSON object per study on stdout")
 
     push = command(
@@ -314,6 +333,18 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print_report(report, options.out)
 
 
+def run_compare(options: argparse.Namespace) -> None:
+    from hf_cxr.compare import compare, comparison_table
+
+    comparison = compare(options.run_a, options.run_b, options.seed)
+    text = json.dumps(comparison, indent=2, ensure_ascii=False)
+    if options.out:
+        partial = Path(options.out).with_name(f".{Path(options.out).name}.partial")
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(options.out)
+    print(text if options.json else f"{comparison_table(comparison)}\n\n{comparison['verdict']}")
+
+
 def run_predict(options: argparse.Namespace) -> None:
     studies = _studies_to_predict(options)
     from hf_cxr.modeling import load_checkpoint
@@ -324,7 +355,7 @@ def run_predict(options: argparse.Namespace) -> None:
     longest = parts.model.config.decoder.max_position_embeddings - 1
     if options.max_new_tokens and options.max_new_tokens > longest:
         raise ValueError(f"--max-new-tokens {options.max_new_tokens}: this decoder writes at most {longest}")
-    settings = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    settings = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens", "abstain_below")}
     settings = {name: value for name, value in settings.items() if value is not None}
     failed = 0
     for uid, study in studies:
@@ -339,9 +370,15 @@ def run_predict(options: argparse.Namespace) -> None:
             print(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
         else:
             prefix = f"{uid}\t" if uid is not None else ""
-            print(prefix + (f"not read: {row['error']}" if "error" in row else row["impression"]))
+            print(prefix + _told(row))
     if failed:
         raise ValueError(f"{options.csv}: {failed} of {len(studies)} studies could not be read")
+
+
+def _told(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"not read: {row['error']}"
+    return f"abstained (score {row['score']:.2f})" if row.get("abstained") else row["impression"]
 
 
 def _studies_to_predict(options: argparse.Namespace) -> list[tuple[str | None, dict[str, str]]]:
@@ -380,7 +417,7 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def print_report(report: dict[str, Any] | None, folder: str | None) -> None:
     """The score table and the verdict, as a person reads them."""
-    from hf_cxr.evaluation import score_table
+    from hf_cxr.report import score_table
 
     if report is None:
         print("Not evaluated: the dataset has no test studies.")
@@ -396,6 +433,7 @@ COMMANDS = {
     "download": run_download,
     "train": run_train,
     "evaluate": run_evaluate,
+    "compare": run_compare,
     "predict": run_predict,
     "push": run_push,
     "demo": run_demo,

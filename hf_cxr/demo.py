@@ -54,7 +54,7 @@ def show_studies(run: Path, dataset: Path) -> None:
         study, row = test[index], rows[index]
         sheet.paste(pack_views(study["frontal"], study["lateral"], size=THUMBNAIL), (0, place * THUMBNAIL))
         print(f"   {row['uid']}\n     truth:  {row['impression']}")
-        print(f"     output: {row['prediction']} (probability {row['score']:.2f})")
+        print(f"     output: {row['prediction']} (score {row['score']:.2f})")
     sheet.save(run / "examples.png")
 
 

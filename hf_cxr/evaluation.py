@@ -1,32 +1,33 @@
-"""Generate over a split and say what the scores mean: floors, the image-shuffle test, intervals, and the report.
+"""What a model's scores mean: the report of a checkpoint on one split, with floors, the look test and intervals.
 
-How a single score is computed lives in `hf_cxr.metrics`; how texts are generated in `hf_cxr.pipeline`.
+How a single score is computed lives in `hf_cxr.metrics`, guessers in `hf_cxr.floors`, bootstrap and permutations in
+`hf_cxr.resampling`, generation in `hf_cxr.prediction`, the report on paper in `hf_cxr.report`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
-from hf_cxr import metrics
-from hf_cxr.canvases import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.modeling import Checkpoint, panel_size_of
-from hf_cxr.pipeline import decode, generate
+from hf_cxr import calibration, metrics, resampling
+from hf_cxr.canvases import CanvasDataset
+from hf_cxr.findings import positive_findings
+from hf_cxr.floors import BLIND, blind_predictions, nearest_predictions, oracle_predictions
+from hf_cxr.metrics import SCALARS
+from hf_cxr.modeling import Checkpoint
+from hf_cxr.pipeline import CALIBRATION, calibrated
+from hf_cxr.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
+from hf_cxr.report import write_report
+from hf_cxr.strata import strata
 
-SCALARS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro")
-SHUFFLES = 5
-BOOTSTRAP_SAMPLES = 1000
+READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
+LOOK = ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
 
 
 def texts_of(dataset: DatasetDict, split: str) -> list[str]:
@@ -34,142 +35,27 @@ def texts_of(dataset: DatasetDict, split: str) -> list[str]:
     return list(dataset[split]["impression"]) if split in dataset else []
 
 
-# --- generation --------------------------------------------------------------------------------------------------
+# --- during training ---------------------------------------------------------------------------------------------
 
 
-def predict_split(
-    checkpoint: Checkpoint, split: Dataset, batch_size: int = 32, num_proc: int | None = None, **generate_kwargs
-) -> list[dict[str, Any]]:
-    """Generate an impression for every study of a split, each exactly once, shared out over the running processes.
-
-    Returns, in the order of the split and on every process, rows `{"uid", "impression", "prediction", "score"}`.
-    """
-    state = PartialState()
-    panel_size = panel_size_of(checkpoint.image_processor)
-    with state.local_main_process_first():
-        packed = pack_dataset(split, panel_size, num_proc)
-    canvases = CanvasDataset(packed, panel_size)
-    collate = CanvasCollator(checkpoint.image_processor)
-    model = checkpoint.model.eval().to(state.device)
-    mine = list(range(state.process_index, len(canvases), state.num_processes))
-    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    rows = []
-    for batch in tqdm(batches, desc="Generating", disable=not state.is_main_process):
-        output = generate(model, collate([canvases[index] for index in batch])["pixel_values"], **generate_kwargs)
-        for index, sequences, scores in zip(batch, output["sequences"], output["scores"], strict=True):
-            best = decode(checkpoint.tokenizer, sequences, scores)[0]
-            rows.append((index, best["impression"], best["score"]))
-    if state.num_processes > 1:
-        rows = gather_object(rows)
-    uids, truths = split["uid"], split["impression"]
-    return [
-        {"uid": uids[index], "impression": truths[index], "prediction": text, "score": score}
-        for index, text, score in sorted(rows)
-    ]
+def validation_scores(
+    predictions: Sequence[str], references: Sequence[str], patients: Sequence[Any] | None = None, seed: int = 0
+) -> dict[str, float]:
+    """What is told of each evaluation during training: every scalar, `n`, `distinct_outputs`, `modal_share`,
+    `composite`, and `image_gain`, the gain in finding F1 over shuffled images, with its 95 % interval
+    `image_gain_low`, `image_gain_high`."""
+    scores = metrics.score_texts(predictions, references)
+    numbers = {name: float(scores[name]) for name in (*SCALARS, "distinct_outputs", "modal_share")}
+    name, gain = "finding_f1_micro", {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0}
+    if len(predictions) > 1:
+        statistics = metrics.study_statistics(predictions, references)
+        look = _look(statistics, predictions, references, patients or range(len(predictions)), seed)
+        low, high = look["image_gain_ci95"].get(name, (0.0, 0.0))
+        gain = {"image_gain": look["image_gain"][name], "image_gain_low": low, "image_gain_high": high}
+    return {"n": len(references)} | numbers | gain | {"composite": composite(numbers | gain)}
 
 
-# --- scores ------------------------------------------------------------------------------------------------------
-
-
-def score_texts(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """All scores of one set of texts, by their `report.json` names. CIDEr is not computed yet: `None`."""
-    return {
-        **metrics.corpus_bleu(predictions, references),
-        "rougeL": metrics.rouge_l(predictions, references),
-        "cider": None,
-        **metrics.finding_scores(predictions, references),
-        **metrics.diversity(predictions),
-    }
-
-
-def best_constant(candidates: Sequence[str], references: Sequence[str]) -> str:
-    """The candidate that, given as the answer to every study, has the highest corpus BLEU-4 against `references`."""
-    reference_tokens = [metrics.tokenize_13a(text) for text in references]
-    occurrences: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for tokens in reference_tokens:
-        for ngram, count in metrics.ngrams(tokens).items():
-            occurrences[ngram].append(count)
-    reference_length, n = sum(map(len, reference_tokens)), len(references)
-    best, best_score = "", -1.0
-    for text in sorted(set(candidates)):
-        tokens = metrics.tokenize_13a(text)
-        totals = np.zeros(2 * metrics.MAX_ORDER + 2)
-        for ngram, count in metrics.ngrams(tokens).items():
-            totals[len(ngram) - 1] += sum(min(count, seen) for seen in occurrences[ngram])
-        for order in range(metrics.MAX_ORDER):
-            totals[metrics.MAX_ORDER + order] = n * max(0, len(tokens) - order)
-        totals[-2:] = n * len(tokens), reference_length
-        score = metrics.bleu_from_statistics(totals)[-1]
-        if score > best_score:
-            best, best_score = text, score
-    return best
-
-
-def floor_predictions(train: Sequence[str], validation: Sequence[str], n: int, seed: int) -> dict[str, list[str]]:
-    """What image-blind guessers that know the training texts would write for `n` studies.
-
-    The constant of highest BLEU-4 is chosen on the validation split (on the training split where there is none).
-    """
-    if not train:
-        return {}
-    rng = np.random.default_rng(seed)
-    return {
-        "most_frequent": [Counter(sorted(train)).most_common(1)[0][0]] * n,
-        "best_constant": [best_constant(train, validation or train)] * n,
-        "random_train": [train[index] for index in rng.integers(len(train), size=n)],
-    }
-
-
-def derangements(n: int, seed: int, count: int = SHUFFLES) -> Iterator[np.ndarray]:
-    """Random permutations of `range(n)` that leave nothing in place (n ≥ 2)."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        order = rng.permutation(n)  # one cycle through all: everybody gets the next one's
-        permutation = np.empty(n, dtype=np.int64)
-        permutation[order] = np.roll(order, 1)
-        yield permutation
-
-
-def shuffled_scores(predictions: Sequence[str], references: Sequence[str], seed: int) -> dict[str, float | None]:
-    """The scores with images permuted among the studies, mean over `SHUFFLES` permutations.
-
-    A text depends on its own image alone, so permuting the images is permuting the texts; no second pass is needed.
-    """
-    if len(predictions) < 2:
-        return {}
-    runs = [score_texts([predictions[i] for i in order], references) for order in derangements(len(predictions), seed)]
-    return {name: None if runs[0][name] is None else float(np.mean([run[name] for run in runs])) for name in SCALARS}
-
-
-def bootstrap(predictions: Sequence[str], references: Sequence[str], seed: int) -> dict[str, list[float]]:
-    """95 % percentile intervals over resampled studies, and that of the gain in finding F1 over shuffled images."""
-    n = len(predictions)
-    if n < 2:
-        return {}
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_SAMPLES)
-    bleu = metrics.bleu_from_statistics(weights @ metrics.bleu_statistics(predictions, references))
-    samples = {f"bleu{order}": bleu[:, order - 1] for order in range(1, metrics.MAX_ORDER + 1)}
-    samples["rougeL"] = weights @ metrics.rouge_l_per_study(predictions, references) / n
-    findings = metrics.finding_statistics(predictions, references).sum(1)
-    samples["finding_f1_micro"] = metrics.f1(weights @ findings)
-    order = next(derangements(n, seed, 1))
-    shuffled = metrics.finding_statistics([predictions[i] for i in order], references).sum(1)
-    samples["image_gain_finding_f1_micro"] = samples["finding_f1_micro"] - metrics.f1(weights @ shuffled)
-    return {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in samples.items()}
-
-
-def validation_scores(predictions: Sequence[str], references: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """What is told of each evaluation during training: all scores that are numbers, `n`, `composite`, and
-    `image_gain`, the gain in finding F1 over shuffled images, with its 95 % interval `image_gain_low`, `…_high`."""
-    scores = score_texts(predictions, references)
-    low, high = bootstrap(predictions, references, seed).get("image_gain_finding_f1_micro", [0.0, 0.0])
-    shuffled = shuffled_scores(predictions, references, seed).get("finding_f1_micro") or 0.0
-    gain = {"image_gain": scores["finding_f1_micro"] - shuffled, "image_gain_low": low, "image_gain_high": high}
-    numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
-    return {"n": len(references)} | numbers | gain | {"composite": composite(scores | gain)}
-
-
-def composite(scores: dict[str, Any]) -> float:
+def composite(scores: Mapping[str, float]) -> float:
     """What the best checkpoint is best in: the mean of finding F1 (micro), image gain (at least 0) and BLEU-4.
 
     BLEU alone prefers a model that says one good sentence to everybody; such a model has no gain over shuffled images.
@@ -177,115 +63,123 @@ def composite(scores: dict[str, Any]) -> float:
     return (scores["finding_f1_micro"] + max(0.0, scores["image_gain"]) + scores["bleu4"]) / 3
 
 
+def _look(
+    statistics: metrics.Statistics,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    patients: Sequence[Any],
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """`resampling.image_gain` of a set of texts and their statistics.
+
+    A text depends on its own image alone, so permuting the images is permuting the texts; no second pass is needed.
+    """
+    shuffled = [
+        metrics.study_statistics([predictions[i] for i in order], references)
+        for order in resampling.derangements(len(predictions), seed)
+    ]
+    return resampling.image_gain(statistics, shuffled, patients, seed)
+
+
+# --- the report --------------------------------------------------------------------------------------------------
+
+
 def build_report(
-    rows: Sequence[dict[str, Any]], train: Sequence[str], validation: Sequence[str], seed: int = 0
+    rows: Sequence[dict[str, Any]],
+    train: Sequence[str] = (),
+    validation: Sequence[str] = (),
+    seed: int = 0,
+    nearest: Mapping[str, Sequence[str]] | None = None,
+    inputs: Mapping[str, tuple[Sequence[int], Sequence[str]]] | None = None,
+    calibrated: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The report of one split from its `predict_split` rows and the texts of the other two splits.
+    """The report of one split, all but generation.
+
+    Args:
+        rows: `{"uid", "impression", "prediction"}`, and where known `patient` and `views`, of every study.
+        train, validation: the texts of the other two splits, which floors know.
+        nearest: name → texts of nearest-neighbour guessers (see `floors.nearest_predictions`).
+        inputs: name → (rows, texts) that the model wrote from other input, as from one view alone.
+        calibrated: the report's `calibration` part.
 
     Raises `ValueError` for a split without studies.
     """
     if not rows:
         raise ValueError("nothing to evaluate: the split holds no studies")
     predictions, references = [row["prediction"] for row in rows], [row["impression"] for row in rows]
-    scores = score_texts(predictions, references)
-    floors = {
-        name: score_texts(texts, references)
-        for name, texts in floor_predictions(train, validation, len(rows), seed).items()
-    }
-    shuffled = shuffled_scores(predictions, references, seed)
-    gain = {
-        name: scores[name] - value
-        for name, value in shuffled.items()
-        if value is not None and scores[name] is not None
-    }
-    report = {
-        "n": len(rows),
-        **scores,
-        "floors": {
-            name: {key: floor[key] for key in (*SCALARS, "distinct_outputs", "modal_output", "modal_share")}
-            for name, floor in floors.items()
-        },
-        "shuffled": shuffled,
-        "image_gain": gain,
-        "ci95": bootstrap(predictions, references, seed),
-        "signature": f"{metrics.SIGNATURE}; shuffled: mean of {SHUFFLES} permutations; "
-        f"ci95: {BOOTSTRAP_SAMPLES} bootstrap samples of studies; seed {seed}",
-    }
-    return report | {"verdict": verdict(report)}
-
-
-def verdict(report: dict[str, Any]) -> str:
-    """One plain sentence: does the model read the images, and is it better than one constant sentence?"""
-    interval = report["ci95"].get("image_gain_finding_f1_micro")
-    if interval is None:
-        return "Too few studies to say whether the model reads the images."
-    gain = report["image_gain"]["finding_f1_micro"]
-    figures = f"{gain:+.2f} finding F1 over shuffled images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}"
-    if interval[0] <= 0:
-        return f"Does not read the images ({figures})."
-    floor = max((scores["bleu4"] for scores in report["floors"].values()), default=0.0)
-    beats = "better" if report["bleu4"] > floor else "no better"
-    return (
-        f"Reads the images: yes ({figures}); BLEU-4 {report['bleu4']:.3f}, {beats} than a blind guesser's {floor:.3f}."
+    patients = [str(row.get("patient", row["uid"])) for row in rows]
+    with tqdm(total=6, desc="Scoring", disable=not PartialState().is_main_process) as progress:
+        scores = metrics.score_texts(predictions, references)
+        statistics = metrics.study_statistics(predictions, references)
+        report = {"n": len(rows), "patients": len(set(patients)), **scores}
+        progress.update()
+        guessers = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
+        report["floors"] = {name: _guesser_scores(texts, references) for name, texts in guessers.items()}
+        report["oracle"] = _guesser_scores(oracle_predictions(train, references), references) if train else {}
+        progress.update()
+        report |= (
+            _look(statistics, predictions, references, patients, seed)
+            if len(rows) > 1
+            else {name: {} for name in LOOK}
+        )
+        counts = statistics.findings
+        stated, true = counts[..., :2].sum(-1) > 0, counts[..., ::2].sum(-1) > 0
+        report["permutation_p"] = resampling.permutation_p(stated, true, seed) if true.any() else None
+        progress.update()
+        report["ci95"] = resampling.study_intervals(statistics, patients, seed)
+        bounds = resampling.finding_intervals(statistics, patients, seed)
+        for name, row in report["per_finding"].items():
+            row["ci95"] = bounds.get(name)
+        progress.update()
+        report["inputs"] = {
+            name: {"n": len(chosen)} | metrics.study_statistics(texts, [references[i] for i in chosen]).scores()
+            for name, (chosen, texts) in (inputs or {}).items()
+        }
+        progress.update()
+        views = [row.get("views", "both") for row in rows]
+        report["strata"] = strata(statistics, references, views, patients, seed)
+        progress.update()
+    report["calibration"] = calibrated
+    report["signature"] = (
+        f"{metrics.signature()}; shuffled: mean of {resampling.SHUFFLES} permutations; ci95: percentiles of "
+        f"{resampling.BOOTSTRAP_SAMPLES} bootstrap samples of patients; permutation p: finding F1 (micro), "
+        f"{resampling.PERMUTATIONS} permutations; seed {seed}"
     )
+    return report | verdict(report)
 
 
-# --- the report on paper -----------------------------------------------------------------------------------------
+def _guesser_scores(texts: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    return metrics.study_statistics(texts, references).scores() | metrics.diversity(texts)
 
 
-def score_table(report: dict[str, Any]) -> str:
-    """A Markdown table: the model, every floor, and the model with shuffled images, side by side."""
-    columns = {"BLEU-1": "bleu1", "BLEU-4": "bleu4", "ROUGE-L": "rougeL"}
-    columns |= {"finding F1 (micro)": "finding_f1_micro", "finding F1 (macro)": "finding_f1_macro"}
-    rows = {"**model**": report, "model, images shuffled": report["shuffled"]}
-    names = {
-        "most_frequent": "floor: most frequent training impression",
-        "best_constant": "floor: constant of best BLEU-4 on validation",
-        "random_train": "floor: random training impression",
-    }
-    rows |= {names.get(name, name): floor for name, floor in report["floors"].items()}
-    cell: Callable[[float | None], str] = lambda value: "–" if value is None else f"{value:.3f}"  # noqa: E731
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [
-        f"| {name} | " + " | ".join(cell(scores.get(key)) for key in columns.values()) + " |"
-        for name, scores in rows.items()
-    ]
-    return "\n".join(lines)
+def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
+    """`reads_images` (true, false, or `None`: cannot be told) and `verdict`, one plain sentence that says so.
+
+    A model reads the images if the 95 % interval of its gain in finding F1 over shuffled images lies above zero and
+    the permutation test of the same has p ≤ 0.01.
+    """
+    interval, p = report["image_gain_ci95"].get("finding_f1_micro"), report["permutation_p"]
+    if interval is None:
+        return {"reads_images": None, "verdict": "Too few studies to say whether the model reads the images."}
+    if p is None:
+        return {
+            "reads_images": None,
+            "verdict": "No text of this split states a finding, so whether the model reads the images cannot be told.",
+        }
+    reads = interval[0] > 0 and p <= READS_P
+    gain = report["image_gain"]["finding_f1_micro"]
+    sentence = (
+        f"{'Reads the images: yes' if reads else 'Does not read the images'} ({gain:+.2f} finding F1 over shuffled "
+        f"images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation p = {p:.3f})"
+    )
+    floors = [report["floors"][name]["bleu4"] for name in BLIND if name in report["floors"]]
+    if floors:
+        beats = "better" if report["bleu4"] > max(floors) else "no better"
+        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than a blind guesser's {max(floors):.3f}"
+    return {"reads_images": reads, "verdict": f"{sentence}."}
 
 
-def report_markdown(report: dict[str, Any]) -> str:
-    """The report as a page of Markdown."""
-    lines = [f"# {report['verdict']}", "", f"{report['n']} studies. Research use only, not for diagnosis.", ""]
-    lines += [score_table(report), ""]
-    lines += [
-        f"{report['distinct_outputs']} distinct outputs; the commonest goes to {report['modal_share']:.0%} of the "
-        f"studies: “{report['modal_output']}”",
-        "",
-        "| finding | n | precision | recall | F1 |",
-        "|---|---|---|---|---|",
-    ]
-    for name, scores in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"]):
-        cells = ("–" if scores[key] is None else f"{scores[key]:.2f}" for key in ("precision", "recall", "f1"))
-        lines.append(f"| {name} | {scores['n']} | " + " | ".join(cells) + " |")
-    if report["ci95"]:
-        lines += ["", "| score | 95 % interval |", "|---|---|"]
-        lines += [f"| {name} | {low:.3f} to {high:.3f} |" for name, (low, high) in report["ci95"].items()]
-    return "\n".join([*lines, "", f"Signature: {report['signature']}", ""])
-
-
-def write_report(report: dict[str, Any], rows: Sequence[dict[str, Any]], out: str | os.PathLike) -> None:
-    """Write `report.json`, `report.md` and `predictions.jsonl` into the folder `out`, each whole or not at all."""
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        "report.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
-        "report.md": report_markdown(report),
-        "predictions.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-    }
-    for name, text in files.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+# --- a checkpoint on a split -------------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -297,16 +191,139 @@ def evaluate(
     seed: int = 0,
     **generate_kwargs,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given."""
+    """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
+
+    The model writes once for the split as it is, once more for each view alone, and once from the mean training
+    picture; its encoder reads the training split for the nearest-neighbour floor. A checkpoint without a calibration
+    is calibrated on the validation split for this report alone.
+    """
     if split not in dataset:
         raise ValueError(f"the dataset has no split {split!r}; it has {', '.join(dataset)}")
-    rows = predict_split(checkpoint, dataset[split], batch_size, **generate_kwargs)
-    report = build_report(rows, texts_of(dataset, "train"), texts_of(dataset, "validation"), seed)
+    studies = dataset[split]
+    if not len(studies):
+        raise ValueError(f"nothing to evaluate: the split {split!r} holds no studies")
+    canvases = open_canvases(checkpoint, studies)
+    written = write_texts(checkpoint, canvases.canvas, range(len(canvases)), batch_size, **generate_kwargs)
+    views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]
+    curve, source = _calibration_for(checkpoint, dataset, split, batch_size, generate_kwargs)
+    probabilities = [probability for _, probability in written]
+    rows = _rows(studies, written, calibrated(curve, probabilities), views)
+    report = build_report(
+        rows,
+        texts_of(dataset, "train"),
+        texts_of(dataset, "validation"),
+        seed,
+        nearest=_nearest(checkpoint, dataset, canvases, batch_size),
+        inputs=_other_inputs(checkpoint, dataset, canvases, rows, batch_size, generate_kwargs),
+        calibrated=calibration.assess(
+            probabilities, [row["score"] for row in rows], [_correct(row) for row in rows], source, curve["n"]
+        )
+        if curve
+        else None,
+    )
     settings = {"max_new_tokens": checkpoint.model.generation_config.max_new_tokens, "num_beams": 1} | generate_kwargs
     report["signature"] += f"; split {split}" + "".join(f"; {name} {value}" for name, value in settings.items())
     if out is not None and PartialState().is_main_process:
-        write_report(report, rows, out)
+        write_report(report, rows, out, pictures=lambda index: (studies[index]["frontal"], studies[index]["lateral"]))
     return report
+
+
+def _rows(
+    studies: Dataset, written: Sequence[tuple[str, float]], scores: Sequence[float], views: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row per study for `predictions.jsonl`, with what its text gets right and wrong."""
+    patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
+    rows = []
+    for uid, patient, truth, shown, (text, probability), score in zip(
+        studies["uid"], patients, studies["impression"], views, written, scores, strict=True
+    ):
+        there, stated = (positive_findings(said, sided=True) for said in (truth, text))
+        rows.append(
+            {
+                "uid": uid,
+                "patient": patient,
+                "impression": truth,
+                "prediction": text,
+                "score": score,
+                "sequence_probability": probability,
+                "views": shown,
+                "matched": sorted(there & stated),
+                "missed": sorted(there - stated),
+                "invented": sorted(stated - there),
+            }
+        )
+    return rows
+
+
+def _correct(row: Mapping[str, Any]) -> bool:
+    """The event of `calibration.EVENT`."""
+    return not row["missed"] and not row["invented"]
+
+
+def calibrate(
+    checkpoint: Checkpoint, dataset: DatasetDict, batch_size: int = 32, **generate_kwargs
+) -> dict[str, Any] | None:
+    """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small."""
+    if len(dataset.get("validation", ())) < calibration.MIN_STUDIES:
+        return None
+    studies = dataset["validation"]
+    canvases = open_canvases(checkpoint, studies)
+    written = write_texts(
+        checkpoint, canvases.canvas, range(len(canvases)), batch_size, "Calibrating", **generate_kwargs
+    )
+    probabilities = [probability for _, probability in written]
+    rows = _rows(studies, written, probabilities, ["both"] * len(studies))
+    return calibration.fit(probabilities, [_correct(row) for row in rows])
+
+
+def _calibration_for(
+    checkpoint: Checkpoint, dataset: DatasetDict, split: str, batch_size: int, generate_kwargs: dict[str, Any]
+) -> tuple[dict[str, Any] | None, str]:
+    """The checkpoint's own calibration, or one fitted now, never on the very split that is evaluated."""
+    if own := getattr(checkpoint.model.config, CALIBRATION, None):
+        return own, "checkpoint"
+    fitted = None if split == "validation" else calibrate(checkpoint, dataset, batch_size, **generate_kwargs)
+    return fitted, "validation split"
+
+
+def _nearest(
+    checkpoint: Checkpoint, dataset: DatasetDict, canvases: CanvasDataset, batch_size: int
+) -> dict[str, list[str]]:
+    """The texts of the two guessers that copy the nearest training study."""
+    if not len(dataset.get("train", ())):
+        return {}
+    train = embed(checkpoint, open_canvases(checkpoint, dataset["train"]), batch_size, "Encoding the training split")
+    here = embed(checkpoint, canvases, batch_size, "Encoding")
+    return nearest_predictions(texts_of(dataset, "train"), {name: (train[name], here[name]) for name in here})
+
+
+def _other_inputs(
+    checkpoint: Checkpoint,
+    dataset: DatasetDict,
+    canvases: CanvasDataset,
+    rows: Sequence[Mapping[str, Any]],
+    batch_size: int,
+    generate_kwargs: dict[str, Any],
+) -> dict[str, tuple[Sequence[int], Sequence[str]]]:
+    """What the model writes from the mean picture and, for studies with both views, from each view alone."""
+    seen = open_canvases(checkpoint, dataset["train"]) if len(dataset.get("train", ())) else canvases
+    mean = mean_canvas(seen)
+    [(constant, _)] = write_texts(checkpoint, lambda _: mean, [0], 1, "Mean picture", **generate_kwargs)
+    everybody, two = range(len(rows)), [index for index, row in enumerate(rows) if row["views"] == "both"]
+    inputs: dict[str, tuple[Sequence[int], Sequence[str]]] = {"mean_image": (everybody, [constant] * len(rows))}
+    if two:
+        inputs["both_views"] = (two, [rows[index]["prediction"] for index in two])
+        for view, other in (("frontal", "lateral"), ("lateral", "frontal")):
+            written = write_texts(
+                checkpoint,
+                lambda index, other=other: without(canvases.canvas(index), other),  # type: ignore[misc]
+                two,
+                batch_size,
+                f"{view.capitalize()} only",
+                **generate_kwargs,
+            )
+            inputs[f"{view}_only"] = (two, [text for text, _ in written])
+    return inputs
 
 
 def device_name() -> str:

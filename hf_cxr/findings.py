@@ -201,8 +201,11 @@ SIDED: frozenset[str] = frozenset((
     "atelectasis", "granuloma", "nodule", "lung lesion", "lung opacity", "bronchiectasis", "scar", "rib fracture",
     "elevated hemidiaphragm", "hilar enlargement",
 ))
+PLACED: frozenset[str] = SIDED - {
+    "pleural effusion", "blunted costophrenic angle", "rib fracture", "elevated hemidiaphragm", "hilar enlargement",
+}
 # fmt: on
-"""The plain names for which right and left are told apart."""
+"""`SIDED`: the plain names for which right and left are told apart; `PLACED`: those for which the height is, too."""
 SIDED_FINDINGS: tuple[str, ...] = tuple(
     key for name in FINDINGS for key in ((name, f"right {name}", f"left {name}") if name in SIDED else (name,))
 )
@@ -234,15 +237,30 @@ _SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
 _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;])*?\bor\b")
 _SCARS = re.compile(r"\bx{3,}\w*")
-_Side = tuple[str, int, int]  # event, start, end
+_LUNG = r"(?=[ -](?:lobe|lung(?! vol)|zone|field|hemithora|pulmonary|{F})|(?:,| and| or| to|/) ?(?:right |left )?{O})"
+_FOUND = "opacit|infiltrat|consolid|pneumo|atelecta|air ?space|nodul|scar|granulom|mass"
+_PLACE_WORDS = re.compile(
+    r"\b(?=[abhilmprsu])(?:"
+    rf"(?P<upper>upper{_LUNG.format(F=_FOUND, O='(?:mid|lower)')}|(?:bi-?)?apical|ap(?:ex|ices)|[rl]ul|suprahilar)"
+    rf"|(?P<middle>mid(?:dle)?{_LUNG.format(F=_FOUND, O='(?:upper|lower)')}|midlungs?|rml|lingular?|(?:peri)?hil(?:ar|um|a))"
+    rf"|(?P<lower>lower{_LUNG.format(F=_FOUND, O='(?:upper|mid)')}|bas(?:es?|al|ilar)|bi-?bas(?:al|ilar)|[rl]ll"
+    r"|infrahilar|retrocardiac))\b"
+)
+_NEXT = re.compile(r"(?: (?!and\b|or\b|with\b)[\w-]+){0,3}[ -]|")  # between a side and its place, either way round
+_AND = re.compile(r" (?:and|or|/) (?:the )?")
+_Where = tuple[str, int, int]  # side event or place, start, end
 
 
 class Mention(NamedTuple):
-    """One mention of a finding: its plain name, "positive" | "uncertain" | "negative", and the sides stated."""
+    """One mention of a finding: its plain name, "positive" | "uncertain" | "negative", and the sides stated.
+
+    `places` pairs each side with "upper", "middle" or "lower", either of them "" where not stated.
+    """
 
     finding: str
     status: str
     sides: tuple[str, ...]
+    places: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -255,18 +273,19 @@ class _Hit:
     status: str
 
 
-def _sides_of(hit: _Hit, bounds: tuple[int, int, int | None], sides: list[_Side], text: str) -> tuple[str, ...]:
-    """The sides of a mention: inside it, right behind it ("on the left"), else the nearest before it in its clause.
+def _nearest(
+    hit: _Hit, bounds: tuple[int, int, int | None], inside: list[_Where], around: list[_Where], text: str
+) -> list[_Where]:
+    """The sides (or places) of a mention: those inside it, right behind it ("on the left"), else the nearest before it.
 
     `bounds` are the place that a side before must not lie beyond, where the previous mention ends, and where the next
     one starts.
     """
     floor, previous, ceiling = bounds
-    inside = tuple(side for m in _SIDE_WORDS.finditer(text, hit.start, hit.end) for side in _SIDES[m.lastgroup or ""])
     if inside:
         return inside
-    after = [s for s in sides if hit.end <= s[1] and (ceiling is None or s[1] < ceiling)]
-    before = [s for s in sides if floor <= s[1] < hit.start]
+    after = [w for w in around if hit.end <= w[1] and (ceiling is None or w[1] < ceiling)]
+    before = [w for w in around if floor <= w[1] < hit.start]
     gap = text[hit.end : after[0][1]] if after else ""
     if after and _BEHIND.match(gap) and (ceiling is None or gap.strip(" ,")):
         chain = after
@@ -274,13 +293,41 @@ def _sides_of(hit: _Hit, bounds: tuple[int, int, int | None], sides: list[_Side]
         chain = before[::-1]
     else:
         chain = after if ceiling is None else []
-    found: list[str] = []
-    for i, (event, start, end) in enumerate(chain):
-        gap = text[chain[i - 1][2] : start] if chain is after else text[end : chain[i - 1][1]]
-        if i and ((ceiling is not None if chain is after else start < previous) or not _JOINED.match(gap)):
+    found: list[_Where] = []
+    for i, where in enumerate(chain):
+        gap = text[chain[i - 1][2] : where[1]] if chain is after else text[where[2] : chain[i - 1][1]]
+        if i and ((ceiling is not None if chain is after else where[1] < previous) or not _JOINED.match(gap)):
             break
-        found += _SIDES[event]
-    return tuple(dict.fromkeys(found))
+        found.append(where)
+    return found
+
+
+def _adjoin(one: _Where, other: _Where, text: str) -> bool:
+    """Whether a side and a place are one phrase: "right upper lobe", "RUL", "bases bilaterally"."""
+    first, second = sorted((one, other), key=lambda where: where[1])
+    return second[1] < first[2] or bool(_NEXT.fullmatch(text[first[2] : second[1]]))
+
+
+def _pairs(sides: list[_Where], places: list[_Where], text: str) -> tuple[tuple[str, str], ...]:
+    """Which place belongs to which side: "right upper and left lower lobe" is two places, not four."""
+    owners: list[list[_Where]] = [[side for side in sides if _adjoin(side, place, text)] for place in places]
+    for i in range(1, len(owners)):  # right upper and lower lobes
+        owners[i] = owners[i] or owners[i - 1]
+    for i in range(len(owners) - 1, 0, -1):  # upper and lower lobes on the right
+        owners[i - 1] = owners[i - 1] or owners[i]
+    for side in sides:  # right and left lower lobes
+        if not any(side in owned for owned in owners):
+            for owned in owners:
+                if any(_AND.fullmatch(text[side[2] : other[1]]) for other in owned):
+                    owned.append(side)
+    pairs = [
+        (side, place[0])
+        for place, owned in zip(places, owners, strict=True)
+        for where in (owned or sides or [("", 0, 0)])
+        for side in _SIDES.get(where[0], ("",))
+    ]
+    settled = {side for side, _ in pairs}
+    return tuple(dict.fromkeys([*pairs, *((s, "") for w in sides for s in _SIDES[w[0]] if s not in settled)]))
 
 
 @lru_cache(maxsize=65536)
@@ -289,25 +336,51 @@ def mentions(text: str) -> tuple[Mention, ...]:
     text = " ".join(_SCARS.sub(" ", text.lower()).split())
     found: list[Mention] = []
     clause: list[_Hit] = []  # mentions since the last full stop, semicolon, "but" …
-    sides: list[_Side] = []
+    sides: list[_Where] = []
+    heights: list[_Where] | None = None  # upper, middle, lower: read once something is found that has a height
     floors = [0]  # places that a side does not reach across
+    opened = 0  # where the clause starts
     since = segment = 0  # index into `clause`: the first mention since the last turn, since the last comma
     negative = unsure = sticky = ignored = after_or = False
 
-    def close() -> None:
-        shared: tuple[str, ...] = ()
+    def close(end: int) -> None:
+        nonlocal heights, opened
+        shared: tuple[list[_Where], list[_Where]] = [], []
         read: list[Mention] = []
         for i in range(len(clause) - 1, -1, -1):
             hit, following = clause[i], clause[i + 1].start if i + 1 < len(clause) else None
-            bounds = (max(f for f in floors if f <= hit.start), clause[i - 1].end if i else 0, following)
-            where = _sides_of(hit, bounds, sides, text)
-            if not where and following and _SHARED.match(text[hit.end : following]):
-                where = shared
-            shared = where
-            read += [Mention(name, hit.status, where if name in SIDED else ()) for name in hit.names]
+            previous = clause[i - 1].end if i else 0
+            bounds = (max(f for f in floors if f <= hit.start), previous, following)
+            inside = [(m.lastgroup or "", *m.span()) for m in _SIDE_WORDS.finditer(text, hit.start, hit.end)]
+            where = _nearest(hit, bounds, inside, sides, text)
+            places: list[_Where] = []
+            if not PLACED.isdisjoint(hit.names):
+                if heights is None:
+                    heights = [(m.lastgroup or "", *m.span()) for m in _PLACE_WORDS.finditer(text)]
+                if heights:
+                    # A mention with a side of its own takes no place from the one before.
+                    own = max(opened, previous if any(s[1] >= previous for s in where) else bounds[0])
+                    around = [h for h in heights if opened <= h[1] < end]
+                    inside = [h for h in around if hit.start <= h[1] < hit.end]
+                    places = _nearest(hit, (own, previous, following), inside, around, text) or [
+                        h for h in around if any(w[1] >= hit.end and _adjoin(w, h, text) for w in where)
+                    ]
+            if following and _SHARED.match(text[hit.end : following]):
+                where, places = where or shared[0], places or ([] if where else shared[1])
+            shared = where, places
+            seen = tuple(dict.fromkeys(side for w in where for side in _SIDES[w[0]]))
+            pairs = _pairs(where, places, text) if places else tuple((side, "") for side in seen)
+            for name in hit.names:
+                if name in PLACED:
+                    read.append(Mention(name, hit.status, seen, pairs))
+                elif name in SIDED:
+                    read.append(Mention(name, hit.status, seen, tuple((side, "") for side in seen)))
+                else:
+                    read.append(Mention(name, hit.status, ()))
         found.extend(reversed(read))
         clause.clear()
         sides.clear()
+        opened = end
 
     for match in _SCAN.finditer(text):
         group = match.lastgroup or ""
@@ -330,7 +403,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
                 status = NEGATIVE if absent else UNCERTAIN if doubt else POSITIVE
                 clause.append(_Hit((name,), match.start(), match.end(), status))
         elif event == "HARD":
-            close()
+            close(match.start())
             negative = unsure = sticky = ignored = after_or = False
             since = segment = 0
             floors[:] = [match.end()]
@@ -374,7 +447,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
                 negative, unsure = denied, not denied
         elif event in _SIDES:
             sides.append((event, match.start(), match.end()))
-    close()
+    close(len(text))
     return tuple(found)
 
 
@@ -423,6 +496,38 @@ def positive_findings(text: str, sided: bool = False, uncertain: bool = False) -
     """The findings that `text` states as present; with `uncertain`, also those it holds possible."""
     wanted = (POSITIVE, UNCERTAIN) if uncertain else (POSITIVE,)
     return frozenset(name for name, status in (sided_label if sided else label)(text).items() if status in wanted)
+
+
+def located_label(text: str) -> dict[str, str]:
+    """As `sided_label`, but a finding in `PLACED` is keyed "right lower X", "upper X" … where its height is stated too.
+
+    A key is left out where another mention says as much with a side or place that it lacks.
+    """
+    read = _merge(
+        ((side, place, m.finding), m.status)
+        for m in mentions(text)
+        if m.finding != "_other"
+        for side, place in (m.places or (("", ""),))
+    )
+    return {
+        " ".join(filter(None, (side, place, name))): status
+        for (side, place, name), status in read.items()
+        if (side and place)
+        or not any(
+            other == name
+            and (s, p) != (side, place)
+            and side in ("", s)
+            and place in ("", p)
+            and _RANK[said] >= _RANK[status]
+            for (s, p, other), said in read.items()
+        )
+    }
+
+
+def located_findings(text: str, uncertain: bool = False) -> frozenset[str]:
+    """As `positive_findings`, with side and height: "right lower lung opacity", "upper nodule", "cardiomegaly"."""
+    wanted = (POSITIVE, UNCERTAIN) if uncertain else (POSITIVE,)
+    return frozenset(key for key, status in located_label(text).items() if status in wanted)
 
 
 def is_normal(text: str) -> bool:

@@ -20,7 +20,9 @@ from huggingface_hub.repocard_data import EvalResult
 
 from hf_cxr import dicom, findings, pipeline, views
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
-from hf_cxr.evaluation import SCALARS, device_name, score_table
+from hf_cxr.evaluation import device_name
+from hf_cxr.metrics import SCALARS
+from hf_cxr.report import score_table
 
 # The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
@@ -109,6 +111,7 @@ def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
         "trained_steps": state["global_step"],
         "best_step": best,
         "warmed_up": (run / "findings_encoder").is_dir(),
+        "calibrated": json.loads((run / "config.json").read_text(encoding="utf-8")).get(pipeline.CALIBRATION),
     }
 
 
@@ -137,7 +140,7 @@ def write_model_card(run: str | os.PathLike, facts: dict[str, Any], report: dict
         results = [
             EvalResult(metric_type=name, metric_name=name, metric_value=round(report[name], 4), **common)
             for name in SCALARS
-            if report[name] is not None
+            if name != "legacy_bleu4"  # without meaning; it is in report.json to read old tables
         ]
     data = ModelCardData(
         license="apache-2.0"

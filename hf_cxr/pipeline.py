@@ -6,9 +6,10 @@ else of the kit and makes no network calls of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Pipeline, VisionEncoderDecoderModel
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -17,6 +18,7 @@ from .findings import positive_findings
 from .views import pack_views
 
 VIEWS = ("frontal", "lateral")
+CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
 
 
 def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, torch.Tensor]:
@@ -55,13 +57,26 @@ def decode(tokenizer, sequences: torch.Tensor, scores: torch.Tensor) -> list[dic
     return [{"impression": text.strip(), "score": score} for text, score in zip(texts, scores.tolist(), strict=True)]
 
 
+def calibrated(curve: Mapping[str, Any] | None, probabilities: Sequence[float]) -> list[float]:
+    """What a text's probability is worth: the chance that its findings are exactly the radiologist's, by the curve
+    that `hf_cxr.calibration` fitted on the validation split; the probabilities as they are where there is none."""
+    if not curve:
+        return [float(value) for value in probabilities]
+    return np.interp(probabilities, curve["x"], curve["y"]).tolist()
+
+
 class ImpressionPipeline(Pipeline):
     """Write the impression of a study from its frontal and lateral view.
 
     A study is a dict with `frontal` and `lateral` (either may be missing or None) or a (frontal, lateral) tuple; a
     list is many studies. A view is a path, bytes, a PIL image, a numpy array or a DICOM file.
 
-    Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them.
+    Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them. A `score` is the
+    chance that the text states exactly the findings that a radiologist would, as seen on the validation split, or,
+    where the checkpoint carries no such calibration, the text's probability under the model.
+
+    Options are those of `generate` named below, `return_findings` (adds the labels read from the text), and
+    `abstain_below` (a text of a lower score is withheld: `{"impression": None, "score": …, "abstained": True}`).
     """
 
     _load_processor = False
@@ -70,14 +85,19 @@ class ImpressionPipeline(Pipeline):
     _load_tokenizer = True
     _pipeline_calls_generate = False  # options go straight to `generate`
 
-    def _sanitize_parameters(self, return_findings: bool | None = None, **generate_kwargs):
+    def _sanitize_parameters(
+        self, return_findings: bool | None = None, abstain_below: float | None = None, **generate_kwargs
+    ):
         options = ("max_new_tokens", "num_beams", "num_return_sequences", "do_sample", "temperature", "top_p", "top_k")
         unknown = sorted(set(generate_kwargs) - set(options) - {"generate_kwargs"})
         if unknown:
-            raise TypeError(f"unknown option {unknown[0]!r}; there are return_findings, {', '.join(options)}")
+            ours = "return_findings, abstain_below"
+            raise TypeError(f"unknown option {unknown[0]!r}; there are {ours}, {', '.join(options)}")
         generate_kwargs |= generate_kwargs.pop("generate_kwargs", {})
-        postprocess = {} if return_findings is None else {"return_findings": return_findings}
-        return {}, generate_kwargs, postprocess
+        if abstain_below is not None and not 0 <= abstain_below <= 1:
+            raise ValueError(f"abstain_below is between 0 and 1, not {abstain_below}")
+        given = {"return_findings": return_findings, "abstain_below": abstain_below}
+        return {}, generate_kwargs, {name: value for name, value in given.items() if value is not None}
 
     def preprocess(self, study) -> dict[str, torch.Tensor]:
         frontal, lateral = _views_of(study)
@@ -88,11 +108,22 @@ class ImpressionPipeline(Pipeline):
     def _forward(self, inputs, **generate_kwargs):
         return generate(self.model, inputs["pixel_values"], **generate_kwargs)
 
-    def postprocess(self, outputs, return_findings: bool = False) -> list[dict[str, Any]]:
+    def postprocess(
+        self, outputs, return_findings: bool = False, abstain_below: float | None = None
+    ) -> list[dict[str, Any]]:
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
+        curve = getattr(self.model.config, CALIBRATION, None)
+        for row, score in zip(rows, calibrated(curve, [row["score"] for row in rows]), strict=True):
+            row["score"] = score
         if return_findings:
             rows = [row | {"findings": sorted(positive_findings(row["impression"], sided=True))} for row in rows]
-        return rows
+        if abstain_below is None:
+            return rows
+        return [_withheld(row) if row["score"] < abstain_below else row | {"abstained": False} for row in rows]
+
+
+def _withheld(row: dict[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(row) | {"score": row["score"], "abstained": True}
 
 
 def _views_of(study) -> tuple[Any, Any]:

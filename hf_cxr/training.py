@@ -41,12 +41,16 @@ from hf_cxr.checkpoints import (
 from hf_cxr.dataset import load_prepared
 from hf_cxr.frozen import encode_once
 from hf_cxr.lora import adapters
+from hf_cxr.metrics import SCALARS
 from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
+from hf_cxr.pipeline import CALIBRATION
+from hf_cxr.report import REPORT_FILES
 from hf_cxr.samples import SampleCallback
 from hf_cxr.sharding import is_sharded, whole_again
 from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
 
-SELECTABLE = ("composite", "loss", "image_gain", *(name for name in evaluation.SCALARS if name != "cider"))
+NOT_SELECTABLE = ("legacy_bleu4", "length_ratio")  # more of them is not better
+SELECTABLE = ("composite", "loss", "image_gain", *(name for name in SCALARS if name not in NOT_SELECTABLE))
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; pictures
 
 
@@ -73,6 +77,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
             checkpoint = _train_stages(dataset, kit, args, output)
         seconds = time.perf_counter() - started
         report = None
+        _calibrate(checkpoint, dataset, args, output)
         if len(dataset.get("test", ())):
             report = evaluation.evaluate(
                 checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
@@ -85,6 +90,16 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
         if state.is_local_main_process:
             shutil.rmtree(output / STATES, ignore_errors=True)
     return report
+
+
+def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArguments, output: Path) -> None:
+    """Fit what a `score` is worth on the validation split, and put it into the run's config.json."""
+    curve = evaluation.calibrate(checkpoint, dataset, args.per_device_eval_batch_size)
+    setattr(checkpoint.model.config, CALIBRATION, curve)
+    if PartialState().is_main_process:
+        with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as folder:
+            checkpoint.model.config.save_pretrained(folder)
+            (Path(folder) / "config.json").replace(output / "config.json")
 
 
 def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments, output: Path) -> Checkpoint:
@@ -230,7 +245,7 @@ def save_run(
             yaml.safe_dump(resolved_config(kit, args), sort_keys=False), encoding="utf-8"
         )
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        for stale in ("report.json", "report.md", "predictions.jsonl", "README.md"):  # they told of other weights
+        for stale in (*REPORT_FILES, "README.md"):  # they told of other weights
             (output / stale).unlink(missing_ok=True)
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
             file.replace(output / file.name)
@@ -263,7 +278,9 @@ def fine_tune(
             for ids in (prediction.predictions, prediction.label_ids)
         )
         latest[:] = [(truth, text.strip()) for truth, text in zip(labels, predicted, strict=True)]
-        return evaluation.validation_scores([text for _, text in latest], labels, args.seed)
+        return evaluation.validation_scores(
+            [text for _, text in latest], labels, packed["validation"]["patient"], args.seed
+        )
 
     callbacks: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:

@@ -18,7 +18,7 @@ from hf_cxr.arguments import parse_arguments
 from hf_cxr.callbacks import EpochCallback
 from hf_cxr.canvases import pack_dataset
 from hf_cxr.dataset import load_prepared
-from hf_cxr.evaluation import predict_split
+from hf_cxr.prediction import predict_split
 
 GLOBAL_BATCH, STEPS = 24, 5
 SPLIT_SIZES = (1, 2, 7)

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from datasets import DatasetDict
 from helpers import TINY_RECIPE, write_config
 from transformers import TrainerControl, TrainerState
 
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.callbacks import LookCallback, read_lines, warning_of
+from hf_cxr.canvases import CanvasDataset
 from hf_cxr.dataset import load_prepared
 from hf_cxr.evaluation import composite, validation_scores
 from hf_cxr.training import check_feasible, train
@@ -43,6 +45,27 @@ def test_image_gain_is_that_of_the_report():
     blind = validation_scores(CONSTANT, TRUTHS)
     assert blind["image_gain"] == 0
     assert blind["image_gain_low"] <= 0
+
+
+def test_each_epoch_is_told_to_the_dataset(phantom_folder, tmp_path, monkeypatch):
+    told, plain = [], CanvasDataset.canvas
+
+    def listening(self, index):
+        told.append(int(self.epoch))
+        return plain(self, index)
+
+    monkeypatch.setattr(CanvasDataset, "canvas", listening)
+    config = write_config(
+        tmp_path / "c.yaml",
+        **TINY_RECIPE | {"num_train_epochs": 3, "do_eval": False},
+        dataset=str(phantom_folder),
+        output_dir=str(tmp_path / "run"),
+        eval_strategy="no",
+    )
+    training_only = DatasetDict(train=load_prepared(str(phantom_folder))["train"].select(range(20)))
+    monkeypatch.setattr("hf_cxr.training.load_prepared", lambda folder: training_only)
+    train(*parse_arguments(config))
+    assert told[:60] == [0] * 20 + [1] * 20 + [2] * 20
 
 
 def row(step: int, texts: list[str]) -> dict:

@@ -2,16 +2,30 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from helpers import radiograph, tiny_checkpoint
+from datasets import DatasetDict
+from helpers import tiny_checkpoint
 
 from hf_cxr import evaluation, metrics
-from hf_cxr.canvases import CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.calibration import MIN_STUDIES
 from hf_cxr.dataset import load_prepared, prepare
-from hf_cxr.pipeline import decode, generate
+from hf_cxr.floors import BLIND, NEAREST
+from hf_cxr.pipeline import CALIBRATION
+from hf_cxr.report import report_markdown
 
 NORMAL = "No acute cardiopulmonary abnormality."
 ABNORMAL = ["Cardiomegaly.", "Small left pleural effusion.", "Right pneumothorax.", "Pulmonary edema.", "Scoliosis."]
+STABLE = {"n", "bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro"}
+STABLE |= {
+    "per_finding",
+    "distinct_outputs",
+    "modal_output",
+    "modal_share",
+    "floors",
+    "shuffled",
+    "image_gain",
+    "ci95",
+}
+STABLE |= {"signature"}
 
 
 def rows_of(predictions, references):
@@ -28,19 +42,19 @@ def truths():
 
 def test_the_report_holds_the_stable_keys(truths):
     report = evaluation.build_report(rows_of(truths, truths), truths, truths)
-    scores = {"bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro"}
-    assert set(report) >= scores | {"n", "per_finding", "distinct_outputs", "modal_output", "modal_share", "floors"}
-    assert set(report) >= {"shuffled", "image_gain", "ci95", "signature"}
-    for floor in report["floors"].values():
-        assert set(floor) >= scores
-    assert set(report["shuffled"]) >= scores
+    assert set(report) >= STABLE | {"strata", "oracle", "inputs", "calibration", "verdict", "reads_images"}
+    for scores in (*report["floors"].values(), report["oracle"], report["shuffled"], report["image_gain"]):
+        assert set(scores) >= set(metrics.SCALARS)
+    assert tuple(report["floors"]) == BLIND
     assert report["image_gain"]["bleu4"] == pytest.approx(report["bleu4"] - report["shuffled"]["bleu4"])
-    json.dumps(report)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
 def test_a_model_that_is_right_reads_the_images(truths):
     report = evaluation.build_report(rows_of(truths, truths), truths, truths)
     assert report["verdict"].startswith("Reads the images: yes")
+    assert report["reads_images"] is True
+    assert report["permutation_p"] == pytest.approx(0.001)
     assert report["finding_f1_micro"] == 1
     assert report["shuffled"]["finding_f1_micro"] < 0.5
 
@@ -48,94 +62,112 @@ def test_a_model_that_is_right_reads_the_images(truths):
 def test_one_constant_sentence_does_not_read_the_images(truths):
     report = evaluation.build_report(rows_of([NORMAL] * len(truths), truths), truths, truths)
     assert report["verdict"].startswith("Does not read the images")
-    assert report["distinct_outputs"] == 1
-    assert report["modal_share"] == 1
+    assert "no better than a blind guesser" in report["verdict"]
+    assert report["reads_images"] is False
+    assert (report["distinct_outputs"], report["modal_share"]) == (1, 1)
 
 
-def test_texts_drawn_blindly_do_not_read_the_images_however_varied(truths):
-    blind = [truths[index] for index in np.random.default_rng(1).permutation(len(truths))]
+@pytest.mark.parametrize("seed", range(5))
+def test_texts_drawn_blindly_do_not_read_the_images_however_varied(truths, seed):
+    blind = [truths[index] for index in np.random.default_rng(seed).permutation(len(truths))]
     report = evaluation.build_report(rows_of(blind, truths), truths, truths)
     assert report["distinct_outputs"] > 1
     assert report["verdict"].startswith("Does not read the images")
 
 
-def test_the_best_constant_beats_every_other_training_sentence_on_validation():
-    train = [
-        NORMAL,
-        "No acute disease.",
-        "Cardiomegaly.",
-        "No acute cardiopulmonary abnormality. Heart size is normal.",
-    ]
-    validation = [NORMAL] * 3 + ["No acute cardiopulmonary disease.", "Heart size is normal."]
-    chosen = evaluation.best_constant(train, validation)
-    scores = {text: metrics.corpus_bleu([text] * len(validation), validation)["bleu4"] for text in train}
-    assert scores[chosen] == max(scores.values())
+def test_a_split_without_findings_cannot_tell_whether_the_model_looks():
+    report = evaluation.build_report(rows_of([NORMAL] * 30, [NORMAL] * 30), [NORMAL], [NORMAL])
+    assert report["reads_images"] is None
+    assert "cannot be told" in report["verdict"]
 
 
-def test_floors_never_see_the_test_texts(truths):
-    floors = evaluation.floor_predictions(truths, ["Cardiomegaly."], 7, seed=0)
-    assert all(len(texts) == 7 and set(texts) <= set(truths) for texts in floors.values())
-    assert evaluation.floor_predictions(truths, [NORMAL], 7, 0) == evaluation.floor_predictions(truths, [NORMAL], 7, 0)
-
-
-@pytest.mark.parametrize("n", [2, 3, 50])
-def test_a_shuffle_leaves_no_study_its_own_image(n):
-    for order in evaluation.derangements(n, seed=0):
-        assert sorted(order) == list(range(n))
-        assert (order != np.arange(n)).all()
-
-
-def test_generating_from_permuted_images_is_permuting_the_texts():
-    checkpoint = tiny_checkpoint()
-    checkpoint.model.eval()
-    pixels = torch.stack([torch.from_numpy(radiograph(seed, 32, 64)).float() / 128 - 1 for seed in range(8)])
-    pixels = pixels[:, None].expand(-1, 3, -1, -1)
-    order = next(evaluation.derangements(8, seed=0))
-    straight, permuted = (generate(checkpoint.model, batch)["sequences"] for batch in (pixels, pixels[order.copy()]))
-    assert torch.equal(straight[order.copy()], permuted)
-
-
-def test_every_study_of_a_split_is_predicted_once_in_order_whatever_the_batch(phantom_folder):
-    checkpoint, split = tiny_checkpoint(), load_prepared(str(phantom_folder))["test"]
-    runs = [evaluation.predict_split(checkpoint, split, batch_size=size) for size in (1, 7)]
-    for rows in runs:
-        assert [row["uid"] for row in rows] == list(split["uid"])
-    assert [row["prediction"] for row in runs[0]] == [row["prediction"] for row in runs[1]]
-    assert [row["score"] for row in runs[0]] == pytest.approx([row["score"] for row in runs[1]], rel=1e-4)
-
-
-def test_the_score_is_the_probability_of_the_whole_text(phantom_folder):
-    checkpoint, split = tiny_checkpoint(), load_prepared(str(phantom_folder))["test"]
-    model = checkpoint.model.eval()
-    canvas = CanvasDataset(pack_dataset(split, 32), 32)[0]
-    pixels = CanvasCollator(checkpoint.image_processor)([canvas])["pixel_values"]
-    for beams in (1, 3):
-        output = generate(model, pixels, num_beams=beams)
-        sequence = output["sequences"][0].clone()
-        logits = model(pixel_values=pixels, decoder_input_ids=sequence[:, :-1]).logits.log_softmax(-1)
-        steps = logits.gather(-1, sequence[:, 1:, None])[0, :, 0]
-        steps = steps[sequence[0, 1:] != checkpoint.tokenizer.pad_token_id]
-        score = decode(checkpoint.tokenizer, sequence, output["scores"][0])[0]["score"]
-        assert score == pytest.approx(steps.sum().exp().item(), rel=1e-3)
-
-
-def test_the_interval_holds_the_score_and_narrows_with_more_studies(truths):
+def test_the_interval_narrows_with_more_studies(truths):
     rng = np.random.default_rng(0)
     said = [text if rng.random() < 0.7 else NORMAL for text in truths * 10]
     few = evaluation.build_report(rows_of(said[:60], (truths * 10)[:60]), truths, truths)
     many = evaluation.build_report(rows_of(said, truths * 10), truths, truths)
-    for report in (few, many):
-        low, high = report["ci95"]["finding_f1_micro"]
-        assert low < report["finding_f1_micro"] < high
     widths = [np.diff(report["ci95"]["finding_f1_micro"])[0] for report in (few, many)]
     assert widths[1] < widths[0] / 2
 
 
-def test_reports_of_one_study_or_without_training_texts_say_what_they_can(truths):
-    report = evaluation.build_report(rows_of([NORMAL], [NORMAL]), [], [])
-    assert report["floors"] == {}
+def test_reports_of_one_study_or_without_training_texts_say_what_they_can():
+    report = evaluation.build_report(rows_of([NORMAL], [NORMAL]))
+    assert (report["floors"], report["oracle"], report["ci95"], report["reads_images"]) == ({}, {}, {}, None)
     assert "Too few studies" in report["verdict"]
-    evaluation.report_markdown(report)
+    report_markdown(report)
+    with pytest.raises(ValueError, match="no studies"):
+        evaluation.build_report([])
+
+
+@pytest.fixture(scope="module")
+def evaluated(phantom_folder, tmp_path_factory):
+    """Report, rows and folder of an untrained checkpoint on a dataset whose validation split is large enough."""
+    dataset = load_prepared(str(phantom_folder))
+    train = dataset["train"]
+    dataset = DatasetDict(
+        train=train.select(range(60)), validation=train.select(range(60, 120)), test=train.select(range(120, 160))
+    )
+    out, checkpoint = tmp_path_factory.mktemp("evaluated"), tiny_checkpoint()
+    report = evaluation.evaluate(checkpoint, dataset, out=out, batch_size=16)
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return report, rows, out, dataset, checkpoint
+
+
+def test_evaluating_a_checkpoint_fills_the_folder(evaluated):
+    report, rows, out, dataset, _ = evaluated
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == report
+    assert {file.name for file in out.iterdir()} == {"report.json", "report.md", "report.html", "predictions.jsonl"}
+    assert [row["uid"] for row in rows] == list(dataset["test"]["uid"])
+    assert "split test; max_new_tokens 12; num_beams 1" in report["signature"]
+
+
+def test_an_untrained_model_does_not_read_the_images(evaluated):
+    assert evaluated[0]["reads_images"] is False
+
+
+def test_every_floor_is_there_with_the_nearest_neighbours(evaluated):
+    assert tuple(evaluated[0]["floors"]) == (*BLIND, *NEAREST)
+
+
+def test_the_model_is_also_asked_with_less_input(evaluated):
+    report, rows, _, _, _ = evaluated
+    two = sum(row["views"] == "both" for row in rows)
+    assert 0 < two < len(rows)
+    assert {name: part["n"] for name, part in report["inputs"].items()} == {
+        "mean_image": len(rows),
+        "both_views": two,
+        "frontal_only": two,
+        "lateral_only": two,
+    }
+
+
+def test_each_row_tells_what_was_matched_missed_and_invented(evaluated):
+    _, rows, _, _, _ = evaluated
+    for row in rows:
+        there, stated = set(row["matched"]) | set(row["missed"]), set(row["matched"]) | set(row["invented"])
+        assert there == evaluation.positive_findings(row["impression"], sided=True)
+        assert stated == evaluation.positive_findings(row["prediction"], sided=True)
+    assert any(row["missed"] for row in rows)
+
+
+def test_a_checkpoint_without_calibration_gets_one_for_the_report_from_the_validation_split(evaluated):
+    report, rows, _, _, checkpoint = evaluated
+    assert (report["calibration"]["source"], report["calibration"]["n_fit"]) == ("validation split", 60)
+    assert report["calibration"]["n"] == len(rows)
+    assert getattr(checkpoint.model.config, CALIBRATION, None) is None, "the checkpoint itself is left as it is"
+    assert {row["score"] for row in rows} != {row["sequence_probability"] for row in rows}
+
+
+def test_the_split_that_is_evaluated_is_never_calibrated_on(evaluated):
+    _, _, _, dataset, checkpoint = evaluated
+    report = evaluation.evaluate(checkpoint, dataset, split="validation", batch_size=16)
+    assert report["calibration"] is None
+
+
+def test_too_small_a_validation_split_makes_no_calibration(evaluated):
+    _, _, _, dataset, checkpoint = evaluated
+    few = DatasetDict(validation=dataset["validation"].select(range(MIN_STUDIES - 1)))
+    assert evaluation.calibrate(checkpoint, few) is None
 
 
 def test_a_dataset_prepared_anew_in_the_same_folder_is_not_served_from_the_cache(tmp_path):

@@ -12,9 +12,9 @@ from PIL import Image
 
 from hf_cxr import metrics
 from hf_cxr.dataset import load_prepared, prepare
-from hf_cxr.evaluation import floor_predictions
 from hf_cxr.explore import explore
 from hf_cxr.findings import positive_findings
+from hf_cxr.floors import blind_predictions
 
 datasets.disable_progress_bars()
 
@@ -50,7 +50,7 @@ def test_the_floors_are_those_of_the_evaluation(explored, phantom_folder):
     facts, _ = explored
     dataset = load_prepared(phantom_folder)
     train, validation, test = (list(dataset[name]["impression"]) for name in ("train", "validation", "test"))
-    expected = floor_predictions(train, validation, len(test), 0)
+    expected = blind_predictions(train, validation, len(test), 0)
     assert facts["floors"]["n"] == len(test)
     assert [row["name"] for row in facts["floors"]["rows"]] == list(expected)
     for row in facts["floors"]["rows"]:

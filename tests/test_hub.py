@@ -6,7 +6,7 @@ from helpers import copy_folder
 from huggingface_hub import ModelCard, metadata_load
 
 from hf_cxr import hub
-from hf_cxr.evaluation import score_table
+from hf_cxr.report import score_table
 
 
 @pytest.fixture

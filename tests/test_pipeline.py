@@ -8,6 +8,7 @@ from helpers import copy_folder, radiograph
 from PIL import Image
 
 import hf_cxr
+from hf_cxr.pipeline import CALIBRATION
 
 STANDALONE = """
 import sys
@@ -108,3 +109,33 @@ def test_stock_classes_give_the_same_text_on_a_packed_canvas(pipe, run_folder, t
     views = radiograph(1), radiograph(2)
     hf_cxr.pack_views(*views, size=32).save(tmp_path / "canvas.png")
     assert text_of(STOCK, str(run_folder), str(tmp_path / "canvas.png")) == pipe(views)[0]["impression"]
+
+
+CURVE = {"event": "…", "n": 99, "x": [0.0, 1e-9, 1.0], "y": [0.2, 0.6, 0.8]}
+
+
+@pytest.fixture
+def calibrated_pipe(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.model.config, CALIBRATION, CURVE, raising=False)
+    return pipe
+
+
+def test_the_score_is_what_the_checkpoints_calibration_makes_of_the_probability(run_folder, calibrated_pipe, pipe):
+    study = {"frontal": radiograph(1), "lateral": radiograph(2)}
+    score = calibrated_pipe(study)[0]["score"]
+    setattr(pipe.model.config, CALIBRATION, None)
+    probability = pipe(study)[0]["score"]
+    assert score == pytest.approx(np.interp(probability, CURVE["x"], CURVE["y"]))
+    assert score != pytest.approx(probability)
+
+
+def test_a_text_below_the_threshold_is_withheld(calibrated_pipe):
+    study = {"frontal": radiograph(1), "lateral": radiograph(2)}
+    answer = calibrated_pipe(study)[0]
+    assert calibrated_pipe(study, abstain_below=answer["score"]) == [answer | {"abstained": False}]
+    above = answer["score"] + 1e-6
+    assert calibrated_pipe(study, abstain_below=above, return_findings=True) == [
+        {"impression": None, "score": answer["score"], "findings": None, "abstained": True}
+    ]
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        calibrated_pipe(study, abstain_below=70)

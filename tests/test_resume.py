@@ -365,7 +365,7 @@ def test_the_last_and_the_best_checkpoint_always_stay(tmp_path, limit, best, lef
     [
         ({"eval_steps": 5, "save_steps": 10}, "save_steps equal to eval_steps"),
         ({"metric_for_best_model": "modal_share"}, "'modal_share' is none of composite, loss, image_gain, bleu1"),
-        ({"metric_for_best_model": "cider"}, "'cider' is none of"),
+        ({"metric_for_best_model": "legacy_bleu4"}, "'legacy_bleu4' is none of"),
         ({"save_only_model": True, "resume": True}, "resume needs save_only_model: false"),
         ({"log_samples": -1}, "log_samples is 0 or more, not -1"),
     ],

@@ -11,9 +11,12 @@ from helpers import TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
+from hf_cxr import calibration, evaluation
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.dataset import load_prepared
+from hf_cxr.modeling import load_checkpoint
+from hf_cxr.pipeline import CALIBRATION
 from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
 from hf_cxr.training import check_feasible, fine_tune, train
 from hf_cxr.warmup import FindingsModel, finding_loss, finding_targets, tag_targets, warm_up
@@ -279,3 +282,21 @@ def test_a_bad_config_is_one_line_that_names_the_place(tmp_path, text, overrides
         parse_arguments(config, overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_carries_what_its_scores_are_worth(phantom_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "MIN_STUDIES", 10)
+    config = write_config(
+        tmp_path / "c.yaml",
+        **TINY_RECIPE,
+        max_steps=2,
+        dataset=str(phantom_folder),
+        output_dir=str(tmp_path / "run"),
+    )
+    report = train(*parse_arguments(config))
+    curve = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))[CALIBRATION]
+    assert curve["n"] == len(load_prepared(str(phantom_folder))["validation"])
+    assert report["calibration"]["source"] == "checkpoint"
+    checkpoint = load_checkpoint(str(tmp_path / "run"))
+    again = evaluation.evaluate(checkpoint, load_prepared(str(phantom_folder)), seed=0)
+    assert again["calibration"] == report["calibration"]

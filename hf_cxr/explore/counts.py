@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr import evaluation
+from hf_cxr import floors, metrics, resampling
 from hf_cxr.duplicates import text_overlap
 from hf_cxr.findings import FINDINGS, NEGATIVE, POSITIVE, UNCERTAIN, is_normal, label
 from hf_cxr.reports import sentences
@@ -288,13 +288,12 @@ def _floors(rows: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
     if scored is None or not train:
         return {"split": None, "n": 0, "rows": []}
     references = by_split[scored]
-    floors = []
-    for name, texts in evaluation.floor_predictions(train, validation, len(references), seed).items():
-        scores = evaluation.score_texts(texts, references)
-        ci95 = {key: value for key, value in evaluation.bootstrap(texts, references, seed).items() if key in scores}
+    found = []
+    for name, texts in floors.blind_predictions(train, validation, len(references), seed).items():
+        statistics = metrics.study_statistics(texts, references)
         constant = name != "random_train" and train.count(texts[0]) > 1  # else it is one patient's report
         text = texts[0] if constant else None
-        kept = {key: scores[key] for key in evaluation.SCALARS}
-        floors.append({"name": name, "text": text, **kept, "ci95": ci95})
+        ci95 = resampling.study_intervals(statistics, range(len(references)), seed)
+        found.append({"name": name, "text": text, **statistics.scores(), "ci95": ci95})
     chosen_on = "validation" if validation else "train"
-    return {"split": scored, "n": len(references), "constant chosen on": chosen_on, "rows": floors}
+    return {"split": scored, "n": len(references), "constant chosen on": chosen_on, "rows": found}

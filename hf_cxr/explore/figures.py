@@ -7,7 +7,6 @@ people can tell apart.
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import Any, cast
 
 import matplotlib
 from datasets import DatasetDict
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -24,42 +22,13 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, picture_bytes
+from hf_cxr.paper import INK, LINE, MAIN, MUTED, PAPER, QUIET, SECOND, STYLE, THIRD, bare, data_address, subplots, svg
 from hf_cxr.views import fit_panel, read_radiograph
 
-INK, MUTED, LINE, PAPER = "#1d2731", "#5f6b78", "#d9dee4", "#ffffff"
-MAIN, SECOND, THIRD, QUIET = "#0072b2", "#56b4e9", "#d55e00", "#b4bcc6"
-VARIABLES = {
-    **{INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper"},
-    **{MAIN: "main", SECOND: "second", THIRD: "third", QUIET: "quiet"},
-}
-"""Colour on paper → its name in the style sheet of the page."""
-
-WIDTH = 4.6
-"""Inches. All figures have one width, so that their letters are of one size."""
-STYLE = {
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": LINE,
-    "axes.labelsize": 9.5,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9.5,
-    "figure.constrained_layout.w_pad": 0.01,
-    "figure.constrained_layout.h_pad": 0.03,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "legend.handlelength": 1,
-    "legend.borderpad": 0,
-    "legend.borderaxespad": 0.2,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hf-cxr",
-}
-FLOORS = {
+FLOOR_LABELS = {
     "most_frequent": "most frequent\ntraining impression",
     "best_constant": "constant of\nbest BLEU-4",
+    "length_matched": "constant of\nmatched length",
     "random_train": "random training\nimpression",
 }
 PANEL = 192
@@ -95,47 +64,17 @@ def draw(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
                 figure.savefig(stream, dpi=160, facecolor=PAPER)
                 with Image.open(stream) as image:
                     ImageOps.expand(image.convert("RGB"), 20, PAPER).save(folder / f"{name}.png", optimize=True)
-                drawn[name] = _svg(figure, name)
+                drawn[name] = svg(figure, name)
     return drawn
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as inline SVG without addresses, its colours as CSS variables, its names not shared by another."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    svg = stream.getvalue()
-    head, _, body = svg[svg.index("<svg") :].strip().partition(">")
-    head = re.sub(r'\s(?:xmlns(?::xlink)?|version|width|height)="[^"]*"', "", head)
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    svg = f"{head}>{body}".replace("xlink:href=", "href=")
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
-    svg = re.sub("|".join(VARIABLES), lambda colour: f"var(--{VARIABLES[colour[0]]})", svg)
-    return re.sub(r">\s+<", "><", svg)
 
 
 # --- kinds of figures ---------------------------------------------------------------------------------------------
 
 
-def _axes(height: float, **options: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots(**options)
-
-
-def _bare(axes: Axes, grid: str = "") -> None:
-    """No frame, no tick marks; faint lines along one axis where values are to be read off."""
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.tick_params(length=0)
-    if grid:
-        axes.grid(axis=cast(Any, grid), color=LINE, linewidth=0.7)
-        axes.set_axisbelow(True)
-
-
 def _bars(labels: Sequence[str], parts: Mapping[str, tuple[Sequence[float], str]], notes: Sequence[str]) -> Figure:
     """Horizontal bars from top to bottom, each of one or several parts (name → values, colour), a note at the end."""
     legend = len(parts) > 1
-    figure, axes = _axes(0.25 + 0.27 * len(labels) + 0.35 * legend)
+    figure, axes = subplots(0.25 + 0.27 * len(labels) + 0.35 * legend)
     places = range(len(labels))
     ends = [0.0] * len(labels)
     for name, (values, colour) in parts.items():
@@ -148,7 +87,7 @@ def _bars(labels: Sequence[str], parts: Mapping[str, tuple[Sequence[float], str]
     axes.set_xticks([])
     axes.set_xlim(0, longest * (1.06 + 0.026 * max(map(len, notes), default=0)))
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    _bare(axes)
+    bare(axes)
     if legend:
         figure.legend(loc="outside upper left", ncols=len(parts))
     return figure
@@ -197,7 +136,7 @@ def _sizes(facts: Mapping[str, Any]) -> Figure | None:
     sizes = {view: facts["sizes"][view] for view in VIEWS if facts["sizes"][view]["n"]}
     if all(len(size["shapes"]) == 1 for size in sizes.values()):
         return None
-    figure, axes = _axes(2.6)
+    figure, axes = subplots(2.6)
     for (view, size), colour in zip(sizes.items(), (MAIN, THIRD), strict=False):
         shapes, shares = [shape for shape, _ in size["shapes"]], [count / size["n"] for _, count in size["shapes"]]
         axes.vlines(shapes, 0, shares, color=colour, linewidth=1, alpha=0.35)
@@ -206,7 +145,7 @@ def _sizes(facts: Mapping[str, Any]) -> Figure | None:
     axes.set_xlabel("width / height (1: square)")
     axes.yaxis.set_major_formatter(lambda value, _: _percent(value))
     axes.set_ylim(0)
-    _bare(axes, "y")
+    bare(axes, "y")
     figure.legend(loc="outside upper left", ncols=2)
     return figure
 
@@ -214,7 +153,7 @@ def _sizes(facts: Mapping[str, Any]) -> Figure | None:
 def _lengths(facts: Mapping[str, Any], unit: str) -> Figure:
     """One histogram a section, over a common axis that ends where 99.5 % of the texts do."""
     texts = {section: facts["text"][section] for section in SECTIONS if facts["text"][section]["n"]}
-    figure, grid = _axes(0.5 + 1.15 * len(texts), nrows=len(texts), sharex=True, squeeze=False)
+    figure, grid = subplots(0.5 + 1.15 * len(texts), nrows=len(texts), sharex=True, squeeze=False)
     cast(Any, figure.get_layout_engine()).set(h_pad=0.09)
     ends = []
     for axes, (section, text) in zip(grid[:, 0], texts.items(), strict=True):
@@ -232,7 +171,7 @@ def _lengths(facts: Mapping[str, Any], unit: str) -> Figure:
         note = f"median {numbers['median']:g}, 95 % have at most {numbers['p95']}"
         axes.set_title(note, loc="right", fontsize=9, color=MUTED, pad=4)
         axes.set_yticks([])
-        _bare(axes)
+        bare(axes)
         axes.axhline(0, color=LINE, linewidth=1)
     grid[-1, 0].set_xlim(0.4 if unit == "sentences" else 0, max(ends) + 1.5)
     grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -244,7 +183,7 @@ def _frequent(facts: Mapping[str, Any]) -> Figure:
     frequent = facts["frequent"]
     ranks, shares = zip(*frequent["curve"], strict=True)
     half = frequent["cover half"]
-    figure, axes = _axes(2.9)
+    figure, axes = subplots(2.9)
     axes.plot(ranks, shares, color=MAIN, linewidth=2)
     axes.plot([half], [frequent["half covers"]], "o", color=THIRD, markersize=6)
     axes.annotate(
@@ -265,7 +204,7 @@ def _frequent(facts: Mapping[str, Any]) -> Figure:
         f"{facts['dataset']['section']} texts by frequency, of {_number(frequent['distinct'])} different ones"
     )
     axes.set_ylabel(f"share of {_number(frequent['n'])} studies")
-    _bare(axes, "both")
+    bare(axes, "both")
     return figure
 
 
@@ -293,7 +232,7 @@ def _together(facts: Mapping[str, Any]) -> Figure | None:
     names, counts = (facts["findings"]["together"][key] for key in ("findings", "counts"))
     if len(names) < 2:
         return None
-    figure, axes = _axes(1.6 + 0.27 * len(names))
+    figure, axes = subplots(1.6 + 0.27 * len(names))
     largest = max(count / row[y] for y, row in enumerate(counts) for x, count in enumerate(row) if x != y) or 1
     for y, row in enumerate(counts):
         for x, count in enumerate(row):
@@ -310,7 +249,7 @@ def _together(facts: Mapping[str, Any]) -> Figure | None:
     axes.tick_params(axis="x", labelcolor=INK)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    _bare(axes)
+    bare(axes)
     return figure
 
 
@@ -334,7 +273,7 @@ def _floors(facts: Mapping[str, Any]) -> Figure | None:
     if not rows:
         return None
     scores = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L", "finding_f1_micro": "finding F1"}
-    figure, grid = _axes(0.5 + 0.6 * len(rows), ncols=len(scores), sharex=True, sharey=True)
+    figure, grid = subplots(0.5 + 0.6 * len(rows), ncols=len(scores), sharex=True, sharey=True)
     longest = max(max([row[key], *row["ci95"].get(key, ())]) for row in rows for key in scores) or 1
     for axes, (key, title) in zip(grid, scores.items(), strict=True):
         for y, row in enumerate(rows):
@@ -347,8 +286,8 @@ def _floors(facts: Mapping[str, Any]) -> Figure | None:
         axes.set_xlim(-0.09 * longest, 1.15 * longest)
         axes.set_xticks([])
         axes.set_ylim(len(rows) - 0.6, -0.7)
-        axes.set_yticks(range(len(rows)), [FLOORS.get(row["name"], row["name"]) for row in rows])
-        _bare(axes)
+        axes.set_yticks(range(len(rows)), [FLOOR_LABELS.get(row["name"], row["name"]) for row in rows])
+        bare(axes)
     return figure
 
 
@@ -369,7 +308,7 @@ def contact_sheets(
         if canvases:
             path = folder / f"sheet_{re.sub(r'[^a-z]+', '_', sheet['finding'])}.png"
             _sheet(canvases, [row.uid for row in rows]).save(path, optimize=True)
-        addresses.append([_address(canvas) for canvas in canvases])
+        addresses.append([data_address(canvas) for canvas in canvases])
     return addresses
 
 
@@ -402,9 +341,3 @@ def _sheet(canvases: Sequence[Image.Image], uids: Sequence[str], columns: int = 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def _address(canvas: Image.Image) -> str:
-    stream = io.BytesIO()
-    canvas.save(stream, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

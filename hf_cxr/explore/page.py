@@ -6,48 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-NBSP = "\N{NO-BREAK SPACE}"
+from hf_cxr.paper import FLOORS, NBSP, number, percent, score, template
+
 TEMPLATE = Path(__file__).with_name("page.html")
 NOUNS = {"impression": ("impression", "impressions"), "findings": ("findings text", "findings texts")}
-FLOORS = {
-    "most_frequent": "the most frequent training impression",
-    "best_constant": "the constant of best BLEU-4",
-    "random_train": "a random training impression",
-}
 
 
 def page(facts: Mapping[str, Any], figures: Mapping[str, str], pictures: Sequence[Sequence[str]]) -> str:
     """One HTML file that needs no other: `figures` as SVG by name, `pictures` as data addresses for each sheet."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "percent": percent, "score": score}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     safe = {name: Markup(svg) for name, svg in figures.items()}  # drawn by us; matplotlib escapes the texts in it
     one, many = NOUNS[facts["dataset"]["section"]]
-    return template.render(facts=facts, figures=safe, pictures=pictures, floor_names=FLOORS, one=one, many=many)
-
-
-def number(value: float) -> str:
-    """1234 → "1,234"; a median of 7.5 keeps its half."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def percent(share: float) -> str:
-    """A share as per cent; only exact ones read 0 % and 100 %."""
-    if share in (0, 1):
-        return f"{share:.0%}".replace("%", f"{NBSP}%")
-    value = 100 * share
-    text = f"{value:.1f}" if value < 9.5 or value > 99 else f"{value:.0f}"
-    text = {"0.0": "< 0.1", "100.0": "> 99.9"}.get(text, text)
-    return f"{text}{NBSP}%"
-
-
-def score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return template(TEMPLATE).render(
+        facts=facts, figures=safe, pictures=pictures, floor_names=FLOORS, one=one, many=many
+    )
 
 
 def _count(value: int, one: str, many: str = "") -> str:

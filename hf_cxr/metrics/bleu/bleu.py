@@ -1,23 +1,16 @@
-"""Corpus BLEU-1..4 as an `evaluate` module that needs no network; the figures are those of `evaluate`'s own `bleu`."""
+"""The `evaluate` module of corpus BLEU; it needs no network."""
 
-import datasets
-import evaluate
-
-from hf_cxr.metrics import corpus_bleu
+from hf_cxr.metrics import corpus_bleu, length_ratio
+from hf_cxr.metrics.module import TextMetric
 
 
-class Bleu(evaluate.Metric):
-    """`compute(predictions=[...], references=[...])` → `bleu1` … `bleu4`, and `bleu` = `bleu4`."""
+class Bleu(TextMetric):
+    """Corpus BLEU-1..4 and the length ratio; the figures are those of `evaluate`'s own `bleu`."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description="Corpus BLEU of orders 1 to 4, 13a tokens, one reference, no smoothing.",
-            citation="Papineni et al. 2002, BLEU: a method for automatic evaluation of machine translation.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+    names = ("BLEU", "length ratio")
+    citation_text = "Papineni et al. 2002, BLEU: a method for automatic evaluation of machine translation."
 
-    def _compute(self, predictions, references):
-        scores = corpus_bleu(predictions, references)
-        return {"bleu": scores["bleu4"], **scores}
+    def score(self, predictions, references, normalization):
+        scores = corpus_bleu(predictions, references, normalization)
+        ratio = length_ratio(predictions, references, normalization)
+        return {"bleu": scores["bleu4"], **scores, "length_ratio": ratio}

@@ -1,22 +1,13 @@
-"""Finding F1 as an `evaluate` module: which findings the text states against which the radiologist stated."""
-
-import datasets
-import evaluate
+"""The `evaluate` module of finding precision, recall and F1; it needs no network."""
 
 from hf_cxr.metrics import finding_scores
+from hf_cxr.metrics.module import TextMetric
 
 
-class FindingF1(evaluate.Metric):
-    """`compute(predictions=[...], references=[...])` → `finding_f1_micro`, `finding_f1_macro`, `per_finding`."""
+class FindingF1(TextMetric):
+    """Which findings the text states against which the radiologist stated: precision, recall and F1."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description="Micro, macro and per-finding F1 of the findings that hf_cxr.findings reads from the texts.",
-            citation="",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+    names = ("finding F1",)
 
-    def _compute(self, predictions, references):
+    def score(self, predictions, references, normalization):
         return finding_scores(predictions, references)

@@ -1,22 +1,14 @@
-"""Mean ROUGE-L F-measure as an `evaluate` module that needs no network, by the rouge-score package."""
-
-import datasets
-import evaluate
+"""The `evaluate` module of ROUGE-L; it needs no network."""
 
 from hf_cxr.metrics import rouge_l
+from hf_cxr.metrics.module import TextMetric
 
 
-class Rouge(evaluate.Metric):
-    """`compute(predictions=[...], references=[...])` → `rougeL`."""
+class Rouge(TextMetric):
+    """Mean ROUGE-L F-measure; the figures are those of the rouge-score package."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description="ROUGE-L F-measure without stemming, mean over studies.",
-            citation="Lin 2004, ROUGE: a package for automatic evaluation of summaries.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+    names = ("ROUGE-L",)
+    citation_text = "Lin 2004, ROUGE: a package for automatic evaluation of summaries."
 
-    def _compute(self, predictions, references):
-        return {"rougeL": rouge_l(predictions, references)}
+    def score(self, predictions, references, normalization):
+        return {"rougeL": rouge_l(predictions, references, normalization)}

@@ -1,0 +1,140 @@
+"""Clinical content of the texts: findings stated against findings there, with sides and places, and normal or not.
+
+What a text states is read by `hf_cxr.findings`; word overlap lives in `overlap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hf_cxr.findings import FINDINGS, is_normal, located_findings, positive_findings
+
+_INDEX = {name: i for i, name in enumerate(FINDINGS)}
+
+
+class _Said(NamedTuple):
+    """What one text states, in the five readings that are compared."""
+
+    stated: frozenset[str]
+    possible: frozenset[str]
+    sided: frozenset[str]
+    located: frozenset[str]
+    normal: bool
+
+
+@lru_cache(maxsize=65536)
+def said(text: str) -> _Said:
+    """Everything that is compared of one text."""
+    return _Said(
+        positive_findings(text),
+        positive_findings(text, uncertain=True),
+        positive_findings(text, sided=True),
+        located_findings(text),
+        is_normal(text),
+    )
+
+
+READINGS = ("uncertain", "sided", "located")
+
+
+class Content(NamedTuple):
+    """Per-study counts of true positives, false positives, false negatives."""
+
+    findings: np.ndarray
+    """Plain names, positive mentions: int64, (studies, findings, 3)."""
+    readings: np.ndarray
+    """Over all labels of a reading of `READINGS`: int64, (studies, readings, 3)."""
+    normal: np.ndarray
+    """Whether prediction and reference agree on normal or abnormal: bool, (studies,)."""
+
+
+def content_statistics(predictions: Sequence[str], references: Sequence[str]) -> Content:
+    """Compare what predictions and references state, study by study."""
+    n = len(predictions)
+    counts = np.zeros((n, len(FINDINGS), 3), dtype=np.int64)
+    readings = np.zeros((n, len(READINGS), 3), dtype=np.int64)
+    normal = np.zeros(n, dtype=bool)
+    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        ours, theirs = said(prediction), said(reference)
+        normal[i] = ours.normal == theirs.normal
+        for name in ours.stated | theirs.stated:
+            missed, invented = name not in ours.stated, name not in theirs.stated
+            counts[i, _INDEX[name], 2 * missed + invented] = 1
+        for k, (a, b) in enumerate(zip(ours[1:4], theirs[1:4], strict=True)):
+            if a or b:
+                both = len(a & b)
+                readings[i, k] = both, len(a) - both, len(b) - both
+    return Content(counts, readings, normal)
+
+
+def finding_statistics(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Per study and finding of `FINDINGS`: true positive, false positive, false negative.
+
+    Returns an int64 array of shape (studies, findings, 3).
+    """
+    return content_statistics(predictions, references).findings
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    numerator, denominator = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
+
+
+def precision(counts: np.ndarray) -> np.ndarray:
+    """TP / (TP + FP) along the last axis (TP, FP, FN); 0 where nothing was stated."""
+    return ratio(counts[..., 0], counts[..., 0] + counts[..., 1])
+
+
+def recall(counts: np.ndarray) -> np.ndarray:
+    """TP / (TP + FN) along the last axis (TP, FP, FN); 0 where there is nothing to find."""
+    return ratio(counts[..., 0], counts[..., 0] + counts[..., 2])
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    """F1 = 2·TP / (2·TP + FP + FN) along the last axis (TP, FP, FN); 0 where there is nothing to find or found."""
+    return ratio(2 * counts[..., 0], 2 * counts[..., 0] + counts[..., 1] + counts[..., 2])
+
+
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 over the findings that the references hold; counts of shape (..., findings, 3)."""
+    held = counts[..., 0] + counts[..., 2] > 0
+    return ratio(np.where(held, f1(counts), 0.0).sum(-1), held.sum(-1))
+
+
+def per_finding(counts: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Finding → `{n, precision, recall, f1}` from summed counts (findings, 3); findings that nobody states are left
+    out, and a ratio without a denominator is `None`."""
+    table: dict[str, dict[str, Any]] = {}
+    for name, (tp, fp, fn), score in zip(FINDINGS, counts.tolist(), f1(counts).tolist(), strict=True):
+        if tp or fp or fn:
+            table[name] = {
+                "n": tp + fn,
+                "precision": tp / (tp + fp) if tp + fp else None,
+                "recall": tp / (tp + fn) if tp + fn else None,
+                "f1": score,
+            }
+    return table
+
+
+def finding_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """The finding scores of `SCALARS`, and `per_finding` with its counts."""
+    compared = content_statistics(predictions, references)
+    counts, readings = compared.findings.sum(0), f1(compared.readings.sum(0))
+    micro = counts.sum(0)
+    return {
+        "finding_precision_micro": float(precision(micro)),
+        "finding_recall_micro": float(recall(micro)),
+        "finding_f1_micro": float(f1(micro)),
+        "finding_f1_macro": float(macro_f1(counts)),
+        **{f"finding_f1_micro_{name}": float(score) for name, score in zip(READINGS, readings, strict=True)},
+        "per_finding": per_finding(counts),
+    }
+
+
+def normal_accuracy(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Share of studies in which `is_normal` says the same of both texts; a study is normal or abnormal, no third."""
+    return float(content_statistics(predictions, references).normal.mean())

@@ -1,0 +1,183 @@
+"""The report as one HTML file that needs no other: sentences for the figures, and the studies that are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from hf_cxr.paper import FLOORS, data_address, percent, score, template
+from hf_cxr.report import figures
+from hf_cxr.report.tables import COLUMNS, INPUTS, bounds, guessers, p_value
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SHOWN = 6
+PANEL = 224  # pixels a view
+COVERAGES = (1.0, 0.9, 0.8, 0.5, 0.25)
+BLIND = ("most_frequent", "best_constant", "length_matched", "random_train")
+Pictures = Callable[[int], tuple[Image.Image | None, Image.Image | None]]
+
+
+def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: Pictures | None = None) -> str:
+    """One HTML file: no network, no script. `pictures` gives frontal and lateral view of a row by its number."""
+    return template(TEMPLATE).render(
+        report=report,
+        figures={name: Markup(svg) for name, svg in figures.draw(report).items()},  # matplotlib escapes texts in it
+        sentences=sentences(report),
+        columns=COLUMNS,
+        guessers=guessers(report),
+        inputs=INPUTS,
+        bounds=bounds,
+        p_value=p_value,
+        thresholds=thresholds(report),
+        studies={name: [_study(rows, i, pictures) for i in chosen] for name, chosen in choose(rows).items()},
+    )
+
+
+def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The numbers of the rows that are shown.
+
+    "worst": most findings missed or invented, of equal ones the surest first. "best": all findings matched, none
+    invented, most first; normal studies are not among them.
+    """
+    known = [i for i, row in enumerate(rows) if "missed" in row]
+    wrong = {i: len(rows[i]["missed"]) + len(rows[i]["invented"]) for i in known}
+    worst = sorted((i for i in known if wrong[i]), key=lambda i: (-wrong[i], -rows[i]["score"], rows[i]["uid"]))
+    right = (i for i in known if not wrong[i] and rows[i]["matched"])
+    best = sorted(right, key=lambda i: (-len(rows[i]["matched"]), -rows[i]["score"], rows[i]["uid"]))
+    return {"worst": worst[:SHOWN], "best": best[:SHOWN]}
+
+
+def _study(rows: Sequence[Mapping[str, Any]], index: int, pictures: Pictures | None) -> dict[str, Any]:
+    views = pictures(index) if pictures else (None, None)
+    return dict(rows[index]) | {"picture": data_address(_side_by_side(views)) if any(views) else None}
+
+
+def _side_by_side(views: Sequence[Image.Image | None]) -> Image.Image:
+    from hf_cxr.views import fit_panel
+
+    sheet = Image.new("L", (len(views) * PANEL, PANEL))
+    for place, view in enumerate(views):
+        if view is not None:
+            sheet.paste(fit_panel(view, PANEL), (place * PANEL, 0))
+    return sheet
+
+
+def thresholds(report: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """The points of the risk–coverage curve nearest to some round coverages, each once."""
+    points = (report.get("calibration") or {}).get("risk_coverage", [])
+    nearest = [min(points, key=lambda p: abs(p["coverage"] - goal)) for goal in COVERAGES] if points else []
+    return [point for i, point in enumerate(nearest) if point not in nearest[:i]]
+
+
+# --- what the figures mean ---------------------------------------------------------------------------------------
+
+
+def sentences(report: Mapping[str, Any]) -> dict[str, str]:
+    """Section → one plain sentence made of the numbers."""
+    makers = {
+        "look": _look,
+        "inputs": _inputs,
+        "scores": _scores,
+        "findings": _findings,
+        "strata": _strata,
+        "calibration": _calibration,
+    }
+    return {name: make(report) for name, make in makers.items()}
+
+
+def _look(report: Mapping[str, Any]) -> str:
+    if not report["shuffled"]:
+        return "One study alone cannot tell whether the model looks at it."
+    name = "finding_f1_micro"
+    real, blind, p = report[name], report["shuffled"][name], report.get("permutation_p")
+    if report["reads_images"] is None:
+        return "Whether the model reads the images cannot be told from these studies."
+    if not report["reads_images"]:
+        return (
+            f"With the images of other patients the model finds as much (finding F1 {score(blind)}) as with the right "
+            f"ones ({score(real)}): what it writes does not come from the images."
+        )
+    return (
+        f"With the images of other patients finding F1 falls from {score(real)} to {score(blind)}; texts that had "
+        f"nothing to do with their images would do as well with probability {p_value(p)}."
+    )
+
+
+def _inputs(report: Mapping[str, Any]) -> str:
+    parts = {key: part["finding_f1_micro"] for key, part in report.get("inputs", {}).items()}
+    if "both_views" not in parts:
+        return "No study of this split has both views, so what each is worth cannot be told."
+    both, frontal, lateral = (parts[name] for name in ("both_views", "frontal_only", "lateral_only"))
+    n = report["inputs"]["both_views"]["n"]
+    better, worse = ("frontal", "lateral") if frontal >= lateral else ("lateral", "frontal")
+    if both > max(frontal, lateral):
+        told = f"taking the {worse} view away costs {both - max(frontal, lateral):.3f}"
+    else:
+        told = f"the {better} view alone does as well as both"
+    return (
+        f"Of the {n:,} studies with both views, finding F1 is {score(both)} with both, {score(frontal)} with the "
+        f"frontal and {score(lateral)} with the lateral view alone: {told}."
+    )
+
+
+def _scores(report: Mapping[str, Any]) -> str:
+    blind = {name: report["floors"][name] for name in BLIND if name in report["floors"]}
+    if not blind:
+        return "There is no training split here, so no guesser stands beside the model."
+    best = max(blind, key=lambda name: blind[name]["bleu4"])
+    floor, ours = blind[best]["bleu4"], report["bleu4"]
+    beats = "above" if ours > floor else "not above"
+    text = f"BLEU-4 is {score(ours)}, {beats} the {score(floor)} that {FLOORS[best]} reaches without any image"
+    if oracle := report.get("oracle"):
+        text += (
+            f"; knowing every true finding and copying the commonest wording would give {score(oracle['bleu4'])}, "
+            f"with a finding F1 of {score(oracle['finding_f1_micro'])}"
+        )
+    return f"{text}."
+
+
+def _findings(report: Mapping[str, Any]) -> str:
+    rows = {name: row for name, row in report["per_finding"].items() if row["n"]}
+    if not rows:
+        return "No text of this split states a finding."
+    missed = [name for name, row in rows.items() if not row["recall"]]
+    commonest = max(rows, key=lambda name: (rows[name]["n"], name))
+    share = rows[commonest]["recall"] or 0.0
+    text = (
+        f"{len(rows)} findings are stated here; of the commonest, {commonest} (n = {rows[commonest]['n']:,}), the "
+        f"model states {percent(share)}"
+    )
+    if not missed:
+        return f"{text}, and it states each finding at least once where it is true."
+    first = ", ".join(sorted(missed, key=lambda name: -rows[name]["n"])[:3])
+    return f"{text}; {len(missed)} it never states where they are true (first of all {first})."
+
+
+def _strata(report: Mapping[str, Any]) -> str:
+    groups = report.get("strata", {}).get("findings", {})
+    one, several = groups.get("one finding"), groups.get("several findings")
+    if not one or not several:
+        return "Grey: fewer than 30 studies, too few to say much."
+    a, b = one["finding_f1_micro"] or 0.0, several["finding_f1_micro"] or 0.0
+    harder = "harder than" if b < a else "easier than" if b > a else "as hard as"
+    return (
+        f"Studies with several findings are {harder} those with one (finding F1 {score(b)} and {score(a)}); grey: "
+        "fewer than 30 studies, too few to say much."
+    )
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    curve = report.get("calibration")
+    if not curve:
+        return (
+            "Too few validation studies to say what a score is worth: it is the text's plain probability."
+        )
+    before, after = curve["ece_before"], curve["ece_after"]
+    return (
+        f"A score is meant as the chance that {curve['event']}; it is off by {percent(after)} on average, the text's "
+        f"plain probability by {percent(before)}."
+    )
