@@ -4,10 +4,10 @@
 
 Input is findings + impression; truth is the tags of the XML files (a folder with `NLMCXR_reports.tgz` or
 `ecgen-radiology/`) or of the Kaggle CSV. The rules were tuned on the even uids; the odd uids are the report, their
-errors unread. MeSH has no word for uncertainty: the taggers tagged "possible atelectasis" but not "possible pneumonia",
-so the table shows both readings, "stated" (positive mentions) and "or possible" (positive or uncertain). Sides and
-places are compared where tag and labeler both find the finding, possible ones among them. Intervals: 95 % bootstrap
-percentiles over reports.
+errors unread. MeSH has no word for uncertainty: the taggers tagged "possible atelectasis" but not "possible
+pneumonia", so the table shows both readings, "stated" (positive mentions) and "or possible" (positive or uncertain).
+Sides and places are compared where tag and labeler both find the finding, possible ones among them. Intervals: 95 %
+bootstrap percentiles over reports.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Report(NamedTuple):
 
 def read_reports(path: Path) -> tuple[list[Report], int]:
     """The reports that the taggers indexed and that have a text, and how many reports there are in all."""
-    rows: list[tuple[str, list[str], str | None, str | None]] = []
+    rows: list[tuple[str, list[str], str | None, str | None]]
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
             rows = [(r["uid"], r["MeSH"].split(";"), r["findings"], r["impression"]) for r in csv.DictReader(file)]
@@ -116,8 +116,8 @@ def read_reports(path: Path) -> tuple[list[Report], int]:
                 tags[uid] = [term.text or "" for term in report.iterfind(".//MeSH/major")]
         rows = [(s.uid, tags[s.uid], s.findings, s.impression) for s in openi.studies(path, demand_images=False)]
     reports = []
-    for uid, terms, findings, impression in rows:
-        terms = [term.strip().lower() for term in terms]
+    for uid, raw, findings, impression in rows:
+        terms = [term.strip().lower() for term in raw]
         text = f"{(findings or '').strip()} {(impression or '').strip()}".strip()
         if "no indexing" not in terms and text:
             reports.append(Report(int(uid), terms, text))
@@ -134,7 +134,8 @@ def tagged_places(report: Report, pattern: str) -> Pairs:
     for tag in report.tags:
         if re.match(pattern, tag):
             words = tag.split("/")[1:]
-            sides = dict.fromkeys(side for word in words for side in SIDE.get(word, ())) or ("",)
+            sides = dict.fromkeys(side for word in words for side in SIDE.get(word, ()))
+            sides = sides or {"left" if "lingula" in words else "right" if "middle lobe" in words else "": None}
             places = dict.fromkeys(PLACE[word] for word in words if word in PLACE) or ("",)
             pairs |= {(side, place) for side in sides for place in places}
     return frozenset(pairs)
@@ -172,7 +173,7 @@ def found_scores(reports: list[Report], weights: np.ndarray) -> dict[str, Any]:
         said = [positive_findings(r.text, uncertain=reading != "stated") for r in reports]
         for title, chosen in (("micro over the fourteen", MAP), ("micro over the others", EXTRA)):
             every = []
-            for name, (pattern, ours) in chosen.items():
+            for pattern, ours in chosen.values():
                 truth = np.array([tagged(r, pattern) for r in reports])
                 guess = np.array([not ours.isdisjoint(s) for s in said])
                 every.append(np.stack([truth & guess, ~truth & guess, truth & ~guess], 1).astype(float))
@@ -294,8 +295,8 @@ def print_errors(reports: list[Report], name: str, strict: bool, limit: int) -> 
                     index = ("side", "place").index(name)
                     stated = [sorted({pair[index] for pair in pairs} - {""}) for pairs in (truth, ours)]
                     if stated[0] != stated[1]:
-                        why = f"{finding}: tagged {stated[0]}, read {stated[1]}"
-                        lines.append(f"{why} {snippet(report.text, {finding})!r}")
+                        words = snippet(report.text, {finding})
+                        lines.append(f"{finding}: tagged {stated[0]}, read {stated[1]} {words!r}")
         else:
             pattern, names = TAGGED.get(name, ("", set()))
             is_true = "normal" in report.tags if name == "normal" else tagged(report, pattern)

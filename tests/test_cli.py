@@ -6,6 +6,7 @@ from helpers import radiograph, run_cxr, vit_folder, write_config
 from PIL import Image
 
 from hf_cxr.cli import COMMANDS, main
+from hf_cxr.report import REPORT_FILES
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_evaluate_writes_the_report_and_repeats_exactly(run_folder, phantom_fold
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "e" / "report.json").read_text())
     assert report == json.loads((run_folder / "report.json").read_text()), "the same as at the end of training"
-    assert {path.name for path in (tmp_path / "e").iterdir()} == {"report.json", "report.md", "predictions.jsonl"}
+    assert {path.name for path in (tmp_path / "e").iterdir()} == set(REPORT_FILES)
 
 
 @pytest.mark.slow
@@ -149,3 +150,16 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     assert "images shuffled" in result.stdout
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"examples.png", "README.md", "report.json", "dataset"} <= names
+
+
+def test_predict_withholds_what_is_below_the_threshold(run_folder, tmp_path, capsys):
+    Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
+    words = ["predict", str(run_folder), "--frontal", str(tmp_path / "f.png")]
+    assert main([*words, "--abstain-below", "1"]) == 0
+    assert capsys.readouterr().out.startswith("abstained (score 0.")
+    assert main([*words, "--abstain-below", "1", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["abstained"] is True
+    assert "impression" not in row
+    assert main([*words, "--abstain-below", "2"]) == 2
+    assert "between 0 and 1" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """What `hf_cxr.findings` reads from a text, family by family. The phrases are our own."""
 
 import ast
-import csv
 import re
 import sys
 import time
@@ -95,11 +94,18 @@ def test_every_finding_can_be_stated_doubted_and_denied(name):
     assert label(f"Heart size is stable. Stable {words}.")[name] == "positive"
 
 
-def test_the_file_travels_alone():
-    tree = ast.parse(Path(findings.__file__).read_text())
-    modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    modules |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
-    assert {str(m).partition(".")[0] for m in modules} <= set(sys.stdlib_module_names)
+def test_the_files_travel_alone():
+    """`findings.py` and the siblings it imports need nothing but the standard library and each other."""
+    folder, names, seen = Path(findings.__file__).parent, ["findings"], set()
+    while names:
+        tree = ast.parse((folder / f"{(name := names.pop())}.py").read_text())
+        seen.add(name)
+        froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        names += [str(n.module) for n in froms if n.level == 1 and n.module not in seen]
+        modules = {str(n.module) for n in froms if n.level != 1}
+        modules |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+        assert {module.partition(".")[0] for module in modules} <= set(sys.stdlib_module_names)
+    assert seen == {"findings", "finding_words", "finding_places"}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +160,8 @@ def test_a_denied_finding_is_negative(text):
         "Pleural effusion, no pneumothorax.",
         "Effusion has partially cleared.",
         "Although there is no pneumothorax, there is pleural effusion.",
+        "No pneumothorax seen, left pleural effusion.",
+        "No change in the pneumothorax or pleural effusion.",
     ],
 )
 def test_negation_ends_where_its_scope_ends(text):
@@ -183,6 +191,16 @@ def test_negation_ends_where_its_scope_ends(text):
         "Pneumonia is likely.",
         "Pneumonia is suspected.",
         "Pneumonia is unlikely.",
+        "Unlikely pneumonia.",
+        "This is unlikely to represent pneumonia.",
+        "Pneumonia is very unlikely.",
+        "Pneumonia is not likely.",
+        "Pneumonia is doubtful.",
+        "Pneumonia is unlikely given the nodule.",
+        "Unlikely to be a right lower lobe pneumonia.",
+        "Pneumonia suspected.",
+        "In the appropriate clinical setting, this is compatible with pneumonia.",
+        "Pneumonia is another consideration.",
         "Atelectasis is favored, pneumonia is a consideration.",
         "The differential includes edema, atelectasis, and pneumonia.",
         "Opacity which may represent atelectasis, scar, or pneumonia.",
@@ -194,6 +212,16 @@ def test_doubt_is_kept_apart_from_a_statement(text):
     assert label(text)["pneumonia"] == "uncertain"
 
 
+def test_a_denied_enumeration_goes_on_after_seen():
+    assert label("No effusion seen, no nodule.") == {"pleural effusion": "negative", "nodule": "negative"}
+    assert label("No effusion identified, or pneumothorax.")["pneumothorax"] == "negative"
+
+
+def test_or_is_a_doubt_again_after_no_change():
+    assert label("No change in the nodule. Atelectasis or scar.")["scar"] == "uncertain"
+    assert label("Nodule not changed, atelectasis or scar.")["scar"] == "uncertain"
+
+
 def test_doubt_does_not_reach_what_came_before_or_comes_after():
     assert label("Left opacity, likely atelectasis, and stable cardiomegaly.") == {
         "lung opacity": "positive",
@@ -203,6 +231,11 @@ def test_doubt_does_not_reach_what_came_before_or_comes_after():
     assert label("Possible effusion. Cardiomegaly.")["cardiomegaly"] == "positive"
     assert label("Possible pneumonia with effusion.")["pleural effusion"] == "positive"
     assert label("Findings consistent with edema.")["edema"] == "positive"
+
+
+@pytest.mark.parametrize("text", ["Nodule, unlikely right pneumonia.", "Nodule is unlikely to be a pneumonia."])
+def test_unlikely_before_a_finding_leaves_the_one_before_alone(text):
+    assert label(text) == {"nodule": "positive", "pneumonia": "uncertain"}
 
 
 @pytest.mark.parametrize("text", ["History of pneumonia.", "If there is concern for pneumonia, repeat the study."])
@@ -218,6 +251,9 @@ def test_what_is_only_talked_about_is_not_a_finding(text):
         ("The heart, aorta and mediastinum are within normal limits.", "negative"),
         ("The heart is not enlarged.", "negative"),
         ("Heart size is at the upper limits of normal.", "negative"),
+        ("Heart size is upper limits of normal or mildly enlarged.", "uncertain"),
+        ("The heart is normal to slightly enlarged.", "uncertain"),
+        ("The heart is at the upper limits of normal to borderline enlarged.", "uncertain"),
         ("Borderline heart size.", "uncertain"),
         ("The cardiac silhouette is borderline enlarged.", "uncertain"),
         ("Borderline cardiomegaly.", "uncertain"),
@@ -240,6 +276,18 @@ def test_the_longest_name_is_the_only_one():
     assert label("Pericardial effusion.") == {"pericardial effusion": "positive"}
     assert label("Nodular opacity.") == {"nodule": "positive"}
     assert label("Subcutaneous emphysema.") == {"subcutaneous emphysema": "positive"}
+    assert label("Kyphotic curvature.") == {"kyphosis": "positive"}
+    assert label("Thoracic spine deformities.") == {"compression fracture": "positive"}
+    assert label("Prominence of the pulmonary interstitium.") == {"interstitial disease": "positive"}
+    assert label("Nodular interstitial opacities.") == {"nodule": "positive"}
+    assert label("Fibronodular scarring.") == {"nodule": "positive", "scar": "positive"}
+    assert label("Early failure.") == {"heart failure": "positive"}
+
+
+@pytest.mark.parametrize("text", ["The lateral screw is fractured.", "Fracture of the screw.", "Cystic fibrosis."])
+def test_what_sounds_like_a_finding_of_the_chest_is_only_abnormal(text):
+    assert label(text) == {}
+    assert not is_normal(text)
 
 
 def test_one_phrase_can_state_two_findings():
@@ -266,61 +314,10 @@ def test_parents_come_only_when_asked_for():
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Right pleural effusion and left basilar atelectasis.", {"right pleural effusion", "left atelectasis"}),
-        ("Right-sided pneumothorax.", {"right pneumothorax"}),
-        ("Pneumonia in the right lower lobe.", {"right pneumonia"}),
-        ("RLL consolidation; LUL nodule.", {"right consolidation", "left nodule"}),
-        ("Lingular scarring.", {"left scar"}),
-        ("Right middle lobe atelectasis.", {"right atelectasis"}),
-        ("Atelectasis in the left base.", {"left atelectasis"}),
-        ("There is a small effusion on the left.", {"left pleural effusion"}),
-        ("Right effusion and atelectasis in the left base.", {"right pleural effusion", "left atelectasis"}),
-        ("Effusion and atelectasis in the left base.", {"left pleural effusion", "left atelectasis"}),
-        ("Right lower lobe pneumonia with effusion.", {"right pneumonia", "right pleural effusion"}),
-        ("Bilateral pleural effusions.", {"right pleural effusion", "left pleural effusion"}),
-        ("Nodules in both lungs.", {"right nodule", "left nodule"}),
-        ("Bibasilar atelectasis.", {"right atelectasis", "left atelectasis"}),
-        ("Biapical scarring.", {"right scar", "left scar"}),
-        ("Effusions, right greater than left.", {"right pleural effusion", "left pleural effusion"}),
-        ("Right and left effusions.", {"right pleural effusion", "left pleural effusion"}),
-        ("Right upper and left lower lobe consolidation.", {"right consolidation", "left consolidation"}),
-        ("Consolidation of the right upper and left lower lobe.", {"right consolidation", "left consolidation"}),
-        ("Left pneumothorax and a right pleural effusion.", {"left pneumothorax", "right pleural effusion"}),
-        ("Fracture of the right 5th rib.", {"right rib fracture"}),
-        ("Within the right lung, there is a nodule.", {"right nodule"}),
-        ("Pleural effusion.", {"pleural effusion"}),
-        ("Cardiomegaly with right effusion.", {"cardiomegaly", "right pleural effusion"}),
-        ("Left chest wall pacemaker.", {"pacemaker"}),
-        ("Effusion. Right effusion.", {"right pleural effusion"}),
-        ("Old granulomatous disease with a granuloma in the right lung.", {"right granuloma"}),
-    ],
-)
-def test_sides(text, expected):
-    assert positive_findings(text, sided=True) == expected
-
-
-def test_a_side_does_not_reach_across_a_negation_or_a_sentence():
-    assert sided_label("Left effusion without pneumothorax. Nodule.") == {
-        "left pleural effusion": "positive",
-        "pneumothorax": "negative",
-        "nodule": "positive",
-    }
-
-
 def test_a_denial_behind_reaches_back_to_with():
     assert label("Cardiomegaly with effusion not seen.") == {
         "cardiomegaly": "positive",
         "pleural effusion": "negative",
-    }
-
-
-def test_a_denied_side_stays_beside_the_stated_one():
-    assert sided_label("Right effusion. No left effusion.") == {
-        "right pleural effusion": "positive",
-        "left pleural effusion": "negative",
     }
 
 
@@ -409,30 +406,3 @@ def test_labelling_is_fast_enough_for_a_training_loop():
     for text in texts:
         label(text)
     assert len(texts) / (time.perf_counter() - start) > 2000  # 15,000 and more on one idle core
-
-
-def test_labels_agree_with_the_human_tags(iu):
-    wanted = {
-        "cardiomegaly": r"cardiomegaly",
-        "atelectasis": r"pulmonary atelectasis",
-        "pleural effusion": r"pleural effusion",
-        "granuloma": r".*granuloma",
-        "hiatal hernia": r"hernia, hiatal",
-        "scoliosis": r"scoliosis",
-    }
-    hits = {name: [0, 0] for name in wanted}
-    normal = rows = 0
-    with (iu / "indiana_reports.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            tags = [tag.strip().lower() for tag in row["MeSH"].split(";")]
-            text = f"{row['findings']} {row['impression']}"
-            if int(row["uid"]) % 2 == 0 or "no indexing" in tags or not text.strip():
-                continue
-            said = positive_findings(text, uncertain=True)
-            rows, normal = rows + 1, normal + (is_normal(text) == ("normal" in tags))
-            for name, pattern in wanted.items():
-                truth = any(re.match(pattern, tag) for tag in tags)
-                hits[name][0] += 2 * (truth and name in said)
-                hits[name][1] += truth + (name in said)
-    assert normal / rows > 0.95
-    assert {name for name, (both, either) in hits.items() if both / either < 0.85} == set()

@@ -46,7 +46,7 @@ def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(ru
     assert score_table(report) in card
     assert report["verdict"] in card
     assert json.loads((phantom_folder / "prepare.json").read_text())["splits_sha256"] in card
-    assert "floor: constant of best BLEU-4 on validation" in card
+    assert "floor: the constant of best BLEU-4" in card
     assert "images shuffled" in card
     assert re.search(r"research use only", card, re.IGNORECASE)
     results = ModelCard.load(run_folder / "README.md").data.eval_results
