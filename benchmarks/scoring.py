@@ -2,8 +2,8 @@
 
 python benchmarks/scoring.py [--studies 10000] [--unique]
 
-The texts are phantom impressions, 60 % of them right. With `--unique` no text occurs twice (a number is added), so that
-nothing is gained by remembering texts.
+The texts are phantom impressions, 60 % of them right. With `--unique` no text occurs twice (a number is added), so
+that nothing is gained by remembering texts.
 """
 
 from __future__ import annotations

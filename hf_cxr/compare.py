@@ -42,9 +42,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
     patients = [str(a[uid].get("patient", uid)) for uid in uids]
     if len(set(patients)) < 2:
         raise ValueError(f"{run_a}: {len(uids)} studies of one patient are too few to compare runs on")
-    first, second = (
-        metrics.study_statistics([run[uid]["prediction"] for uid in uids], references) for run in (a, b)
-    )
+    first, second = (metrics.study_statistics([run[uid]["prediction"] for uid in uids], references) for run in (a, b))
     scores = resampling.paired_difference(first, second, patients, seed)
     return {
         "a": Path(run_a).name,

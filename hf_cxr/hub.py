@@ -18,7 +18,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import EvalResult
 
-from hf_cxr import dicom, findings, pipeline, views
+from hf_cxr import dicom, finding_places, finding_words, findings, pipeline, views
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.evaluation import device_name
 from hf_cxr.metrics import SCALARS
@@ -27,7 +27,7 @@ from hf_cxr.report import score_table
 # The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
 REMOTE_TASK = "chest-radiograph-impression"
-TRAVELLING = (pipeline, views, dicom, findings)
+TRAVELLING = (pipeline, views, dicom, findings, finding_words, finding_places)
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
 
 # What a pushed run consists of. Predictions hold the reports of the collection, so they stay at home.
@@ -40,7 +40,7 @@ RUN_FILES = (
         "preprocessor_config.json",
     ),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt"),
-    *("pipeline.py", "views.py", "dicom.py", "findings.py", "README.md", "report.json", "report.md"),
+    *("pipeline.py", "views.py", "dicom.py", "findings.py", "finding_*.py", "README.md", "report.json", "report.md"),
 )
 # Arguments that are told elsewhere in a card, or that make no difference to the model.
 NOT_IN_CARD = {"dataset", "output_dir", "encoder", "decoder", "num_proc", "log_samples", "share_samples", "do_eval"}
@@ -53,7 +53,7 @@ def library_versions() -> dict[str, str]:
 
 
 def add_pipeline_code(model, folder: str | os.PathLike) -> None:
-    """Put the pipeline's four files into `folder` and name them in the model's config, to be saved with it."""
+    """Put the pipeline's own files into `folder` and name them in the model's config, to be saved with it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for module in TRAVELLING:
         shutil.copyfile(str(module.__file__), Path(folder) / Path(str(module.__file__)).name)

@@ -1,7 +1,7 @@
 """The `cxr-impression` pipeline: two radiographs in, an impression out. Research use only, not for diagnosis.
 
-This file, `views.py`, `dicom.py` and `findings.py` travel with a checkpoint as its remote code, so it imports nothing
-else of the kit and makes no network calls of its own.
+This file travels with a checkpoint as its remote code, together with `views.py`, `dicom.py`, `findings.py` and what
+that reads (`finding_words.py`, `finding_places.py`). They import nothing else of the kit and make no network calls.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ def test_a_run_folder_holds_what_is_promised(run_folder):
     assert names >= {"config.yaml", "README.md", "report.json", "report.md", "predictions.jsonl", "trainer_state.json"}
     assert names >= {"model.safetensors", "config.json", "generation_config.json", "preprocessor_config.json"}
     assert names >= {"tokenizer.json", "pipeline.py", "views.py", "dicom.py", "findings.py"}
+    assert names >= {"finding_words.py", "finding_places.py"}
     assert not {name for name in names if name.endswith((".bin", ".pt", ".pth"))}
     state = json.loads((run_folder / "trainer_state.json").read_text())
     assert any("eval_finding_f1_micro" in entry for entry in state["log_history"])

@@ -173,9 +173,7 @@ def _strata(report: Mapping[str, Any]) -> str:
 def _calibration(report: Mapping[str, Any]) -> str:
     curve = report.get("calibration")
     if not curve:
-        return (
-            "Too few validation studies to say what a score is worth: it is the text's plain probability."
-        )
+        return "Too few validation studies to say what a score is worth: it is the text's plain probability."
     before, after = curve["ece_before"], curve["ece_after"]
     return (
         f"A score is meant as the chance that {curve['event']}; it is off by {percent(after)} on average, the text's "
