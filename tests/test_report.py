@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from hf_cxr import calibration, evaluation
-from hf_cxr.report import REPORT_FILES, page, report_markdown, report_page, score_table, write_report
+from hf_cxr.paper import percent
+from hf_cxr.report import REPORT_FILES, figures, page, report_markdown, report_page, score_table, tables, write_report
 
 NORMAL = "No acute cardiopulmonary abnormality."
 TRUTH = [NORMAL, "Cardiomegaly.", "Small left pleural effusion. Cardiomegaly.", "Right pneumothorax."] * 15
@@ -114,6 +115,11 @@ def test_worst_studies_are_the_surest_of_the_most_wrong_and_best_ones_are_not_no
     assert page.choose(rows_of([NORMAL], [NORMAL])) == {"worst": [], "best": []}
 
 
+def test_the_best_study_is_the_one_with_most_findings_matched():
+    said = ["Cardiomegaly.", "Cardiomegaly. Scoliosis.", "Scoliosis."]
+    assert page.choose(rows_of(said, said))["best"] == [1, 2, 0], "then the surest"
+
+
 def test_matched_missed_and_invented_are_told_apart_without_colour(report, rows):
     html = report_page(report, rows)
     for kind, sign, name in (
@@ -187,6 +193,23 @@ def test_thresholds_are_points_of_the_curve(report):
     assert points[0]["coverage"] == 1
     assert all(point in report["calibration"]["risk_coverage"] for point in points)
     assert page.thresholds(report | {"calibration": None}) == []
+    two = [{"coverage": 0.4, "risk": 0.0, "threshold": 0.9}, {"coverage": 1.0, "risk": 0.3, "threshold": 0.2}]
+    assert page.thresholds(report | {"calibration": {"risk_coverage": two}}) == two[::-1], "each once"
+
+
+def test_a_bar_in_a_cell_does_not_end_the_cell():
+    assert tables.table(["a"], [["x|y"]]).splitlines()[2] == "| x\\|y |"
+
+
+def test_nothing_and_everything_read_as_such():
+    assert (percent(0), percent(1)) == ("0\N{NO-BREAK SPACE}%", "100\N{NO-BREAK SPACE}%")
+    assert (percent(0.0001), percent(0.99999)) == ("< 0.1\N{NO-BREAK SPACE}%", "> 99.9\N{NO-BREAK SPACE}%")
+
+
+def test_no_figure_is_drawn_of_nothing():
+    report = evaluation.build_report(rows_of([NORMAL] * 4, [NORMAL] * 4))
+    assert set(figures.draw(report)) == {"look"}
+    assert "No text of this split states a finding." in page.sentences(report)["findings"]
 
 
 def test_the_score_table_has_the_model_every_floor_and_the_oracle(report):
