@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -202,6 +203,8 @@ def evaluate(
     studies = dataset[split]
     if not len(studies):
         raise ValueError(f"nothing to evaluate: the split {split!r} holds no studies")
+    if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
+        raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
     canvases = open_canvases(checkpoint, studies)
     written = write_texts(checkpoint, canvases.canvas, range(len(canvases)), batch_size, **generate_kwargs)
     views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]

@@ -170,6 +170,18 @@ def test_too_small_a_validation_split_makes_no_calibration(evaluated):
     assert evaluation.calibrate(checkpoint, few) is None
 
 
+def test_what_cannot_be_evaluated_is_told_before_any_time_is_spent(evaluated, tmp_path, monkeypatch):
+    _, _, _, dataset, checkpoint = evaluated
+    monkeypatch.setattr(evaluation, "open_canvases", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="is a file, not a folder"):
+        evaluation.evaluate(checkpoint, dataset, out=tmp_path / "file")
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, validation, test"):
+        evaluation.evaluate(checkpoint, dataset, split="dev")
+    with pytest.raises(ValueError, match="holds no studies"):
+        evaluation.evaluate(checkpoint, DatasetDict(test=dataset["test"].select([])))
+
+
 def test_a_dataset_prepared_anew_in_the_same_folder_is_not_served_from_the_cache(tmp_path):
     for seed in (0, 1):
         prepare("phantom", tmp_path / "dataset", size=16, num_studies=30, seed=seed, overwrite=True)
