@@ -115,8 +115,8 @@ def build_report(
         report = {"n": len(rows), "patients": len(set(patients)), **scores}
         progress.update()
         guessers = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
-        report["floors"] = {name: _guesser_scores(texts, references) for name, texts in guessers.items()}
-        report["oracle"] = _guesser_scores(oracle_predictions(train, references), references) if train else {}
+        report["floors"] = {name: _guesser_scores(texts, references, train) for name, texts in guessers.items()}
+        report["oracle"] = _guesser_scores(oracle_predictions(train, references), references, train) if train else {}
         progress.update()
         report |= (
             _look(statistics, predictions, references, patients, seed)
@@ -149,8 +149,10 @@ def build_report(
     return report | verdict(report)
 
 
-def _guesser_scores(texts: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    return metrics.study_statistics(texts, references).scores() | metrics.diversity(texts)
+def _guesser_scores(texts: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, Any]:
+    """A guesser's scores. A text that one training patient alone has is not told: reports are shared."""
+    scores = metrics.study_statistics(texts, references).scores() | metrics.diversity(texts)
+    return scores if train.count(scores["modal_output"]) > 1 else scores | {"modal_output": None}
 
 
 def verdict(report: Mapping[str, Any]) -> dict[str, Any]:

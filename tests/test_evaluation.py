@@ -50,6 +50,14 @@ def test_the_report_holds_the_stable_keys(truths):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
+def test_a_text_of_one_training_patient_is_not_told_in_the_report(truths):
+    train = [NORMAL] * 3 + ["No acute cardiopulmonary abnormality. Mr Doe has cardiomegaly."]
+    report = evaluation.build_report(rows_of(truths, truths), train, [train[-1]] * 5)
+    assert report["floors"]["most_frequent"]["modal_output"] == NORMAL
+    assert report["floors"]["best_constant"]["modal_output"] is None
+    assert "Doe" not in json.dumps(report)
+
+
 def test_a_model_that_is_right_reads_the_images(truths):
     report = evaluation.build_report(rows_of(truths, truths), truths, truths)
     assert report["verdict"].startswith("Reads the images: yes")

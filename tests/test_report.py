@@ -191,7 +191,10 @@ def test_sentences_follow_the_numbers(report):
 def test_thresholds_are_points_of_the_curve(report):
     points = page.thresholds(report)
     assert points[0]["coverage"] == 1
-    assert all(point in report["calibration"]["risk_coverage"] for point in points)
+    curve = {point["coverage"]: point for point in report["calibration"]["risk_coverage"]}
+    for point in points:
+        assert point["risk"] == curve[point["coverage"]]["risk"]
+        assert 0 <= curve[point["coverage"]]["threshold"] - point["threshold"] < 0.001, "never rounded up"
     assert page.thresholds(report | {"calibration": None}) == []
     two = [{"coverage": 0.4, "risk": 0.0, "threshold": 0.9}, {"coverage": 1.0, "risk": 0.3, "threshold": 0.2}]
     assert page.thresholds(report | {"calibration": {"risk_coverage": two}}) == two[::-1], "each once"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,15 @@ def _side_by_side(views: Sequence[Image.Image | None]) -> Image.Image:
     return sheet
 
 
-def thresholds(report: Mapping[str, Any]) -> list[Mapping[str, float]]:
-    """The points of the risk–coverage curve nearest to some round coverages, each once."""
+def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The points of the risk–coverage curve nearest to some round coverages, each once.
+
+    Their thresholds are cut to three places, not rounded: studies of just that score are to be answered.
+    """
     points = (report.get("calibration") or {}).get("risk_coverage", [])
     nearest = [min(points, key=lambda p: abs(p["coverage"] - goal)) for goal in COVERAGES] if points else []
-    return [point for i, point in enumerate(nearest) if point not in nearest[:i]]
+    once = [point for i, point in enumerate(nearest) if point not in nearest[:i]]
+    return [point | {"threshold": math.floor(1000 * point["threshold"]) / 1000} for point in once]
 
 
 # --- what the figures mean ---------------------------------------------------------------------------------------
