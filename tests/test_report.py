@@ -152,7 +152,7 @@ def test_small_strata_and_findings_are_marked(report, rows):
 def test_a_page_without_some_part_says_so_and_does_not_fail(missing, rows):
     if missing == "calibration":
         report = report_of(rows, calibrated=None)
-        assert "Too few validation studies" in words_of(report_page(report, rows))
+        assert "No calibration" in words_of(report_page(report, rows))
     elif missing == "floors":
         report = report_of(rows, train=())
         assert "no training split" in words_of(report_page(report, rows))
@@ -176,8 +176,8 @@ def test_sentences_follow_the_numbers(report):
     best = max(report["floors"][name]["bleu4"] for name in page.BLIND)
     assert f"{best:.3f}" in told["scores"]
     assert "above" in told["scores"]
-    assert "not above" in page.sentences(report | {"bleu4": 0.0})["scores"]
-    assert "does not come from the images" in page.sentences(report | {"reads_images": False})["look"]
+    assert "below" in page.sentences(report | {"bleu4": 0.0})["scores"]
+    assert "level with" in page.sentences(report | {"bleu4": best + 1e-6})["scores"]
     assert "pneumothorax" in told["findings"], "never stated where it is true"
     inputs = {
         name: {"n": 9, "finding_f1_micro": f1}
@@ -186,6 +186,105 @@ def test_sentences_follow_the_numbers(report):
     assert "the frontal view alone does as well as both" in page.sentences(report | {"inputs": inputs})["inputs"]
     inputs["both_views"]["finding_f1_micro"] = 0.6
     assert "taking the lateral view away costs 0.100" in page.sentences(report | {"inputs": inputs})["inputs"]
+
+
+@pytest.mark.parametrize(("real", "blind", "told"), [(0.62, 0.41, "chance alone could"), (0.3, 0.35, "no worse")])
+def test_a_gain_that_is_not_proven_is_neither_denied_nor_claimed(report, real, blind, told):
+    unproven = {"reads_images": False, "finding_f1_micro": real, "shuffled": {"finding_f1_micro": blind}}
+    sentence = page.sentences(report | unproven)["look"]
+    assert told in sentence
+    assert f"{real:.3f}" in sentence
+    assert f"{blind:.3f}" in sentence
+
+
+def test_the_look_sentence_and_the_verdict_name_the_same_p(report):
+    assert f"p = {report['permutation_p']:.3f}" in report["verdict"]
+    assert f"probability {report['permutation_p']:.3f}." in page.sentences(report)["look"]
+
+
+@pytest.mark.parametrize(
+    ("both", "frontal", "lateral", "told"),
+    [
+        (0.5, 0.5001, 0.3, "frontal view alone does as well as both"),
+        (0.5, 0.3, 0.6, "lateral view alone does better than both"),
+        (0.6, 0.5, 0.3, "taking the lateral view away costs 0.100"),
+        (0.0, 0.0, 0.0, "no finding right"),
+    ],
+)
+def test_what_a_view_is_worth_follows_the_numbers_shown(report, both, frontal, lateral, told):
+    f1 = {"both_views": both, "frontal_only": frontal, "lateral_only": lateral}
+    inputs = {name: {"n": 1, "finding_f1_micro": value} for name, value in f1.items()}
+    sentence = page.sentences(report | {"inputs": inputs})["inputs"]
+    assert told in sentence
+    assert "1 study with" in sentence
+    del inputs["lateral_only"]
+    assert "cannot be told" in page.sentences(report | {"inputs": inputs})["inputs"]
+    assert "not measured" in page.sentences(report | {"inputs": {}})["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("one", "several", "small", "told"),
+    [
+        ([0.7, 0.8], [0.4, 0.6], False, "are harder than"),
+        ([0.4, 0.6], [0.7, 0.8], False, "are easier than"),
+        ([0.7, 0.8], [0.6, 0.75], False, "not clearly harder or easier"),
+        ([0.6, 0.75], [0.7, 0.8], False, "not clearly harder or easier"),
+        ([0.7, 0.8], [0.4, 0.6], True, "Too few studies"),
+    ],
+)
+def test_kinds_of_studies_are_only_ranked_where_their_intervals_lie_apart(report, one, several, small, told):
+    group = {
+        name: {"small": small, "finding_f1_micro": sum(ci) / 2, "ci95": {"finding_f1_micro": ci}}
+        for name, ci in (("one finding", one), ("several findings", several))
+    }
+    sentence = page.sentences(report | {"strata": {"findings": group}})["strata"]
+    assert told in sentence
+    assert ("Grey" in sentence) is small
+
+
+def test_what_declining_gains_follows_the_curve(report):
+    def told(*points):
+        curve = [{"coverage": c, "risk": r, "threshold": 1 - c} for c, r in points]
+        return page.sentences(report | {"calibration": report["calibration"] | {"risk_coverage": curve}})["risk"]
+
+    assert "only the 50\N{NO-BREAK SPACE}%" in told((0.2, 0.0), (0.5, 0.1), (1.0, 0.4))
+    assert "10\N{NO-BREAK SPACE}% of its texts are wrong in place of 40" in told((0.2, 0.0), (0.5, 0.1), (1.0, 0.4))
+    assert "gains nothing" in told((0.5, 0.4), (1.0, 0.4))
+    assert "gains nothing" in told((0.5, 0.5), (1.0, 0.4))
+    assert "No text is wrong" in told((0.5, 0.0), (1.0, 0.0))
+    assert "none to decline" in told((1.0, 0.4))
+
+
+def test_what_a_finding_is_called_by_count_and_which_are_never_stated(report):
+    def told(**recalls):
+        rows = {name: {"n": 9 - i, "recall": r} for i, (name, r) in enumerate(recalls.items())}
+        return page.sentences(report | {"per_finding": rows})["findings"]
+
+    assert told(nodule=0.0).startswith("1 finding is stated here")
+    assert "1 of 2 it never states where it is true (edema)" in told(nodule=0.5, edema=0.0)
+    assert "4 of 4 it never states where they are true (first of all a, b, c)" in told(a=0.0, b=0.0, c=0.0, d=0.0)
+    assert "each finding at least once" in told(nodule=0.5, edema=0.1)
+    assert "of the commonest, nodule (n = 9)" in told(nodule=0.5, edema=0.1)
+
+
+def test_one_study_is_not_called_studies():
+    one = [{"uid": "a", "impression": NORMAL, "prediction": NORMAL}]
+    report = evaluation.build_report(one)
+    assert "1 study of 1 patient " in words_of(report_page(report, one)) + " "
+    assert "1 study. Research use only" in report_markdown(report)
+
+
+def test_kinds_of_marks_are_read_aloud(report, rows):
+    """`hidden` would keep them from screen readers too."""
+    html = report_page(report, rows)
+    assert '<span class="aloud"> (missed)</span>' in html
+    assert "<span hidden" not in html
+
+
+def test_signatures_and_names_without_a_space_are_broken_so_that_a_phone_needs_no_scrolling(report, rows):
+    html = report_page(report, rows)
+    for words in ("footer p", ".case dt", ".case dd"):
+        assert re.search(rf"^{re.escape(words)} {{[^}}]*overflow-wrap: anywhere", html, re.MULTILINE)
 
 
 def test_thresholds_are_points_of_the_curve(report):

@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
+from hf_cxr.calibration import MIN_STUDIES
 from hf_cxr.paper import FLOORS, data_address, percent, score, template
 from hf_cxr.report import figures
-from hf_cxr.report.tables import COLUMNS, INPUTS, bounds, guessers, p_value
+from hf_cxr.report.tables import COLUMNS, INPUTS, bounds, counted, guessers, p_value
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = 6
@@ -32,6 +33,8 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pi
         guessers=guessers(report),
         inputs=INPUTS,
         bounds=bounds,
+        counted=counted,
+        most=figures.MOST_FINDINGS,
         p_value=p_value,
         thresholds=thresholds(report),
         studies={name: [_study(rows, i, pictures) for i in chosen] for name, chosen in choose(rows).items()},
@@ -90,6 +93,7 @@ def sentences(report: Mapping[str, Any]) -> dict[str, str]:
         "findings": _findings,
         "strata": _strata,
         "calibration": _calibration,
+        "risk": _risk,
     }
     return {name: make(report) for name, make in makers.items()}
 
@@ -97,35 +101,46 @@ def sentences(report: Mapping[str, Any]) -> dict[str, str]:
 def _look(report: Mapping[str, Any]) -> str:
     if not report["shuffled"]:
         return "One study alone cannot tell whether the model looks at it."
-    name = "finding_f1_micro"
-    real, blind, p = report[name], report["shuffled"][name], report.get("permutation_p")
     if report["reads_images"] is None:
         return "Whether the model reads the images cannot be told from these studies."
-    if not report["reads_images"]:
+    real, blind = score(report["finding_f1_micro"]), score(report["shuffled"]["finding_f1_micro"])
+    if report["reads_images"]:
         return (
-            f"With the images of other patients the model finds as much (finding F1 {score(blind)}) as with the right "
-            f"ones ({score(real)}): what it writes does not come from the images."
+            f"With the images of other patients finding F1 falls from {real} to {blind}; texts that had nothing to do "
+            f"with their images would do as well with probability {score(report.get('permutation_p'))}."
+        )
+    if report["finding_f1_micro"] > report["shuffled"]["finding_f1_micro"] and real != blind:
+        return (
+            f"Finding F1 is {real} with the right images and {blind} with those of other patients; chance alone could "
+            "make such a difference, so it is not shown that what the model writes comes from the images."
         )
     return (
-        f"With the images of other patients finding F1 falls from {score(real)} to {score(blind)}; texts that had "
-        f"nothing to do with their images would do as well with probability {p_value(p)}."
+        f"With the images of other patients finding F1 is {blind}, no worse than the {real} with the right ones: "
+        "nothing shows that what the model writes comes from the images."
     )
 
 
 def _inputs(report: Mapping[str, Any]) -> str:
     parts = {key: part["finding_f1_micro"] for key, part in report.get("inputs", {}).items()}
-    if "both_views" not in parts:
+    if not parts:
+        return "What each view is worth was not measured here."
+    if not {"both_views", "frontal_only", "lateral_only"} <= set(parts):
         return "No study of this split has both views, so what each is worth cannot be told."
     both, frontal, lateral = (parts[name] for name in ("both_views", "frontal_only", "lateral_only"))
-    n = report["inputs"]["both_views"]["n"]
     better, worse = ("frontal", "lateral") if frontal >= lateral else ("lateral", "frontal")
-    if both > max(frontal, lateral):
-        told = f"taking the {worse} view away costs {both - max(frontal, lateral):.3f}"
-    else:
+    alone = max(frontal, lateral)
+    if not any((both, frontal, lateral)):
+        told = "it gets no finding right from either"
+    elif score(both) == score(alone):
         told = f"the {better} view alone does as well as both"
+    elif both > alone:
+        told = f"taking the {worse} view away costs {both - alone:.3f}"
+    else:
+        told = f"the {better} view alone does better than both"
     return (
-        f"Of the {n:,} studies with both views, finding F1 is {score(both)} with both, {score(frontal)} with the "
-        f"frontal and {score(lateral)} with the lateral view alone: {told}."
+        f"Over {counted(report['inputs']['both_views']['n'], 'study', 'studies')} with both views, finding F1 is "
+        f"{score(both)} with both, {score(frontal)} with the frontal and {score(lateral)} with the lateral view "
+        f"alone: {told}."
     )
 
 
@@ -135,7 +150,7 @@ def _scores(report: Mapping[str, Any]) -> str:
         return "There is no training split here, so no guesser stands beside the model."
     best = max(blind, key=lambda name: blind[name]["bleu4"])
     floor, ours = blind[best]["bleu4"], report["bleu4"]
-    beats = "above" if ours > floor else "not above"
+    beats = "level with" if score(ours) == score(floor) else "above" if ours > floor else "below"
     text = f"BLEU-4 is {score(ours)}, {beats} the {score(floor)} that {FLOORS[best]} reaches without any image"
     if oracle := report.get("oracle"):
         text += (
@@ -149,38 +164,64 @@ def _findings(report: Mapping[str, Any]) -> str:
     rows = {name: row for name, row in report["per_finding"].items() if row["n"]}
     if not rows:
         return "No text of this split states a finding."
-    missed = [name for name, row in rows.items() if not row["recall"]]
-    commonest = max(rows, key=lambda name: (rows[name]["n"], name))
-    share = rows[commonest]["recall"] or 0.0
+    order = sorted(rows, key=lambda name: (-rows[name]["n"], name))
+    missed = [name for name in order if not rows[name]["recall"]]
+    commonest = order[0]
     text = (
-        f"{len(rows)} findings are stated here; of the commonest, {commonest} (n = {rows[commonest]['n']:,}), the "
-        f"model states {percent(share)}"
+        f"{counted(len(rows), 'finding is', 'findings are')} stated here; of the commonest, {commonest} "
+        f"(n = {rows[commonest]['n']:,}), the model states {percent(rows[commonest]['recall'] or 0.0)}"
     )
     if not missed:
         return f"{text}, and it states each finding at least once where it is true."
-    first = ", ".join(sorted(missed, key=lambda name: -rows[name]["n"])[:3])
-    return f"{text}; {len(missed)} it never states where they are true (first of all {first})."
+    names = ("first of all " if len(missed) > 3 else "") + ", ".join(missed[:3])
+    where = "it is" if len(missed) == 1 else "they are"
+    return f"{text}; {len(missed)} of {len(rows)} it never states where {where} true ({names})."
 
 
 def _strata(report: Mapping[str, Any]) -> str:
-    groups = report.get("strata", {}).get("findings", {})
+    strata = report.get("strata", {})
+    groups = strata.get("findings", {})
+    grey = any(row["small"] for kind, group in strata.items() if kind != "finding" for row in group.values())
+    note = " Grey: fewer than 30 studies, too few to say much." if grey else ""
     one, several = groups.get("one finding"), groups.get("several findings")
     if not one or not several:
-        return "Grey: fewer than 30 studies, too few to say much."
-    a, b = one["finding_f1_micro"] or 0.0, several["finding_f1_micro"] or 0.0
-    harder = "harder than" if b < a else "easier than" if b > a else "as hard as"
-    return (
-        f"Studies with several findings are {harder} those with one (finding F1 {score(b)} and {score(a)}); grey: "
-        "fewer than 30 studies, too few to say much."
-    )
+        return f"This split does not hold both studies with one finding and with several.{note}"
+    a, b = (row["ci95"].get("finding_f1_micro") for row in (one, several))
+    if not a or not b or one["small"] or several["small"]:
+        told = "Too few studies to say whether several findings are harder than one"
+    elif b[1] < a[0]:
+        told = "Studies with several findings are harder than those with one"
+    elif b[0] > a[1]:
+        told = "Studies with several findings are easier than those with one"
+    else:
+        told = "Studies with several findings are not clearly harder or easier than those with one: intervals overlap"
+    values = f"{score(several['finding_f1_micro'])} and {score(one['finding_f1_micro'])}"
+    return f"{told} (finding F1 {values}).{note}"
 
 
 def _calibration(report: Mapping[str, Any]) -> str:
     curve = report.get("calibration")
     if not curve:
-        return "Too few validation studies to say what a score is worth: it is the text's plain probability."
+        return (
+            f"No calibration: it takes a checkpoint that has one, or {MIN_STUDIES} validation studies other than "
+            "these. The score is the text's plain probability."
+        )
     before, after = curve["ece_before"], curve["ece_after"]
     return (
         f"A score is meant as the chance that {curve['event']}; it is off by {percent(after)} on average, the text's "
         f"plain probability by {percent(before)}."
     )
+
+
+def _risk(report: Mapping[str, Any]) -> str:
+    points = (report.get("calibration") or {}).get("risk_coverage", [])
+    part = [point for point in points if point["coverage"] < 1]
+    if not part:
+        return "All studies have one score, so there are none to decline first."
+    half, everybody = min(part, key=lambda point: abs(point["coverage"] - 0.5)), points[-1]
+    share, fewer, all_wrong = (percent(value) for value in (half["coverage"], half["risk"], everybody["risk"]))
+    if not everybody["risk"]:
+        return "No text is wrong here, so declining gains nothing."
+    if fewer != all_wrong and half["risk"] < everybody["risk"]:
+        return f"Answering only the {share} it is surest of, {fewer} of its texts are wrong in place of {all_wrong}."
+    return f"Declining gains nothing here: of the {share} it is surest of {fewer} are wrong, of all {all_wrong}."

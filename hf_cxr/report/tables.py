@@ -57,14 +57,20 @@ def p_value(p: float | None) -> str:
     return "–" if p is None else f"<{NBSP}0.005" if p < 0.005 else f"{p:.3f}"
 
 
+def counted(n: int, one: str, many: str) -> str:
+    """(1, "study", "studies") → "1 study"."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
 def report_markdown(report: Mapping[str, Any]) -> str:
     """The report as a page of Markdown."""
+    modal = " ".join(report["modal_output"].replace("`", " ").split()) or "(nothing)"
     parts = [
         f"# {report['verdict']}",
-        f"{report['n']} studies. Research use only, not for diagnosis.",
+        f"{counted(report['n'], 'study', 'studies')}. Research use only, not for diagnosis.",
         score_table(report),
-        f"{report['distinct_outputs']} distinct outputs; the commonest goes to {report['modal_share']:.0%} of the "
-        f"studies: `{' '.join(report['modal_output'].replace('`', ' ').split()) or '(nothing)'}`",
+        f"{counted(report['distinct_outputs'], 'distinct output', 'distinct outputs')}; the commonest goes to "
+        f"{report['modal_share']:.0%} of the studies: `{modal}`",
     ]
     if report["ci95"]:
         head = ["score", "model", "95 % interval", "gain over shuffled images", "95 % interval", "p"]
