@@ -10,6 +10,7 @@ from helpers import run_cxr, write_config
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, ViTConfig, ViTImageProcessorPil, ViTModel
 
+from hf_cxr.dataset import prepare
 from hf_cxr.modeling import load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -89,7 +90,8 @@ def test_a_truncated_image_is_listed_and_the_rest_goes_on(iu, tmp_path):
     assert not {"54", "300", "905", "1000"} & set(reasons)
 
 
-def test_full_size_parts_build_train_reload_bit_equal_and_answer_in_time(phantom_folder, shared_data, tmp_path):
+def test_full_size_parts_build_train_reload_bit_equal_and_answer_in_time(shared_data, tmp_path):
+    prepare("phantom", tmp_path / "dataset", size=32, num_studies=30, seed=0)  # few: the encoder reads them all
     vit, gpt2 = tmp_path / "vit-base", tmp_path / "gpt2"
     ViTModel(ViTConfig()).save_pretrained(vit)
     ViTImageProcessorPil().save_pretrained(vit)
@@ -98,7 +100,7 @@ def test_full_size_parts_build_train_reload_bit_equal_and_answer_in_time(phantom
     GPT2Tokenizer(str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt")).save_pretrained(gpt2)
     config = write_config(
         tmp_path / "c.yaml",
-        dataset=str(phantom_folder),
+        dataset=str(tmp_path / "dataset"),
         output_dir=str(tmp_path / "run"),
         encoder=str(vit),
         decoder=str(gpt2),
