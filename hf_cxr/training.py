@@ -24,7 +24,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import Trainer, set_seed
 
-from hf_cxr import evaluation, hub, launch, warmup
+from hf_cxr import card, evaluation, hub, launch, warmup
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
@@ -83,9 +83,9 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
                 checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
             )
         if state.is_main_process:
-            facts = hub.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
-            facts |= hub.trained_facts(output, args) | {"resumed": resumed}
-            hub.write_model_card(output, facts, report)
+            facts = card.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
+            facts |= card.trained_facts(output, args) | {"resumed": resumed}
+            card.write_model_card(output, facts, report)
             write_progress(output, "finished", identity(kit, args, dataset))
         if state.is_local_main_process:
             shutil.rmtree(output / STATES, ignore_errors=True)
