@@ -103,6 +103,7 @@ def make_parser() -> Parser:
     )
     download.add_argument("--accept-licence", action="store_true", help="you have read the licence and accept it")
     download.add_argument("--unpack", action="store_true", help="also unpack them; prepare reads archives as they are")
+    download.add_argument("--mirror", metavar="URL", help="take the archives from this address, not the publisher's")
     download.add_argument("--workers", type=int, default=4, help="files at a time (default 4)")
 
     train = command(
@@ -126,6 +127,8 @@ def make_parser() -> Parser:
     evaluate.add_argument("checkpoint", help="run folder or Hub id")
     evaluate.add_argument("dataset", help="prepared folder or Hub id")
     evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("--revision", help="branch, tag or commit of a checkpoint on the Hub")
+    evaluate.add_argument("--dataset-revision", help="the same of a dataset on the Hub")
     evaluate.add_argument("--out", help="folder for report.html, .md, .json and predictions.jsonl")
     evaluate.add_argument("--batch-size", type=int, default=32)
     evaluate.add_argument("--num-beams", type=int, default=1)
@@ -151,6 +154,7 @@ def make_parser() -> Parser:
         "hf-cxr predict runs/iu --frontal frontal.png --lateral lateral.png",
     )
     predict.add_argument("checkpoint", help="run folder or Hub id")
+    predict.add_argument("--revision", help="branch, tag or commit of a checkpoint on the Hub")
     predict.add_argument("--frontal", help="frontal radiograph (PNG, JPEG or DICOM)")
     predict.add_argument("--lateral", help="lateral radiograph")
     predict.add_argument("--csv", help="many studies: a table with columns frontal and/or lateral (paths), and uid")
@@ -166,12 +170,20 @@ def make_parser() -> Parser:
 
     push = command(
         "push",
-        "Upload a run or a prepared dataset to the Hub, private unless told otherwise.",
-        "hf-cxr push runs/iu user/name",
+        "Upload a run or a prepared dataset to the Hub in one commit, private unless told otherwise.",
+        "hf-cxr push runs/iu user/name\n  hf-cxr push --dataset data/iu user/dataset",
     )
-    push.add_argument("folder", help="run folder or prepared dataset")
-    push.add_argument("repo_id", help="user/name on the Hub")
+    push.add_argument("folder", help="run folder or prepared dataset; which of them is told from its files")
+    push.add_argument("repo_id", help="user/name on the Hub; what an earlier push left there is brought up to date")
+    push.add_argument("--dataset", action="store_true", help="the folder has to be a prepared dataset")
     push.add_argument("--public", action="store_true", help="make the repository public")
+    push.add_argument(
+        "--i-hold-the-rights",
+        action="store_true",
+        dest="hold_rights",
+        help="with --public: you may share this dataset although its licence (such as CC BY-NC-ND, which forbids "
+        "derivatives such as resized images) does not allow it, or is not known",
+    )
 
     demo = command(
         "demo",
@@ -281,6 +293,7 @@ def run_download(options: argparse.Namespace) -> None:
         parts=options.parts,
         workers=options.workers,
         unpack=options.unpack,
+        base_url=options.mirror,
     )
     for path in fetched:
         print(path)
@@ -317,10 +330,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from hf_cxr.evaluation import evaluate
     from hf_cxr.modeling import load_checkpoint
 
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.checkpoint, options.revision)
     report = evaluate(
         checkpoint,
-        load_prepared(options.dataset),
+        load_prepared(options.dataset, options.dataset_revision),
         options.split,
         options.out,
         batch_size=options.batch_size,
@@ -350,11 +363,8 @@ def run_predict(options: argparse.Namespace) -> None:
     from hf_cxr.modeling import load_checkpoint
     from hf_cxr.pipeline import ImpressionPipeline
 
-    parts = load_checkpoint(options.checkpoint)
+    parts = load_checkpoint(options.checkpoint, options.revision)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
-    longest = parts.model.config.decoder.max_position_embeddings - 1
-    if options.max_new_tokens and options.max_new_tokens > longest:
-        raise ValueError(f"--max-new-tokens {options.max_new_tokens}: this decoder writes at most {longest}")
     settings = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens", "abstain_below")}
     settings = {name: value for name, value in settings.items() if value is not None}
     failed = 0
@@ -370,6 +380,8 @@ def run_predict(options: argparse.Namespace) -> None:
             print(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
         else:
             prefix = f"{uid}\t" if uid is not None else ""
+            for warning in row.get("warnings", ()):
+                print(f"{prefix}warning: {warning}", file=sys.stderr)
             print(prefix + _told(row))
     if failed:
         raise ValueError(f"{options.csv}: {failed} of {len(studies)} studies could not be read")
@@ -404,9 +416,12 @@ def _read_study_table(path: Path) -> list[tuple[str | None, dict[str, str]]]:
 
 
 def run_push(options: argparse.Namespace) -> None:
-    from hf_cxr.hub import push
+    from hf_cxr.hub import licence_note, push
 
-    print(push(options.folder, options.repo_id, public=options.public))
+    if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
+        print(f"hf-cxr push: {note}", file=sys.stderr)
+    settings = {name: getattr(options, name) for name in ("public", "dataset", "hold_rights")}
+    print(push(options.folder, options.repo_id, **settings))
 
 
 def run_demo(options: argparse.Namespace) -> None:

@@ -1,87 +1,279 @@
-"""The Hub: the code that travels with a checkpoint, and pushing runs and datasets. Private unless told so.
+"""The Hub: the code that travels with a checkpoint, and pushing runs and datasets: in one commit, private unless told
+so, after a look for what must not leave this machine.
 
 The card of a run lives in `hf_cxr.card`, that of a dataset in `hf_cxr.dataset_card`.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
 import shutil
+import socket
+import struct
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
-from huggingface_hub import HfApi
-
-from hf_cxr import dicom, finding_places, finding_words, findings, pipeline, views
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import _http, validate_repo_id
 
 # The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
 REMOTE_TASK = "chest-radiograph-impression"
-TRAVELLING = (pipeline, views, dicom, findings, finding_words, finding_places)
+TRAVELLING = (
+    *("pipeline.py", "views.py", "dicom.py", "plausibility.py", "attention.py"),
+    *("findings.py", "finding_words.py", "finding_places.py"),
+)
 
 # What a pushed run consists of. Predictions hold the reports of the collection, so they stay at home.
+CARD, CONFIG, ACCOUNT = "README.md", "config.json", "prepare.json"
 RUN_FILES = (
-    *(
-        "*.safetensors",
-        "*.safetensors.index.json",
-        "config.json",
-        "generation_config.json",
-        "preprocessor_config.json",
-    ),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt"),
-    *("pipeline.py", "views.py", "dicom.py", "findings.py", "finding_*.py", "README.md", "report.json", "report.md"),
+    *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    *(CONFIG, "generation_config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt"),
+    *TRAVELLING,
+    *(CARD, "report.json", "report.md", "figures/*.png"),
 )
-DATASET_FILES = ("data/*.parquet", "README.md", "prepare.json", "splits.csv")
+DATASET_FILES = ("data/*.parquet", CARD, ACCOUNT, "splits.csv")
+
+# Seconds without a byte from the Hub after which a request is given up: its client would wait for ever.
+PATIENCE = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)
+
+TOKEN = r"\bhf_[A-Za-z0-9]{30,}"
+SOMEBODYS_HOME = r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})(?!(?:user|username|you|name)\b)[\w.-]+"
+LARGEST_TEXT = 25_000_000  # bytes
 
 
 def add_pipeline_code(model, folder: str | os.PathLike) -> None:
     """Put the pipeline's own files into `folder` and name them in the model's config, to be saved with it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for module in TRAVELLING:
-        shutil.copyfile(str(module.__file__), Path(folder) / Path(str(module.__file__)).name)
+    for name in TRAVELLING:
+        shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
     model.config.custom_pipelines = {
         REMOTE_TASK: {"impl": "pipeline.ImpressionPipeline", "pt": ["VisionEncoderDecoderModel"], "type": "multimodal"}
     }
 
 
-def push(folder: str | os.PathLike, repo_id: str, public: bool = False, revision: str | None = None) -> str:
+def push(
+    folder: str | os.PathLike,
+    repo_id: str,
+    public: bool = False,
+    dataset: bool = False,
+    hold_rights: bool = False,
+    token: str | None = None,
+) -> str:
     """Upload a run or a prepared dataset in one commit and return its address. Private unless `public`.
 
-    Raises `FileNotFoundError` for a folder that is neither, `ValueError` for a public push of a dataset whose licence
-    forbids it.
+    What the repository holds of an earlier push and the folder no longer has is deleted by the same commit. A push
+    that fails leaves the repository as it was; a repository made for it stays, empty and private.
+
+    Args:
+        folder: A run (config.json and weights), or a prepared dataset (prepare.json).
+        repo_id: `user/name`.
+        dataset: The folder has to be a dataset; else it is told from its files.
+        hold_rights: Make a dataset public although its licence forbids derivatives, or is not known.
+        token: Instead of the one of `hf auth login` or HF_TOKEN.
+
+    Raises `FileNotFoundError` for a folder that is neither; `ValueError` for a bad name, a public push that the
+    licence forbids, and files that name this machine or hold a token; `OSError` for what Hub or network refuse.
     """
+    if not _is_repo_id(repo_id):
+        raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name")
     path = Path(folder)
-    is_model, is_dataset = (path / "config.json").is_file(), (path / "prepare.json").is_file()
-    if not is_model and not is_dataset:
-        raise FileNotFoundError(f"{folder}: neither a checkpoint (config.json) nor a prepared dataset (prepare.json)")
-    licence = _licence(path)
-    if is_dataset and public and (not licence or "-nd" in licence.lower()):
-        raise ValueError(
-            f"{folder}: its licence ({licence or 'unknown'}) forbids sharing derivatives such as resized images; "
-            "push it without --public"
-        )
-    kind = "model" if is_model else "dataset"
-    api = HfApi()
-    repo = api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True)
-    if not public and not api.repo_info(repo.repo_id, repo_type=kind).private:
+    kind = _kind(path, dataset)
+    if public and kind == "dataset" and not hold_rights:
+        _check_may_be_public(path)
+    files = files_to_push(path, kind)
+    token = token or get_token()
+    check_nothing_private({name: read_text(file) for name, file in files.items()}, path, token)
+    if not token:
+        raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
+    _give_up_waiting()
+    try:
+        return _send(files, repo_id, kind, public, token)
+    except (HTTPError, RuntimeError) as error:
+        raise OSError(f"{repo_id}: {_told(error)}") from error
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
+def _kind(path: Path, dataset: bool) -> str:
+    is_run, is_dataset = (path / CONFIG).is_file(), (path / ACCOUNT).is_file()
+    if dataset and not is_dataset:
+        what = "this is a run; push it without --dataset" if is_run else f"no prepared dataset (no {ACCOUNT})"
+        raise FileNotFoundError(f"{path}: {what}")
+    if not is_run and not is_dataset:
+        raise FileNotFoundError(f"{path}: neither a checkpoint ({CONFIG}) nor a prepared dataset ({ACCOUNT})")
+    return "dataset" if dataset or not is_run else "model"
+
+
+def files_to_push(path: Path, kind: str) -> dict[str, Path]:
+    """Name in the repository → file, of all that is pushed of a `kind` "model" or "dataset".
+
+    Raises `FileNotFoundError` where the card, or weights or data, are missing.
+    """
+    patterns = RUN_FILES if kind == "model" else DATASET_FILES
+    files = {file.relative_to(path).as_posix(): file for pattern in patterns for file in path.glob(pattern)}
+    for needed in (CARD, ".safetensors" if kind == "model" else ".parquet"):
+        if not any(name.endswith(needed) for name in files):
+            raise FileNotFoundError(f"{path}: holds no {needed}: it has not come to its end; nothing was pushed")
+    return dict(sorted(files.items()))
+
+
+def _is_ours(name: str, kind: str) -> bool:
+    patterns = RUN_FILES if kind == "model" else DATASET_FILES
+    return any(PurePosixPath(name).match(one) and name.count("/") == one.count("/") for one in patterns)
+
+
+# --- what must not leave -----------------------------------------------------------------------------------------
+
+
+def _check_may_be_public(path: Path) -> None:
+    licence = licence_of(path)
+    if "-nd" in licence:
+        why = f"its licence ({licence}) forbids sharing derivatives such as resized images"
+    elif licence in ("", "other", "unknown"):
+        why = f"its licence is unknown ({CARD} names none)"
+    else:
+        return
+    raise ValueError(f"{path}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
+
+
+def licence_of(path: Path) -> str:
+    """The licence that a folder's card names, in lower case, such as "cc-by-nc-nd-4.0"; "" if it names none."""
+    card = path / CARD
+    parts = card.read_text(encoding="utf-8").split("---\n", 2) if card.is_file() else []
+    return str((yaml.safe_load(parts[1]) or {}).get("license", "")).lower() if len(parts) == 3 else ""
+
+
+def licence_note(run: Path) -> str | None:
+    """What to consider before the weights of a run become public: the licence of its dataset, if still at hand."""
+    dataset = _dataset_of(run)
+    licence = licence_of(Path(dataset)) if dataset else ""
+    if "-nd" in licence or "-nc" in licence:
+        return f"these weights were trained on data under {licence}: whether they may be public is yours to judge"
+    return None
+
+
+def _dataset_of(run: Path) -> str | None:
+    config = run / "config.yaml"
+    return (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("dataset") if config.is_file() else None
+
+
+def read_text(file: Path) -> str:
+    """What can be read in a file: all of it, or the header of weights and the footer of Parquet."""
+    with file.open("rb") as stream:
+        if file.suffix == ".safetensors":
+            length = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))[0]
+        elif file.suffix == ".parquet":
+            stream.seek(-8, os.SEEK_END)
+            length = struct.unpack("<I", stream.read(4))[0]
+            stream.seek(max(0, file.stat().st_size - 8 - length))
+        else:
+            length = LARGEST_TEXT
+        return stream.read(min(length, LARGEST_TEXT)).decode("utf-8", errors="replace")
+
+
+def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | None = None) -> None:
+    """Raise `ValueError` naming the file if a text holds a place on this machine, its name or user, or a token.
+
+    `texts` are those of the folder `path`, by file name; `token` is one in use, of whatever form.
+    """
+    traces = _traces(path)
+    for name, text in texts.items():
+        if re.search(TOKEN, text) or (token and token in text):
+            raise ValueError(f"{path / name}: holds an access token; take it out, and revoke it if others saw it")
+        for what, pattern in traces.items():
+            if match := re.search(pattern, text):
+                raise ValueError(f"{path / name}: holds {what} ({match.group()}); take it out there, then push again")
+
+
+def _traces(path: Path) -> dict[str, str]:
+    """What would tell of this machine or its user → how to find it."""
+    places = {"the place of its folder": path.resolve(), "the working folder": Path.cwd(), "your home": Path.home()}
+    if dataset := _dataset_of(path):
+        places["the place of its dataset"] = Path(dataset).resolve()
+    traces = {what: rf"(?<![\w.-]){re.escape(str(place))}(?![\w-])" for what, place in places.items() if place.name}
+    host, user = socket.gethostname(), getpass.getuser()
+    if len(host) > 5 and re.search(r"[\d.-]", host):  # "radiology" is a word as well as a name
+        traces["the name of this machine"] = rf"\b{re.escape(host)}\b"
+    if user != "root":
+        traces["a path with your user name"] = rf"(?<![\w:/.])/(?:[\w.-]+/)*{re.escape(user)}/"
+    return traces | {"a home folder": SOMEBODYS_HOME}
+
+
+# --- the way there -----------------------------------------------------------------------------------------------
+
+
+def _send(files: Mapping[str, Path], repo_id: str, kind: str, public: bool, token: str) -> str:
+    api = HfApi(token=token)
+    # Private first, whatever is asked for: a push that fails has shown nobody anything.
+    repo = api.create_repo(repo_id, repo_type=kind, private=True, exist_ok=True)
+    info: Any = api.repo_info(repo.repo_id, repo_type=kind, timeout=PATIENCE)
+    if not public and not info.private:
         raise ValueError(f"{repo_id}: this repository is public already; push with --public, or choose another")
-    api.upload_folder(
-        repo_id=repo.repo_id,
-        repo_type=kind,
-        folder_path=path,
-        allow_patterns=list(RUN_FILES if is_model else DATASET_FILES),
-        ignore_patterns=["checkpoint-*", "checkpoint-*/**", "findings_warmup/**"],
+    stale = [one.rfilename for one in info.siblings if one.rfilename not in files and _is_ours(one.rfilename, kind)]
+    additions = [CommitOperationAdd(name, file) for name, file in files.items()]
+    # Not `upload_folder`: where hf_xet is installed, it makes several commits.
+    api.create_commit(
+        repo.repo_id,
+        operations=[*(CommitOperationDelete(name) for name in stale), *additions],
         commit_message=f"Push {kind} with hf-cxr {version('hf-cxr')}",
-        revision=revision,
+        repo_type=kind,
+        parent_commit=info.sha,  # so that nobody's later commit is overwritten unseen
     )
+    if public and info.private:
+        api.update_repo_settings(repo.repo_id, repo_type=kind, private=False)
     return str(repo)
 
 
-def _licence(folder: Path) -> str:
-    parts = (
-        (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-        if (folder / "README.md").is_file()
-        else []
-    )
-    return str((yaml.safe_load(parts[1]) or {}).get("license", "")) if len(parts) == 3 else ""
+def _give_up_waiting() -> None:
+    factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # perhaps one of the user's
+    if not isinstance(factory, _ImpatientFactory):
+        set_client_factory(_ImpatientFactory(factory))
+
+
+class _ImpatientFactory:
+    """Makes the Hub's HTTP client, and has it give up on a server that does not answer."""
+
+    def __init__(self, factory: Callable[[], Any]) -> None:
+        self.factory = factory
+
+    def __call__(self) -> Any:
+        client = self.factory()
+        client.timeout = PATIENCE
+        return client
+
+
+def _told(error: BaseException) -> str:
+    """An error of the Hub's client in one line: what, and what to do."""
+    while isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading", around the cause
+        error = error.__cause__
+    again = "nothing there is half pushed; push again"
+    if isinstance(error, HfHubHTTPError):
+        status, said = error.response.status_code, " ".join((error.server_message or "no reason given").split())
+        if status == 401 and not isinstance(error, RepositoryNotFoundError):
+            return "the Hub does not know this token (401); log in with `hf auth login --force`, or correct HF_TOKEN"
+        if status == 403 or isinstance(error, RepositoryNotFoundError):
+            return f"the Hub refuses this token ({status}: {said}); it needs write permission, and this name as owner"
+        if status == 412:
+            return f"somebody else pushed there meanwhile (412); {again}"
+        return f"the Hub failed ({status}: {said}); {again}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "TimeoutException" in kinds:
+        return f"the Hub did not answer within {PATIENCE:g} s; {again} (HF_HUB_DOWNLOAD_TIMEOUT sets the seconds)"
+    if "ConnectError" in kinds:
+        return f"the Hub cannot be reached at {HfApi().endpoint} ({error}); is there a network? {again}"
+    return f"the connection broke ({' '.join(str(error).split()) or type(error).__name__}); {again}"

@@ -1,23 +1,36 @@
 """The `cxr-impression` pipeline: two radiographs in, an impression out. Research use only, not for diagnosis.
 
-This file travels with a checkpoint as its remote code, together with `views.py`, `dicom.py`, `findings.py` and what
-that reads (`finding_words.py`, `finding_places.py`). They import nothing else of the kit and make no network calls.
+This file travels with a checkpoint as its remote code, together with `views.py`, `dicom.py`, `plausibility.py`,
+`attention.py`, `findings.py` and what that reads (`finding_words.py`, `finding_places.py`). They import nothing else
+of the kit. They open no connection but to an address that is given as a view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import get_session
+from PIL import Image
+from torch.utils.data import Dataset
 from transformers import Pipeline, VisionEncoderDecoderModel
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import KeyDataset
 
+from .attention import VIEWS, cross_attention, overlays
 from .findings import positive_findings
-from .views import pack_views
+from .plausibility import doubts
+from .views import UnreadableImage, pack_views, read_radiograph
 
-VIEWS = ("frontal", "lateral")
+OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely")
+GENERATE_OPTIONS = (
+    *("max_new_tokens", "num_beams", "num_return_sequences"),
+    *("do_sample", "temperature", "top_p", "top_k"),
+)
+ON_UNLIKELY = ("warn", "error", "ignore")
+SECONDS, MAX_BYTES = 30, 256 << 20  # of one address: patience, and what is read of it at most
 CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
 
 
@@ -68,15 +81,23 @@ def calibrated(curve: Mapping[str, Any] | None, probabilities: Sequence[float]) 
 class ImpressionPipeline(Pipeline):
     """Write the impression of a study from its frontal and lateral view.
 
-    A study is a dict with `frontal` and `lateral` (either may be missing or None) or a (frontal, lateral) tuple; a
-    list is many studies. A view is a path, bytes, a PIL image, a numpy array or a DICOM file.
+    A study is a dict with `frontal` and `lateral` (either may be missing or None) or a (frontal, lateral) tuple. Many
+    studies are a list, a generator, a `KeyDataset` over a column that holds studies or is named after a view, or a
+    `datasets.Dataset` with a column `frontal`, `lateral` or both. A view is a path, an http(s) address, bytes, a
+    PIL image, a numpy array or a DICOM file.
 
     Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them. A `score` is the
     chance that the text states exactly the findings that a radiologist would, as seen on the validation split, or,
     where the checkpoint carries no such calibration, the text's probability under the model.
 
-    Options are those of `generate` named below, `return_findings` (adds the labels read from the text), and
-    `abstain_below` (a text of a lower score is withheld: `{"impression": None, "score": …, "abstained": True}`).
+    Options:
+        max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
+        return_findings: add `findings`, the labels read from the text.
+        return_attention: add `attention`, `{"frontal": …, "lateral": …}`: the decoder's cross-attention over the
+            whole text, laid on each view as a PIL image; "words" adds `attention_words`, `[(word, {…}), …]`.
+        abstain_below: withhold a text of a lower score: `{"impression": None, "score": …, "abstained": True}`.
+        on_unlikely: a picture that cannot be a chest radiograph (tiny, a strip, all one value, colour) adds its
+            `warnings` to the answer ("warn", the default), raises `UnreadableImage` ("error"), or passes ("ignore").
     """
 
     _load_processor = False
@@ -85,31 +106,85 @@ class ImpressionPipeline(Pipeline):
     _load_tokenizer = True
     _pipeline_calls_generate = False  # options go straight to `generate`
 
+    def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
+            inputs = _Rows(inputs.dataset, [inputs.key])
+        elif hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):  # a `datasets.Dataset`
+            views = [view for view in VIEWS if view in inputs.column_names]
+            if not views:
+                raise ValueError(f"the dataset has neither a column 'frontal' nor 'lateral': {inputs.column_names}")
+            columns = inputs.select_columns(views)
+            inputs = _Rows(columns, views) if isinstance(inputs, Sized) else (dict(row) for row in columns)
+        elif isinstance(inputs, list) and not inputs:
+            return []
+        return super().__call__(inputs, *args, **kwargs)
+
     def _sanitize_parameters(
-        self, return_findings: bool | None = None, abstain_below: float | None = None, **generate_kwargs
+        self,
+        return_findings: bool | None = None,
+        return_attention: bool | str | None = None,
+        abstain_below: float | None = None,
+        on_unlikely: str | None = None,
+        **generate_kwargs,
     ):
-        options = ("max_new_tokens", "num_beams", "num_return_sequences", "do_sample", "temperature", "top_p", "top_k")
-        unknown = sorted(set(generate_kwargs) - set(options) - {"generate_kwargs"})
-        if unknown:
-            ours = "return_findings, abstain_below"
-            raise TypeError(f"unknown option {unknown[0]!r}; there are {ours}, {', '.join(options)}")
         generate_kwargs |= generate_kwargs.pop("generate_kwargs", {})
+        unknown = sorted(set(generate_kwargs) - set(GENERATE_OPTIONS))
+        if unknown:
+            raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join((*OPTIONS, *GENERATE_OPTIONS))}")
         if abstain_below is not None and not 0 <= abstain_below <= 1:
             raise ValueError(f"abstain_below is between 0 and 1, not {abstain_below}")
-        given = {"return_findings": return_findings, "abstain_below": abstain_below}
-        return {}, generate_kwargs, {name: value for name, value in given.items() if value is not None}
+        if on_unlikely not in (None, *ON_UNLIKELY):
+            raise ValueError(f"on_unlikely is one of {', '.join(ON_UNLIKELY)}, not {on_unlikely!r}")
+        if return_attention not in (None, False, True, "words"):
+            raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
+        tokens = generate_kwargs.get("max_new_tokens")
+        longest = self.model.config.decoder.max_position_embeddings - 1
+        if tokens is not None and not 0 < tokens <= longest:
+            raise ValueError(f"max_new_tokens {tokens}: this decoder writes 1 to {longest}")
+        before = {"on_unlikely": on_unlikely, "keep_views": return_attention and True}
+        after = {
+            "return_findings": return_findings,
+            "return_attention": return_attention,
+            "abstain_below": abstain_below,
+        }
+        forward = generate_kwargs | _given({"return_attention": return_attention and True})
+        return _given(before), forward, _given(after)
 
-    def preprocess(self, study) -> dict[str, torch.Tensor]:
-        frontal, lateral = _views_of(study)
+    def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
         size = self.image_processor.size["height"]
-        canvas = pack_views(frontal, lateral, size=size)
-        return {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
+        views: dict[str, Image.Image] = {}
+        warnings: list[str] = []
+        for name, source in zip(VIEWS, _views_of(study), strict=True):
+            if source is None:
+                continue
+            source = _fetched(source)
+            views[name] = read_radiograph(source, at_least=2 * size)
+            if on_unlikely != "ignore":
+                warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
+        if warnings and on_unlikely == "error":
+            raise UnreadableImage("; ".join(warnings))
+        canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)
+        inputs = {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
+        return inputs | {"warnings": warnings, "views": views if keep_views else {}}
 
-    def _forward(self, inputs, **generate_kwargs):
-        return generate(self.model, inputs["pixel_values"], **generate_kwargs)
+    def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
+        pixel_values = inputs["pixel_values"]
+        outputs: dict[str, Any] = generate(self.model, pixel_values, **generate_kwargs)
+        if return_attention:
+            outputs["maps"] = torch.stack(
+                [
+                    torch.stack([cross_attention(self.model, pixels[None], text) for text in texts])
+                    for pixels, texts in zip(pixel_values, outputs["sequences"], strict=True)
+                ]
+            )
+        return outputs | {"warnings": inputs["warnings"], "views": inputs["views"]}
 
     def postprocess(
-        self, outputs, return_findings: bool = False, abstain_below: float | None = None
+        self,
+        outputs,
+        return_findings: bool = False,
+        return_attention: bool | str = False,
+        abstain_below: float | None = None,
     ) -> list[dict[str, Any]]:
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
         curve = getattr(self.model.config, CALIBRATION, None)
@@ -117,9 +192,32 @@ class ImpressionPipeline(Pipeline):
             row["score"] = score
         if return_findings:
             rows = [row | {"findings": sorted(positive_findings(row["impression"], sided=True))} for row in rows]
-        if abstain_below is None:
-            return rows
-        return [_withheld(row) if row["score"] < abstain_below else row | {"abstained": False} for row in rows]
+        if return_attention:
+            for row, sequence, maps in zip(rows, outputs["sequences"][0], outputs["maps"][0], strict=True):
+                row |= overlays(self.tokenizer, sequence, maps, outputs["views"], words=return_attention == "words")
+        if abstain_below is not None:
+            rows = [_withheld(row) if row["score"] < abstain_below else row | {"abstained": False} for row in rows]
+        if outputs["warnings"]:
+            rows = [row | {"warnings": list(outputs["warnings"])} for row in rows]
+        return rows
+
+
+class _Rows(Dataset):
+    """The rows of a dataset as studies: of each row the columns `views`."""
+
+    def __init__(self, rows, views: Sequence[str]) -> None:
+        self.rows, self.views = rows, views
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {view: row[view] for view in self.views}
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _withheld(row: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +233,24 @@ def _views_of(study) -> tuple[Any, Any]:
     if isinstance(study, (tuple, list)) and len(study) == len(VIEWS):
         return study[0], study[1]
     raise ValueError("a study is a dict with 'frontal' and 'lateral' or a (frontal, lateral) pair, not a single image")
+
+
+def _fetched(source):
+    """The bytes behind an http(s) address; everything else as it is."""
+    if not isinstance(source, str) or not source.startswith(("http://", "https://")):
+        return source
+    content = bytearray()
+    try:
+        with get_session().stream("GET", source, follow_redirects=True, timeout=SECONDS) as response:
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
+    except Exception as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"{source}: could not be fetched: {told}") from error
+    return bytes(content)
 
 
 if __package__ == "hf_cxr":  # not when this file came with a checkpoint

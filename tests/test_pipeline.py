@@ -1,13 +1,21 @@
+import functools
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import transformers
+from datasets import concatenate_datasets
 from helpers import copy_folder, radiograph
 from PIL import Image
+from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_cxr
+from hf_cxr.dataset import load_prepared
 from hf_cxr.pipeline import CALIBRATION
 
 STANDALONE = """
@@ -68,15 +76,113 @@ def test_every_form_of_input_gives_the_same_text(pipe, tmp_path):
     assert len({pipe(form)[0]["impression"] for form in forms}) == 1
 
 
-def test_a_batch_gives_exactly_the_texts_of_one_by_one(pipe):
-    studies = [
-        {"frontal": radiograph(seed), "lateral": None if seed % 3 else radiograph(seed + 50)} for seed in range(9)
-    ]
-    alone = [pipe(study) for study in studies]
-    for size in (2, 9):
-        batched = pipe(studies, batch_size=size)
-        assert [rows[0]["impression"] for rows in batched] == [rows[0]["impression"] for rows in alone]
-        assert np.allclose([rows[0]["score"] for rows in batched], [rows[0]["score"] for rows in alone], rtol=1e-4)
+@pytest.fixture(scope="module")
+def studies(phantom_folder):
+    """200 studies of all splits, more than a tenth of them with one view only."""
+    splits = load_prepared(str(phantom_folder))
+    rows = concatenate_datasets([splits[name] for name in ("test", "validation", "train")]).select(range(200))
+    rows = rows.select_columns(["frontal", "lateral"])
+    assert sum(None in (row["frontal"], row["lateral"]) for row in rows) > 10
+    return rows
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_a_batch_gives_exactly_the_texts_of_one_by_one(pipe, studies, options):
+    alone = [pipe(study, **options) for study in studies]
+    for size in (8, 32):
+        batched = list(pipe(studies, batch_size=size, **options))
+        assert [[row["impression"] for row in rows] for rows in batched] == [
+            [row["impression"] for row in rows] for rows in alone
+        ]
+        scores = [[row["score"] for row in rows] for rows in alone]
+        assert np.allclose([[row["score"] for row in rows] for rows in batched], scores, rtol=1e-4)
+
+
+def test_datasets_are_streamed_in_every_form(pipe, studies):
+    few = studies.select(range(5)).add_column("uid", list("abcde"))
+    alone = [pipe({"frontal": row["frontal"], "lateral": row["lateral"]}) for row in few]
+    assert [rows[0]["impression"] for rows in pipe(few, batch_size=2)] == [rows[0]["impression"] for rows in alone]
+    assert list(pipe(few)) == alone
+    assert list(pipe(few.to_iterable_dataset())) == alone
+    assert list(pipe({"frontal": row["frontal"], "lateral": row["lateral"]} for row in few)) == alone
+    assert pipe([(row["frontal"], row["lateral"]) for row in few]) == alone
+    together = [{"study": {"frontal": row["frontal"], "lateral": row["lateral"]}} for row in few]
+    assert list(pipe(KeyDataset(together, "study"))) == alone
+    assert pipe([]) == []
+
+
+def test_a_column_named_after_a_view_is_a_stream_of_that_view(pipe):
+    frontal = [{"frontal": radiograph(seed)} for seed in range(3)]
+    assert list(pipe(KeyDataset(frontal, "frontal"))) == [pipe(row) for row in frontal]
+    lateral = [{"lateral": radiograph(seed)} for seed in range(3)]
+    assert list(pipe(KeyDataset(lateral, "lateral"))) == [pipe(row) for row in lateral]
+    assert pipe(lateral[0]) != pipe(frontal[0])
+    with pytest.raises(ValueError, match="neither a column"):
+        pipe(datasets.Dataset.from_dict({"image": ["f.png"]}))
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A web site of the files in `tmp_path`; yields its address."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """The client asks at every request; the suite itself runs with HF_HUB_OFFLINE=1 in CI."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+def test_a_view_can_be_an_address_and_keeps_its_sixteen_bits(pipe, site, tmp_path, online):
+    deep = radiograph(1).astype(np.uint16) * 16 + 9000
+    Image.fromarray(deep).save(tmp_path / "f.png")
+    assert pipe({"frontal": f"{site}/f.png"}) == pipe({"frontal": deep})
+    with pytest.raises(ValueError, match=r"/absent.png: could not be fetched: .*404") as error:
+        pipe({"frontal": f"{site}/absent.png"})
+    assert "\n" not in str(error.value)
+
+
+def test_an_address_that_moved_is_followed(pipe, site, tmp_path, online):
+    (tmp_path / "moved").mkdir()
+    Image.fromarray(radiograph(1)).save(tmp_path / "moved" / "index.html", "PNG")  # the site sends /moved to /moved/
+    assert pipe({"lateral": f"{site}/moved"}) == pipe({"lateral": radiograph(1)})
+
+
+def test_an_address_without_end_is_not_read_to_the_end(pipe, site, tmp_path, online, monkeypatch):
+    monkeypatch.setattr("hf_cxr.pipeline.MAX_BYTES", 1 << 20)
+    (tmp_path / "large.png").write_bytes(bytes(3 << 20))
+    with pytest.raises(ValueError, match=r"large.png: could not be fetched: more than 1 MB"):
+        pipe({"frontal": f"{site}/large.png"})
+
+
+def test_an_unlikely_picture_is_told_in_the_answer_or_refused_or_passed(pipe):
+    blank = {"frontal": radiograph(1), "lateral": np.full((90, 80), 7, dtype=np.uint8)}
+    for size in (1, 2):
+        rows = pipe([blank, {"frontal": radiograph(2)}], batch_size=size)
+        assert rows[0][0]["warnings"] == ["lateral: all pixels have one value"]
+        assert set(rows[1][0]) == {"impression", "score"}
+    assert set(pipe(blank, on_unlikely="ignore")[0]) == {"impression", "score"}
+    with pytest.raises(ValueError, match="lateral: all pixels have one value"):
+        pipe(blank, on_unlikely="error")
+    with pytest.raises(ValueError, match="on_unlikely is one of warn, error, ignore"):
+        pipe(blank, on_unlikely="no")
+
+
+def test_more_tokens_than_the_decoder_has_places_for_are_a_clear_error(pipe):
+    with pytest.raises(ValueError, match=r"max_new_tokens 9999: this decoder writes 1 to \d+"):
+        pipe({"frontal": radiograph(1)}, max_new_tokens=9999)
+
+
+def test_the_model_is_shown_the_packed_canvas_frontal_left(pipe):
+    frontal, lateral = radiograph(1), radiograph(2)
+    for views in ((frontal, lateral), (None, lateral), (frontal, None)):
+        canvas = hf_cxr.pack_views(*views, size=32)
+        expected = pipe.image_processor(canvas, return_tensors="pt")["pixel_values"]
+        assert pipe.preprocess(dict(zip(("frontal", "lateral"), views, strict=True)))["pixel_values"].equal(expected)
 
 
 def test_several_sequences_and_the_findings_can_be_asked_for(pipe):

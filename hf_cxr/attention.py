@@ -1,0 +1,132 @@
+"""Where the decoder's cross-attention went while it wrote: maps over the canvas, and overlays on the views.
+
+This file travels with a checkpoint as remote code, so it imports only numpy, Pillow and torch. Attention is no
+explanation: it tells what was read, not why a word was chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+VIEWS = ("frontal", "lateral")
+COLOUR, STRONGEST = (255, 96, 0), 0.7  # of the overlay, and how much it hides where attention is highest
+LARGEST = 512  # pixels of the longer side of an overlay
+
+
+def cross_attention(model: Any, pixel_values: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+    """How the decoder's attention was spread over the canvas when it chose each token of a text.
+
+    Args:
+        model: a `VisionEncoderDecoderModel`. Its decoder computes attention the eager way during the call, because
+            the fused kernels give no weights.
+        pixel_values: (1, channels, height, 2 × height), the canvas that the text was written for.
+        sequence: (length,), the tokens as generated: start token first, padding last.
+
+    Returns:
+        (length, rows, 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t` belongs to
+        the choice of `sequence[t]`; that of the start token, which nobody chose, is zero. A map sums to 1 less what
+        went to the encoder's class and register tokens, which lie nowhere on the canvas.
+
+    Raises:
+        ValueError: if the encoder's tokens are not those of a canvas twice as wide as high.
+    """
+    decoder = model.decoder
+    usual = decoder.config._attn_implementation
+    with torch.inference_mode():
+        encoded = model.encoder(pixel_values.to(model.device, model.dtype))
+        decoder.set_attn_implementation("eager")
+        try:
+            output = model(
+                encoder_outputs=encoded,
+                decoder_input_ids=sequence[None, :-1].to(model.device),
+                output_attentions=True,
+                use_cache=False,
+            )
+        finally:
+            decoder.set_attn_implementation(usual)
+    weights = output.cross_attentions[-1][0].float().mean(0).cpu()  # (length - 1, encoder tokens)
+    rows, prefix = _grid(weights.shape[1])
+    maps = weights[:, prefix:].reshape(-1, rows, 2 * rows)
+    return torch.cat([torch.zeros_like(maps[:1]), maps])
+
+
+def _grid(tokens: int) -> tuple[int, int]:
+    """(rows, tokens before them) of an encoder's output: `prefix + rows × 2 rows`, with few of the former."""
+    rows = math.isqrt(tokens // 2)
+    prefix = tokens - 2 * rows * rows
+    if rows == 0 or prefix > 16:
+        raise ValueError(f"{tokens} encoder tokens are no grid twice as wide as high")
+    return rows, prefix
+
+
+def text_map(tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """The mean map of a text's tokens but the special ones: (rows, 2 × rows)."""
+    said = ~torch.isin(sequence.cpu(), torch.tensor(tokenizer.all_special_ids))
+    return maps[said].mean(0) if said.any() else torch.zeros_like(maps[0])
+
+
+def word_maps(tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Each word of a text, as white space parts them, with the mean map of its tokens."""
+    special, found = set(tokenizer.all_special_ids), list[list[torch.Tensor]]()
+    ids = sequence.tolist()
+    for place, token in enumerate(ids):
+        if token in special:
+            continue
+        text = tokenizer.decode(ids[: place + 1], skip_special_tokens=True)
+        begun = len(text.split()) + (text != text.rstrip())  # a token of white space begins the next word
+        while len(found) < begun:
+            found.append([])
+        found[begun - 1].append(maps[place])
+    words = tokenizer.decode(ids, skip_special_tokens=True).split()
+    return [(word, torch.stack(own).mean(0)) for word, own in zip(words, found, strict=False) if own]
+
+
+def overlay(view: Image.Image, heat: np.ndarray, highest: float) -> Image.Image:
+    """A view in grey with `heat` over it in orange.
+
+    Args:
+        view: one view, mode "L", as it was read.
+        heat: (rows, rows), attention over the square panel on which the view lies in the middle.
+        highest: the attention that is drawn strongest; the same for all panels that are to be compared.
+    """
+    scale = min(1.0, LARGEST / max(view.size))
+    width, height = (max(1, round(side * scale)) for side in view.size)
+    side = max(width, height)
+    strength = Image.fromarray(np.clip(heat / max(highest, 1e-12), 0, 1).astype(np.float32) * 255 * STRONGEST)
+    panel = strength.resize((side, side), Image.Resampling.BICUBIC)
+    left, top = (side - width) // 2, (side - height) // 2
+    mask = Image.fromarray(np.clip(np.asarray(panel), 0, 255).astype(np.uint8))
+    mask = mask.crop((left, top, left + width, top + height))
+    grey = view.resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
+    return Image.composite(Image.new("RGB", grey.size, COLOUR), grey, mask)
+
+
+def overlays(
+    tokenizer: Any,
+    sequence: torch.Tensor,
+    maps: torch.Tensor,
+    views: Mapping[str, Image.Image],
+    words: bool = False,
+) -> dict[str, Any]:
+    """What the pipeline's `return_attention` adds to an answer.
+
+    Returns `attention`, `{view: overlay}` for the whole text, and with `words` also `attention_words`, the same for
+    each word: `[(word, {view: overlay}), …]`. All overlays of one text or word share a scale.
+    """
+
+    def drawn(canvas: torch.Tensor) -> dict[str, Image.Image]:
+        heat = canvas.numpy()
+        rows, highest = len(heat), float(heat.max())
+        panels = {"frontal": heat[:, :rows], "lateral": heat[:, rows:]}
+        return {name: overlay(views[name], panels[name], highest) for name in VIEWS if name in views}
+
+    row: dict[str, Any] = {"attention": drawn(text_map(tokenizer, sequence, maps))}
+    if words:
+        row["attention_words"] = [(word, drawn(own)) for word, own in word_maps(tokenizer, sequence, maps)]
+    return row
