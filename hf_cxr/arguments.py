@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import get_token
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 
@@ -174,10 +175,24 @@ def parse_arguments(
     parser.error = fail
     kit, args, rest = parser.parse_args_into_dataclasses(words + list(overrides), return_remaining_strings=True)
     if args.push_to_hub:
-        raise ValueError(f"{config}: push_to_hub would upload before the card is written; use hf-cxr push afterwards")
+        _check_push(args)
     if rest:
         raise ValueError(f"command line: {rest[0]!r} belongs to no argument")
     return kit, args
+
+
+def _check_push(args: TrainingArguments) -> None:
+    """Raise `ValueError` for a push that is certain to fail, or that would upload more than `hf-cxr push` does."""
+    if not args.hub_model_id or "/" not in args.hub_model_id:
+        raise ValueError("push_to_hub needs hub_model_id: user/name")
+    if args.hub_strategy not in ("end", "every_save"):
+        raise ValueError(
+            f"hub_strategy: {args.hub_strategy.value} uploads the optimizer's state; use every_save or end"
+        )
+    if args.hub_revision:
+        raise ValueError("hub_revision: a run is pushed to the main branch; leave it out")
+    if not (args.hub_token or get_token()):
+        raise ValueError("push_to_hub: no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
 
 
 def _as_words(key: str, value: Any) -> list[str]:

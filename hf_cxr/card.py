@@ -1,5 +1,6 @@
 """The model card of a run. Nothing in it is filled in by hand: its words are in the top-level `model_card.md`, its
-figures come from the run's own files. Pushing it lives in `hf_cxr.hub`, the card of a dataset in `dataset_card`.
+figures come from the run's own files: `card.json` (what training knew), `report.json`, `predictions.jsonl` and
+`config.json`. Pushing it lives in `hf_cxr.hub`, the card of a dataset in `dataset_card`, figures in `report.figures`.
 """
 
 from __future__ import annotations
@@ -7,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +20,24 @@ from huggingface_hub.repocard_data import EvalResult
 
 from hf_cxr import pipeline
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
+from hf_cxr.dataset_card import LIMITS
 from hf_cxr.evaluation import device_name
+from hf_cxr.folders import replace_texts
 from hf_cxr.metrics import SCALARS
-from hf_cxr.report import score_table
+from hf_cxr.report import CARD_FIGURES, bounds, draw_png, score_table, table
 
+FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
+FAILURES = 6  # examples of each kind on a card
+SYNTHETIC = ("phantom",)  # sources whose texts may be shown: no patient is behind them
+INTERVALS = ("bleu1", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro", "normal_accuracy")
+# Score → the Hub's name of the kind of metric, where it has one; the name in `report.json` is the metric's own.
+METRIC_TYPES = {
+    **dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4", "sentence_bleu4"), "bleu"),
+    **{"rougeL": "rouge", "exact_match": "exact_match", "normal_accuracy": "accuracy"},
+    **{"finding_precision_micro": "precision", "finding_recall_micro": "recall"},
+    **{name: "f1" for name in SCALARS if name.startswith("finding_f1")},
+}
+METRIC_NAMES = {"legacy_bleu4": "legacy_bleu4 (without meaning, to read old tables)"}
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
 # Arguments that are told elsewhere in a card, or that make no difference to the model.
 NOT_IN_CARD = {"dataset", "output_dir", "encoder", "decoder", "num_proc", "log_samples", "share_samples", "do_eval"}
@@ -35,13 +52,9 @@ def training_facts(
     kit: KitArguments, args: TrainingArguments, split_sizes: dict[str, int], seconds: float
 ) -> dict[str, Any]:
     """What the card says of a run: data, recipe, environment. Paths are cut to their last part."""
-    dataset = Path(kit.dataset)
-    prepared = dataset / "prepare.json"
-    account = json.loads(prepared.read_text(encoding="utf-8")) if prepared.is_file() else {}
     return {
-        "dataset": account.get("source", dataset.name) if dataset.exists() else kit.dataset,
-        "dataset_on_hub": not dataset.exists(),
-        "account": account,
+        "folder": _as_told(Path(args.output_dir)),
+        **dataset_facts(kit.dataset),
         "splits": split_sizes,
         "encoder": _part_name(kit.encoder),
         "decoder": _part_name(kit.decoder),
@@ -77,8 +90,38 @@ def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
         "trained_steps": state["global_step"],
         "best_step": best,
         "warmed_up": (run / "findings_encoder").is_dir(),
-        "calibrated": json.loads((run / "config.json").read_text(encoding="utf-8")).get(pipeline.CALIBRATION),
     }
+
+
+def _as_told(folder: Path) -> str:
+    """A folder as the user named it, unless that tells of the machine: then its last part."""
+    private = folder.is_absolute() or ".." in folder.parts or str(folder).startswith("~")
+    return folder.name if private else folder.as_posix()
+
+
+def dataset_facts(dataset: str) -> dict[str, Any]:
+    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json)."""
+    folder = Path(dataset)
+    account = (_json(folder / "prepare.json") or {}) if folder.exists() else {}
+    name = account.get("source", folder.name) if folder.exists() else dataset
+    return {"dataset": name, "dataset_on_hub": not folder.exists(), "account": account}
+
+
+def evaluated_on(run: str | os.PathLike, dataset: str, split: str) -> dict[str, Any]:
+    """The facts of a run whose report is now one of this dataset and split.
+
+    Raises `FileNotFoundError` for a run of an earlier version, which left no facts.
+    """
+    facts, data = _json(Path(run) / FACTS), dataset_facts(dataset)
+    if facts is None:
+        raise FileNotFoundError(
+            f"{Path(run) / FACTS}: not there, so the card is left as it was; the report is written (the run was "
+            "trained by an earlier version of hf-cxr)"
+        )
+    same = data["dataset"] == facts["dataset"] and data["account"].get("splits_sha256") == facts["account"].get(
+        "splits_sha256"
+    )
+    return facts | {"evaluated_on": {"dataset": data["dataset"], "split": split, "own": same}}
 
 
 def _part_name(part: str) -> str:
@@ -92,41 +135,147 @@ def card_template() -> str:
     return source.read_text(encoding="utf-8")
 
 
-def write_model_card(run: str | os.PathLike, facts: dict[str, Any], report: dict[str, Any] | None) -> None:
-    """Render the run's README.md from the template, its facts, and its report (`None`: "not evaluated")."""
-    results = []
+def write_model_card(run: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> None:
+    """Write the run's README.md and its figures, and `facts` as card.json (`None`: it is there already)."""
+    folder = Path(run)
+    if facts is not None:
+        replace_texts(folder, {FACTS: json.dumps(facts, indent=2, ensure_ascii=False) + "\n"})
+    report = _json(folder / "report.json")
+    for stale in (folder / FIGURES).glob("*.png"):
+        stale.unlink()
+    for name, picture in draw_png(report).items() if report else ():
+        (folder / FIGURES).mkdir(exist_ok=True)
+        (folder / FIGURES / f"{name}.png").write_bytes(picture)
+    replace_texts(folder, {CARD: card_text(folder)})
+
+
+def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
+    """The card of a run from its own files; without a report it says "not evaluated".
+
+    Args:
+        repo_id: the repository named in the snippet; without it the run's folder, as it was trained into.
+
+    Raises `FileNotFoundError` for a run without `card.json`, as those of earlier versions are.
+    """
+    folder = Path(run)
+    facts, report = _json(folder / FACTS), _json(folder / "report.json")
+    if facts is None:
+        raise FileNotFoundError(f"{folder / FACTS}: not there; the run was trained by an earlier version of hf-cxr")
+    if (folder / "config.json").is_file():
+        facts["calibrated"] = _json(folder / "config.json").get(pipeline.CALIBRATION)
+    told_on = facts.get("evaluated_on") or {"dataset": facts["dataset"], "split": "test", "own": True}
+    shown = {
+        "repo": repo_id or facts["folder"],
+        "told_on": told_on,
+        "report": report,
+        "synthetic": facts["dataset"] in SYNTHETIC,
+        "limits": LIMITS.get(facts["dataset"], ""),
+    }
     if report:
-        common = {
-            "task_type": "image-to-text",
-            "task_name": "Chest radiograph impression",
-            "dataset_type": facts["dataset"],
-            "dataset_name": facts["dataset"],
-            "dataset_split": "test",
+        show_texts = told_on["dataset"] in SYNTHETIC
+        shown |= {
+            "scores": score_table(report),
+            "intervals": [(name, bounds(report["ci95"][name])) for name in INTERVALS if name in report["ci95"]],
+            "counts": finding_counts(report),
+            "findings": _finding_table(report),
+            "strata": _strata_table(report),
+            "failures": _failures(folder, show_texts),
+            "show_texts": show_texts,
+            "figures": [name for name in CARD_FIGURES if (folder / FIGURES / f"{name}.png").is_file()],
+            "alt": CARD_FIGURES,
         }
-        results = [
-            EvalResult(metric_type=name, metric_name=name, metric_value=round(report[name], 4), **common)
-            for name in SCALARS
-            if name != "legacy_bleu4"  # without meaning; it is in report.json to read old tables
-        ]
-    data = ModelCardData(
-        license="apache-2.0"
-        if facts["dataset"] == "phantom"
-        else None,  # else the data's licence has a say: the owner's
+    card = ModelCard.from_template(_metadata(facts, report, told_on), template_str=card_template(), **facts | shown)
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+
+
+def _metadata(facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_on: Mapping[str, Any]) -> ModelCardData:
+    """The YAML head. A licence is stated for the phantom alone: else that of the data has a say, and the owner."""
+    values = {name: report[name] for name in SCALARS if report.get(name) is not None} if report else {}
+    if report and report.get("calibration"):
+        values["expected_calibration_error"] = report["calibration"]["ece_after"]
+    if report and report.get("image_gain"):
+        values["finding_f1_micro_image_gain"] = report["image_gain"]["finding_f1_micro"]
+    results = [
+        EvalResult(
+            task_type="image-to-text",
+            task_name="Chest radiograph impression",
+            dataset_type=told_on["dataset"],
+            dataset_name=told_on["dataset"],
+            dataset_split=told_on["split"],
+            metric_type=METRIC_TYPES.get(name, name),
+            metric_name=METRIC_NAMES.get(name, name),
+            metric_value=round(value, 4),
+        )
+        for name, value in values.items()
+    ]
+    return ModelCardData(
+        license="apache-2.0" if facts["dataset"] in SYNTHETIC else None,
         language="en",
         library_name="transformers",
         pipeline_tag="image-to-text",
         tags=["chest-radiograph", "radiology", "vision-encoder-decoder", "hf-cxr"],
         datasets=[facts["dataset"]] if facts["dataset_on_hub"] else None,
         base_model=facts["base_models"] or None,
-        metrics=["bleu", "rouge"],
-        model_name="hf-cxr impression",
+        metrics=["bleu", "rouge", "f1"],
+        model_name=Path(facts["folder"]).name,
         eval_results=results or None,
     )
-    card = ModelCard.from_template(
-        data,
-        template_str=card_template(),
-        report=report,
-        table=score_table(report) if report else None,
-        **facts,
+
+
+def finding_counts(report: Mapping[str, Any]) -> dict[str, int]:
+    """Findings in whole numbers: `true` (stated by the radiologists), `found` of them, `stated` by the model."""
+    true = found = stated = 0
+    for row in report["per_finding"].values():
+        hits = round((row["recall"] or 0) * row["n"])
+        true, found = true + row["n"], found + hits
+        stated += round(hits / row["precision"]) if row["precision"] else row.get("stated", 0)
+    return {"true": true, "found": found, "stated": stated}
+
+
+def _finding_table(report: Mapping[str, Any]) -> str:
+    rows = []
+    for name, row in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"]):
+        shares = ("–" if row[key] is None else f"{row[key]:.2f}" for key in ("precision", "recall", "f1"))
+        rows.append([name, str(row["n"]), *shares, bounds(row.get("ci95"))])
+    return table(["finding", "n", "precision", "recall", "F1", "95 % interval of F1"], rows)
+
+
+def _strata_table(report: Mapping[str, Any]) -> str:
+    """Scores by kind of study; strata of few studies are left out."""
+    parts = {kind: report.get("strata", {}).get(kind, {}) for kind in ("findings", "length", "views")}
+    rows = [
+        [
+            name,
+            str(row["n"]),
+            *("–" if row[key] is None else f"{row[key]:.3f}" for key in ("finding_f1_micro", "bleu4")),
+        ]
+        for strata in parts.values()
+        for name, row in strata.items()
+        if not row["small"]
+    ]
+    return table(["studies", "n", "finding F1", "BLEU-4"], rows) if rows else ""
+
+
+def _failures(run: Path, show_texts: bool) -> str:
+    """The wrong texts of highest score. Reports of patients are not shown: only what was missed and invented."""
+    file = run / "predictions.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    wrong = sorted((row for row in rows if row["missed"] or row["invented"]), key=lambda row: -row["score"])[:FAILURES]
+    if not wrong:
+        return ""
+    told = [[f"{row['score']:.2f}", _listed(row["missed"]), _listed(row["invented"])] for row in wrong]
+    if not show_texts:
+        return table(["score", "missed", "invented"], told)
+    texts = [[row["impression"], row["prediction"]] for row in wrong]
+    return table(
+        ["score", "missed", "invented", "the study's text", "the model's"],
+        [[*first, *second] for first, second in zip(told, texts, strict=True)],
     )
-    card.save(Path(run) / "README.md")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "–"
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -340,6 +340,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
         seed=options.seed,
         num_beams=options.num_beams,
     )
+    if options.out and Path(options.out).resolve() == Path(options.checkpoint).resolve():
+        from hf_cxr.card import evaluated_on, write_model_card
+
+        write_model_card(options.out, evaluated_on(options.out, options.dataset, options.split))
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:

@@ -1,4 +1,4 @@
-"""A folder that is written whole or not at all: made in a workshop on the same disk, then moved into place."""
+"""Folders and files that are written whole or not at all: made beside their place, then moved into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +45,20 @@ def workshop(out: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files of these names into `folder`, made if need be: each whole or not at all, and none before all are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partials = {name: folder / f".{name}.partial" for name in texts}
+    try:
+        for name, partial in partials.items():
+            partial.write_text(texts[name], encoding="utf-8")
+        for name, partial in partials.items():
+            partial.replace(folder / name)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def move_in(finished: Path, out: Path, check: Callable[[], None]) -> None:

@@ -101,6 +101,22 @@ def push(
         raise OSError(f"{repo_id}: {_told(error)}") from error
 
 
+def push_as_told(folder: str | os.PathLike, args: Any) -> str:
+    """Push a run as the Trainer's arguments say: `hub_model_id`, `hub_token`, and private unless `hub_private_repo` is
+    false."""
+    return push(folder, args.hub_model_id, public=args.hub_private_repo is False, token=args.hub_token)
+
+
+def card_in_progress(repo_id: str, step: int, steps: int) -> str:
+    """The card of a checkpoint that is pushed while its training goes on."""
+    facts = {"library_name": "transformers", "pipeline_tag": "image-to-text", "tags": ["chest-radiograph", "hf-cxr"]}
+    return (
+        f"---\n{yaml.safe_dump(facts)}---\n\n# {repo_id.split('/')[-1]}\n\n"
+        f"**Training in progress, not evaluated** (step {step:,} of {steps:,}). Nothing is known yet of what this "
+        "model writes; the card with its scores comes at the end. Research use only, not for diagnosis.\n"
+    )
+
+
 def _is_repo_id(name: str) -> bool:
     try:
         validate_repo_id(name)

@@ -5,15 +5,19 @@ What a run does with them, stage by stage, lives in `hf_cxr.warmup` and `hf_cxr.
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from transformers import Seq2SeqTrainer
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hf_cxr import hub
 from hf_cxr.canvases import IGNORED, CanvasDataset
 from hf_cxr.checkpoints import ResumableTrainer
-from hf_cxr.modeling import CROSS_ATTENTION
+from hf_cxr.modeling import CROSS_ATTENTION, Checkpoint
 
 MEGABATCH = 50  # global batches that are sorted by length together, as in transformers' LengthGroupedSampler
 
@@ -78,6 +82,29 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         super()._save(output_dir, state_dict)
         if self.image_processor is not None and self.args.should_save:  # so that `hf-cxr evaluate` takes a checkpoint
             self.image_processor.save_pretrained(output_dir or self.args.output_dir)
+
+    # The stock class would upload the whole folder, optimizer's state included, to a repository that is public unless
+    # told otherwise. At each save this one pushes what `hf-cxr push` does; `hf_cxr.training` pushes the finished run.
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        self.push_in_progress = None
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == "end":
+            return
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        with tempfile.TemporaryDirectory(dir=self.args.output_dir, prefix=".saving-") as name:
+            try:
+                hub.add_pipeline_code(model, name)
+                Checkpoint(model, self.processing_class, self.image_processor).save_pretrained(name)
+                card = hub.card_in_progress(self.args.hub_model_id, self.state.global_step, self.state.max_steps)
+                (Path(name) / hub.CARD).write_text(card, encoding="utf-8")
+                hub.push_as_told(name, self.args)
+            except (OSError, ValueError) as error:
+                told = " ".join(str(error).split()).replace(f"{name}/", "")
+                print(f"step {self.state.global_step} was not pushed: {told}; training goes on", file=sys.stderr)
+            finally:
+                vars(model.config).pop("custom_pipelines", None)  # belongs to a pushed or finished checkpoint alone
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.train_sampling_strategy == "group_by_length":

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,32 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
         if state.is_main_process:
             facts = card.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
             facts |= card.trained_facts(output, args) | {"resumed": resumed}
-            card.write_model_card(output, facts, report)
+            card.write_model_card(output, facts)
             write_progress(output, "finished", identity(kit, args, dataset))
         if state.is_local_main_process:
             shutil.rmtree(output / STATES, ignore_errors=True)
+    if args.push_to_hub and state.is_main_process:
+        _push_finished(args)
     return report
+
+
+def _push_finished(args: TrainingArguments) -> None:
+    """Push the run. Raises `OSError` with the command that repeats it."""
+    try:
+        print(f"Pushed to {hub.push_as_told(args.output_dir, args)}", flush=True)
+    except (OSError, ValueError) as error:
+        public = " --public" if args.hub_private_repo is False else ""
+        again = f"hf-cxr push {args.output_dir} {args.hub_model_id}{public}"
+        raise OSError(f"trained, but not pushed: {error}; repeat with: {again}") from error
+
+
+@contextlib.contextmanager
+def _without_pushes(args: TrainingArguments) -> Iterator[None]:
+    asked, args.push_to_hub = args.push_to_hub, False
+    try:
+        yield
+    finally:
+        args.push_to_hub = asked
 
 
 def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArguments, output: Path) -> None:
@@ -120,7 +142,8 @@ def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArgumen
             if len(dataset.get(name, ()))
         }
     if kit.findings_warmup_epochs:
-        warmup.warm_up(checkpoint, packed["train"], kit, args)
+        if True:
+            warmup.warm_up(checkpoint, packed["train"], kit, args)
         if state.is_main_process:
             write_progress(output, "impressions", identity(kit, args, dataset))
             shutil.rmtree(output / warmup.STAGE, ignore_errors=True)
@@ -140,7 +163,8 @@ def identity(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -
         for row in zip(dataset[split]["uid"], dataset[split]["impression"], strict=True) if split in dataset else ():
             studies.update(repr(row).encode())
     around = {"processes": args.world_size, "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no")}
-    return resolved_config(kit, args) | around | {"studies_sha256": studies.hexdigest()}
+    config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
+    return config | around | {"studies_sha256": studies.hexdigest()}
 
 
 def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> str:
@@ -215,6 +239,10 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         )
     if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
+    if args.push_to_hub and args.hub_strategy == "every_save" and (kit.lora_rank or is_sharded(args)):
+        raise ValueError(
+            "hub_strategy: every_save pushes whole weights, which lora_rank and FSDP have at the end only"
+        )
     if kit.lora_rank and is_sharded(args):
         raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
     if kit.findings_warmup_epochs and kit.findings_labels == "tags" and "tags" not in dataset["train"].column_names:
@@ -245,7 +273,7 @@ def save_run(
             yaml.safe_dump(resolved_config(kit, args), sort_keys=False), encoding="utf-8"
         )
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        for stale in (*REPORT_FILES, "README.md"):  # they told of other weights
+        for stale in (*REPORT_FILES, card.CARD, card.FACTS):  # they told of other weights
             (output / stale).unlink(missing_ok=True)
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
             file.replace(output / file.name)

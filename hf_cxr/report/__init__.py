@@ -11,10 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_cxr.folders import replace_texts
+from hf_cxr.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.report.page import Pictures, report_page
-from hf_cxr.report.tables import report_markdown, score_table
+from hf_cxr.report.tables import bounds, report_markdown, score_table, table
 
-__all__ = ["REPORT_FILES", "report_markdown", "report_page", "score_table", "write_report"]
+__all__ = [
+    "CARD_FIGURES",
+    "REPORT_FILES",
+    "bounds",
+    "draw_png",
+    "report_markdown",
+    "report_page",
+    "score_table",
+    "table",
+    "write_report",
+]
 
 REPORT_FILES = ("report.json", "report.md", "report.html", "predictions.jsonl")
 
@@ -36,14 +48,4 @@ def write_report(
         report_page(report, rows, pictures),
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    partials = [folder / f".{name}.partial" for name in REPORT_FILES]
-    try:
-        for partial, text in zip(partials, texts, strict=True):
-            partial.write_text(text, encoding="utf-8")
-        for partial, name in zip(partials, REPORT_FILES, strict=True):
-            partial.replace(folder / name)
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
+    replace_texts(Path(out), dict(zip(REPORT_FILES, texts, strict=True)))

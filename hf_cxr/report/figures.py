@@ -1,8 +1,9 @@
-"""The figures of the report page, each as SVG in the colours of the page; empty where there is nothing to draw."""
+"""The figures of the report page and of the model card; none where there is nothing to draw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import matplotlib
@@ -22,10 +23,32 @@ GAINS = {
     "exact_match": "exact match",
 }
 MOST_FINDINGS = 24
+CARD_FIGURES = {
+    "look": "Scores of the model beside those with the images permuted among the patients",
+    "findings": "F1 of each finding with its 95 % interval",
+    "reliability": "Score against the share of texts that were right, before and after calibration",
+    "risk": "Share of wrong texts among those answered, by the share of studies answered",
+}
+"""Figures of a model card → what is to be seen."""
 
 
 def draw(report: Mapping[str, Any]) -> dict[str, str]:
     """Name → SVG of every figure that the report has numbers for."""
+    return {name: svg(figure, name) for name, figure in _made(report)}
+
+
+def draw_png(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Name → PNG of the figures of a card; no picture and no text of a patient is on them."""
+    drawn = {}
+    for name, figure in _made(report):
+        if name in CARD_FIGURES:
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+            drawn[name] = stream.getvalue()
+    return drawn
+
+
+def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
         "look": _look,
         "inputs": _inputs,
@@ -33,12 +56,10 @@ def draw(report: Mapping[str, Any]) -> dict[str, str]:
         "reliability": _reliability,
         "risk": _risk,
     }
-    drawn = {}
     for name, make in makers.items():
         with matplotlib.rc_context(cast(Any, STYLE)):
             if (figure := make(report)) is not None:
-                drawn[name] = svg(figure, name)
-    return drawn
+                yield name, figure
 
 
 def _rows(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:

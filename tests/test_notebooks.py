@@ -1,0 +1,81 @@
+"""The notebooks run from first to last cell, in order, on a small synthetic collection; git holds no outputs."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from helpers import ROOT
+from nbclient import NotebookClient
+from PIL import Image
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PICTURES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4}
+SMALL = {"HF_CXR_NUM_STUDIES": "600", "HF_CXR_EPOCHS": "1", "HF_CXR_WARMUP_EPOCHS": "1"}
+
+
+def pictures(notebook) -> list[bytes]:
+    """The PNG pictures among the outputs."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    shown = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return [base64.b64decode(picture) for picture in shown]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_shows_its_pictures(path, desk, monkeypatch):
+    """In the order of their numbers, in one folder: the second trains what the third and fourth use."""
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(desk)}}).execute()
+    shown = pictures(notebook)
+    assert len(shown) >= PICTURES[path.stem]
+    for content in shown:
+        assert np.asarray(Image.open(io.BytesIO(content)).convert("L")).std() > 5, "not an empty picture"
+
+
+def test_notebooks_are_kept_without_outputs_and_traces_of_a_machine():
+    assert [path.stem for path in NOTEBOOKS] == sorted(PICTURES)
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert not cell.outputs, path.name
+                assert cell.execution_count is None, path.name
+            assert set(cell.metadata) <= {"tags"}, path.name
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\", text), path.name
+        assert set(json.loads(text)["metadata"]) == {"kernelspec", "language_info"}, path.name
+
+
+def test_every_notebook_installs_the_kit_first_and_says_what_it_is_not_for():
+    firsts = set()
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        firsts.add(next(cell.source for cell in notebook.cells if cell.cell_type == "code"))
+        assert "Research use only" in notebook.cells[0].source, path.name
+    assert len(firsts) == 1, "the installing cell is the same everywhere"
+    assert "%pip install" in firsts.pop()
+
+
+def test_the_installing_cell_says_what_it_needs_where_it_finds_no_source(tmp_path, monkeypatch):
+    """As in Colab, where neither the kit nor a checkout is: one clear error, not a broken import later."""
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    hidden = "import importlib.util\nfound = importlib.util.find_spec\nimportlib.util.find_spec = lambda name: None"
+    alone = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(hidden), cell], metadata=notebook.metadata)
+    monkeypatch.delenv("HF_CXR_SOURCE", raising=False)
+    with pytest.raises(Exception, match="where is hf_cxr") as error:
+        NotebookClient(alone, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert "HF_CXR_SOURCE" in str(error.value)
