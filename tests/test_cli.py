@@ -120,6 +120,17 @@ def test_predict_prints_one_impression_and_json_alone_to_stdout(run_folder, imag
     assert set(row) == {"impression", "score"}
 
 
+def test_predict_warns_of_a_picture_that_cannot_be_a_radiograph(run_folder, tmp_path, capsys):
+    Image.new("RGB", (80, 70), (90, 140, 220)).save(tmp_path / "sky.png")
+    words = ["predict", str(run_folder), "--frontal", str(tmp_path / "sky.png")]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "warning: frontal: all pixels have one value" in captured.err
+    assert len(captured.out.splitlines()) == 1
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == ["frontal: all pixels have one value"]
+
+
 def test_an_empty_impression_is_printed_as_such(run_folder, image, capsys, monkeypatch):
     monkeypatch.setattr("hf_cxr.pipeline.decode", lambda *_: [{"impression": "", "score": 0.1}])
     assert main(["predict", str(run_folder), "--frontal", image]) == 0
