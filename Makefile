@@ -11,7 +11,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,dicom,lora]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,dicom,lora,onnx]"
 	touch $@
 
 demo: $(STAMP)

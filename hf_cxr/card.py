@@ -1,35 +1,40 @@
 """The model card of a run. Nothing in it is filled in by hand: its words are in the top-level `model_card.md`, its
 figures come from the run's own files: `card.json` (what training knew), `report.json`, `predictions.jsonl` and
-`config.json`. Pushing it lives in `hf_cxr.hub`, the card of a dataset in `dataset_card`, figures in `report.figures`.
+`config.json`. Its tables live in `hf_cxr.card_parts`, its pictures in `hf_cxr.report.figures`, pushing it in
+`hf_cxr.hub`, the card of a dataset in `dataset_card`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.repocard_data import EvalResult
 
-from hf_cxr import pipeline
+from hf_cxr import card_parts, pipeline
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
-from hf_cxr.dataset_card import LIMITS
+from hf_cxr.dataset_card import INDIANA, LICENCES, LIMITS
 from hf_cxr.evaluation import device_name
 from hf_cxr.folders import replace_texts
 from hf_cxr.metrics import SCALARS
-from hf_cxr.report import CARD_FIGURES, bounds, draw_png, score_table, table
+from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES
+from hf_cxr.paper import percent
+from hf_cxr.report import CARD_FIGURES, draw_png, score_table
+from hf_cxr.report.page import sentences
 
 FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
-FAILURES = 6  # examples of each kind on a card
 SYNTHETIC = ("phantom",)  # sources whose texts may be shown: no patient is behind them
-INTERVALS = ("bleu1", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro", "normal_accuracy")
+HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 # Score → the Hub's name of the kind of metric, where it has one; the name in `report.json` is the metric's own.
 METRIC_TYPES = {
     **dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4", "sentence_bleu4"), "bleu"),
@@ -40,7 +45,10 @@ METRIC_TYPES = {
 METRIC_NAMES = {"legacy_bleu4": "legacy_bleu4 (without meaning, to read old tables)"}
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
 # Arguments that are told elsewhere in a card, or that make no difference to the model.
-NOT_IN_CARD = {"dataset", "output_dir", "encoder", "decoder", "num_proc", "log_samples", "share_samples", "do_eval"}
+NOT_IN_CARD = {
+    *("dataset", "output_dir", "encoder", "decoder", "num_proc", "log_samples", "share_samples", "do_eval"),
+    *("push_to_hub", "hub_strategy", "hub_private_repo", "hub_always_push"),
+}
 
 
 def library_versions() -> dict[str, str]:
@@ -58,7 +66,7 @@ def training_facts(
         "splits": split_sizes,
         "encoder": _part_name(kit.encoder),
         "decoder": _part_name(kit.decoder),
-        "base_models": [part for part in (kit.encoder, kit.decoder) if "/" in part and not Path(part).exists()],
+        "base_models": _base_models(kit),
         "panel_size": kit.panel_size,
         "warmup_epochs": kit.findings_warmup_epochs,
         "epochs": args.num_train_epochs,
@@ -76,6 +84,7 @@ def training_facts(
         },
         "minutes": seconds / 60,
         "device": device_name(),
+        "machine": f"{platform.system()} {platform.machine()}",
         "processes": args.world_size,
         "versions": library_versions(),
     }
@@ -93,6 +102,13 @@ def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
     }
 
 
+def _base_models(kit: KitArguments) -> list[str]:
+    """The parts that came from the Hub, each once."""
+    parts = [part for part in (kit.encoder, kit.decoder) if not Path(part).exists()]
+    named = (part for part in parts if re.fullmatch(HUB_ID, part) and part not in {*ENCODER_SIZES, *DECODER_SIZES})
+    return list(dict.fromkeys(named))
+
+
 def _as_told(folder: Path) -> str:
     """A folder as the user named it, unless that tells of the machine: then its last part."""
     private = folder.is_absolute() or ".." in folder.parts or str(folder).startswith("~")
@@ -102,9 +118,21 @@ def _as_told(folder: Path) -> str:
 def dataset_facts(dataset: str) -> dict[str, Any]:
     """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json)."""
     folder = Path(dataset)
-    account = (_json(folder / "prepare.json") or {}) if folder.exists() else {}
+    account = _account(dataset)
     name = account.get("source", folder.name) if folder.exists() else dataset
     return {"dataset": name, "dataset_on_hub": not folder.exists(), "account": account}
+
+
+def _account(dataset: str) -> dict[str, Any]:
+    """The prepare.json of a folder or of a dataset on the Hub; empty where it has none."""
+    file = Path(dataset) / "prepare.json"
+    try:
+        if not Path(dataset).exists():
+            file = Path(hf_hub_download(dataset, file.name, repo_type="dataset"))
+        account = _json(file)
+    except (OSError, ValueError, HTTPError):
+        return {}
+    return account if isinstance(account, dict) else {}
 
 
 def evaluated_on(run: str | os.PathLike, dataset: str, split: str) -> dict[str, Any]:
@@ -118,10 +146,10 @@ def evaluated_on(run: str | os.PathLike, dataset: str, split: str) -> dict[str, 
             f"{Path(run) / FACTS}: not there, so the card is left as it was; the report is written (the run was "
             "trained by an earlier version of hf-cxr)"
         )
-    same = data["dataset"] == facts["dataset"] and data["account"].get("splits_sha256") == facts["account"].get(
-        "splits_sha256"
-    )
-    return facts | {"evaluated_on": {"dataset": data["dataset"], "split": split, "own": same}}
+    ours, theirs = (one["account"].get("splits_sha256") for one in (facts, data))
+    own = ours == theirs if ours and theirs else facts["dataset"] == data["dataset"]
+    source = data["account"].get("source")
+    return facts | {"evaluated_on": {"dataset": data["dataset"], "split": split, "own": own, "source": source}}
 
 
 def _part_name(part: str) -> str:
@@ -161,45 +189,55 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
     facts, report = _json(folder / FACTS), _json(folder / "report.json")
     if facts is None:
         raise FileNotFoundError(f"{folder / FACTS}: not there; the run was trained by an earlier version of hf-cxr")
-    if (folder / "config.json").is_file():
-        facts["calibrated"] = _json(folder / "config.json").get(pipeline.CALIBRATION)
-    told_on = facts.get("evaluated_on") or {"dataset": facts["dataset"], "split": "test", "own": True}
+    facts["calibrated"] = (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION)
+    source = facts["account"].get("source")
+    in_training = {"dataset": facts["dataset"], "split": "test", "own": True, "source": source}
+    told_on = facts.get("evaluated_on") or in_training
+    if report:
+        told_on |= {"split": report.get("split", told_on["split"])}
     shown = {
         "repo": repo_id or facts["folder"],
         "told_on": told_on,
         "report": report,
-        "synthetic": facts["dataset"] in SYNTHETIC,
-        "limits": LIMITS.get(facts["dataset"], ""),
+        "synthetic": source in SYNTHETIC,
+        "indiana": LICENCES.get(source) == INDIANA,
+        "licence": LICENCES[source][0] if source in LICENCES else None,
+        "limits": LIMITS.get(source, ""),
     }
     if report:
-        show_texts = told_on["dataset"] in SYNTHETIC
+        show_texts = told_on["source"] in SYNTHETIC
         shown |= {
-            "scores": score_table(report),
-            "intervals": [(name, bounds(report["ci95"][name])) for name in INTERVALS if name in report["ci95"]],
-            "counts": finding_counts(report),
-            "findings": _finding_table(report),
-            "strata": _strata_table(report),
-            "failures": _failures(folder, show_texts),
+            "score_table": score_table(report),
+            "every_score": card_parts.every_score(report),
+            "counts": card_parts.finding_counts(report),
+            "finding_table": card_parts.finding_table(report),
+            "strata_table": card_parts.strata_table(report),
+            "failures": card_parts.failures(_rows(folder / "predictions.jsonl"), show_texts),
             "show_texts": show_texts,
+            "sentences": sentences(report),
             "figures": [name for name in CARD_FIGURES if (folder / FIGURES / f"{name}.png").is_file()],
             "alt": CARD_FIGURES,
+            "percent": percent,
         }
-    card = ModelCard.from_template(_metadata(facts, report, told_on), template_str=card_template(), **facts | shown)
+    data = _metadata(facts, report, told_on, repo_id)
+    card = ModelCard.from_template(data, template_str=card_template(), **facts | shown)
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
-def _metadata(facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_on: Mapping[str, Any]) -> ModelCardData:
+def _metadata(
+    facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_on: Mapping[str, Any], repo_id: str | None
+) -> ModelCardData:
     """The YAML head. A licence is stated for the phantom alone: else that of the data has a say, and the owner."""
-    values = {name: report[name] for name in SCALARS if report.get(name) is not None} if report else {}
-    if report and report.get("calibration"):
+    values = {name: report[name] for name in SCALARS} if report else {}
+    if report and report["calibration"]:
         values["expected_calibration_error"] = report["calibration"]["ece_after"]
-    if report and report.get("image_gain"):
+    if report and report["image_gain"]:
         values["finding_f1_micro_image_gain"] = report["image_gain"]["finding_f1_micro"]
     results = [
         EvalResult(
             task_type="image-to-text",
             task_name="Chest radiograph impression",
-            dataset_type=told_on["dataset"],
+            dataset_type=re.sub(r"[^\w./-]+", "-", told_on["dataset"]),  # the Hub refuses other signs
             dataset_name=told_on["dataset"],
             dataset_split=told_on["split"],
             metric_type=METRIC_TYPES.get(name, name),
@@ -207,9 +245,10 @@ def _metadata(facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_o
             metric_value=round(value, 4),
         )
         for name, value in values.items()
+        if value is not None and math.isfinite(value)
     ]
     return ModelCardData(
-        license="apache-2.0" if facts["dataset"] in SYNTHETIC else None,
+        license="apache-2.0" if facts["account"].get("source") in SYNTHETIC else None,
         language="en",
         library_name="transformers",
         pipeline_tag="image-to-text",
@@ -217,64 +256,13 @@ def _metadata(facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_o
         datasets=[facts["dataset"]] if facts["dataset_on_hub"] else None,
         base_model=facts["base_models"] or None,
         metrics=["bleu", "rouge", "f1"],
-        model_name=Path(facts["folder"]).name,
+        model_name=Path(repo_id or facts["folder"]).name,
         eval_results=results or None,
     )
 
 
-def finding_counts(report: Mapping[str, Any]) -> dict[str, int]:
-    """Findings in whole numbers: `true` (stated by the radiologists), `found` of them, `stated` by the model."""
-    true = found = stated = 0
-    for row in report["per_finding"].values():
-        hits = round((row["recall"] or 0) * row["n"])
-        true, found = true + row["n"], found + hits
-        stated += round(hits / row["precision"]) if row["precision"] else row.get("stated", 0)
-    return {"true": true, "found": found, "stated": stated}
-
-
-def _finding_table(report: Mapping[str, Any]) -> str:
-    rows = []
-    for name, row in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"]):
-        shares = ("–" if row[key] is None else f"{row[key]:.2f}" for key in ("precision", "recall", "f1"))
-        rows.append([name, str(row["n"]), *shares, bounds(row.get("ci95"))])
-    return table(["finding", "n", "precision", "recall", "F1", "95 % interval of F1"], rows)
-
-
-def _strata_table(report: Mapping[str, Any]) -> str:
-    """Scores by kind of study; strata of few studies are left out."""
-    parts = {kind: report.get("strata", {}).get(kind, {}) for kind in ("findings", "length", "views")}
-    rows = [
-        [
-            name,
-            str(row["n"]),
-            *("–" if row[key] is None else f"{row[key]:.3f}" for key in ("finding_f1_micro", "bleu4")),
-        ]
-        for strata in parts.values()
-        for name, row in strata.items()
-        if not row["small"]
-    ]
-    return table(["studies", "n", "finding F1", "BLEU-4"], rows) if rows else ""
-
-
-def _failures(run: Path, show_texts: bool) -> str:
-    """The wrong texts of highest score. Reports of patients are not shown: only what was missed and invented."""
-    file = run / "predictions.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-    wrong = sorted((row for row in rows if row["missed"] or row["invented"]), key=lambda row: -row["score"])[:FAILURES]
-    if not wrong:
-        return ""
-    told = [[f"{row['score']:.2f}", _listed(row["missed"]), _listed(row["invented"])] for row in wrong]
-    if not show_texts:
-        return table(["score", "missed", "invented"], told)
-    texts = [[row["impression"], row["prediction"]] for row in wrong]
-    return table(
-        ["score", "missed", "invented", "the study's text", "the model's"],
-        [[*first, *second] for first, second in zip(told, texts, strict=True)],
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "–"
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def _json(file: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -340,14 +341,27 @@ def run_evaluate(options: argparse.Namespace) -> None:
         seed=options.seed,
         num_beams=options.num_beams,
     )
-    if options.out and Path(options.out).resolve() == Path(options.checkpoint).resolve():
-        from hf_cxr.card import evaluated_on, write_model_card
-
-        write_model_card(options.out, evaluated_on(options.out, options.dataset, options.split))
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
         print_report(report, options.out)
+    if options.out and Path(options.checkpoint).is_dir() and Path(options.out).samefile(options.checkpoint):
+        _write_card_anew(options)
+
+
+def _write_card_anew(options: argparse.Namespace) -> None:
+    """The card of a run beside its new report, so that it never tells older scores."""
+    from accelerate import PartialState
+
+    from hf_cxr.card import evaluated_on, write_model_card
+
+    if PartialState().is_main_process:
+        try:
+            facts = evaluated_on(options.out, options.dataset, options.split)
+        except FileNotFoundError as error:
+            print(f"hf-cxr evaluate: {error}", file=sys.stderr)
+        else:
+            write_model_card(options.out, facts)
 
 
 def run_compare(options: argparse.Namespace) -> None:
@@ -425,7 +439,20 @@ def run_push(options: argparse.Namespace) -> None:
     if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
         print(f"hf-cxr push: {note}", file=sys.stderr)
     settings = {name: getattr(options, name) for name in ("public", "dataset", "hold_rights")}
-    print(push(options.folder, options.repo_id, **settings))
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave_at_once)
+    try:
+        print(push(options.folder, options.repo_id, **settings))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave_at_once(*_) -> NoReturn:
+    # An exception would wait for the Hub client's threads, that is for whole uploads; the Hub holds all of a push or
+    # none of it, so nothing is lost.
+    print("hf-cxr push: interrupted", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
 
 
 def run_demo(options: argparse.Namespace) -> None:

@@ -226,6 +226,7 @@ def evaluate(
         if curve
         else None,
     )
+    report["split"] = split
     settings = {"max_new_tokens": checkpoint.model.generation_config.max_new_tokens, "num_beams": 1} | generate_kwargs
     report["signature"] += f"; split {split}" + "".join(f"; {name} {value}" for name, value in settings.items())
     if out is not None and PartialState().is_main_process:

@@ -31,7 +31,7 @@ TRAVELLING = (
 )
 
 # What a pushed run consists of. Predictions hold the reports of the collection, so they stay at home.
-CARD, CONFIG, ACCOUNT = "README.md", "config.json", "prepare.json"
+CARD, FACTS, CONFIG, ACCOUNT = "README.md", "card.json", "config.json", "prepare.json"
 RUN_FILES = (
     *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     *(CONFIG, "generation_config.json", "preprocessor_config.json"),
@@ -91,12 +91,15 @@ def push(
         _check_may_be_public(path)
     files = files_to_push(path, kind)
     token = token or get_token()
-    check_nothing_private({name: read_text(file) for name, file in files.items()}, path, token)
+    texts = {name: read_text(file) for name, file in files.items()}
+    if kind == "model":
+        texts[CARD] = _card_for(path, repo_id)
+    check_nothing_private(texts, path, token)
     if not token:
         raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
     _give_up_waiting()
     try:
-        return _send(files, repo_id, kind, public, token)
+        return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, token)
     except (HTTPError, RuntimeError) as error:
         raise OSError(f"{repo_id}: {_told(error)}") from error
 
@@ -146,6 +149,16 @@ def files_to_push(path: Path, kind: str) -> dict[str, Path]:
         if not any(name.endswith(needed) for name in files):
             raise FileNotFoundError(f"{path}: holds no {needed}: it has not come to its end; nothing was pushed")
     return dict(sorted(files.items()))
+
+
+def _card_for(run: Path, repo_id: str) -> str:
+    """The card, its snippet naming the repository; as it lies there if it was edited, or is not made from facts."""
+    there = (run / CARD).read_text(encoding="utf-8")
+    if not (run / FACTS).is_file():  # a run of an earlier version, or one on its way
+        return there
+    from hf_cxr.card import card_text  # which takes seconds to import, and a dataset does not need it
+
+    return card_text(run, repo_id) if there == card_text(run) else there
 
 
 def _is_ours(name: str, kind: str) -> bool:
@@ -233,7 +246,7 @@ def _traces(path: Path) -> dict[str, str]:
 # --- the way there -----------------------------------------------------------------------------------------------
 
 
-def _send(files: Mapping[str, Path], repo_id: str, kind: str, public: bool, token: str) -> str:
+def _send(files: Mapping[str, Path | bytes], repo_id: str, kind: str, public: bool, token: str) -> str:
     api = HfApi(token=token)
     # Private first, whatever is asked for: a push that fails has shown nobody anything.
     repo = api.create_repo(repo_id, repo_type=kind, private=True, exist_ok=True)

@@ -142,7 +142,7 @@ def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArgumen
             if len(dataset.get(name, ()))
         }
     if kit.findings_warmup_epochs:
-        if True:
+        with _without_pushes(args):
             warmup.warm_up(checkpoint, packed["train"], kit, args)
         if state.is_main_process:
             write_progress(output, "impressions", identity(kit, args, dataset))
@@ -275,6 +275,7 @@ def save_run(
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         for stale in (*REPORT_FILES, card.CARD, card.FACTS):  # they told of other weights
             (output / stale).unlink(missing_ok=True)
+        shutil.rmtree(output / card.FIGURES, ignore_errors=True)
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
             file.replace(output / file.name)
 

@@ -1,18 +1,28 @@
+import getpass
+import itertools
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers import copy_folder, radiograph, run_cxr
+from helpers import copy_folder, radiograph
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
+from transformers import TrainerState
 
-from hf_cxr import card
+from hf_cxr import card, card_parts, cli
+from hf_cxr.arguments import parse_arguments
+from hf_cxr.evaluation import build_report
+from hf_cxr.findings import positive_findings
 from hf_cxr.metrics import SCALARS
+from hf_cxr.modeling import load_checkpoint
 from hf_cxr.report import REPORT_FILES, score_table
+from hf_cxr.training import save_run
 
 WITHOUT_KIT = "import sys\nsys.modules['hf_cxr'] = None  # as where it is not installed\n"
 
@@ -23,7 +33,7 @@ def facts() -> dict:
         "folder": "runs/mine",
         "dataset": "phantom",
         "dataset_on_hub": False,
-        "account": {},
+        "account": {"source": "phantom"},
         "splits": {"train": 8, "test": 2},
         "encoder": "tiny",
         "decoder": "tiny",
@@ -44,6 +54,7 @@ def facts() -> dict:
         "best_step": 75,
         "warmed_up": True,
         "device": "CPU",
+        "machine": "Linux x86_64",
         "processes": 1,
         "versions": card.library_versions(),
     }
@@ -57,6 +68,40 @@ def run(run_folder, tmp_path) -> Path:
 
 def report_of(run: Path) -> dict:
     return json.loads((run / "report.json").read_text())
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+
+
+def told_rows(*texts: tuple[str, str]) -> list[dict]:
+    """Rows of predictions.jsonl for pairs of truth and output, the first of the lowest score."""
+    rows = []
+    for i, (truth, said) in enumerate(texts):
+        there, stated = positive_findings(truth, sided=True), positive_findings(said, sided=True)
+        sets = {"matched": there & stated, "missed": there - stated, "invented": stated - there}
+        row = {"uid": str(i), "impression": truth, "prediction": said, "score": 0.1 * i}
+        rows.append(row | {name: sorted(part) for name, part in sets.items()})
+    return rows
+
+
+def card_of(run: Path, facts: dict, *texts: tuple[str, str]) -> str:
+    """The card of a run whose test studies are pairs of truth and output, if any."""
+    if texts:
+        rows = told_rows(*texts)
+        (run / "report.json").write_text(json.dumps(build_report(rows)))
+        (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card.write_model_card(run, facts)
+    text = (run / "README.md").read_text()
+    assert_well_formed(text)
+    return text
+
+
+def table_below(text: str, words: str) -> list[list[str]]:
+    """The cells of the first table after `words`, head and rule left out."""
+    lines = itertools.dropwhile(lambda line: not line.startswith("|"), text[text.index(words) :].splitlines())
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows][2:]
 
 
 def assert_well_formed(text: str) -> None:
@@ -84,9 +129,24 @@ def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(ru
     assert re.search(r"research use only", text, re.IGNORECASE)
     for name, row in report["per_finding"].items():
         assert f"| {name} | {row['n']} |" in text
-    for name, interval in report["ci95"].items():
-        if name in card.INTERVALS:
-            assert f"{name} {interval[0]:.3f} to {interval[1]:.3f}" in text
+    rows = {row[0]: row[1:] for row in table_below(text, "### Every score")}
+    assert len(rows) == len(SCALARS)
+    for name in SCALARS:
+        low, high = report["ci95"][name]
+        shown = rows[card_parts.NAMES[name]]
+        assert shown[:3] == [f"{report[name]:.3f}", f"{low:.3f} to {high:.3f}", f"{report['shuffled'][name]:.3f}"]
+
+
+def test_every_score_stands_beside_shuffled_images_and_the_best_blind_guess():
+    truths = ["Small right pleural effusion.", "Cardiomegaly is noted today.", "Normal chest radiograph."]
+    rows = told_rows(*((truth, truth) for truth in truths))
+    report = build_report(rows, train=["Normal chest radiograph."] * 3, nearest={"nearest_pixels": truths})
+    table = {row[0]: row[1:] for row in table_below(card_parts.every_score(report), "|")}
+    blind = [scores["rougeL"] for name, scores in report["floors"].items() if name != "nearest_pixels"]
+    assert max(blind) < report["floors"]["nearest_pixels"]["rougeL"] == 1
+    assert report["shuffled"]["rougeL"] < 1
+    assert table["ROUGE-L"][0] == "1.000"
+    assert table["ROUGE-L"][2:] == [f"{report['shuffled']['rougeL']:.3f}", f"{max(blind):.3f}"]
 
 
 def test_the_metadata_is_what_the_hub_expects_with_every_score(run_folder):
@@ -102,6 +162,33 @@ def test_the_metadata_is_what_the_hub_expects_with_every_score(run_folder):
     assert {result.dataset_split for result in loaded.eval_results} == {"test"}
     again = eval_results_to_model_index(*model_index_to_eval_results(data["model-index"]))
     assert again == data["model-index"]
+    assert_the_hub_takes(data)
+
+
+def assert_the_hub_takes(data: dict) -> None:
+    """What the Hub's specification of a model card's metadata asks (modelcard.md of its hub-docs)."""
+    hub_id = r"(?:[\w-]+/)?[\w.-]+"
+    assert data.get("license", "other") in {"apache-2.0", "mit", "other", "unknown", "cc-by-nc-nd-4.0"}
+    assert re.fullmatch(r"[a-z]{2,3}", data["language"])
+    assert all(re.fullmatch(hub_id, name) for key in ("datasets", "base_model") for name in data.get(key, []))
+    assert all(isinstance(tag, str) for key in ("tags", "metrics") for tag in data[key])
+    for model in data.get("model-index", []):
+        assert isinstance(model["name"], str)
+        for result in model["results"]:
+            assert result["task"]["type"] == data["pipeline_tag"]
+            assert re.fullmatch(hub_id, result["dataset"]["type"])
+            assert result["dataset"]["name"]
+            for metric in result["metrics"]:
+                assert isinstance(metric["value"], (int, float))
+                assert re.fullmatch(r"[a-z0-9_A-Z]+", metric["type"])
+
+
+def test_a_dataset_folder_of_any_name_gives_metadata_that_the_hub_takes(run):
+    facts = json.loads((run / card.FACTS).read_text())
+    card.write_model_card(run, facts | {"dataset": "films of June (2)", "account": {}})
+    data = metadata_load(run / "README.md")
+    assert_the_hub_takes(data)
+    assert data["model-index"][0]["results"][0]["dataset"]["name"] == "films of June (2)"
 
 
 def test_the_snippet_runs_as_printed_where_the_kit_is_not_installed(run, tmp_path):
@@ -132,44 +219,92 @@ def test_a_folder_is_told_as_it_was_named_unless_that_tells_of_the_machine(given
 
 
 def test_findings_are_counted_in_whole_numbers_as_the_predictions_have_them(run_folder):
-    from hf_cxr.findings import positive_findings
-
     true = found = stated = 0
-    for line in (run_folder / "predictions.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in rows_of(run_folder):
         truth, said = (positive_findings(row[name]) for name in ("impression", "prediction"))
         true, found, stated = true + len(truth), found + len(truth & said), stated + len(said)
-    counts = card.finding_counts(report_of(run_folder))
-    assert (counts["true"], counts["found"]) == (true, found)
-    assert counts["stated"] <= stated, "findings that no radiologist stated are not in the table of findings"
+    assert true > 0
+    assert card_parts.finding_counts(report_of(run_folder)) == {"true": true, "found": found, "stated": stated}
 
 
-def test_the_surest_wrong_texts_are_shown_first(run_folder):
-    rows = [json.loads(line) for line in (run_folder / "predictions.jsonl").read_text().splitlines()]
-    wrong = [row for row in rows if row["missed"] or row["invented"]]
-    text = (run_folder / "README.md").read_text()
-    shown = text[text.index("### Where it fails") : text.index("Definitions:")].splitlines()[6:]
-    scores = [float(line.split("|")[1]) for line in shown if line.startswith("|")]
-    assert scores == [round(row["score"], 2) for row in sorted(wrong, key=lambda row: -row["score"])[: len(scores)]]
-    assert len(scores) == min(card.FAILURES, len(wrong))
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        ([("Cardiomegaly.", "Cardiomegaly."), ("Edema.", "Normal.")] * 5, "**50** (5 of 10) and misses 50"),
+        ([("Cardiomegaly.", "Normal."), ("Pleural effusion. Edema.", "Cardiomegaly. Edema.")], "**33** (1 of 3)"),
+        (
+            [("Cardiomegaly.", "Normal."), ("Pleural effusion. Edema.", "Cardiomegaly. Edema.")],
+            "**50** are right (1 of 2)",
+        ),
+        ([("Cardiomegaly.", "Normal."), ("Normal.", "Normal.")], "It states no finding at all"),
+        ([("Cardiomegaly.", "Edema."), ("Normal.", "Normal.")], "Not one of the findings that it states is right"),
+        ([("Normal.", "Edema."), ("Normal.", "Normal.")], "No text of these 2 studies states a finding"),
+    ],
+)
+def test_what_finding_scores_mean_is_told_in_plain_words(tmp_path, facts, texts, told):
+    assert told in card_of(tmp_path, facts, *texts)
+
+
+def test_f1_by_chance_is_the_mean_over_all_ways_of_dealing_out_the_texts():
+    truths = ["Cardiomegaly.", "Cardiomegaly.", "Edema.", "Normal.", "Normal."]
+    texts = ["Cardiomegaly.", "Cardiomegaly. Edema.", "Cardiomegaly.", "Normal.", "Normal."]
+
+    def f1(order) -> float:
+        pairs = [("Cardiomegaly" in truth, "Cardiomegaly" in texts[i]) for truth, i in zip(truths, order, strict=True)]
+        return 2 * sum(a and b for a, b in pairs) / sum(a + b for a, b in pairs)
+
+    orders = list(itertools.permutations(range(5)))
+    rows = [{"uid": str(i), "impression": truths[i], "prediction": texts[i]} for i in range(5)]
+    expected = sum(map(f1, orders)) / len(orders)
+    assert card_parts.chance_f1(build_report(rows)["per_finding"]["cardiomegaly"], 5) == pytest.approx(expected)
+
+
+def test_failures_are_chosen_by_rule_the_surest_and_the_worst(tmp_path, facts):
+    right = [("Edema.", "Edema.")] * 2
+    wrong = [("Edema.", "Normal.")] * 4 + [("Edema. Nodule.", "Cardiomegaly.")] + [("Nodule.", "Normal.")] * 4
+    text = card_of(tmp_path, facts, *right, *wrong)
+    assert "In 9 of 11 studies the text misses or invents a finding" in text
+    surest, worst = (table_below(text, words) for words in ("**Surely wrong**", "**Most wrong**"))
+    assert [row[0] for row in surest] == ["1.00", "0.90", "0.80", "0.70", "0.60", "0.50"]
+    assert surest[4][1:4] == ["–", "edema, nodule", "cardiomegaly"]
+    assert [row[0] for row in worst] == ["0.60", "1.00", "0.90", "0.80", "0.70", "0.50"]
+    assert surest[0][4:] == ["Nodule.", "Normal."]
+    assert card_parts.failures(told_rows(*right), show_texts=True) == {}
 
 
 def test_no_report_of_a_patient_is_on_a_card(run):
-    texts = {"impression": "Lingular scarring, unlike that of the zebra.", "prediction": "Chronic zebra changes."}
-    lines = [json.loads(line) | texts for line in (run / "predictions.jsonl").read_text().splitlines()]
-    (run / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    texts = {"impression": "Lingular scarring, unlike that of the zebra.", "prediction": "Chronic zebra | changes."}
+    rows = [row | texts for row in rows_of(run)]
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = json.loads((run / card.FACTS).read_text())
-    card.write_model_card(run, facts | {"dataset": "kaggle"})
-    text = (run / "README.md").read_text()
-    assert_well_formed(text)
+    real = facts | {"dataset": "kaggle", "account": facts["account"] | {"source": "kaggle"}}
+    text = card_of(run, real)
     assert "zebra" not in text
-    assert "### Where it fails" in text
+    assert table_below(text, "**Surely wrong**"), "what was missed and invented is told"
     assert "reports of patients are not shown" in text
     assert "Demner-Fushman" in text
     assert "Indiana, USA" in text, "the limits of the data"
+    assert "No licence is stated. The reports and images that it learned from are licensed CC-BY-NC-ND-4.0" in text
     assert "license" not in metadata_load(run / "README.md"), "the licence of the data has a say"
-    card.write_model_card(run, facts)
-    assert "zebra" in (run / "README.md").read_text(), "the phantom's texts may be shown"
+    for unknown in ({"dataset": "phantom", "account": {}}, {"dataset": "somebody/phantom", "account": {}}):
+        text = card_of(run, facts | unknown)
+        assert "zebra" not in text, "a name is no proof that no patient is behind a text"
+        assert "Trained on synthetic" not in text
+        assert "license" not in metadata_load(run / "README.md")
+    phantom_model_on_patients = {"dataset": "kaggle", "split": "test", "own": False, "source": "kaggle"}
+    assert "zebra" not in card_of(run, facts | {"evaluated_on": phantom_model_on_patients})
+    text = card_of(run, facts)
+    assert "zebra" in text, "the phantom's texts may be shown"
+    assert "Demner-Fushman" not in text
+
+
+def test_the_files_of_a_card_tell_nothing_of_the_machine(run_folder, phantom_folder):
+    for name in (card.FACTS, card.CARD):
+        text = (run_folder / name).read_text()
+        for place in (run_folder.parent, phantom_folder.parent, Path.home(), Path.cwd()):
+            assert str(place) not in text
+        assert socket.gethostname() not in text or len(socket.gethostname()) < 6
+        assert f"/{getpass.getuser()}/" not in text
 
 
 def test_the_figures_are_of_this_report_and_on_the_card(run):
@@ -186,14 +321,11 @@ def test_the_figures_are_of_this_report_and_on_the_card(run):
 
 def test_a_card_of_a_model_trained_on_the_phantom_says_that_it_knows_no_patients(run_folder, tmp_path, facts):
     assert "Trained on synthetic pictures alone" in (run_folder / "README.md").read_text()
-    card.write_model_card(tmp_path, facts | {"dataset": "kaggle"})
-    assert "synthetic" not in (tmp_path / "README.md").read_text()
+    assert "synthetic" not in card_of(tmp_path, facts | {"dataset": "kaggle", "account": {"source": "kaggle"}})
 
 
 def test_a_run_without_evaluation_says_so(tmp_path, facts):
-    card.write_model_card(tmp_path, facts)
-    text = (tmp_path / "README.md").read_text()
-    assert_well_formed(text)
+    text = card_of(tmp_path, facts)
     assert text.count("Not evaluated") == 2
     assert "finding F1" not in text
     assert not (tmp_path / "figures").exists()
@@ -203,43 +335,103 @@ def test_a_run_without_evaluation_says_so(tmp_path, facts):
     assert "Energy: not measured" in text
 
 
-def test_a_report_of_two_studies_without_calibration_makes_a_whole_card(tmp_path, facts):
-    from hf_cxr.evaluation import build_report
-    from hf_cxr.report import write_report
-
-    texts = [("Small right pleural effusion.", "Normal chest."), ("Normal chest.", "Cardiomegaly.")]
-    rows = [
-        {"uid": str(i), "patient": i, "impression": truth, "prediction": said, "score": 0.5, "views": "both"}
-        | {"sequence_probability": 0.5, "matched": [], "missed": ["x"], "invented": []}
-        for i, (truth, said) in enumerate(texts)
-    ]
-    write_report(build_report(rows), rows, tmp_path)
-    card.write_model_card(tmp_path, facts)
-    text = (tmp_path / "README.md").read_text()
-    assert_well_formed(text)
+def test_one_study_makes_a_whole_card_without_intervals(tmp_path, facts):
+    text = card_of(tmp_path, facts, ("Small right pleural effusion.", "Normal | chest.\nNormal."))
     assert "it is not calibrated" in text
-    assert "state 1 findings" in text
+    assert "There are no intervals" in text
+    assert "Too few studies to say" in text
+    assert "images shuffled" not in text.split("### Every score")[0]
+    assert table_below(text, "**Surely wrong**")[0][-1] == r"Normal \| chest. Normal."
 
 
-@pytest.mark.slow
-def test_an_evaluation_into_the_runs_own_folder_writes_its_card_anew(run, phantom_folder):
-    result = run_cxr("evaluate", run, phantom_folder, "--split", "validation", "--out", run)
-    assert result.returncode == 0, result.stderr
+def test_the_recipe_says_what_was_trained_and_for_how_long(tmp_path, facts):
+    plain = card_of(tmp_path, facts)
+    assert "Findings warm-up of the encoder for 0 epochs, then sequence-to-sequence fine-tuning for\n4 epochs" in plain
+    assert "1.5 minutes on CPU, Linux x86_64, 1 process. Energy: not measured" in plain
+    recipe = {"lora_rank": 8, "freeze_encoder": True, "view_dropout": 0.0}
+    text = card_of(tmp_path, facts | {"recipe": recipe, "resumed": True, "warmed_up": False, "processes": 2})
+    assert "Sequence-to-sequence fine-tuning of low-rank adapters (rank 8, merged into the weights)" in text
+    assert "with the encoder frozen for" in text
+    assert "minutes since it was last resumed on CPU, Linux x86_64, 2 processes" in text
+    for name in facts["base_models"]:
+        assert f"(https://huggingface.co/{name})" in text
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "told"),
+    [
+        ("tiny", "small", []),
+        ("google/vit", "gpt2", ["google/vit", "gpt2"]),
+        ("user/ckpt", "user/ckpt", ["user/ckpt"]),
+        ("/home/somebody/moved away", "../gone", []),
+    ],
+)
+def test_base_models_are_the_parts_that_came_from_the_hub(tmp_path, encoder, decoder, told):
+    (tmp_path / "c.yaml").write_text(f"dataset: x\nencoder: {encoder}\ndecoder: {decoder}\nuse_cpu: true\n")
+    kit, _ = parse_arguments(tmp_path / "c.yaml")
+    assert card._base_models(kit) == told
+
+
+def test_a_dataset_on_the_hub_is_named_with_its_own_account(tmp_path, facts, phantom_folder, monkeypatch):
+    monkeypatch.setattr(card, "hf_hub_download", lambda repo, name, repo_type: str(phantom_folder / name))
+    there = card.dataset_facts("somebody/chests")
+    text = card_of(tmp_path, facts | there)
+    assert "[somebody/chests](https://huggingface.co/datasets/somebody/chests)" in text
+    assert there["account"]["splits_sha256"] in text
+    assert metadata_load(tmp_path / "README.md")["datasets"] == ["somebody/chests"]
+
+    def gone(*words, **options):
+        raise FileNotFoundError("no prepare.json")
+
+    monkeypatch.setattr(card, "hf_hub_download", gone)
+    nothing_known = card.dataset_facts("somebody/chests")
+    assert nothing_known == {"dataset": "somebody/chests", "dataset_on_hub": True, "account": {}}
+    assert "| step |" not in card_of(tmp_path, facts | nothing_known)
+
+
+def evaluate(*words: object) -> None:
+    cli.run_evaluate(cli.make_parser().parse_args(["evaluate", *map(str, words)]))
+
+
+def test_an_evaluation_into_the_runs_own_folder_writes_its_card_anew(run, phantom_folder, tmp_path, capsys):
+    before = (run / "README.md").read_text()
+    (run / "report.json").write_text("{}")
+    evaluate(run, phantom_folder, "--split", "validation", "--out", tmp_path / "elsewhere")
+    assert (run / "README.md").read_text() == before
+    evaluate(run, phantom_folder, "--split", "validation", "--out", run)
     text = (run / "README.md").read_text()
     assert_well_formed(text)
+    assert report_of(run)["split"] == "validation"
     assert score_table(report_of(run)) in text
-    assert "those on the validation split of `phantom`" in text
+    assert "on the validation split of `phantom`, the studies that its weights and its score were chosen on" in text
     assert {result.dataset_split for result in ModelCard.load(run / "README.md").data.eval_results} == {"validation"}
+    (run / card.FACTS).unlink()
+    capsys.readouterr()
+    evaluate(run, phantom_folder, "--split", "test", "--out", run, "--json")
+    told = capsys.readouterr()
+    assert json.loads(told.out)["split"] == "test"
+    [line] = [line for line in told.err.splitlines() if line.startswith("hf-cxr evaluate:")]
+    assert "the card is left as it was" in line
+    assert (run / "README.md").read_text() == text
 
 
 def test_an_evaluation_on_other_data_is_told_as_such(run, phantom_folder, tmp_path):
     other = copy_folder(phantom_folder, tmp_path / "other")
     account = json.loads((other / "prepare.json").read_text()) | {"splits_sha256": "0" * 64}
     (other / "prepare.json").write_text(json.dumps(account))
-    card.write_model_card(run, card.evaluated_on(run, str(other), "test"))
-    assert "not the data that this model was trained on" in (run / "README.md").read_text()
-    card.write_model_card(run, card.evaluated_on(run, str(phantom_folder), "test"))
-    assert "not the data that this model was trained on" not in (run / "README.md").read_text()
+    assert "not the data that this model was trained on" in card_of(run, card.evaluated_on(run, str(other), "test"))
+    facts = card.evaluated_on(run, str(phantom_folder), "test")
+    assert "not the data that this model was trained on" not in card_of(run, facts)
+
+
+def test_the_card_goes_by_the_split_that_the_report_names(run):
+    (run / "report.json").write_text(json.dumps(report_of(run) | {"split": "train"}))
+    text = card.card_text(run)
+    assert (
+        "on the train split of `phantom`, the very studies that it learned from: they say nothing of new ones." in text
+    )
+    (run / "report.json").write_text(json.dumps({k: v for k, v in report_of(run).items() if k != "split"}))
+    assert "on the train split" not in card.card_text(run), "a report of an earlier version names none"
 
 
 def test_a_run_of_an_earlier_version_keeps_its_card_and_one_line_says_why(run, phantom_folder):
@@ -251,5 +443,9 @@ def test_a_run_of_an_earlier_version_keeps_its_card_and_one_line_says_why(run, p
         card.card_text(run)
 
 
-def test_a_new_training_leaves_no_card_of_other_weights(run_folder):
-    assert {*REPORT_FILES, card.CARD, card.FACTS} <= {file.name for file in run_folder.iterdir()}
+def test_a_new_training_leaves_no_card_of_other_weights(run):
+    told = {*REPORT_FILES, card.CARD, card.FACTS, card.FIGURES}
+    assert told <= {file.name for file in run.iterdir()}
+    kit, args = parse_arguments(run / "config.yaml")
+    save_run(load_checkpoint(str(run)), kit, args, SimpleNamespace(state=TrainerState()), run)
+    assert not told & {file.name for file in run.iterdir()}

@@ -71,7 +71,7 @@ class Sandbox:
     def __init__(self, folder: Path, hub: HubServer) -> None:
         self.folder, self.done = folder, set()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(folder / "scripts")}
         runner = [sys.executable, str(ROOT / "tests" / "command_runner.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.runner = subprocess.Popen(runner, cwd=folder, env=self.env, **pipes)

@@ -1,21 +1,75 @@
+import json
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from helpers import copy_folder
+from helpers import TINY_RECIPE, copy_folder, radiograph, write_config
+from hub_server import HubServer
+from PIL import Image
 
 from hf_cxr import hub
+from hf_cxr.arguments import parse_arguments
+from hf_cxr.hub import check_nothing_private, files_to_push
+
+# All that a pushed run may consist of, beside the pipeline's code: written out here, so that a new one is a decision.
+ALLOWED = {
+    *(".gitattributes", "README.md", "report.json", "report.md"),
+    *("config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+}
+NEVER = (
+    "optimizer.pt",
+    "training_args.bin",
+    "predictions.jsonl",
+    "config.yaml",
+    "trainer_state.json",
+    "rejects.jsonl",
+)
 
 
-def test_a_run_folder_names_no_path_of_the_machine(run_folder, phantom_folder):
-    for file in run_folder.iterdir():
-        if any(file.match(pattern) for pattern in hub.RUN_FILES) and file.suffix != ".safetensors":
-            text = file.read_text(encoding="utf-8")
-            assert str(phantom_folder.parent) not in text, file.name
-            assert str(run_folder.parent) not in text, file.name
+# --- what is pushed ----------------------------------------------------------------------------------------------
 
 
-def test_predictions_and_checkpoints_of_the_optimiser_are_not_among_what_is_pushed(run_folder):
-    pushed = {file.name for file in run_folder.iterdir() if any(file.match(pattern) for pattern in hub.RUN_FILES)}
-    assert {"model.safetensors", "README.md", "report.json", "pipeline.py"} <= pushed
-    assert not pushed & {"predictions.jsonl", "trainer_state.json", "training_args.bin", "config.yaml"}
+def test_only_what_a_run_consists_of_is_pushed(run_folder, tmp_path):
+    run = copy_folder(run_folder, tmp_path / "run")
+    for name in NEVER:
+        (run / name).write_text("state")
+        (run / "checkpoint-5").mkdir(exist_ok=True)
+        (run / "checkpoint-5" / name).write_text("state")
+    for folder in ("checkpoint-5", "findings_encoder", "findings_warmup"):
+        (run / folder).mkdir(exist_ok=True)
+        (run / folder / "model.safetensors").write_bytes(b"other weights")
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / "calibration.png").write_bytes(b"png")
+    names = {name for name in files_to_push(run, "model") if not name.startswith("figures/")}
+    assert names == (ALLOWED | set(hub.TRAVELLING)) - {".gitattributes"}
+    assert "figures/calibration.png" in files_to_push(run, "model")
+
+
+@pytest.mark.parametrize("missing", ["README.md", "model.safetensors"])
+def test_a_run_without_card_or_weights_is_not_pushed(run_folder, tmp_path, missing):
+    run = copy_folder(run_folder, tmp_path / "run")
+    (run / missing).unlink()
+    with pytest.raises(FileNotFoundError, match="has not come to its end"):
+        hub.push(run, "user/name")
+
+
+def test_a_folder_that_is_neither_run_nor_dataset_is_not_pushed(tmp_path, run_folder):
+    with pytest.raises(FileNotFoundError, match="neither a checkpoint"):
+        hub.push(tmp_path, "user/name")
+    with pytest.raises(FileNotFoundError, match="no prepared dataset"):
+        hub.push(tmp_path, "user/name", dataset=True)
+    with pytest.raises(FileNotFoundError, match="this is a run; push it without --dataset"):
+        hub.push(run_folder, "user/name", dataset=True)
+
+
+@pytest.mark.parametrize("name", ["name", "user/a/b", "./runs/x", "user/na me", "user/-name", ""])
+def test_a_malformed_name_is_told(run_folder, name):
+    with pytest.raises(ValueError, match="no name on the Hub; write user/name"):
+        hub.push(run_folder, name)
 
 
 def test_a_public_push_of_a_no_derivatives_dataset_is_refused(phantom_folder, tmp_path):
@@ -23,13 +77,292 @@ def test_a_public_push_of_a_no_derivatives_dataset_is_refused(phantom_folder, tm
     card = (folder / "README.md").read_text()
     assert "license: apache-2.0" in card
     (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: cc-by-nc-nd-4.0"))
-    with pytest.raises(ValueError, match="forbids sharing derivatives"):
+    with pytest.raises(ValueError, match=r"cc-by-nc-nd-4.0\) forbids sharing derivatives.*--i-hold-the-rights"):
+        hub.push(folder, "user/name", public=True)
+    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: other"))
+    with pytest.raises(ValueError, match="unknown"):
         hub.push(folder, "user/name", public=True)
     (folder / "README.md").unlink()
     with pytest.raises(ValueError, match="unknown"):
         hub.push(folder, "user/name", public=True)
 
 
-def test_a_folder_that_is_neither_run_nor_dataset_is_not_pushed(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a checkpoint"):
-        hub.push(tmp_path, "user/name")
+def test_a_public_push_of_weights_trained_on_restricted_data_is_noted(phantom_folder, run_folder, tmp_path):
+    assert hub.licence_note(run_folder) is None
+    run, dataset = copy_folder(run_folder, tmp_path / "run"), copy_folder(phantom_folder, tmp_path / "dataset")
+    card = (dataset / "README.md").read_text().replace("license: apache-2.0", "license: cc-by-nc-nd-4.0")
+    (dataset / "README.md").write_text(card)
+    (run / "config.yaml").write_text(f"dataset: {dataset}\n")
+    assert "cc-by-nc-nd-4.0" in hub.licence_note(run)
+
+
+# --- what must not leave -----------------------------------------------------------------------------------------
+
+TRACES = {
+    "place of its folder": lambda run: f"saved in {run.resolve()}/model",
+    "working folder": lambda run: f"run from {Path.cwd()}.",
+    "your home": lambda run: f"cache: {Path.home()}/.cache/huggingface",
+    "a home folder": lambda run: '"_name_or_path": "/home/alice/vit"',
+    "home folder of a Mac": lambda run: "see /Users/alice/x",
+    "home folder of Windows": lambda run: json.dumps("C:\\Users\\Alice\\x"),
+    "access token": lambda run: "login with hf_" + "aB3" * 11,
+}
+
+
+@pytest.mark.parametrize("what", TRACES)
+@pytest.mark.parametrize("name", ["config.json", "README.md", "report.md", "views.py", "figures/a.png"])
+def test_a_file_that_tells_of_the_machine_or_holds_a_token_stops_the_push(tmp_path, what, name):
+    with pytest.raises(ValueError, match=name) as error:
+        check_nothing_private({name: f"text\n{TRACES[what](tmp_path)}\n"}, tmp_path)
+    assert "aB3" not in str(error.value)
+
+
+def test_the_name_of_the_machine_and_of_its_user_stop_the_push(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "node-17")
+    monkeypatch.setenv("LOGNAME", "alice")
+    for text in ("trained on node-17", "data: /scratch/alice/iu"):
+        with pytest.raises(ValueError, match=r"report\.md"):
+            check_nothing_private({"report.md": text}, tmp_path)
+    with pytest.raises(ValueError, match="access token"):
+        check_nothing_private({"report.md": "an old form, abc123"}, tmp_path, token="abc123")
+
+
+def test_names_on_the_hub_and_ordinary_words_do_not_stop_a_push(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "radiology")
+    monkeypatch.setenv("LOGNAME", "alice")
+    text = (
+        'pipeline(model="alice/name"), https://huggingface.co/alice/name, radiology, /home/user/x, hf_cxr, data/train'
+    )
+    check_nothing_private({"README.md": text}, tmp_path)
+
+
+def test_headers_of_weights_and_data_are_read_for_traces(run_folder, phantom_folder, tmp_path):
+    assert "decoder" in str(json.loads(hub.read_text(run_folder / "model.safetensors")).keys())  # and no weights
+    data = next((phantom_folder / "data").glob("*.parquet"))
+    assert "impression" in hub.read_text(data)
+    assert len(hub.read_text(data)) < data.stat().st_size / 2
+    run = copy_folder(run_folder, tmp_path / "run")
+    weights = (run / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", weights[:8])[0]
+    header = json.loads(weights[8 : 8 + length])
+    header["__metadata__"] = {"from": "/home/alice/run"}
+    header = json.dumps(header).encode()
+    (run / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights[8 + length :])
+    with pytest.raises(ValueError, match=r"model.safetensors: holds a home folder \(/home/alice"):
+        hub.push(run, "user/name")
+
+
+# --- to a Hub and back -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site():
+    with HubServer(tokens={"hf_test": "user", "hf_read": "user:read"}) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def cxr(site):
+    """Runs an `hf-cxr` command as a user of that Hub, in a process of its own; returns status and stderr."""
+    words = [sys.executable, str(Path(__file__).with_name("command_runner.py"))]
+    env = site.env | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runner:
+
+        def run(*words, token="hf_test", **environment):
+            code = f"import os; os.environ.update({environment | {'HF_TOKEN': token}})\n"
+            code += f"import sys; from hf_cxr.cli import main; sys.exit(main({list(map(str, words))}))"
+            runner.stdin.write(json.dumps({"code": code}) + "\n")
+            runner.stdin.flush()
+            answer = json.loads(runner.stdout.readline())
+            return answer["status"], answer["stderr"]
+
+        yield run
+        runner.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def pushed(cxr, run_folder):
+    assert cxr("push", run_folder, "user/run") == (0, "")
+    return "user/run"
+
+
+def test_a_push_is_private_and_one_commit(site, pushed):
+    assert site.is_private(pushed)
+    assert len(site.revisions(pushed)) == 2  # the Hub's own, and ours
+
+
+def test_the_card_that_is_pushed_names_the_repository_unless_it_was_edited(site, cxr, pushed, run_folder, tmp_path):
+    assert b'model="user/run"' in site.files(pushed)["README.md"]
+    run = copy_folder(run_folder, tmp_path / "run")
+    (run / "README.md").write_text((run / "README.md").read_text() + "\nBy hand.\n")
+    assert cxr("push", run, "user/edited")[0] == 0
+    assert site.files("user/edited")["README.md"] == (run / "README.md").read_bytes()
+
+
+def test_nothing_pushed_tells_of_machine_user_or_token_and_no_state_of_the_optimiser_is_there(
+    site, pushed, run_folder, phantom_folder
+):
+    files = site.files(pushed)
+    assert {name for name in files if not name.startswith("figures/")} == ALLOWED | set(hub.TRAVELLING)
+    traces = [str(path) for path in (run_folder, run_folder.parent, phantom_folder, Path.cwd(), f"{Path.home()}/")]
+    traces += ["hf_test", "/home/", "/Users/"]
+    traces += [host for host in [socket.gethostname()] if len(host) > 4]  # shorter ones occur among the weights
+    for name, content in files.items():
+        assert not [trace for trace in traces if trace.encode() in content], name
+        assert b"exp_avg" not in content, name
+
+
+BACK = """
+import json, os, sys
+sys.modules["hf_cxr"] = None  # as where it is not installed
+import numpy as np
+from transformers import pipeline
+token = os.environ.pop("HF_TOKEN")
+try:
+    pipeline(model="user/run", trust_remote_code=True)
+except OSError as error:
+    print(json.dumps(str(error)))
+os.environ["HF_TOKEN"] = token
+pictures = [np.random.default_rng(seed).integers(0, 256, (80, 70), dtype=np.uint8) for seed in range(4)]
+there, here = (pipeline(model=name, trust_remote_code=True) for name in ("user/run", sys.argv[1]))
+studies = [{"frontal": pictures[0], "lateral": pictures[1]}, {"frontal": pictures[2], "lateral": None}]
+print(json.dumps([[pipe(study) for study in studies] for pipe in (there, here)]))
+"""
+
+
+def test_what_comes_back_from_the_hub_writes_the_same_and_needs_a_token(site, pushed, run_folder):
+    words = [sys.executable, "-c", BACK, str(run_folder)]
+    result = subprocess.run(words, env=site.env, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-2000:]
+    refused, answers = map(json.loads, result.stdout.splitlines())
+    assert "hf auth login" in refused
+    there, here = answers
+    assert there == here
+    assert all(0 <= row["score"] <= 1 for rows in there for row in rows)
+
+
+def test_a_second_push_deletes_what_the_run_no_longer_has_and_nothing_of_others(site, cxr, run_folder, tmp_path):
+    run = copy_folder(run_folder, tmp_path / "run")
+    (run / "model.safetensors").rename(run / "model-00001-of-00001.safetensors")
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / "old.png").write_bytes(b"\x89PNG old")
+    assert cxr("push", run, "user/again")[0] == 0
+    repo = site.repos["model", "user/again"]
+    ours, theirs = repo.at("main").tree, {"LICENSE", "adapter.safetensors", "notes/README.md"}
+    repo.commit("main", "By hand", ours | dict.fromkeys(theirs, ours["README.md"]))
+    assert cxr("push", run_folder, "user/again")[0] == 0
+    names = set(site.files("user/again"))
+    assert theirs | {"model.safetensors"} <= names
+    assert not names & {"model-00001-of-00001.safetensors", "figures/old.png"}
+    assert len(site.revisions("user/again")) == 4
+
+
+def test_a_repository_becomes_public_only_once_it_is_whole(site, cxr, run_folder):
+    site.fail("commit", "507", times=1)
+    assert cxr("push", run_folder, "user/open", "--public")[0] == 2
+    assert site.is_private("user/open")
+    assert cxr("push", run_folder, "user/open", "--public")[0] == 0
+    assert not site.is_private("user/open")
+    status, told = cxr("push", run_folder, "user/open")
+    assert status == 2
+    assert "public already" in told
+
+
+def test_an_error_is_one_line_that_says_what_to_do(site, cxr, pushed, run_folder, phantom_folder, tmp_path):
+    Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
+    config = write_config(tmp_path / "config.yaml", dataset="data", push_to_hub=True, hub_model_id="user/x")
+    push = ("push", run_folder, "user/x")
+    answers = {
+        "hf-cxr push: no token for the Hub: log in with `hf auth login`": cxr(*push, token=""),
+        "user/x: the Hub does not know this token (401)": cxr(*push, token="hf_wrong"),
+        "it needs write permission": cxr(*push, token="hf_read"),
+        "and this name as owner": cxr("push", run_folder, "other/x"),
+        "hf-cxr train: push_to_hub: no token for the Hub": cxr("train", config, token=""),
+        "hf-cxr predict: user/run ": cxr("predict", pushed, "--frontal", tmp_path / "f.png", token=""),
+    }
+    command = [str(Path(sys.executable).with_name("hf-cxr")), "push", "--dataset", str(phantom_folder), "user/x"]
+    for hint, environment in {
+        "cannot be reached at http://127.0.0.1:9": {"HF_ENDPOINT": "http://127.0.0.1:9"},
+        "HF_HUB_OFFLINE": {"HF_HUB_OFFLINE": "1"},
+    }.items():
+        result = subprocess.run(command, env=site.env | environment, capture_output=True, text=True, timeout=120)
+        answers[hint] = result.returncode, result.stderr
+    for hint, (status, told) in answers.items():
+        assert status == 2, told
+        assert told.startswith("hf-cxr ")
+        assert told.count("\n") == 1
+        assert hint in told
+    assert "hf auth login" in answers["hf-cxr predict: user/run "][1]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, "needs hub_model_id"),
+        ({"hub_model_id": "name"}, "needs hub_model_id: user/name"),
+        ({"hub_model_id": "user/x", "hub_strategy": "checkpoint"}, "optimizer's state"),
+        ({"hub_model_id": "user/x", "hub_strategy": "all_checkpoints"}, "optimizer's state"),
+        ({"hub_model_id": "user/x", "hub_revision": "try"}, "main branch"),
+    ],
+)
+def test_a_training_that_could_not_push_is_refused_before_it_begins(tmp_path, values, told):
+    config = write_config(tmp_path / "config.yaml", dataset="data", push_to_hub=True, **values)
+    with pytest.raises(ValueError, match=told) as error:
+        parse_arguments(config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_training_pushes_each_save_and_the_finished_run_and_outlives_a_push_that_fails(
+    site, cxr, phantom_folder, tmp_path
+):
+    config = TINY_RECIPE | {
+        "dataset": str(phantom_folder),
+        "output_dir": str(tmp_path / "run"),
+        "save_strategy": "steps",
+    }
+    config |= {"findings_warmup_epochs": 1, "per_device_train_batch_size": 16, "save_steps": 5, "push_to_hub": True}
+    write_config(tmp_path / "config.yaml", **config, hub_model_id="user/trained")
+    for how in ("507", "ok", "ok", "507"):  # the saves at steps 5, 10 and 13, then the finished run
+        site.fail("commit", how, times=1)
+    status, errors = cxr("train", tmp_path / "config.yaml")
+    assert "step 5 was not pushed: user/trained: the Hub failed (507" in errors
+    assert status == 2
+    told = errors.splitlines()[-1]
+    assert told.startswith("hf-cxr train: trained, but not pushed: user/trained: the Hub failed (507")
+    again = f"hf-cxr push {tmp_path / 'run'} user/trained"
+    assert told.endswith(f"repeat with: {again}")
+    assert site.is_private("user/trained")
+    assert len(site.revisions("user/trained")) == 3
+    during = site.files("user/trained")
+    assert set(during) == (ALLOWED | set(hub.TRAVELLING)) - {"report.json", "report.md"}
+    assert b"Training in progress, not evaluated** (step 13 of 13)" in during["README.md"]
+    assert "custom_pipelines" in json.loads(during["config.json"])
+    for kept in (tmp_path / "run").glob("checkpoint-*/config.json"):  # beside it lies no such code
+        assert "custom_pipelines" not in json.loads(kept.read_text())
+    assert cxr(*again.split()[1:])[0] == 0
+    after = site.files("user/trained")
+    assert after["model.safetensors"] == during["model.safetensors"]  # the form of stock transformers, both times
+    assert {"report.json", "report.md"} <= set(after)
+    assert b"in progress" not in after["README.md"]
+
+
+LOAD = """
+from datasets import load_dataset
+dataset = load_dataset("user/dataset")
+print({name: len(split) for name, split in dataset.items()}, dataset["test"][0]["frontal"] is not None)
+"""
+
+
+def test_a_dataset_is_pushed_as_parquet_with_its_card_and_loads_from_the_hub(site, cxr, phantom_folder, tmp_path):
+    folder = copy_folder(phantom_folder, tmp_path / "dataset")
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: cc-by-nc-nd-4.0"))
+    assert cxr("push", "--dataset", folder, "user/dataset", "--public")[0] == 2
+    assert not site.revisions("user/dataset", "dataset")
+    assert cxr("push", "--dataset", folder, "user/dataset", "--public", "--i-hold-the-rights")[0] == 0
+    assert not site.is_private("user/dataset", "dataset")
+    splits = {f"data/{name}-00000-of-00001.parquet" for name in ("train", "validation", "test")}
+    kept = {".gitattributes", "README.md", "prepare.json", "splits.csv"} | splits
+    assert set(site.files("user/dataset", "dataset")) == kept
+    loaded = subprocess.run([sys.executable, "-c", LOAD], env=site.env, capture_output=True, text=True, timeout=120)
+    assert loaded.stdout == "{'train': 197, 'validation': 20, 'test': 21} True\n", loaded.stderr[-2000:]

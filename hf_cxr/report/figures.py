@@ -43,7 +43,8 @@ def draw_png(report: Mapping[str, Any]) -> dict[str, bytes]:
     for name, figure in _made(report):
         if name in CARD_FIGURES:
             stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+            whole = {"bbox_inches": "tight", "pad_inches": 0.12, "metadata": {"Software": None}}
+            figure.savefig(stream, format="png", dpi=150, facecolor="white", **cast(Any, whole))
             drawn[name] = stream.getvalue()
     return drawn
 
