@@ -7,6 +7,7 @@ explanation: it tells what was read, not why a word was chosen.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +19,16 @@ VIEWS = ("frontal", "lateral")
 COLOUR, STRONGEST = (255, 96, 0), 0.7  # of the overlay, and how much it hides where attention is highest
 LARGEST = 512  # pixels of the longer side of an overlay
 
+_one_at_a_time = threading.Lock()  # a second pass would take the first one's "eager" for the usual way, and keep it
+
 
 def cross_attention(model: Any, pixel_values: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
     """How the decoder's attention was spread over the canvas when it chose each token of a text.
 
     Args:
         model: a `VisionEncoderDecoderModel`. Its decoder computes attention the eager way during the call, because
-            the fused kernels give no weights.
+            the fused kernels give no weights. Calls wait for each other; meanwhile other threads may `generate` with
+            the model, but not train it.
         pixel_values: (1, channels, height, 2 × height), the canvas that the text was written for.
         sequence: (length,), the tokens as generated: start token first, padding last.
 
@@ -37,8 +41,8 @@ def cross_attention(model: Any, pixel_values: torch.Tensor, sequence: torch.Tens
         ValueError: if the encoder's tokens are not those of a canvas twice as wide as high.
     """
     decoder = model.decoder
-    usual = decoder.config._attn_implementation
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_at_a_time:
+        usual = decoder.config._attn_implementation
         encoded = model.encoder(pixel_values.to(model.device, model.dtype))
         decoder.set_attn_implementation("eager")
         try:
@@ -80,8 +84,11 @@ def word_maps(tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor) -> lis
             continue
         text = tokenizer.decode(ids[: place + 1], skip_special_tokens=True)
         begun = len(text.split()) + (text != text.rstrip())  # a token of white space begins the next word
+        if begun == 0:  # nothing to be read so far
+            continue
         while len(found) < begun:
             found.append([])
+        found[begun - 1 :] = [sum(found[begun - 1 :], [])]  # WordPiece joins "patient ' s" once the s has come
         found[begun - 1].append(maps[place])
     words = tokenizer.decode(ids, skip_special_tokens=True).split()
     return [(word, torch.stack(own).mean(0)) for word, own in zip(words, found, strict=False) if own]

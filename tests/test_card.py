@@ -398,6 +398,7 @@ def test_an_evaluation_into_the_runs_own_folder_writes_its_card_anew(run, phanto
     (run / "report.json").write_text("{}")
     evaluate(run, phantom_folder, "--split", "validation", "--out", tmp_path / "elsewhere")
     assert (run / "README.md").read_text() == before
+    assert "hf-cxr evaluate:" not in capsys.readouterr().err
     evaluate(run, phantom_folder, "--split", "validation", "--out", run)
     text = (run / "README.md").read_text()
     assert_well_formed(text)

@@ -38,7 +38,7 @@ NOT_RUN = {
 }
 REFUSED_WITHOUT_GPU = {"--accelerate_config fsdp2": "FSDP needs GPUs", "--accelerate_config deepspeed": "deepspeed"}
 SHORTER = ["--num_train_epochs", "1", "--findings_warmup_epochs", "1", "--max_target_length", "24"]
-FEWER = {"4000": "160", "8": "2"}  # studies of the phantom; processes
+SMALLER = {"4000": "160", "8": "2", "CONFIG": "CONFIG.yaml"}  # studies of the phantom, processes; one config
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9]*|.*…")  # a word of a command that the reader replaces; CONFIG is a file here
 
 
@@ -69,7 +69,7 @@ class Sandbox:
     """A user's folder, a Hub, and a process that runs commands in the one with the other."""
 
     def __init__(self, folder: Path, hub: HubServer) -> None:
-        self.folder, self.done = folder, set()
+        self.folder, self.done = folder, set[frozenset[str]]()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(folder / "scripts")}
         runner = [sys.executable, str(ROOT / "tests" / "command_runner.py")]
@@ -83,13 +83,13 @@ class Sandbox:
         return answer["status"], answer["stdout"], answer["stderr"]
 
     def run(self, command: str) -> None:
-        """Run one command once; it has to succeed."""
-        if command in self.done:
-            return
-        self.done.add(command)
-        words = [FEWER.get(word, word) for word in shlex.split(command)]
+        """Run one command once, whatever the order of its options; it has to succeed."""
+        words = [SMALLER.get(word, word) for word in shlex.split(command)]
         if "train" in words or "scripts/train.py" in words:
             words += SHORTER + ([] if torch.cuda.is_available() else ["--use_cpu", "true"])
+        if frozenset(words) in self.done:
+            return
+        self.done.add(frozenset(words))
         if "download" in words:
             words += ["--mirror", self.mirror]
         if words[0] == "hf-cxr":
@@ -122,8 +122,7 @@ def sandbox(tmp_path_factory):
     )
     for name in ("configs", "scripts"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("CONFIG", "CONFIG.yaml"):
-        write_config(folder / name, **TINY_RECIPE, dataset="data/phantom", output_dir="runs/config")
+    write_config(folder / "CONFIG.yaml", **TINY_RECIPE, dataset="data/phantom", output_dir="runs/config")
     site = ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     site.folder = str(folder / "mirror")
     Thread(target=site.serve_forever, daemon=True).start()

@@ -21,12 +21,18 @@ STUDIES = 8
 
 
 def talkative(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with matrices six times as large: each study gets a text of its own, of several words."""
+    """The checkpoint with matrices six times as large: each study gets a text of its own, of several words. The end
+    token becomes one that some texts reach, so that rows end at different steps and the longest at the last."""
+    model = checkpoint.model.eval()
     with torch.no_grad():
-        for weights in checkpoint.model.parameters():
+        for weights in model.parameters():
             if weights.ndim > 1:
                 weights.mul_(6)
-    checkpoint.model.eval()
+    rows = [row[1:] for row in model.generate(noise()).tolist()]
+    written = {token for row in rows for token in row} - {model.generation_config.pad_token_id}
+    ending = {token: sum(token in row[:-1] for row in rows) for token in written}
+    late = [token for token in written if all(row.index(token) > 1 for row in rows if token in row)]
+    model.generation_config.eos_token_id = max(late, key=lambda token: (ending[token] < STUDIES, ending[token], token))
     return checkpoint
 
 
@@ -59,7 +65,7 @@ def bert(tmp_path_factory) -> Checkpoint:
 
 
 def differ_from_study_to_study(rows: list[list[int]]) -> bool:
-    return len(set(map(tuple, rows))) > STUDIES / 2
+    return len(set(map(tuple, rows))) > STUDIES / 2 and len(set(map(len, rows))) > 1
 
 
 # --- static cache, torch.compile ---------------------------------------------------------------------------------
