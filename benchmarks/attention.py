@@ -1,14 +1,15 @@
 """Does the decoder's attention lie on the finding while it writes the finding's word? On studies of the phantom.
 
-python benchmarks/attention.py runs/demo runs/demo/dataset [--split test] [--picture docs/attention.png]
+python benchmarks/attention.py runs/demo runs/demo/dataset [--picture docs/attention.png]
+python benchmarks/attention.py runs/demo runs/demo/dataset --compare    # other readings, on the validation split
 
 The true region of a finding is where the same study, drawn without that finding, differs by `LEAST` grey levels or
-more. Taken is every localised finding that the model states rightly, with the words of `WORDS`. Told is the share of
-the word's attention inside of the region, divided by
-- the region's share of the area that the study's views cover ("chance" is 1), and
-- the same share under the attention of other studies with the same finding, laid on this region: what always looking
-  at the usual place would give.
-Intervals: 95 %, bootstrap over studies.
+more. Taken is every localised finding that the model states with exactly its true sides, with the words of `WORDS`.
+Told is the share of the word's attention inside of the region, divided by the region's share of the area that the
+study's views cover (chance is 1); and, as controls of habit, the same under the attention of
+- all other such studies with this finding, laid on this study's region, and
+- those of them with the finding on the same sides.
+Intervals: 95 %, bootstrap over studies, one of which is one patient.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from hf_cxr.attention import VIEWS, cross_attention, overlay, word_maps
 from hf_cxr.dataset import load_prepared
@@ -29,7 +33,6 @@ from hf_cxr.sources import phantom
 from hf_cxr.views import pack_views
 
 LEAST = 12
-OTHERS = 10  # studies whose attention is laid on a region
 WORDS = {
     "pneumothorax": ("pneumothorax",),
     "consolidation": ("consolidation",),
@@ -43,6 +46,7 @@ WORDS = {
     "compression fracture": ("fracture",),
     "pectus excavatum": ("pectus",),
 }
+Reading = Callable[[Any, torch.Tensor, torch.Tensor, list[int]], torch.Tensor]  # of the choice of some tokens
 
 
 @dataclasses.dataclass
@@ -54,6 +58,9 @@ class Sample:
 
     uid: str
     finding: str
+    tags: frozenset[str]  # the finding with its sides
+    text: str
+    word: str
     region: np.ndarray
     covered: np.ndarray
     heat: np.ndarray
@@ -65,6 +72,95 @@ class Sample:
         if region.sum() == 0 or (heat * covered).sum() == 0:
             return np.nan
         return float((heat * region).sum() / (heat * covered).sum() / (region.sum() / covered.sum()))
+
+
+# --- what is read -------------------------------------------------------------------------------------------------
+
+
+def last_layer(model, pixels: torch.Tensor, sequence: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+    """What the pipeline shows."""
+    return cross_attention(model, pixels, sequence)[tokens].mean(0)
+
+
+def passed(model, pixels: torch.Tensor, sequence: torch.Tensor, tokens: list[int], backward: bool = False):
+    """Encoder's and cross-attention of the whole text, lists of (heads, queries, keys), and the picture.
+
+    With `backward`, of the mean log probability of `tokens`: what is returned has gradients.
+    """
+    model.set_attn_implementation("eager")
+    pixels = pixels.clone().requires_grad_()
+    with torch.enable_grad():
+        encoded = model.encoder(pixels, output_attentions=True)
+        output = model(
+            encoder_outputs=encoded, decoder_input_ids=sequence[None, :-1], output_attentions=True, use_cache=False
+        )
+        own, cross = encoded.attentions, output.cross_attentions
+        if backward:
+            for part in (*own, *cross):
+                part.retain_grad()
+            chosen = output.logits[0].log_softmax(-1)[[t - 1 for t in tokens], sequence[tokens]]
+            chosen.mean().backward()
+    return own, cross, pixels
+
+
+def on_grid(weights: torch.Tensor) -> torch.Tensor:
+    """Weights over the encoder's tokens as a map; the tokens ahead of the grid are left out."""
+    rows = int((len(weights) // 2) ** 0.5)
+    return weights[-2 * rows * rows :].reshape(rows, 2 * rows).detach()
+
+
+def layers(chosen: slice) -> Reading:
+    def read(model, pixels, sequence, tokens):
+        cross = torch.stack(passed(model, pixels, sequence, tokens)[1][chosen])[:, 0]
+        return on_grid(cross[:, :, [t - 1 for t in tokens]].mean((0, 1, 2)))
+
+    return read
+
+
+def rollout(model, pixels, sequence, tokens):
+    """Attention of all layers, followed through the encoder's own (Abnar and Zuidema, ACL 2020)."""
+    own, cross, _ = passed(model, pixels, sequence, tokens)
+    path = torch.eye(own[0].shape[-1])
+    for weights in own:
+        path = (0.5 * weights[0].mean(0) + 0.5 * torch.eye(len(path))) @ path
+    return on_grid(torch.stack(cross)[:, 0][:, :, [t - 1 for t in tokens]].mean((0, 1, 2)) @ path)
+
+
+def gradient(through_encoder: bool) -> Reading:
+    """Attention × its gradient, the positive part (Chefer, Gur and Wolf, ICCV 2021)."""
+
+    def read(model, pixels, sequence, tokens):
+        own, cross, _ = passed(model, pixels, sequence, tokens, backward=True)
+        weights = torch.stack([(part.grad * part).clamp(min=0)[0] for part in cross])
+        weights = weights[:, :, [t - 1 for t in tokens]].mean((0, 1, 2))
+        if through_encoder:
+            path = torch.eye(len(weights))
+            for part in own:
+                path = path + (part.grad * part).clamp(min=0)[0].mean(0) @ path
+            weights = weights @ path
+        return on_grid(weights)
+
+    return read
+
+
+def picture_gradient(model, pixels, sequence, tokens):
+    grid = last_layer(model, pixels, sequence, tokens)
+    slope = passed(model, pixels, sequence, tokens, backward=True)[2].grad.abs().sum(1)
+    return torch.nn.functional.adaptive_avg_pool2d(slope, (len(grid), 2 * len(grid)))[0]
+
+
+READINGS: dict[str, Reading] = {
+    "last layer": last_layer,
+    "first layer": layers(slice(0, 1)),
+    "mean of all layers": layers(slice(None)),
+    "rollout through the encoder": rollout,
+    "attention × gradient": gradient(through_encoder=False),
+    "the same through the encoder": gradient(through_encoder=True),
+    "gradient on the picture": picture_gradient,
+}
+
+
+# --- where it lies ------------------------------------------------------------------------------------------------
 
 
 def region_of(uid: str, finding: str, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,46 +181,67 @@ def is_of(tag: str, finding: str) -> bool:
     return tag in (finding, f"right {finding}", f"left {finding}")
 
 
+def rightly_stated(tags: list[str], text: str) -> dict[str, frozenset[str]]:
+    """The findings of `WORDS` that `text` states on exactly the sides of `tags`, each with its tags."""
+    stated, right = positive_findings(text, sided=True), {}
+    for name in WORDS:
+        true = frozenset(tag for tag in tags if is_of(tag, name))
+        if true and true == {tag for tag in stated if is_of(tag, name)}:
+            right[name] = true
+    return right
+
+
 def cells(mask: np.ndarray, rows: int) -> np.ndarray:
     """The share of each grid cell that a mask of pixels fills."""
     side = mask.shape[0] // rows
     return mask.reshape(rows, side, 2 * rows, side).mean((1, 3))
 
 
-def collect(checkpoint, dataset) -> list[Sample]:
+def collect(checkpoint, dataset, reading: Reading = last_layer) -> list[Sample]:
     """A sample of every finding of `WORDS` that the model states rightly."""
     size, found = panel_size_of(checkpoint.image_processor), []
     for row in dataset:
-        true = [name for name in WORDS if any(is_of(tag, name) for tag in row["tags"])]
-        if not true:
+        if not any(is_of(tag, name) for tag in row["tags"] for name in WORDS):
             continue
         canvas = pack_views(row["frontal"], row["lateral"], size=size)
         pixels = checkpoint.image_processor(canvas, return_tensors="pt")["pixel_values"]
         sequence = generate(checkpoint.model, pixels)["sequences"][0, 0]
-        stated = positive_findings(checkpoint.tokenizer.decode(sequence, skip_special_tokens=True))
-        if not stated.intersection(true):
-            continue
-        words = word_maps(checkpoint.tokenizer, sequence, cross_attention(checkpoint.model, pixels, sequence))
-        for name in stated.intersection(true):
-            own = [heat.numpy() for word, heat in words if word.strip(".,").lower() in WORDS[name]]
+        text = checkpoint.tokenizer.decode(sequence, skip_special_tokens=True).strip()
+        right = rightly_stated(row["tags"], text)
+        words = word_maps(checkpoint.tokenizer, sequence, torch.eye(len(sequence))) if right else []
+        for name, tags in right.items():
+            own = [(word, place) for word, place in words if word.strip(".,").lower() in WORDS[name]]
             mask, covered = region_of(row["uid"], name, size)
             if own and mask.any():
-                heat = np.mean(own, axis=0)
+                tokens = torch.stack([place for _, place in own]).sum(0).nonzero().flatten().tolist()
+                heat = reading(checkpoint.model, pixels, sequence, tokens).numpy()
                 rows = len(heat)
-                found.append(Sample(row["uid"], name, cells(mask, rows), cells(covered, rows), heat, mask))
+                found.append(
+                    Sample(
+                        row["uid"], name, tags, text, own[0][0], cells(mask, rows), cells(covered, rows), heat, mask
+                    )
+                )
     return found
 
 
-def control(sample: Sample, others: list[Sample], panel: slice, rng: np.random.Generator) -> float:
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def control(sample: Sample, others: list[Sample], panel: slice, same_sides: bool = False) -> float:
     """The mean ratio of other studies' attention, by the same finding's word, on this study's region."""
-    fit = [other for other in others if other is not sample and (other.covered >= sample.covered).all()]
-    chosen = [fit[i] for i in rng.choice(len(fit), min(OTHERS, len(fit)), replace=False)] if fit else []
-    return float(np.mean([sample.ratio(other.heat, panel) for other in chosen])) if chosen else np.nan
+    ratios = [
+        sample.ratio(other.heat, panel)
+        for other in others
+        if other is not sample
+        and (other.covered >= sample.covered).all()
+        and (not same_sides or other.tags == sample.tags)
+    ]
+    return float(np.mean(ratios)) if ratios else np.nan
 
 
-def told(values: np.ndarray, uids: list[str], rng: np.random.Generator) -> str:
+def told(values: np.ndarray, uids: list[str]) -> str:
     """Mean and 95 % interval; studies are drawn, not words."""
-    by_study = defaultdict(list)
+    by_study, rng = defaultdict(list), np.random.default_rng(0)
     for value, uid in zip(values, uids, strict=True):
         if not np.isnan(value):
             by_study[uid].append(value)
@@ -134,63 +251,73 @@ def told(values: np.ndarray, uids: list[str], rng: np.random.Generator) -> str:
     return f"{sums[:, 0].sum() / sums[:, 1].sum():.2f} [{low:.2f}, {high:.2f}]"
 
 
-def table(samples: list[Sample]) -> list[str]:
-    rng = np.random.default_rng(0)
+HEAD = [
+    "| | n | attention in the region ÷ chance | … of other studies | difference | … to the same sides |",
+    "|---|---|---|---|---|---|",
+]
+
+
+def line(title: str, samples: list[Sample], panel: slice = slice(None)) -> str:
     by_finding = defaultdict(list)
     for sample in samples:
         by_finding[sample.finding].append(sample)
-    rows = samples[0].heat.shape[0]
-    panels = {"both": slice(None), "frontal": slice(0, rows), "lateral": slice(rows, None)}
-    ratios = {
-        name: np.array([[s.ratio(s.heat, panel), control(s, by_finding[s.finding], panel, rng)] for s in samples])
-        for name, panel in panels.items()
-    }
-    lines = ["| | n | attention in the region ÷ chance | … of other studies' attention | difference |"]
-    lines += ["|---|---|---|---|---|"]
-    parts = [("all, both views", "both", np.ones(len(samples), dtype=bool))]
-    parts += [(f"all, {view} alone", view, parts[0][2]) for view in VIEWS]
-    parts += [(name, "both", np.array([s.finding == name for s in samples])) for name in WORDS if by_finding[name]]
-    for name, panel, chosen in parts:
-        own, other = ratios[panel][chosen].T
-        uids = [sample.uid for sample, taken in zip(samples, chosen, strict=True) if taken]
-        figures = " | ".join(told(values, uids, rng) for values in (own, other, own - other))
-        lines.append(f"| {name} | {np.count_nonzero(~np.isnan(own))} | {figures} |")
+    own = np.array([sample.ratio(sample.heat, panel) for sample in samples])
+    other, same = (
+        np.array([control(sample, by_finding[sample.finding], panel, strict) for sample in samples])
+        for strict in (False, True)
+    )
+    uids = [sample.uid for sample in samples]
+    figures = " | ".join(told(values, uids) for values in (own, other, own - other, own - same))
+    return f"| {title} | {np.count_nonzero(~np.isnan(own))} | {figures} |"
+
+
+def table(samples: list[Sample]) -> list[str]:
+    rows = len(samples[0].heat)
+    lines = [*HEAD, line("all, both views", samples)]
+    lines.append(line("all, frontal alone", samples, slice(0, rows)))
+    lines.append(line("all, lateral alone", samples, slice(rows, None)))
+    for name in WORDS:
+        own = [sample for sample in samples if sample.finding == name]
+        if len(own) > 1:
+            lines.append(line(name, own))
     return lines
 
 
-def picture(checkpoint, dataset, samples: list[Sample], number: int = 6) -> Image.Image:
-    """Both views of the first `number` samples of different findings: as they are, and with overlay and region."""
+# --- picture ------------------------------------------------------------------------------------------------------
+
+
+def picture(dataset, samples: list[Sample], number: int = 6) -> Image.Image:
+    """Both views of the first `number` samples of different findings, as they are and with overlay and region."""
     by_finding: dict[str, Sample] = {}
     for sample in samples:
-        by_finding.setdefault(sample.finding, sample)
+        if (sample.covered > 0).all():
+            by_finding.setdefault(sample.finding, sample)
     firsts = list(by_finding.values())[:number]
-    rows, side, gap = {row["uid"]: row for row in dataset if row["uid"] in {s.uid for s in firsts}}, 192, 26
-    sheet = Image.new("RGB", (4 * side + 24, len(firsts) * (side + gap)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for number, sample in enumerate(firsts):
-        top, half = number * (side + gap), sample.heat.shape[0]
-        pen.text((4, top + 5), f"{sample.uid}: “{sample.finding}”", fill="black", font=font)
-        for place, view in enumerate(VIEWS):
-            original = rows[sample.uid][view]
-            if original is None:
-                continue
-            large = original.convert("L").resize((side, side), Image.Resampling.BICUBIC)
-            heat = sample.heat[:, place * half : (place + 1) * half]
-            panel = sample.mask[:, place * original.width : (place + 1) * original.width]
-            sheet.paste(large, (place * side, top + gap))
-            sheet.paste(outlined(overlay(large, heat, sample.heat.max()), panel), ((2 + place) * side + 24, top + gap))
+    rows, side, gap, foot = {row["uid"]: row for row in dataset}, 192, 16, 44
+    sheet = Image.new("RGB", (4 * side + gap, len(firsts) * (side + foot)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for place, sample in enumerate(firsts):
+        top, half, word = place * (side + foot), len(sample.heat), sample.word.strip(".,").lower()
+        for panel, view in enumerate(VIEWS):
+            large = rows[sample.uid][view].convert("L").resize((side, side), Image.Resampling.BICUBIC)
+            heat = sample.heat[:, panel * half : (panel + 1) * half]
+            mask = np.split(sample.mask, 2, axis=1)[panel]
+            sheet.paste(large, (panel * side, top))
+            sheet.paste(outlined(overlay(large, heat, sample.heat.max()), mask), ((2 + panel) * side + gap, top))
+        ratio = f"{sample.ratio(sample.heat):.1f} times chance inside"
+        pen.text((4, top + side + 3), f"“{sample.text}”", fill="black", font=font)
+        pen.text((4, top + side + 21), f"{sample.uid}, overlay of “{word}”: {ratio}", fill=(90, 90, 90), font=font)
     return sheet
 
 
 def outlined(shown: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The picture with the border of `mask` drawn in blue."""
-    large = np.asarray(Image.fromarray(mask).resize(shown.size, Image.Resampling.NEAREST))
-    inner = large.copy()
-    for axis in (0, 1):
-        for step in (-1, 1):
-            inner &= np.roll(large, step, axis)
+    """The picture with the border of `mask` in blue; gaps of up to four pixels are closed, for the eye alone."""
+    closed = Image.fromarray(mask.astype(np.uint8) * 255)
+    closed = closed.filter(ImageFilter.MaxFilter(5)).filter(ImageFilter.MinFilter(5))
+    large = closed.resize(shown.size, Image.Resampling.BICUBIC).point(lambda value: 255 * (value > 127))
+    border = np.asarray(large.filter(ImageFilter.MaxFilter(3))) > np.asarray(large)
     pixels = np.array(shown)
-    pixels[large & ~inner] = (0, 160, 255)
+    pixels[border] = (0, 160, 255)
     return Image.fromarray(pixels)
 
 
@@ -198,16 +325,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("dataset", help="a prepared phantom")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", help="default: test; with --compare validation")
+    parser.add_argument("--compare", action="store_true", help="print one line for each of several readings")
     parser.add_argument("--picture", help="PNG to write")
     args = parser.parse_args()
-    checkpoint, dataset = load_checkpoint(args.checkpoint), load_prepared(args.dataset)[args.split]
-    checkpoint.model.eval()
+    split = args.split or ("validation" if args.compare else "test")
+    checkpoint, dataset = load_checkpoint(args.checkpoint), load_prepared(args.dataset)[split]
+    checkpoint.model.eval().requires_grad_(False)
+    if args.compare:
+        print(f"{split}\n\n" + "\n".join(HEAD))
+        for name, reading in READINGS.items():
+            print(line(name, collect(checkpoint, dataset, reading)), flush=True)
+        return
     samples = collect(checkpoint, dataset)
-    print(f"{args.split}: {len(samples)} findings of {len({sample.uid for sample in samples})} studies\n")
+    print(f"{split}: {len(samples)} findings of {len({sample.uid for sample in samples})} studies\n")
     print("\n".join(table(samples)))
     if args.picture:
-        picture(checkpoint, dataset, samples).save(args.picture, optimize=True)
+        picture(dataset, samples).save(args.picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,8 @@ def word_maps(tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor) -> lis
             continue
         while len(found) < begun:
             found.append([])
-        found[begun - 1 :] = [sum(found[begun - 1 :], [])]  # WordPiece joins "patient ' s" once the s has come
+        # WordPiece joins "patient ' s" once the s has come.
+        found[begun - 1 :] = [[one for own in found[begun - 1 :] for one in own]]
         found[begun - 1].append(maps[place])
     words = tokenizer.decode(ids, skip_special_tokens=True).split()
     return [(word, torch.stack(own).mean(0)) for word, own in zip(words, found, strict=False) if own]

@@ -1,3 +1,7 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +9,11 @@ import transformers
 from helpers import ROOT, radiograph, tiny_checkpoint
 from PIL import Image
 from test_encoders import PANEL, SUPPORTED, decoder_folder, encoder_folder, tiny_build
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import hf_cxr  # noqa: F401
 from hf_cxr.attention import COLOUR, cross_attention, overlay, overlays, text_map, word_maps
+from hf_cxr.attention import _grid as grid_of
 
 TEXT = "Small right pleural effusion."
 
@@ -37,7 +43,22 @@ def test_every_kind_of_encoder_gives_maps_of_the_canvas(name, tmp_path):
     total = maps[1:].sum((1, 2))
     bare = name in ("swin", "hiera", "ijepa")  # no class or register token takes a share
     assert torch.allclose(total, torch.ones(3), atol=1e-5) if bare else (total < 1).all()
-    assert SUPPORTED[name]
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_the_tokens_of_an_encoder_lie_on_the_map_as_on_the_canvas(name, tmp_path):
+    """One place of the canvas is changed: the state that moves most is the one that a map shows there."""
+    encoder = tiny_build(encoder_folder(tmp_path / name, name)).model.eval().encoder
+    places = [(0, 0), (1, 5), (2, 2), (3, 7)]
+    canvases = torch.zeros(1 + len(places), 3, PANEL, 2 * PANEL)
+    for canvas, (row, column) in zip(canvases[1:], places, strict=True):
+        canvas[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 3.0
+    with torch.inference_mode():
+        states = encoder(canvases).last_hidden_state
+    rows, before = grid_of(states.shape[1])
+    assert rows == 4
+    moved = (states[1:] - states[0]).norm(dim=-1)[:, before:]
+    assert [divmod(int(place), 2 * rows) for place in moved.argmax(1)] == places
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
@@ -96,6 +117,80 @@ def test_the_decoder_computes_as_before_afterwards_also_after_an_error(checkpoin
     assert model.decoder.config._attn_implementation == usual
 
 
+def test_passes_of_several_threads_do_not_disturb_each_other(checkpoint, monkeypatch):
+    model, sequence = checkpoint.model.eval(), sequence_of(checkpoint.tokenizer)
+    alone, usual = cross_attention(model, pixels(), sequence), model.decoder.config._attn_implementation
+    forward, start = model.decoder.forward, threading.Barrier(3)
+
+    def slow(*args, **kwargs):
+        time.sleep(0.03)
+        return forward(*args, **kwargs)
+
+    def one(place: int) -> torch.Tensor:
+        start.wait()
+        time.sleep(0.01 * place)
+        return cross_attention(model, pixels(), sequence)
+
+    monkeypatch.setattr(model.decoder, "forward", slow)
+    with ThreadPoolExecutor(3) as pool:
+        assert all(torch.allclose(maps, alone, atol=1e-6) for maps in pool.map(one, range(3)))
+    assert model.decoder.config._attn_implementation == usual
+
+
+def test_padding_after_a_text_changes_none_of_its_maps(checkpoint):
+    tokenizer = checkpoint.tokenizer
+    sequence = torch.cat([sequence_of(tokenizer), torch.tensor([tokenizer.eos_token_id])])
+    padded = torch.cat([sequence, torch.tensor([tokenizer.pad_token_id] * 3)])
+    maps, more = (cross_attention(checkpoint.model.eval(), pixels(), tokens) for tokens in (sequence, padded))
+    assert len(more) == len(padded)
+    assert torch.allclose(maps, more[: len(maps)], atol=1e-6)
+    assert torch.allclose(text_map(tokenizer, sequence, maps), text_map(tokenizer, padded, more), atol=1e-6)
+    words, others = word_maps(tokenizer, sequence, maps), word_maps(tokenizer, padded, more)
+    assert [word for word, _ in words] == [word for word, _ in others]
+    for (_, own), (_, other) in zip(words, others, strict=True):
+        assert torch.allclose(own, other, atol=1e-6)
+
+
+def tokens_of_words(tokenizer, ids: list[int]) -> list[tuple[str, list[str]]]:
+    one_each = torch.eye(len(ids))[:, None]
+    return [
+        (word, tokenizer.convert_ids_to_tokens([ids[int(place)] for place in own.flatten().nonzero()]))
+        for word, own in word_maps(tokenizer, torch.tensor(ids), one_each)
+    ]
+
+
+def test_pieces_of_wordpiece_become_words_as_they_are_read():
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"small patient ' s heart cardio ##mega ##ly . ,".split()]
+    backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(cleanup=True)
+    marks = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    marks["clean_up_tokenization_spaces"] = True  # as most BERTs on the Hub say
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **marks)
+    ids = tokenizer.convert_tokens_to_ids(["[CLS]", *"patient ' s heart , cardio ##mega ##ly .".split(), "[SEP]"])
+    assert tokens_of_words(tokenizer, ids) == [
+        ("patient's", ["patient", "'", "s"]),
+        ("heart,", ["heart", ","]),
+        ("cardiomegaly.", ["cardio", "##mega", "##ly", "."]),
+    ]
+
+
+def test_whatever_tokens_are_written_the_words_are_those_of_the_text(tmp_path):
+    """Bytes that make no letter, white space, and marks that are left out of the text, in any order."""
+    tokenizer = tiny_build("tiny", decoder_folder(tmp_path, "bert")).tokenizer
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        ids = draw.integers(0, len(tokenizer), draw.integers(1, 14)).tolist()
+        words = tokenizer.decode(ids, skip_special_tokens=True).split()
+        assert [word for word, _ in tokens_of_words(tokenizer, ids)] == words
+    unseen = next(
+        token
+        for token in range(len(tokenizer))
+        if token not in tokenizer.all_special_ids and not tokenizer.decode([token], skip_special_tokens=True)
+    )
+    assert tokens_of_words(tokenizer, [unseen, *tokenizer.encode("No", add_special_tokens=False)]) == [("No", ["No"])]
+
+
 def test_tokens_become_words_and_special_ones_none(checkpoint):
     tokenizer = checkpoint.tokenizer
     sequence = sequence_of(tokenizer, "Small right pleural effusion, ﬁnæl.")
@@ -152,6 +247,15 @@ def test_each_half_of_a_map_lies_on_its_view_however_faint(checkpoint):
     assert (np.asarray(drawn["lateral"])[..., 0] > 180).all()
 
 
+def test_both_views_of_a_text_share_one_scale(checkpoint):
+    sequence, maps = sequence_of(checkpoint.tokenizer), torch.full((20, 2, 4), 0.001)
+    maps[:, :, 2:] = 0.003
+    views = {"frontal": Image.new("L", (8, 8), 100), "lateral": Image.new("L", (8, 8), 100)}
+    drawn = overlays(checkpoint.tokenizer, sequence, maps[: len(sequence)], views)["attention"]
+    frontal, lateral = (np.asarray(drawn[view])[..., 0].mean() - 100 for view in ("frontal", "lateral"))
+    assert lateral == pytest.approx(3 * frontal, rel=0.05)
+
+
 def test_each_text_of_a_study_has_maps_of_its_own(run_folder):
     pipe = transformers.pipeline("cxr-impression", model=str(run_folder))
     inputs = pipe.preprocess({"frontal": radiograph(1)}, keep_views=True)
@@ -204,13 +308,57 @@ def test_a_region_of_the_benchmark_is_where_the_finding_is_drawn(monkeypatch):
     assert not nothing.any()
 
 
+def sample_of(benchmark, region, heat, covered=1.0, tags=("right nodule",), uid="u"):
+    mask = np.zeros((4, 8), dtype=bool)
+    covered = np.broadcast_to(covered, region.shape)
+    return benchmark.Sample(uid, "nodule", frozenset(tags), "", "nodule", region, covered, heat, mask)
+
+
+def test_the_benchmark_takes_what_is_stated_on_exactly_its_sides(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from attention import rightly_stated
+
+    tags = ["left nodule", "right pleural effusion", "cardiomegaly", "edema"]
+    assert rightly_stated(tags, "Left lung nodule. Cardiomegaly. Left pleural effusion.") == {
+        "nodule": {"left nodule"},
+        "cardiomegaly": {"cardiomegaly"},
+    }
+    assert rightly_stated(tags, "Bilateral pleural effusions.") == {}
+    assert rightly_stated(tags, "No nodule. Pneumothorax.") == {}
+
+
+def test_the_control_of_the_benchmark_is_the_attention_of_other_studies_alone(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import attention as benchmark
+
+    region, inside, outside = np.zeros((2, 4)), np.zeros((2, 4)), np.zeros((2, 4))
+    region[0, 0] = inside[0, 0] = outside[1, 3] = 1.0
+    own = sample_of(benchmark, region, outside)
+    same, other = sample_of(benchmark, region, inside), sample_of(benchmark, region, outside, tags=("left nodule",))
+    whole = slice(None)
+    assert own.ratio(own.heat) == 0
+    assert benchmark.control(own, [own, same, other], whole) == pytest.approx((8 + 0) / 2)
+    assert benchmark.control(own, [own, same, other], whole, same_sides=True) == pytest.approx(8)
+    half = sample_of(benchmark, region, inside, covered=[1, 1, 0, 0])
+    assert np.isnan(benchmark.control(own, [own, half], whole)), "a study that lacks a view says nothing of it"
+
+
+def test_the_interval_of_the_benchmark_draws_studies(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from attention import told
+
+    assert told(np.array([0.0, 2.0] * 50 + [np.nan]), ["one"] * 101) == "1.00 [1.00, 1.00]"
+    low, high = map(float, told(np.array([0.0, 2.0] * 50), list(map(str, range(100))))[6:-1].split(","))
+    assert 0.7 < low < 0.9 < 1.1 < high < 1.3
+
+
 def test_the_ratio_of_the_benchmark_is_one_for_even_attention(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import attention as benchmark
 
     region, covered = np.zeros((2, 4)), np.ones((2, 4))
     region[0, 0], covered[:, 2:] = 0.5, 0.0
-    sample = benchmark.Sample("u", "nodule", region, covered, np.ones((2, 4)), np.zeros((4, 8), dtype=bool))
+    sample = sample_of(benchmark, region, np.ones((2, 4)), covered)
     assert sample.ratio(sample.heat) == pytest.approx(1)
     heat = np.zeros((2, 4))
     heat[0, 0] = 1
