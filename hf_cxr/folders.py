@@ -11,9 +11,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
+
+if sys.platform != "win32":
+    import fcntl
 
 HIDDEN = ".hf-cxr-"
 """How the name of a workshop begins. One that was killed with no chance to clean up can be deleted."""
@@ -66,7 +69,8 @@ def move_in(finished: Path, out: Path, check: Callable[[], None]) -> None:
 
     `check` looks once more whether `out` may be written: someone else may have finished meanwhile.
     """
-    with undisturbed():
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with undisturbed(), _alone_in(out.parent):
         check()
         _move(finished, out)
 
@@ -84,7 +88,6 @@ def _move(finished: Path, out: Path) -> None:
         return
     if os.path.ismount(out):
         raise OSError(f"{out}: is a mount point with files in it; empty it first, or choose a folder inside")
-    out.parent.mkdir(parents=True, exist_ok=True)
     replaced = finished.with_name("replaced")
     try:
         if out.exists():
@@ -94,6 +97,21 @@ def _move(finished: Path, out: Path) -> None:
         if replaced.exists() and not out.exists():
             replaced.rename(out)
         raise
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process moves something into `folder`. Where folders cannot be locked, nobody waits."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # NFS
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def is_empty(folder: Path) -> bool:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 import hf_cxr
 from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, plan, prepare
-from hf_cxr.folders import workshop
+from hf_cxr.folders import is_empty, move_in, workshop
 from hf_cxr.splits import split_of
 
 datasets.disable_progress_bars()
@@ -358,6 +359,36 @@ def test_an_empty_folder_is_filled_and_not_replaced(tmp_path):
     assert not [path for path in (tmp_path / "volume").iterdir() if path.name.startswith(".")]
     with pytest.raises(FileExistsError, match="holds files already"):
         prepare("phantom", tmp_path / "volume", num_studies=3, size=32)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_of_two_that_finish_at_the_same_moment_one_wins_whole(tmp_path, there):
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+
+    def check():
+        if out.exists() and not is_empty(out):
+            raise FileExistsError("holds files already")
+        time.sleep(0.3)  # the other looks too
+
+    def finish(name):
+        with workshop(out) as folder:
+            made = folder / "made"
+            (made / "data").mkdir(parents=True)
+            for file in ("README.md", "data/train"):
+                (made / file).write_text(name)
+            try:
+                move_in(made, out, check)
+            except FileExistsError:
+                return "says so"
+        return name
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(finish, ("one", "other")))
+    assert sorted(told) in (["one", "says so"], ["other", "says so"])
+    assert {(out / file).read_text() for file in ("README.md", "data/train")} == set(told) - {"says so"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path):
