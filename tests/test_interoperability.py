@@ -86,8 +86,8 @@ def test_a_static_cache_writes_the_same_tokens(decoder, beams, request):
 def test_a_compiled_decoder_with_a_static_cache_writes_the_same_tokens(
     decoder, graphs, breaks, request, monkeypatch
 ):
-    """With the real compiler, greedy and by beams: both have eight rows, so both run the same graphs, one for the first
-    step and one for the later ones. BERT's have a break, where it reads the length of the past."""
+    """With the real compiler, greedy and by beams: both have eight rows, so both run the same graphs, one for the
+    first step and one for the later ones. BERT's have a break, where it reads the length of the past."""
     from torch._dynamo.utils import counters
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
