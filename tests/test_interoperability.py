@@ -83,9 +83,7 @@ def test_a_static_cache_writes_the_same_tokens(decoder, beams, request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "graphs", "breaks"), [("gpt2", 2, False), ("bert", 4, True)])
-def test_a_compiled_decoder_with_a_static_cache_writes_the_same_tokens(
-    decoder, graphs, breaks, request, monkeypatch
-):
+def test_a_compiled_decoder_with_a_static_cache_writes_the_same_tokens(decoder, graphs, breaks, request, monkeypatch):
     """With the real compiler, greedy and by beams: both have eight rows, so both run the same graphs, one for the
     first step and one for the later ones. BERT's have a break, where it reads the length of the past."""
     from torch._dynamo.utils import counters
