@@ -5,6 +5,7 @@ What a run does with them, stage by stage, lives in `hf_cxr.warmup` and `hf_cxr.
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -114,6 +115,15 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
 
     def _get_eval_sampler(self, eval_dataset):
         return torch.utils.data.SequentialSampler(eval_dataset)
+
+    def prediction_step(self, *args, **kwargs):
+        # The stock class writes every default into the model's generation config. Saved with the weights, they would
+        # have `generate` warn of `max_length` at each call, for ever.
+        own = copy.deepcopy(self.model.generation_config)
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.model.generation_config = own
 
     def evaluation_loop(self, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.

@@ -106,6 +106,19 @@ def test_length_grouped_training_leaves_the_order_of_evaluation_alone(phantom_fo
     assert texts == expected
 
 
+def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packed, tmp_path):
+    """The stock class fills it with defaults: a `max_length` of 20, which `generate` warns of ever after."""
+    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, eval_strategy="steps", eval_steps=1))
+    checkpoint = tiny_checkpoint()
+    before = checkpoint.model.generation_config.to_diff_dict()
+    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
+    assert any("eval_composite" in entry for entry in trainer.state.log_history)
+    assert checkpoint.model.generation_config.to_diff_dict() == before
+    assert checkpoint.model.generation_config.max_length is None
+
+
 # --- options that must not change what is learned ----------------------------------------------------------------
 
 
