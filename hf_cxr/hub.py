@@ -129,6 +129,8 @@ def _is_repo_id(name: str) -> bool:
 
 
 def _kind(path: Path, dataset: bool) -> str:
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
     is_run, is_dataset = (path / CONFIG).is_file(), (path / ACCOUNT).is_file()
     if dataset and not is_dataset:
         what = "this is a run; push it without --dataset" if is_run else f"no prepared dataset (no {ACCOUNT})"
@@ -222,11 +224,16 @@ def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | Non
     """
     traces = _traces(path)
     for name, text in texts.items():
-        if re.search(TOKEN, text) or (token and token in text):
+        if re.search(TOKEN, text) or (token and _looks_like_one(token) and token in text):
             raise ValueError(f"{path / name}: holds an access token; take it out, and revoke it if others saw it")
         for what, pattern in traces.items():
             if match := re.search(pattern, text):
                 raise ValueError(f"{path / name}: holds {what} ({match.group()}); take it out there, then push again")
+
+
+def _looks_like_one(token: str) -> bool:
+    """Whether a token is more than a word that any text may hold, such as "wrong" or "secret"."""
+    return token.startswith("hf_") or len(token) > 15
 
 
 def _traces(path: Path) -> dict[str, str]:

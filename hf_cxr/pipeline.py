@@ -137,6 +137,9 @@ class ImpressionPipeline(Pipeline):
             raise ValueError(f"on_unlikely is one of {', '.join(ON_UNLIKELY)}, not {on_unlikely!r}")
         if return_attention not in (None, False, True, "words"):
             raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
+        for name in ("num_beams", "num_return_sequences"):
+            if (number := generate_kwargs.get(name)) is not None and number < 1:
+                raise ValueError(f"{name} is at least 1, not {number}")
         tokens = generate_kwargs.get("max_new_tokens")
         longest = self.model.config.decoder.max_position_embeddings - 1
         if tokens is not None and not 0 < tokens <= longest:
@@ -157,8 +160,12 @@ class ImpressionPipeline(Pipeline):
         for name, source in zip(VIEWS, _views_of(study), strict=True):
             if source is None:
                 continue
-            source = _fetched(source)
-            views[name] = read_radiograph(source, at_least=2 * size)
+            where = f"{name}: {source}" if _is_address(source) else name
+            try:
+                source = _fetched(source) if _is_address(source) else source
+                views[name] = read_radiograph(source, at_least=2 * size)
+            except UnreadableImage as error:
+                raise UnreadableImage(f"{where}: {error}") from error
             if on_unlikely != "ignore":
                 warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
         if warnings and on_unlikely == "error":
@@ -235,13 +242,14 @@ def _views_of(study) -> tuple[Any, Any]:
     raise ValueError("a study is a dict with 'frontal' and 'lateral' or a (frontal, lateral) pair, not a single image")
 
 
-def _fetched(source):
-    """The bytes behind an http(s) address; everything else as it is."""
-    if not isinstance(source, str) or not source.startswith(("http://", "https://")):
-        return source
+def _is_address(source) -> bool:
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
+
+
+def _fetched(address: str) -> bytes:
     content = bytearray()
     try:
-        with get_session().stream("GET", source, follow_redirects=True, timeout=SECONDS) as response:
+        with get_session().stream("GET", address, follow_redirects=True, timeout=SECONDS) as response:
             response.raise_for_status()
             for chunk in response.iter_bytes():
                 content += chunk
@@ -249,7 +257,7 @@ def _fetched(source):
                     raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
     except Exception as error:
         told = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"{source}: could not be fetched: {told}") from error
+        raise UnreadableImage(f"could not be fetched: {told}") from error
     return bytes(content)
 
 

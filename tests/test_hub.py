@@ -62,6 +62,8 @@ def test_a_folder_that_is_neither_run_nor_dataset_is_not_pushed(tmp_path, run_fo
         hub.push(tmp_path, "user/name")
     with pytest.raises(FileNotFoundError, match="no prepared dataset"):
         hub.push(tmp_path, "user/name", dataset=True)
+    with pytest.raises(FileNotFoundError, match="absent: no such folder"):
+        hub.push(tmp_path / "absent", "user/name")
     with pytest.raises(FileNotFoundError, match="this is a run; push it without --dataset"):
         hub.push(run_folder, "user/name", dataset=True)
 
@@ -124,7 +126,8 @@ def test_the_name_of_the_machine_and_of_its_user_stop_the_push(tmp_path, monkeyp
         with pytest.raises(ValueError, match=r"report\.md"):
             check_nothing_private({"report.md": text}, tmp_path)
     with pytest.raises(ValueError, match="access token"):
-        check_nothing_private({"report.md": "an old form, abc123"}, tmp_path, token="abc123")
+        check_nothing_private({"report.md": "an old form, abc123-def456-7890"}, tmp_path, token="abc123-def456-7890")
+    check_nothing_private({"report.md": "what is wrong"}, tmp_path, token="wrong")  # a word, mistaken for a token
 
 
 def test_names_on_the_hub_and_ordinary_words_do_not_stop_a_push(tmp_path, monkeypatch):

@@ -144,6 +144,9 @@ def test_a_view_can_be_an_address_and_keeps_its_sixteen_bits(pipe, site, tmp_pat
     with pytest.raises(ValueError, match=r"/absent.png: could not be fetched: .*404") as error:
         pipe({"frontal": f"{site}/absent.png"})
     assert "\n" not in str(error.value)
+    (tmp_path / "page.html").write_text("<html>")
+    with pytest.raises(ValueError, match=r"^lateral: http.*/page.html: image bytes: not an image"):
+        pipe({"lateral": f"{site}/page.html"})
 
 
 def test_an_address_that_moved_is_followed(pipe, site, tmp_path, online):
@@ -170,6 +173,19 @@ def test_an_unlikely_picture_is_told_in_the_answer_or_refused_or_passed(pipe):
         pipe(blank, on_unlikely="error")
     with pytest.raises(ValueError, match="on_unlikely is one of warn, error, ignore"):
         pipe(blank, on_unlikely="no")
+
+
+def test_a_picture_that_cannot_be_read_is_told_with_its_view(pipe, tmp_path):
+    with pytest.raises(ValueError, match=r"^lateral: .*absent.png: no such file$"):
+        pipe({"frontal": radiograph(1), "lateral": str(tmp_path / "absent.png")})
+    with pytest.raises(ValueError, match=r"^frontal: array: no finite pixel value$"):
+        pipe((np.full((40, 40), np.nan), radiograph(1)))
+
+
+@pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])
+def test_no_beam_and_no_text_are_clear_errors(pipe, option):
+    with pytest.raises(ValueError, match=f"{option} is at least 1, not 0"):
+        pipe({"frontal": radiograph(1)}, **{option: 0})
 
 
 def test_more_tokens_than_the_decoder_has_places_for_are_a_clear_error(pipe):
