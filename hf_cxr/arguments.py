@@ -66,7 +66,7 @@ class KitArguments:
         default=False, metadata={"help": "Send those pictures and texts to trackers on other machines, too."}
     )
     resume: bool = field(default=False, metadata={"help": "Continue an interrupted run in output_dir."})
-    restart: bool = field(default=False, metadata={"help": "Delete an interrupted run in output_dir and begin anew."})
+    restart: bool = field(default=False, metadata={"help": "Delete the run in output_dir and begin anew."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes for packing the canvases."})
 
 

@@ -195,7 +195,9 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
     told_on = facts.get("evaluated_on") or in_training
     if report:
         told_on |= {"split": report.get("split", told_on["split"])}
+    overlap = facts["account"].get("text_overlap") or {}
     shown = {
+        "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
         "repo": repo_id or facts["folder"],
         "told_on": told_on,
         "report": report,

@@ -26,6 +26,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def _count(text: str) -> int:
+    """An argument that is 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
 def make_parser() -> Parser:
     """The whole command line. Heavy imports wait until a command runs."""
     parser = Parser(prog="hf-cxr", description=f"Impressions of two-view chest radiographs. {RESEARCH_USE}")
@@ -114,7 +121,7 @@ def make_parser() -> Parser:
         "hf-cxr train configs/iu_xray_vit_gpt2.yaml --dataset data/indiana --output_dir runs/iu --seed 1",
     )
     train.add_argument("config", help="flat YAML file of argument names and values (see configs/)")
-    train.add_argument("--num_processes", type=int, help="launch so many processes through accelerate")
+    train.add_argument("--num_processes", type=_count, help="launch so many processes through accelerate")
     train.add_argument(
         "--accelerate_config",
         help="launch through accelerate with this YAML, or one of configs/accelerate by its name: ddp, fsdp2, …",
@@ -131,8 +138,8 @@ def make_parser() -> Parser:
     evaluate.add_argument("--revision", help="branch, tag or commit of a checkpoint on the Hub")
     evaluate.add_argument("--dataset-revision", help="the same of a dataset on the Hub")
     evaluate.add_argument("--out", help="folder for report.html, .md, .json and predictions.jsonl")
-    evaluate.add_argument("--batch-size", type=int, default=32)
-    evaluate.add_argument("--num-beams", type=int, default=1)
+    evaluate.add_argument("--batch-size", type=_count, default=32)
+    evaluate.add_argument("--num-beams", type=_count, default=1)
     evaluate.add_argument("--seed", type=int, default=0, help="seed of floors, shuffles and intervals")
     evaluate.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, to stdout")
 
@@ -159,8 +166,8 @@ def make_parser() -> Parser:
     predict.add_argument("--frontal", help="frontal radiograph (PNG, JPEG or DICOM)")
     predict.add_argument("--lateral", help="lateral radiograph")
     predict.add_argument("--csv", help="many studies: a table with columns frontal and/or lateral (paths), and uid")
-    predict.add_argument("--num-beams", type=int, default=1)
-    predict.add_argument("--max-new-tokens", type=int, help="longest text, in tokens")
+    predict.add_argument("--num-beams", type=_count, default=1)
+    predict.add_argument("--max-new-tokens", type=_count, help="longest text, in tokens")
     predict.add_argument(
         "--abstain-below",
         type=float,
@@ -412,9 +419,11 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _studies_to_predict(options: argparse.Namespace) -> list[tuple[str | None, dict[str, str]]]:
+    study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
+    if options.csv and study:
+        raise ValueError(f"--csv or --{next(iter(study))}: not both")
     if options.csv:
         return _read_study_table(Path(options.csv))
-    study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
     if not study:
         raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
     return [(None, study)]

@@ -24,7 +24,7 @@ def demo(out: Path, seed: int = 0, num_studies: int = 8000) -> None:
     dataset = out / "dataset"
     kit, args = parse_arguments(
         packaged_config("demo.yaml"),
-        ["--dataset", str(dataset), "--output_dir", str(out), "--seed", str(seed)],
+        ["--dataset", str(dataset), "--output_dir", str(out), "--seed", str(seed), "--restart"],
     )
     print(f"1. Drawing {num_studies} synthetic studies, seed {seed}", flush=True)
     account = prepare(

@@ -21,6 +21,7 @@ import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import _http, validate_repo_id
+from safetensors import SafetensorError, safe_open
 
 # The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
@@ -150,7 +151,18 @@ def files_to_push(path: Path, kind: str) -> dict[str, Path]:
     for needed in (CARD, ".safetensors" if kind == "model" else ".parquet"):
         if not any(name.endswith(needed) for name in files):
             raise FileNotFoundError(f"{path}: holds no {needed}: it has not come to its end; nothing was pushed")
+    for file in files.values():
+        if file.suffix == ".safetensors":
+            _check_whole(file)
     return dict(sorted(files.items()))
+
+
+def _check_whole(weights: Path) -> None:
+    try:
+        with safe_open(weights, framework="np"):  # reads the header, and compares it with the size
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{weights}: damaged ({error}); nothing was pushed") from None
 
 
 def _card_for(run: Path, repo_id: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -41,26 +42,29 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
         pixel_values: (batch, channels, height, width), normalised by the checkpoint's image processor.
         generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults.
 
-    Returns `sequences` (batch, texts, length) and `scores` (batch, texts). A score is the probability that the model
-    gives to the whole text: the product of its tokens' probabilities.
+    Returns `sequences` (batch, texts, length), `scores` and `truncated` (batch, texts). A score is the probability
+    that the model gives to the whole text, however it was searched or sampled: the product of its tokens'
+    probabilities, its end among them. A text that was cut short has no end; its score is 0.
     """
     with torch.inference_mode():
         output = model.generate(
             pixel_values.to(model.device, model.dtype),
             return_dict_in_generate=True,
-            output_scores=True,
+            output_logits=True,  # `output_scores` are those after temperature, top_k and top_p
             **generate_kwargs,
         )
         log_probabilities = model.compute_transition_scores(
-            output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
+            output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
         )
     tokens = output.sequences[:, -log_probabilities.shape[1] :]
     written = (tokens != model.generation_config.pad_token_id) & torch.isfinite(log_probabilities)
-    scores = log_probabilities.float().masked_fill(~written, 0.0).sum(1).exp()
+    truncated = ~torch.isin(tokens, torch.as_tensor(model.generation_config.eos_token_id).to(tokens.device)).any(1)
+    scores = log_probabilities.float().masked_fill(~written, 0.0).sum(1).exp().masked_fill(truncated, 0.0)
     batch = len(pixel_values)
     return {
         "sequences": output.sequences.reshape(batch, -1, output.sequences.shape[1]).cpu(),
         "scores": scores.reshape(batch, -1).cpu(),
+        "truncated": truncated.reshape(batch, -1).cpu(),
     }
 
 
@@ -88,7 +92,8 @@ class ImpressionPipeline(Pipeline):
 
     Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them. A `score` is the
     chance that the text states exactly the findings that a radiologist would, as seen on the validation split, or,
-    where the checkpoint carries no such calibration, the text's probability under the model.
+    where the checkpoint carries no such calibration, the text's probability under the model. A text that
+    `max_new_tokens` cut short is marked `"truncated": True`.
 
     Options:
         max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
@@ -160,7 +165,7 @@ class ImpressionPipeline(Pipeline):
         for name, source in zip(VIEWS, _views_of(study), strict=True):
             if source is None:
                 continue
-            where = f"{name}: {source}" if _is_address(source) else name
+            where = f"{name}: {_public(source)}" if _is_address(source) else name
             try:
                 source = _fetched(source) if _is_address(source) else source
                 views[name] = read_radiograph(source, at_least=2 * size)
@@ -197,6 +202,10 @@ class ImpressionPipeline(Pipeline):
         curve = getattr(self.model.config, CALIBRATION, None)
         for row, score in zip(rows, calibrated(curve, [row["score"] for row in rows]), strict=True):
             row["score"] = score
+        rows = [
+            row | {"truncated": True} if cut else row
+            for row, cut in zip(rows, outputs["truncated"][0].tolist(), strict=True)
+        ]
         if return_findings:
             rows = [row | {"findings": sorted(positive_findings(row["impression"], sided=True))} for row in rows]
         if return_attention:
@@ -246,6 +255,12 @@ def _is_address(source) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
+def _public(address: str) -> str:
+    """An address without what may be secret in it: user, password, and the query that signs a link."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def _fetched(address: str) -> bytes:
     content = bytearray()
     try:
@@ -256,8 +271,9 @@ def _fetched(address: str) -> bytes:
                 if len(content) > MAX_BYTES:
                     raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
     except Exception as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"could not be fetched: {told}") from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        told = f"status {status}" if status else " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"could not be fetched: {told}") from None  # the error would tell the whole address
     return bytes(content)
 
 

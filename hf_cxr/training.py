@@ -170,7 +170,7 @@ def identity(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -
 def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> str:
     """Decide where the run begins; returns one of `hf_cxr.checkpoints.STAGES`.
 
-    Raises `ValueError` if `output_dir` holds an interrupted run, or others' checkpoints, and neither `resume` nor
+    Raises `ValueError` if `output_dir` holds a run, finished or not, or others' checkpoints, and neither `resume` nor
     `restart` is set, if a run would be resumed with other arguments, or if it begins from what it would delete.
     """
     output = Path(args.output_dir)
@@ -180,14 +180,17 @@ def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: Dataset
         print(f"Resuming {output}: {_told(output, progress['stage'])}", flush=True)
         return progress["stage"]
     saved = [path for path in (output / warmup.ENCODER, output / warmup.STAGE) if path.exists()]
-    saved += output.glob("checkpoint-*")
+    saved += [*output.glob("checkpoint-*"), *output.glob("model*.safetensors")]
     stage = progress["stage"] if progress else None
-    if stage != "finished" and (saved or stage == "evaluation") and not kit.restart:
+    if (saved or stage in ("evaluation", "finished")) and not kit.restart:
         what = "an interrupted run; continue it with --resume" if progress else "others' checkpoints; move them away"
+        if stage == "finished":
+            what = "a finished run; name another output_dir"
         raise ValueError(f"{output}: holds {what} or delete it with --restart")
     for name in ("encoder", "decoder", "resume_from_checkpoint"):
         start = getattr(kit, name, None) or getattr(args, name, None)
-        if start and any(path.exists() and Path(start).resolve().is_relative_to(path.resolve()) for path in saved):
+        place = Path(start).resolve() if start else None
+        if place and any(place.is_relative_to(path.resolve()) or place == output.resolve() for path in saved):
             raise ValueError(f"{name}: {start} lies in the output_dir, which is emptied; name another output_dir")
     if kit.resume:
         print(f"Nothing to resume in {output}: starting anew", flush=True)
@@ -195,7 +198,10 @@ def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: Dataset
     for leftover in (warmup.ENCODER, warmup.STAGE, STATES, SAMPLES):
         shutil.rmtree(output / leftover, ignore_errors=True)
     remove_checkpoints(output)
-    (output / EVALUATIONS).unlink(missing_ok=True)
+    for weights in output.glob("model*.safetensors"):
+        weights.unlink()
+    for stale in (EVALUATIONS, *REPORT_FILES, card.CARD, card.FACTS):
+        (output / stale).unlink(missing_ok=True)
     stage = "findings_warmup" if kit.findings_warmup_epochs else "impressions"
     write_progress(output, stage, config)
     return stage

@@ -420,9 +420,11 @@ def test_an_evaluation_on_other_data_is_told_as_such(run, phantom_folder, tmp_pa
     other = copy_folder(phantom_folder, tmp_path / "other")
     account = json.loads((other / "prepare.json").read_text()) | {"splits_sha256": "0" * 64}
     (other / "prepare.json").write_text(json.dumps(account))
-    assert "not the data that this model was trained on" in card_of(run, card.evaluated_on(run, str(other), "test"))
+    assert "whose studies are split otherwise than those that this model was trained on" in card_of(
+        run, card.evaluated_on(run, str(other), "test")
+    )
     facts = card.evaluated_on(run, str(phantom_folder), "test")
-    assert "not the data that this model was trained on" not in card_of(run, facts)
+    assert "whose studies are split otherwise than those that this model was trained on" not in card_of(run, facts)
 
 
 def test_the_card_goes_by_the_split_that_the_report_names(run):

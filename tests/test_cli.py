@@ -55,7 +55,10 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
         ("evaluate", str(tmp_path), str(phantom_folder)): "config.json is missing",
         ("evaluate", run, str(tmp_path)): "run hf-cxr prepare",
         ("evaluate", run, str(phantom_folder), "--split", "best"): "no split 'best'",
+        ("evaluate", run, str(phantom_folder), "--num-beams", "0"): "'0' is no whole number of 1 or more",
+        ("evaluate", run, str(phantom_folder), "--batch-size", "-4"): "'-4' is no whole number of 1 or more",
         ("predict", run): "no image given",
+        ("predict", run, "--csv", "a.csv", "--lateral", "l.png"): "--csv or --lateral: not both",
         (
             "predict",
             run,

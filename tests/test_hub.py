@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -55,6 +56,14 @@ def test_a_run_without_card_or_weights_is_not_pushed(run_folder, tmp_path, missi
     (run / missing).unlink()
     with pytest.raises(FileNotFoundError, match="has not come to its end"):
         hub.push(run, "user/name")
+
+
+@pytest.mark.parametrize("size", [0, 1000, -100])
+def test_weights_that_were_cut_short_are_not_pushed(run_folder, tmp_path, size):
+    weights = copy_folder(run_folder, tmp_path / "run") / "model.safetensors"
+    os.truncate(weights, size if size >= 0 else weights.stat().st_size + size)
+    with pytest.raises(ValueError, match=r"model.safetensors: damaged .*; nothing was pushed"):
+        hub.push(tmp_path / "run", "user/name")
 
 
 def test_a_folder_that_is_neither_run_nor_dataset_is_not_pushed(tmp_path, run_folder):

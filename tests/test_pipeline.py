@@ -141,12 +141,19 @@ def test_a_view_can_be_an_address_and_keeps_its_sixteen_bits(pipe, site, tmp_pat
     deep = radiograph(1).astype(np.uint16) * 16 + 9000
     Image.fromarray(deep).save(tmp_path / "f.png")
     assert pipe({"frontal": f"{site}/f.png"}) == pipe({"frontal": deep})
-    with pytest.raises(ValueError, match=r"/absent.png: could not be fetched: .*404") as error:
+    with pytest.raises(ValueError, match=r"/absent.png: could not be fetched: status 404") as error:
         pipe({"frontal": f"{site}/absent.png"})
     assert "\n" not in str(error.value)
     (tmp_path / "page.html").write_text("<html>")
     with pytest.raises(ValueError, match=r"^lateral: http.*/page.html: image bytes: not an image"):
         pipe({"lateral": f"{site}/page.html"})
+
+
+def test_an_error_hides_what_an_address_keeps_secret(pipe, site, online):
+    secret = site.replace("//", "//joe:pa55@") + "/absent.png?sig=abc"
+    with pytest.raises(ValueError, match=rf"^frontal: {site}/absent.png: could not be fetched: status 404$") as error:
+        pipe({"frontal": secret})
+    assert error.value.__cause__ is None or "pa55" not in str(error.value.__cause__)
 
 
 def test_an_address_that_moved_is_followed(pipe, site, tmp_path, online):
@@ -180,6 +187,23 @@ def test_a_picture_that_cannot_be_read_is_told_with_its_view(pipe, tmp_path):
         pipe({"frontal": radiograph(1), "lateral": str(tmp_path / "absent.png")})
     with pytest.raises(ValueError, match=r"^frontal: array: no finite pixel value$"):
         pipe((np.full((40, 40), np.nan), radiograph(1)))
+
+
+def test_a_score_is_the_models_own_however_the_text_was_drawn(pipe):
+    study = {"frontal": radiograph(1)}
+    greedy = pipe(study)
+    assert greedy[0]["score"] > 0
+    for drawn in (pipe(study, do_sample=True, top_k=1), pipe(study, do_sample=True, temperature=1e-3)):
+        assert drawn[0]["impression"] == greedy[0]["impression"]
+        assert drawn[0]["score"] == pytest.approx(greedy[0]["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_a_text_cut_short_says_so_and_is_sure_of_nothing(pipe, options):
+    for row in pipe({"frontal": radiograph(1)}, max_new_tokens=1, **options):
+        assert row["truncated"] is True
+        assert row["score"] == 0
+    assert not any("truncated" in row for row in pipe({"frontal": radiograph(1)}, **options))
 
 
 @pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])

@@ -325,7 +325,7 @@ def test_a_run_does_not_begin_from_what_it_would_delete(whole_run, phantom_folde
     run = copy_folder(whole_run, tmp_path / "run")
     for name, start in (("encoder", "findings_encoder"), ("resume_from_checkpoint", "checkpoint-10")):
         with pytest.raises(ValueError, match=f"{name}: .* lies in the output_dir"):
-            train(*arguments(tmp_path, phantom_folder, f"--{name}", str(run / start)))
+            train(*arguments(tmp_path, phantom_folder, "--restart", f"--{name}", str(run / start)))
         assert (run / start).is_dir()
 
 

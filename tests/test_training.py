@@ -7,11 +7,11 @@ import pytest
 import torch
 import yaml
 from datasets import DatasetDict
-from helpers import TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
+from helpers import TINY_RECIPE, copy_folder, gpt2_folder, tiny_checkpoint, vit_folder, write_config
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
-from hf_cxr import calibration, evaluation
+from hf_cxr import calibration, evaluation, hub
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.dataset import load_prepared
@@ -73,10 +73,35 @@ def test_options_of_the_second_stage_do_not_break_the_first(phantom_folder, tmp_
     assert train(kit, args)["n"] > 0
 
 
+def test_a_finished_run_is_replaced_only_when_told_so(run_folder, phantom_folder, tmp_path):
+    folder = copy_folder(run_folder, tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"holds a finished run; name another output_dir or delete it with --restart"):
+        train(*arguments(tmp_path, phantom_folder, max_steps=1))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "progress.json").unlink()  # as one that was downloaded
+    with pytest.raises(ValueError, match="holds others' checkpoints; move them away or delete it with --restart"):
+        train(*arguments(tmp_path, phantom_folder, max_steps=1))
+    with pytest.raises(ValueError, match=r"encoder: .* lies in the output_dir, which is emptied"):
+        train(*arguments(tmp_path, phantom_folder, max_steps=1, restart=True, encoder=str(folder)))
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_restart_that_is_cut_short_leaves_nothing_of_the_old_run_to_push(
+    run_folder, phantom_folder, tmp_path, monkeypatch
+):
+    folder = copy_folder(run_folder, tmp_path / "run")
+    monkeypatch.setattr("hf_cxr.warmup.warm_up", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(*arguments(tmp_path, phantom_folder, findings_warmup_epochs=1, restart=True))
+    with pytest.raises(FileNotFoundError, match="it has not come to its end"):
+        hub.push(folder, "user/name")
+    assert not list(folder.glob("*.safetensors"))
+
+
 def test_training_again_leaves_no_score_of_the_old_weights(run_folder, phantom_folder, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(run_folder, folder)
-    kit, args = arguments(tmp_path, phantom_folder, max_steps=1)
+    folder = copy_folder(run_folder, tmp_path / "run")
+    kit, args = arguments(tmp_path, phantom_folder, max_steps=1, restart=True)
     old = (folder / "report.json").read_text()
     report = train(kit, args)
     assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
