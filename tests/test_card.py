@@ -427,6 +427,18 @@ def test_an_evaluation_on_other_data_is_told_as_such(run, phantom_folder, tmp_pa
     assert "whose studies are split otherwise than those that this model was trained on" not in card_of(run, facts)
 
 
+def test_reports_are_said_to_repeat_themselves_only_where_they_do(run):
+    facts = json.loads((run / card.FACTS).read_text())
+    same = {"studies": 8, "same": 5, "near": 1}
+    for counts, told in (({"test": same, "validation": dict.fromkeys(same, 0)}, True), ({}, False)):
+        facts["account"]["text_overlap"] = counts or {"test": dict.fromkeys(same, 0)}
+        (run / card.FACTS).write_text(json.dumps(facts))
+        text = card.card_text(run)
+        assert ("of the 8 test reports 5 stand word for word in the training split, 1 nearly." in text) is told
+        assert ("Reciting these scores, too." in text) is told
+        assert "of the 0" not in text
+
+
 def test_the_card_goes_by_the_split_that_the_report_names(run):
     (run / "report.json").write_text(json.dumps(report_of(run) | {"split": "train"}))
     text = card.card_text(run)

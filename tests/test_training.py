@@ -80,6 +80,7 @@ def test_a_finished_run_is_replaced_only_when_told_so(run_folder, phantom_folder
         train(*arguments(tmp_path, phantom_folder, max_steps=1))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     (folder / "progress.json").unlink()  # as one that was downloaded
+    shutil.rmtree(folder / "findings_encoder", ignore_errors=True)
     with pytest.raises(ValueError, match="holds others' checkpoints; move them away or delete it with --restart"):
         train(*arguments(tmp_path, phantom_folder, max_steps=1))
     with pytest.raises(ValueError, match=r"encoder: .* lies in the output_dir, which is emptied"):
