@@ -63,6 +63,7 @@ class HubServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that wait to be accepted; beyond the usual 5 they are reset under load
     page = 1000  # entries of a tree in one answer, as on the Hub
 
     def __init__(self, tokens=None, root=None, fail=(), port: int = 0) -> None:

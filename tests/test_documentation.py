@@ -87,6 +87,8 @@ class Sandbox:
         words = [SMALLER.get(word, word) for word in shlex.split(command)]
         if "train" in words or "scripts/train.py" in words:
             words += SHORTER + ([] if torch.cuda.is_available() else ["--use_cpu", "true"])
+            if "CONFIG.yaml" in words and "--resume" not in words:
+                words.append("--restart")  # it stands for many configs, each with an output_dir of its own
         if frozenset(words) in self.done:
             return
         self.done.add(frozenset(words))
