@@ -198,6 +198,7 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
     overlap = facts["account"].get("text_overlap") or {}
     shown = {
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
+        "parameters": card_parts.parameters(folder),
         "repo": repo_id or facts["folder"],
         "told_on": told_on,
         "report": report,

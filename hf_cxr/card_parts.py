@@ -1,12 +1,17 @@
 """What stands in a model card beside its words: tables of scores and findings, counts, and where the model fails.
 
-Everything is made of a run's `report.json` and `predictions.jsonl`; the card itself is put together in `hf_cxr.card`.
+Everything is made of a run's `report.json`, `predictions.jsonl` and weights; the card itself is put together in
+`hf_cxr.card`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from hf_cxr.floors import BLIND
 from hf_cxr.metrics import SCALARS
@@ -33,6 +38,16 @@ NAMES = {
     "length_ratio": "length written / length of the references",
 }
 """Scalars of a report in words."""
+
+
+def parameters(run: Path) -> int:
+    """Number of parameters in a run's weights, by their headers; those that two parts share count once."""
+    total = 0
+    for file in run.glob("model*.safetensors"):
+        with safe_open(file, framework="np") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in list(weights.keys())]
+            total += sum(map(math.prod, shapes))
+    return total
 
 
 def finding_counts(report: Mapping[str, Any]) -> dict[str, int | None]:

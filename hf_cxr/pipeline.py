@@ -7,6 +7,7 @@ of the kit. They open no connection but to an address that is given as a view.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +32,8 @@ GENERATE_OPTIONS = (
     *("do_sample", "temperature", "top_p", "top_k"),
 )
 ON_UNLIKELY = ("warn", "error", "ignore")
-SECONDS, MAX_BYTES = 30, 256 << 20  # of one address: patience, and what is read of it at most
+# Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
+SECONDS, MAX_SECONDS, MAX_BYTES = 30, 300, 256 << 20
 CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
 
 
@@ -85,10 +87,10 @@ def calibrated(curve: Mapping[str, Any] | None, probabilities: Sequence[float]) 
 class ImpressionPipeline(Pipeline):
     """Write the impression of a study from its frontal and lateral view.
 
-    A study is a dict with `frontal` and `lateral` (either may be missing or None) or a (frontal, lateral) tuple. Many
-    studies are a list, a generator, a `KeyDataset` over a column that holds studies or is named after a view, or a
-    `datasets.Dataset` with a column `frontal`, `lateral` or both. A view is a path, an http(s) address, bytes, a
-    PIL image, a numpy array or a DICOM file.
+    A study is a dict with `frontal` and `lateral` (either may be missing or None; of a row that has both, further
+    columns are ignored) or a (frontal, lateral) tuple. Many studies are a list, a generator, a `KeyDataset` over a
+    column that holds studies or is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or
+    both. A view is a path, an http(s) address, bytes, a PIL image, a numpy array or a DICOM file.
 
     Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them. A `score` is the
     chance that the text states exactly the findings that a radiologist would, as seen on the validation split, or,
@@ -243,7 +245,7 @@ def _withheld(row: dict[str, Any]) -> dict[str, Any]:
 def _views_of(study) -> tuple[Any, Any]:
     if isinstance(study, Mapping):
         unknown = sorted(set(study) - set(VIEWS))
-        if unknown or not study:
+        if len(study) - len(unknown) < len(VIEWS) and (unknown or not study):  # perhaps a view, misspelt
             raise ValueError(f"a study has the keys 'frontal' and 'lateral', not {unknown or 'none at all'}")
         return study.get("frontal"), study.get("lateral")
     if isinstance(study, (tuple, list)) and len(study) == len(VIEWS):
@@ -262,7 +264,7 @@ def _public(address: str) -> str:
 
 
 def _fetched(address: str) -> bytes:
-    content = bytearray()
+    content, deadline = bytearray(), time.monotonic() + MAX_SECONDS
     try:
         with get_session().stream("GET", address, follow_redirects=True, timeout=SECONDS) as response:
             response.raise_for_status()
@@ -270,6 +272,8 @@ def _fetched(address: str) -> bytes:
                 content += chunk
                 if len(content) > MAX_BYTES:
                     raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
+                if time.monotonic() > deadline:
+                    raise UnreadableImage(f"not whole after {MAX_SECONDS} s")
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         told = f"status {status}" if status else " ".join(str(error).split()) or type(error).__name__

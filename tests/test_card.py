@@ -125,6 +125,7 @@ def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(ru
     assert report["verdict"] in text
     assert json.loads((phantom_folder / "prepare.json").read_text())["splits_sha256"] in text
     assert "floor: the constant of best BLEU-4" in text
+    assert f"; {load_checkpoint(str(run_folder)).model.num_parameters():,} parameters)" in text
     assert "images shuffled" in text
     assert re.search(r"research use only", text, re.IGNORECASE)
     for name, row in report["per_finding"].items():
@@ -339,6 +340,7 @@ def test_one_study_makes_a_whole_card_without_intervals(tmp_path, facts):
     text = card_of(tmp_path, facts, ("Small right pleural effusion.", "Normal | chest.\nNormal."))
     assert "it is not calibrated" in text
     assert "There are no intervals" in text
+    assert "On the one study of the" in text
     assert "Too few studies to say" in text
     assert "images shuffled" not in text.split("### Every score")[0]
     assert table_below(text, "**Surely wrong**")[0][-1] == r"Normal \| chest. Normal."

@@ -169,6 +169,13 @@ def test_an_address_without_end_is_not_read_to_the_end(pipe, site, tmp_path, onl
         pipe({"frontal": f"{site}/large.png"})
 
 
+def test_an_address_that_drips_is_given_up(pipe, site, tmp_path, online, monkeypatch):
+    monkeypatch.setattr("hf_cxr.pipeline.MAX_SECONDS", 0)
+    Image.fromarray(radiograph(1)).save(tmp_path / "slow.png")
+    with pytest.raises(ValueError, match=r"slow.png: could not be fetched: not whole after 0 s"):
+        pipe({"frontal": f"{site}/slow.png"})
+
+
 def test_an_unlikely_picture_is_told_in_the_answer_or_refused_or_passed(pipe):
     blank = {"frontal": radiograph(1), "lateral": np.full((90, 80), 7, dtype=np.uint8)}
     for size in (1, 2):
@@ -232,6 +239,13 @@ def test_several_sequences_and_the_findings_can_be_asked_for(pipe):
     assert len(rows) == 3
     assert all(isinstance(row["findings"], list) for row in rows)
     assert rows[0]["score"] >= rows[-1]["score"]
+
+
+def test_a_row_of_a_dataset_is_a_study_whatever_else_it_holds(pipe):
+    study = {"frontal": radiograph(1), "lateral": None}
+    assert pipe(study | {"uid": "7", "impression": "normal"}) == pipe(study)
+    with pytest.raises(ValueError, match=r"'frontal' and 'lateral', not \['laterl'\]"):
+        pipe({"frontal": radiograph(1), "laterl": radiograph(2)})
 
 
 @pytest.mark.parametrize("study", ["f.png", {}, {"front": 1}, (None, None), (1, 2, 3), {"frontal": None}])
