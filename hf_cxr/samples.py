@@ -168,7 +168,8 @@ def contact_sheet(samples: Sequence[Sample], title: str) -> Image.Image:
 @cache
 def _font() -> ImageFont.FreeTypeFont:
     """Pillow's own font knows English only; matplotlib's has the letters of every language but East Asia's."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)
+    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(font), FONT_SIZE)  # earlier Pillows take no Path
 
 
 def draw(sample: Sample) -> Image.Image:

@@ -299,6 +299,7 @@ def _stretch(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind in "iu" and int(array.max()) - int(array.min()) < 1 << 16:
         least = int(array.min())
         index = (array - array.dtype.type(least)).view(f"u{array.dtype.itemsize}")  # a signed difference may wrap
+        index = index.astype(np.uint16, copy=False)  # earlier numpys do not count 64-bit values without a sign
         counts = np.bincount(index.ravel())
         return _levels(np.arange(len(counts)), counts)[index]
     values = array.astype(np.float32)
