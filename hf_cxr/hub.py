@@ -6,6 +6,7 @@ The card of a run lives in `hf_cxr.card`, that of a dataset in `hf_cxr.dataset_c
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -250,14 +251,19 @@ def _looks_like_one(token: str) -> bool:
 
 def _traces(path: Path) -> dict[str, str]:
     """What would tell of this machine or its user → how to find it."""
-    places = {"the place of its folder": path.resolve(), "the working folder": Path.cwd(), "your home": Path.home()}
+    places = {"the place of its folder": path.resolve(), "the working folder": Path.cwd()}
+    user = ""  # in a container one may have neither name nor home
+    with contextlib.suppress(KeyError, OSError):
+        user = getpass.getuser()
+    with contextlib.suppress(RuntimeError):
+        places["your home"] = Path.home()
     if dataset := _dataset_of(path):
         places["the place of its dataset"] = Path(dataset).resolve()
     traces = {what: rf"(?<![\w.-]){re.escape(str(place))}(?![\w-])" for what, place in places.items() if place.name}
-    host, user = socket.gethostname(), getpass.getuser()
+    host = socket.gethostname()
     if len(host) > 5 and re.search(r"[\d.-]", host):  # "radiology" is a word as well as a name
         traces["the name of this machine"] = rf"\b{re.escape(host)}\b"
-    if user != "root":
+    if user not in ("", "root"):
         traces["a path with your user name"] = rf"(?<![\w:/.])/(?:[\w.-]+/)*{re.escape(user)}/"
     return traces | {"a home folder": SOMEBODYS_HOME}
 

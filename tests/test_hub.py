@@ -1,5 +1,6 @@
 import json
 import os
+import pwd
 import socket
 import struct
 import subprocess
@@ -137,6 +138,15 @@ def test_the_name_of_the_machine_and_of_its_user_stop_the_push(tmp_path, monkeyp
     with pytest.raises(ValueError, match="access token"):
         check_nothing_private({"report.md": "an old form, abc123-def456-7890"}, tmp_path, token="abc123-def456-7890")
     check_nothing_private({"report.md": "what is wrong"}, tmp_path, token="wrong")  # a word, mistaken for a token
+
+
+def test_a_user_without_name_or_home_can_push_and_the_rest_is_looked_for(tmp_path, monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # as in a container that is run as some number
+    check_nothing_private({"README.md": "of a model in / and in //"}, tmp_path)
+    with pytest.raises(ValueError, match=r"report\.md: holds the place of its folder"):
+        check_nothing_private({"report.md": f"saved in {tmp_path}"}, tmp_path)
 
 
 def test_names_on_the_hub_and_ordinary_words_do_not_stop_a_push(tmp_path, monkeypatch):
