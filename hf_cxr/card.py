@@ -23,9 +23,10 @@ from huggingface_hub.repocard_data import EvalResult
 
 from hf_cxr import card_parts, pipeline
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
-from hf_cxr.dataset_card import INDIANA, LICENCES, LIMITS
+from hf_cxr.dataset_card import LIMITS
 from hf_cxr.evaluation import device_name
 from hf_cxr.folders import replace_texts
+from hf_cxr.licences import INDIANA, LICENCES
 from hf_cxr.metrics import SCALARS
 from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES
 from hf_cxr.paper import percent

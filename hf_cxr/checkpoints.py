@@ -20,7 +20,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_cxr.callbacks import is_exhausted
@@ -69,6 +69,16 @@ def rotate(folder: str | os.PathLike, limit: int | None, best: str | None) -> No
 def agreed(value: Any) -> Any:
     """What process 0 holds, on every process: hosts may see different disks."""
     return broadcast_object_list([value])[0]
+
+
+@contextmanager
+def without_pushes(args: TrainingArguments) -> Iterator[None]:
+    """Keep `Trainer` from pushing meanwhile."""
+    asked, args.push_to_hub = args.push_to_hub, False
+    try:
+        yield
+    finally:
+        args.push_to_hub = asked
 
 
 class ResumableTrainer(Trainer):
@@ -122,7 +132,8 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
+            with without_pushes(self.args):  # a push takes its time, and the checkpoint is not whole yet
+                super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # how a full disk is told
             shutil.rmtree(folder, ignore_errors=True)
             free = shutil.disk_usage(self.args.output_dir).free / 1e6
@@ -139,6 +150,8 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             (folder / WHOLE).touch()
             rotate(self.args.output_dir, self.save_limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # `save_pretrained` writes the names of older releases, which `from_pretrained` translates and `Trainer`'s own

@@ -11,22 +11,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_cxr.duplicates import NEAR_WORDS
-
-INDIANA = (
-    "cc-by-nc-nd-4.0",
-    "The reports and images are the Indiana University chest X-ray collection (Demner-Fushman et al., 2016; Open-i, "
-    "U.S. National Library of Medicine), licensed **CC BY-NC-ND 4.0**: attribution, non-commercial use, and **no "
-    "redistribution of derivatives**. This folder holds resized images and cleaned text, that is, a derivative: keep "
-    "it to yourself, use it for research, and do not publish it.",
-)
-LICENCES: dict[str, tuple[str, str]] = {
-    "kaggle": INDIANA,
-    "openi": INDIANA,
-    "r2gen": INDIANA,
-    "phantom": ("apache-2.0", "Synthetic pictures and texts drawn by hf-cxr; no patient is behind any of them."),
-}
-"""Source → its licence (a Hub identifier) and what it means for the reader of the card."""
-UNKNOWN = ("other", "The licence of the source is not known to hf-cxr: check it before you share this dataset.")
+from hf_cxr.licences import LICENCES, UNKNOWN
 
 _INDIANA_LIMITS = """\
 - From the hospitals of one region (Indiana, USA); how common findings are there says little of your patients.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import _http, validate_repo_id
 from safetensors import SafetensorError, safe_open
+
+from hf_cxr import licences
 
 # The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
@@ -90,7 +93,7 @@ def push(
     path = Path(folder)
     kind = _kind(path, dataset)
     if public and kind == "dataset" and not hold_rights:
-        _check_may_be_public(path)
+        licences.check_may_be_public(path)
     files = files_to_push(path, kind)
     token = token or get_token()
     texts = {name: read_text(file) for name, file in files.items()}
@@ -184,31 +187,13 @@ def _is_ours(name: str, kind: str) -> bool:
 # --- what must not leave -----------------------------------------------------------------------------------------
 
 
-def _check_may_be_public(path: Path) -> None:
-    licence = licence_of(path)
-    if "-nd" in licence:
-        why = f"its licence ({licence}) forbids sharing derivatives such as resized images"
-    elif licence in ("", "other", "unknown"):
-        why = f"its licence is unknown ({CARD} names none)"
-    else:
-        return
-    raise ValueError(f"{path}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
-
-
-def licence_of(path: Path) -> str:
-    """The licence that a folder's card names, in lower case, such as "cc-by-nc-nd-4.0"; "" if it names none."""
-    card = path / CARD
-    parts = card.read_text(encoding="utf-8").split("---\n", 2) if card.is_file() else []
-    return str((yaml.safe_load(parts[1]) or {}).get("license", "")).lower() if len(parts) == 3 else ""
-
-
-def licence_note(run: Path) -> str | None:
-    """What to consider before the weights of a run become public: the licence of its dataset, if still at hand."""
-    dataset = _dataset_of(run)
-    licence = licence_of(Path(dataset)) if dataset else ""
-    if "-nd" in licence or "-nc" in licence:
-        return f"these weights were trained on data under {licence}: whether they may be public is yours to judge"
-    return None
+def licence_note(run: str | os.PathLike) -> str | None:
+    """What to consider before the weights of a run become public: the licence of what it was trained on."""
+    if not (Path(run) / CONFIG).is_file():
+        return None
+    facts = Path(run) / FACTS
+    account = json.loads(facts.read_text(encoding="utf-8"))["account"] if facts.is_file() else {}
+    return licences.note_on_weights(_dataset_of(Path(run)), account.get("source"))
 
 
 def _dataset_of(run: Path) -> str | None:

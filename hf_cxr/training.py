@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import Trainer, set_seed
 
-from hf_cxr import card, evaluation, hub, launch, warmup
+from hf_cxr import card, evaluation, hub, launch, licences, warmup
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
@@ -37,6 +37,7 @@ from hf_cxr.checkpoints import (
     only_run_in,
     read_progress,
     remove_checkpoints,
+    without_pushes,
     write_progress,
 )
 from hf_cxr.dataset import load_prepared
@@ -62,6 +63,10 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     """
     state, started = PartialState(), time.perf_counter()
     output = Path(args.output_dir)
+    if args.push_to_hub and args.hub_private_repo is False and state.is_main_process:
+        source = card.dataset_facts(kit.dataset)["account"].get("source")
+        if note := licences.note_on_weights(kit.dataset, source):
+            print(f"push_to_hub: {note}", file=sys.stderr)
     set_seed(args.seed)
     args.dataloader_pin_memory &= torch.cuda.is_available()
     with state.local_main_process_first():
@@ -105,15 +110,6 @@ def _push_finished(args: TrainingArguments) -> None:
         raise OSError(f"trained, but not pushed: {error}; repeat with: {again}") from error
 
 
-@contextlib.contextmanager
-def _without_pushes(args: TrainingArguments) -> Iterator[None]:
-    asked, args.push_to_hub = args.push_to_hub, False
-    try:
-        yield
-    finally:
-        args.push_to_hub = asked
-
-
 def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArguments, output: Path) -> None:
     """Fit what a `score` is worth on the validation split, and put it into the run's config.json."""
     curve = evaluation.calibrate(checkpoint, dataset, args.per_device_eval_batch_size)
@@ -142,7 +138,7 @@ def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArgumen
             if len(dataset.get(name, ()))
         }
     if kit.findings_warmup_epochs:
-        with _without_pushes(args):
+        with without_pushes(args):
             warmup.warm_up(checkpoint, packed["train"], kit, args)
         if state.is_main_process:
             write_progress(output, "impressions", identity(kit, args, dataset))

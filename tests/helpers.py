@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -91,3 +92,11 @@ def run_cxr(*words: object, timeout: float | None = 300) -> subprocess.Completed
 def copy_folder(source: Path, target: Path) -> Path:
     shutil.copytree(source, target)
     return target
+
+
+def state_licence(dataset: Path, licence: str) -> None:
+    """Have the card of a prepared dataset name another licence, in the words of YAML."""
+    card = dataset / "README.md"
+    text, changed = re.subn(r"(?m)^license: .*$", f"license: {licence}", card.read_text(encoding="utf-8"), count=1)
+    assert changed
+    card.write_text(text, encoding="utf-8")

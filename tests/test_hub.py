@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import TINY_RECIPE, copy_folder, radiograph, write_config
+from helpers import TINY_RECIPE, copy_folder, radiograph, state_licence, write_config
 from hub_server import HubServer
 from PIL import Image
 
@@ -82,30 +82,6 @@ def test_a_folder_that_is_neither_run_nor_dataset_is_not_pushed(tmp_path, run_fo
 def test_a_malformed_name_is_told(run_folder, name):
     with pytest.raises(ValueError, match="no name on the Hub; write user/name"):
         hub.push(run_folder, name)
-
-
-def test_a_public_push_of_a_no_derivatives_dataset_is_refused(phantom_folder, tmp_path):
-    folder = copy_folder(phantom_folder, tmp_path / "dataset")
-    card = (folder / "README.md").read_text()
-    assert "license: apache-2.0" in card
-    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: cc-by-nc-nd-4.0"))
-    with pytest.raises(ValueError, match=r"cc-by-nc-nd-4.0\) forbids sharing derivatives.*--i-hold-the-rights"):
-        hub.push(folder, "user/name", public=True)
-    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: other"))
-    with pytest.raises(ValueError, match="unknown"):
-        hub.push(folder, "user/name", public=True)
-    (folder / "README.md").unlink()
-    with pytest.raises(ValueError, match="unknown"):
-        hub.push(folder, "user/name", public=True)
-
-
-def test_a_public_push_of_weights_trained_on_restricted_data_is_noted(phantom_folder, run_folder, tmp_path):
-    assert hub.licence_note(run_folder) is None
-    run, dataset = copy_folder(run_folder, tmp_path / "run"), copy_folder(phantom_folder, tmp_path / "dataset")
-    card = (dataset / "README.md").read_text().replace("license: apache-2.0", "license: cc-by-nc-nd-4.0")
-    (dataset / "README.md").write_text(card)
-    (run / "config.yaml").write_text(f"dataset: {dataset}\n")
-    assert "cc-by-nc-nd-4.0" in hub.licence_note(run)
 
 
 # --- what must not leave -----------------------------------------------------------------------------------------
@@ -368,6 +344,20 @@ def test_a_training_pushes_each_save_and_the_finished_run_and_outlives_a_push_th
     assert b"in progress" not in after["README.md"]
 
 
+def test_a_training_that_will_publish_says_what_the_licence_of_its_data_is(site, cxr, phantom_folder, tmp_path):
+    data = copy_folder(phantom_folder, tmp_path / "dataset")
+    state_licence(data, "cc-by-nc-nd-4.0")
+    settings = {"dataset": str(data), "max_steps": 1, "push_to_hub": True, "hub_model_id": "user/published"}
+    config = write_config(
+        tmp_path / "config.yaml", **TINY_RECIPE, **settings, output_dir=str(tmp_path / "run"), hub_private_repo=False
+    )
+    status, errors = cxr("train", config)
+    assert status == 0
+    note = "push_to_hub: these weights were trained on data under cc-by-nc-nd-4.0: whether they may be public is yours"
+    assert errors.count(note) == 1
+    assert not site.is_private("user/published")
+
+
 LOAD = """
 from datasets import load_dataset
 dataset = load_dataset("user/dataset")
@@ -377,8 +367,7 @@ print({name: len(split) for name, split in dataset.items()}, dataset["test"][0][
 
 def test_a_dataset_is_pushed_as_parquet_with_its_card_and_loads_from_the_hub(site, cxr, phantom_folder, tmp_path):
     folder = copy_folder(phantom_folder, tmp_path / "dataset")
-    card = (folder / "README.md").read_text()
-    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: cc-by-nc-nd-4.0"))
+    state_licence(folder, "cc-by-nc-nd-4.0")
     assert cxr("push", "--dataset", folder, "user/dataset", "--public")[0] == 2
     assert not site.revisions("user/dataset", "dataset")
     assert cxr("push", "--dataset", folder, "user/dataset", "--public", "--i-hold-the-rights")[0] == 0

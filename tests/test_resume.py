@@ -94,6 +94,23 @@ def interrupted_run(phantom_folder, tmp_path, monkeypatch) -> Path:
     return tmp_path / "run"
 
 
+def test_a_run_killed_in_a_push_goes_on_from_the_checkpoint_that_was_pushed(
+    whole_run, phantom_folder, tmp_path, monkeypatch
+):
+    def killed(trainer, folder):
+        if trainer.state.global_step == 10:
+            raise Interrupted
+
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    monkeypatch.setattr(training.ImpressionTrainer, "_push_from_checkpoint", killed)
+    with pytest.raises(Interrupted):
+        train(*arguments(tmp_path, phantom_folder, push_to_hub=True, hub_model_id="user/name"))
+    assert checkpoints(tmp_path / "run")[-1].name == "checkpoint-10"
+    train(*arguments(tmp_path, phantom_folder, "--resume"))
+    assert same(weights(whole_run), weights(tmp_path / "run"))
+    assert losses(whole_run) == losses(tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_killed_runs_resume_bit_for_bit_whenever_they_are_killed():
     script = str(ROOT / "benchmarks" / "interruptions.py")

@@ -1,0 +1,71 @@
+"""The licences of collections: what they are, and what may become public of what was made from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+from huggingface_hub import metadata_load
+
+INDIANA = (
+    "cc-by-nc-nd-4.0",
+    "The reports and images are the Indiana University chest X-ray collection (Demner-Fushman et al., 2016; Open-i, "
+    "U.S. National Library of Medicine), licensed **CC BY-NC-ND 4.0**: attribution, non-commercial use, and **no "
+    "redistribution of derivatives**. This folder holds resized images and cleaned text, that is, a derivative: keep "
+    "it to yourself, use it for research, and do not publish it.",
+)
+LICENCES: dict[str, tuple[str, str]] = {
+    "kaggle": INDIANA,
+    "openi": INDIANA,
+    "r2gen": INDIANA,
+    "phantom": ("apache-2.0", "Synthetic pictures and texts drawn by hf-cxr; no patient is behind any of them."),
+}
+"""Source → its licence (a Hub identifier) and what it means for the reader of the card."""
+UNKNOWN = ("other", "The licence of the source is not known to hf-cxr: check it before you share this dataset.")
+
+_NO_DERIVATIVES, _NON_COMMERCIAL = r"\bnd\b|no-?deriv", r"\bnc\b|non-?commercial"
+
+
+def stated_licence(folder: Path) -> str:
+    """The licence that a dataset's card names, in the form of the Hub's identifiers: "CC BY-NC-ND 4.0" is
+    "cc-by-nc-nd-4.0". Empty where it names none, or says "other" or "unknown"."""
+    card = folder / "README.md"
+    try:
+        named = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{card}: its head is no YAML ({' '.join(str(error).split())})") from None
+    licence = re.sub(r"[^a-z0-9.]+", "-", str(named or "").lower()).strip("-")
+    return "" if licence in ("other", "unknown", "none") else licence
+
+
+def check_may_be_public(folder: Path) -> None:
+    """Raise `ValueError` unless a prepared dataset may be published: by its card, and by what it was prepared from,
+    for a card can be edited."""
+    source = json.loads((folder / "prepare.json").read_text(encoding="utf-8")).get("source")
+    stated, known = stated_licence(folder), LICENCES.get(source, ("",))[0]
+    forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
+    if forbidden:
+        why = f"its licence ({forbidden}) forbids sharing derivatives such as resized images"
+    elif not stated:
+        why = "its licence is unknown (README.md names none)"
+    else:
+        return
+    raise ValueError(f"{folder}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
+
+
+def note_on_weights(dataset: str | None, source: str | None) -> str | None:
+    """What to consider before weights become public, in a sentence; `None` where there is nothing.
+
+    Args:
+        dataset: what they were trained on: a folder, whose card is read if it is still there, or a name on the Hub.
+        source: what that was prepared from, as `prepare.json` names it.
+    """
+    stated = stated_licence(Path(dataset)) if dataset else ""
+    licences = [licence for licence in (stated, LICENCES.get(source or "", ("",))[0]) if licence]
+    bound = next((one for one in licences if re.search(f"{_NO_DERIVATIVES}|{_NON_COMMERCIAL}", one)), None)
+    if licences and not bound:
+        return None
+    data = f"data under {bound}" if bound else "data of a licence that is not known"
+    return f"these weights were trained on {data}: whether they may be public is yours to judge"
