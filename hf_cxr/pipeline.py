@@ -8,7 +8,7 @@ of the kit. They open no connection but to an address that is given as a view.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from .attention import VIEWS, cross_attention, overlays
 from .findings import positive_findings
 from .plausibility import doubts
-from .views import UnreadableImage, pack_views, read_radiograph
+from .views import UnreadableImage, called, pack_views, read_radiograph
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely")
 GENERATE_OPTIONS = (
@@ -34,6 +34,11 @@ GENERATE_OPTIONS = (
 ON_UNLIKELY = ("warn", "error", "ignore")
 # Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
 SECONDS, MAX_SECONDS, MAX_BYTES = 30, 300, 256 << 20
+FETCH_ERRORS = {
+    "OfflineModeIsEnabled": "the environment asks for offline mode (HF_HUB_OFFLINE)",
+    "TimeoutException": f"the server did not answer within {SECONDS} s",
+    "ConnectError": "the server cannot be reached",
+}
 CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
 
 
@@ -117,11 +122,12 @@ class ImpressionPipeline(Pipeline):
         if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
             inputs = _Rows(inputs.dataset, [inputs.key])
         elif hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):  # a `datasets.Dataset`
-            views = [view for view in VIEWS if view in inputs.column_names]
-            if not views:
-                raise ValueError(f"the dataset has neither a column 'frontal' nor 'lateral': {inputs.column_names}")
-            columns = inputs.select_columns(views)
-            inputs = _Rows(columns, views) if isinstance(inputs, Sized) else (dict(row) for row in columns)
+            if inputs.column_names is None:  # a stream whose columns show only in its rows
+                inputs = _stream(inputs)
+            else:
+                views = _views_among(inputs.column_names)
+                rows = inputs.select_columns(views)
+                inputs = _Rows(rows, views) if isinstance(inputs, Sized) else _stream(rows)
         elif isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs, *args, **kwargs)
@@ -169,7 +175,10 @@ class ImpressionPipeline(Pipeline):
                 continue
             where = f"{name}: {_public(source)}" if _is_address(source) else name
             try:
-                source = _fetched(source) if _is_address(source) else source
+                if _is_address(source):
+                    source = _fetched(source)
+                elif callable(source):
+                    source = called(source)
                 views[name] = read_radiograph(source, at_least=2 * size)
             except UnreadableImage as error:
                 raise UnreadableImage(f"{where}: {error}") from error
@@ -234,6 +243,18 @@ class _Rows(Dataset):
         return {view: row[view] for view in self.views}
 
 
+def _stream(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield {view: row[view] for view in _views_among(row)}
+
+
+def _views_among(columns: Collection[str]) -> list[str]:
+    views = [view for view in VIEWS if view in columns]
+    if not views:
+        raise ValueError(f"the dataset has neither a column 'frontal' nor 'lateral': {list(columns)}")
+    return views
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -259,7 +280,10 @@ def _is_address(source) -> bool:
 
 def _public(address: str) -> str:
     """An address without what may be secret in it: user, password, and the query that signs a link."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "an address that is none"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -274,11 +298,19 @@ def _fetched(address: str) -> bytes:
                     raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
                 if time.monotonic() > deadline:
                     raise UnreadableImage(f"not whole after {MAX_SECONDS} s")
+    except UnreadableImage as error:
+        raise UnreadableImage(f"could not be fetched: {error}") from None
     except Exception as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        told = f"status {status}" if status else " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"could not be fetched: {told}") from None  # the error would tell the whole address
+        raise UnreadableImage(f"could not be fetched: {_why(error)}") from None
     return bytes(content)
+
+
+def _why(error: Exception) -> str:
+    """An error of the client in our own words: its own may hold the whole address."""
+    if status := getattr(getattr(error, "response", None), "status_code", None):
+        return f"status {status}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return next((told for kind, told in FETCH_ERRORS.items() if kind in kinds), type(error).__name__)
 
 
 if __package__ == "hf_cxr":  # not when this file came with a checkpoint

@@ -28,7 +28,7 @@ def doubts(source: Any, grey: Image.Image) -> list[str]:
     """What speaks against `source` being a chest radiograph; empty where nothing does.
 
     Args:
-        source: what was read: a path, bytes, a Pillow image or an array.
+        source: what was read: a path, bytes, a Pillow image or an array; a callable's result, not the callable.
         grey: `read_radiograph(source)`.
     """
     found = []
@@ -47,9 +47,9 @@ def doubts(source: Any, grey: Image.Image) -> list[str]:
 def colour(source: Any) -> float:
     """How coloured a picture is: the mean of max − min over its channels, 0 (grey) to 255."""
     if isinstance(source, np.ndarray):
-        if source.ndim != 3 or source.shape[2] < 3 or source.dtype != np.uint8:
+        if source.ndim != 3 or source.shape[2] < 3:
             return 0.0
-        source = Image.fromarray(np.ascontiguousarray(source))
+        source = Image.fromarray(_eight_bits(source[:, :, :3]))
     if isinstance(source, Image.Image):
         return _colour(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -62,6 +62,16 @@ def colour(source: Any) -> float:
             return _colour(image)
     except Exception:  # DICOM, or what `read_radiograph` has its own word for
         return 0.0
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """Other numbers stretched as `read_radiograph` does it, all channels alike."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    values = array.astype(np.float32)
+    low, high = np.percentile(values[np.isfinite(values)], (0.5, 99.5))
+    levels = (np.nan_to_num(values, nan=low) - low) * (255 / max(high - low, 1e-30))
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def _colour(image: Image.Image) -> float:

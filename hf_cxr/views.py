@@ -74,15 +74,20 @@ def read_with_hint(source: ViewSource, *, at_least: int | None = None) -> tuple[
     if isinstance(source, np.ndarray):
         return _array_to_grey(source, "array"), None
     if callable(source):
-        name = getattr(source, "__name__", type(source).__name__)
-        try:
-            made = source()
-        except Exception as error:
-            raise UnreadableImage(_line(f"{name}: {type(error).__name__}: {error}")) from error
-        if not isinstance(made, (Image.Image, np.ndarray)):
-            raise UnreadableImage(f"{name}: returned {type(made).__name__}, not an image or an array")
-        return read_with_hint(made)
+        return read_with_hint(called(source))
     raise TypeError(f"a view is a path, bytes, an image, an array or a callable, not {type(source).__name__}")
+
+
+def called(source: Callable[[], Image.Image | np.ndarray]) -> Image.Image | np.ndarray:
+    """The picture that a callable returns; `UnreadableImage` if it fails, or returns something else."""
+    name = getattr(source, "__name__", type(source).__name__)
+    try:
+        made = source()
+    except Exception as error:
+        raise UnreadableImage(_line(f"{name}: {type(error).__name__}: {error}")) from error
+    if not isinstance(made, (Image.Image, np.ndarray)):
+        raise UnreadableImage(f"{name}: returned {type(made).__name__}, not an image or an array")
+    return made
 
 
 def header_view(source: ViewSource) -> str | None:

@@ -57,3 +57,16 @@ def run_folder(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     )
     train(*parse_arguments(config))
     return folder
+
+
+@pytest.fixture(scope="session")
+def talkative_run(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run with weights that write another text for nearly every study, where its own write one for all."""
+    from helpers import copy_folder, talkative
+
+    from hf_cxr.modeling import load_checkpoint
+
+    run = copy_folder(run_folder, tmp_path_factory.mktemp("talkative") / "run")
+    model = talkative(load_checkpoint(str(run)), eyes=2).model
+    model.save_pretrained(run)
+    return run

@@ -13,6 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from hf_cxr.modeling import Checkpoint, build, train_tokenizer
+from hf_cxr.trainer import part_name
 
 ROOT = Path(__file__).parents[1]
 # The smallest recipe that goes the whole way; a test states only what differs.
@@ -100,3 +101,28 @@ def state_licence(dataset: Path, licence: str) -> None:
     text, changed = re.subn(r"(?m)^license: .*$", f"license: {licence}", card.read_text(encoding="utf-8"), count=1)
     assert changed
     card.write_text(text, encoding="utf-8")
+
+
+STUDIES = 8
+"""Canvases of noise that a talkative checkpoint is made for."""
+
+
+def talkative(checkpoint: Checkpoint, eyes: int = 1) -> Checkpoint:
+    """The checkpoint with matrices six times as large, those that look (encoder, cross-attention) `eyes` times that:
+    each study gets a text of its own, of several words. The end token becomes one that some texts reach, so that rows
+    end at different steps and the longest at the last."""
+    model = checkpoint.model.eval()
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if weights.ndim > 1:
+                weights.mul_(6 if part_name(name) == "decoder" else 6 * eyes)
+    rows = [row[1:] for row in model.generate(noise()).tolist()]
+    written = {token for row in rows for token in row} - {model.generation_config.pad_token_id}
+    ending = {token: sum(token in row[:-1] for row in rows) for token in written}
+    late = [token for token in written if all(row.index(token) > 1 for row in rows if token in row)]
+    model.generation_config.eos_token_id = max(late, key=lambda token: (ending[token] < STUDIES, ending[token], token))
+    return checkpoint
+
+
+def noise(number: int = STUDIES) -> torch.Tensor:
+    return torch.rand(number, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -12,32 +12,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TEXTS, gpt2_folder, radiograph, tiny_checkpoint
+from helpers import ROOT, STUDIES, TEXTS, gpt2_folder, noise, radiograph, talkative, tiny_checkpoint
 from transformers import AutoModelForImageTextToText, BertConfig, BertLMHeadModel, VisionEncoderDecoderModel, pipeline
 
 from hf_cxr.modeling import Checkpoint, build
-
-STUDIES = 8
-
-
-def talkative(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with matrices six times as large: each study gets a text of its own, of several words. The end
-    token becomes one that some texts reach, so that rows end at different steps and the longest at the last."""
-    model = checkpoint.model.eval()
-    with torch.no_grad():
-        for weights in model.parameters():
-            if weights.ndim > 1:
-                weights.mul_(6)
-    rows = [row[1:] for row in model.generate(noise()).tolist()]
-    written = {token for row in rows for token in row} - {model.generation_config.pad_token_id}
-    ending = {token: sum(token in row[:-1] for row in rows) for token in written}
-    late = [token for token in written if all(row.index(token) > 1 for row in rows if token in row)]
-    model.generation_config.eos_token_id = max(late, key=lambda token: (ending[token] < STUDIES, ending[token], token))
-    return checkpoint
-
-
-def noise(number: int = STUDIES) -> torch.Tensor:
-    return torch.rand(number, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def texts(model, batch: int, **options) -> list[list[int]]:

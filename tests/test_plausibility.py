@@ -42,6 +42,20 @@ def test_a_colour_photograph_is_doubted_in_whatever_form(format, tmp_path):
         assert doubts_of(source) == ["a colour picture, not a radiograph"]
 
 
+@pytest.mark.parametrize("depth", ["float32", "float64", "uint16", "int32"])
+def test_a_colour_photograph_is_doubted_at_any_depth(depth):
+    picture = photograph().astype(np.float64)
+    scaled = (picture / 255 if depth.startswith("float") else picture * 257).astype(depth)
+    assert doubts_of(scaled) == ["a colour picture, not a radiograph"]
+    assert colour(scaled) == pytest.approx(colour(photograph()), rel=0.5)
+    grey = np.stack([radiograph(1)] * 3, axis=2).astype(depth) * 37 + 5
+    assert doubts_of(grey) == []
+    if depth.startswith("float"):
+        scaled[0, 0], grey[0, 0] = (np.nan, np.inf, 1), np.nan
+        assert doubts_of(scaled) == ["a colour picture, not a radiograph"]
+        assert doubts_of(grey) == []
+
+
 def test_a_small_coloured_mark_on_a_radiograph_is_no_photograph():
     picture = np.stack([radiograph(1, 200, 200)] * 3, axis=2)
     picture[:10, :40] = (255, 0, 0)
