@@ -201,6 +201,9 @@ class StudyBuilder(datasets.GeneratorBasedBuilder):
             "studies": {name: len({row.study.uid for row in part}) for name, part in rows.items()},
             "images": images,
             "patients_tied_by_a_picture": tied,
+            "studies_without_a_patient": len(
+                {row.study.uid for part in rows.values() for row in part if row.study.patient is None}
+            ),
             "images_sha256": account.digest_of(pictures),
             "text_overlap": text_overlap(
                 {name: [getattr(row.study, target) for row in part] for name, part in rows.items()}

@@ -68,6 +68,9 @@ def training_facts(
         "encoder": _part_name(kit.encoder),
         "decoder": _part_name(kit.decoder),
         "base_models": _base_models(kit),
+        "from_scratch": kit.encoder in ENCODER_SIZES
+        and kit.decoder in DECODER_SIZES
+        and not args.resume_from_checkpoint,
         "panel_size": kit.panel_size,
         "warmup_epochs": kit.findings_warmup_epochs,
         "epochs": args.num_train_epochs,
@@ -116,32 +119,38 @@ def _as_told(folder: Path) -> str:
     return folder.name if private else folder.as_posix()
 
 
-def dataset_facts(dataset: str) -> dict[str, Any]:
-    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json)."""
+def dataset_facts(dataset: str, revision: str | None = None) -> dict[str, Any]:
+    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json).
+
+    Args:
+        revision: of a dataset on the Hub, its newest if `None`.
+    """
     folder = Path(dataset)
-    account = _account(dataset)
+    account = _account(dataset, revision)
     name = account.get("source", folder.name) if folder.exists() else dataset
     return {"dataset": name, "dataset_on_hub": not folder.exists(), "account": account}
 
 
-def _account(dataset: str) -> dict[str, Any]:
+def _account(dataset: str, revision: str | None) -> dict[str, Any]:
     """The prepare.json of a folder or of a dataset on the Hub; empty where it has none."""
     file = Path(dataset) / "prepare.json"
     try:
         if not Path(dataset).exists():
-            file = Path(hf_hub_download(dataset, file.name, repo_type="dataset"))
+            file = Path(hf_hub_download(dataset, file.name, repo_type="dataset", revision=revision))
         account = _json(file)
     except (OSError, ValueError, HTTPError):
         return {}
     return account if isinstance(account, dict) else {}
 
 
-def evaluated_on(run: str | os.PathLike, dataset: str, split: str) -> dict[str, Any]:
+def evaluated_on(
+    run: str | os.PathLike, dataset: str, split: str, dataset_revision: str | None = None
+) -> dict[str, Any]:
     """The facts of a run whose report is now one of this dataset and split.
 
     Raises `FileNotFoundError` for a run of an earlier version, which left no facts.
     """
-    facts, data = _json(Path(run) / FACTS), dataset_facts(dataset)
+    facts, data = _json(Path(run) / FACTS), dataset_facts(dataset, dataset_revision)
     if facts is None:
         raise FileNotFoundError(
             f"{Path(run) / FACTS}: not there, so the card is left as it was; the report is written (the run was "
@@ -204,6 +213,7 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
         "told_on": told_on,
         "report": report,
         "synthetic": source in SYNTHETIC,
+        "synthetic_alone": _is_synthetic_alone(facts),
         "indiana": LICENCES.get(source) == INDIANA,
         "licence": LICENCES[source][0] if source in LICENCES else None,
         "limits": LIMITS.get(source, ""),
@@ -228,10 +238,16 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
+def _is_synthetic_alone(facts: Mapping[str, Any]) -> bool:
+    """Whether a model has seen nothing but synthetic pictures, its pretrained parts included."""
+    return facts["account"].get("source") in SYNTHETIC and facts.get("from_scratch", not facts["base_models"])
+
+
 def _metadata(
     facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_on: Mapping[str, Any], repo_id: str | None
 ) -> ModelCardData:
-    """The YAML head. A licence is stated for the phantom alone: else that of the data has a say, and the owner."""
+    """The YAML head. A licence is stated of what learned from the phantom alone: else that of the data and of the
+    pretrained parts has a say, and the owner."""
     values = {name: report[name] for name in SCALARS} if report else {}
     if report and report["calibration"]:
         values["expected_calibration_error"] = report["calibration"]["ece_after"]
@@ -252,7 +268,7 @@ def _metadata(
         if value is not None and math.isfinite(value)
     ]
     return ModelCardData(
-        license="apache-2.0" if facts["account"].get("source") in SYNTHETIC else None,
+        license="apache-2.0" if _is_synthetic_alone(facts) else None,
         language="en",
         library_name="transformers",
         pipeline_tag="image-to-text",

@@ -364,7 +364,7 @@ def _write_card_anew(options: argparse.Namespace) -> None:
 
     if PartialState().is_main_process:
         try:
-            facts = evaluated_on(options.out, options.dataset, options.split)
+            facts = evaluated_on(options.out, options.dataset, options.split, options.dataset_revision)
         except FileNotFoundError as error:
             print(f"hf-cxr evaluate: {error}", file=sys.stderr)
         else:

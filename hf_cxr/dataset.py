@@ -104,8 +104,9 @@ def prepare(
 
     Returns:
         The account, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`, closing),
-        `splits` (name → rows), `studies` (name → studies), `images` (use → pictures), `text_overlap`, `tables` (name →
-        SHA-256), `images_sha256`, `splits_sha256`, `versions`. `format_waterfall` prints it.
+        `splits` (name → rows), `studies` (name → studies), `images` (use → pictures), `studies_without_a_patient`,
+        `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`, `versions`.
+        `format_waterfall` prints it.
 
     Raises:
         FileExistsError: If `out` holds files already, and `overwrite` is not set or they are no prepared dataset.

@@ -23,7 +23,7 @@ LIMITS = {
     "openi": _INDIANA_LIMITS + "\n- The collection names no views: see `frontal_confidence` and `lateral_confidence`.",
     "r2gen": _INDIANA_LIMITS
     + "\n- Only the findings section, and the two images that R2Gen chose, in no stated order.",
-    "phantom": "- A drawing, not a radiograph: a model trained on it knows nothing of patients.",
+    "phantom": "- A drawing, not a radiograph: a model learns nothing of patients from it.",
 }
 """Source → what is known to be wrong with it, as Markdown."""
 
@@ -98,8 +98,8 @@ dataset = load_dataset("path/or/repo")  # {", ".join(name for name, count in fac
 
 {_table(("split", "studies", "rows"), _sizes(facts))}
 
-Split: {split_rule}. No patient and no picture is in two splits{
-        _tied(facts)
+Split: {split_rule}. No patient and no picture is in two splits{_tied(facts)}{
+        _unnamed(facts)
     }. `splits.csv` lists every row; its SHA-256 is \
 `{facts["splits_sha256"]}`.
 
@@ -163,6 +163,11 @@ def _tied(facts: Mapping[str, Any]) -> str:
         f"; {tied['patients']:,} patients share a picture with another and are kept together, "
         f"{tied['largest_group']:,} in the largest group"
     )
+
+
+def _unnamed(facts: Mapping[str, Any]) -> str:
+    count = facts["studies_without_a_patient"]
+    return f" ({count:,} studies name no patient; each counts as a patient of its own)" if count else ""
 
 
 def _overlap(overlap: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[str, ...]]:

@@ -52,7 +52,8 @@ class Study:
     indication: str = ""
     tags: tuple[str, ...] = ()
     patient: str | None = None
-    """Whose study it is; studies of one patient never cross splits. `None`: the patient is the uid."""
+    """Whose study it is; studies of one patient never cross splits. `None`: not known; the study is
+    taken for a patient of its own."""
     split: str | None = None
     """The split the collection itself publishes, if any."""
     problem: str = ""

@@ -325,6 +325,47 @@ def test_a_card_of_a_model_trained_on_the_phantom_says_that_it_knows_no_patients
     assert "synthetic" not in card_of(tmp_path, facts | {"dataset": "kaggle", "account": {"source": "kaggle"}})
 
 
+@pytest.mark.parametrize("scratch", [{"from_scratch": False}, {}])  # `base_models` alone is what earlier runs know
+def test_what_pretrained_parts_know_and_allow_is_not_the_phantoms(tmp_path, facts, scratch):
+    facts |= {"account": {"source": "phantom"}} | scratch
+    text = card_of(tmp_path, facts)
+    assert "**Fine-tuned on synthetic pictures alone**" in text
+    assert "knows nothing of patients" not in text
+    assert "No licence is stated. Pictures and texts that it was fine-tuned on are synthetic" in text
+    assert "license" not in metadata_load(tmp_path / "README.md")
+    text = card_of(tmp_path, facts | {"base_models": [], "from_scratch": True})
+    assert "**Trained on synthetic pictures alone**" in text
+    assert metadata_load(tmp_path / "README.md")["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("words", "scratch"),
+    [
+        ([], True),
+        (["--encoder", "google/vit"], False),
+        (["--decoder", "runs/other"], False),
+        (["--resume_from_checkpoint", "runs/other/checkpoint-5"], False),
+    ],
+)
+def test_a_run_knows_whether_its_weights_began_as_noise(tmp_path, words, scratch):
+    (tmp_path / "c.yaml").write_text(f"dataset: {tmp_path}\nencoder: tiny\ndecoder: small\nuse_cpu: true\n")
+    assert card.training_facts(*parse_arguments(tmp_path / "c.yaml", words), {}, 1.0)["from_scratch"] is scratch
+
+
+@pytest.mark.parametrize(
+    ("account", "told"),
+    [
+        ({"studies_without_a_patient": 0}, "Split by patient.\n"),
+        ({"studies_without_a_patient": 1200}, "1,200 studies name none, so a patient may be in two splits.\n"),
+        ({}, "Whether a patient is in two splits is not known to hf-cxr.\n"),
+    ],
+)
+def test_a_split_by_patient_is_claimed_only_where_patients_are_named(tmp_path, facts, account, told):
+    text = card_of(tmp_path, facts | {"account": account})
+    assert told in text
+    assert text.count("plit by patient.") == ("Split by patient." in told)
+
+
 def test_a_run_without_evaluation_says_so(tmp_path, facts):
     text = card_of(tmp_path, facts)
     assert text.count("Not evaluated") == 2
@@ -375,7 +416,7 @@ def test_base_models_are_the_parts_that_came_from_the_hub(tmp_path, encoder, dec
 
 
 def test_a_dataset_on_the_hub_is_named_with_its_own_account(tmp_path, facts, phantom_folder, monkeypatch):
-    monkeypatch.setattr(card, "hf_hub_download", lambda repo, name, repo_type: str(phantom_folder / name))
+    monkeypatch.setattr(card, "hf_hub_download", lambda repo, name, **options: str(phantom_folder / name))
     there = card.dataset_facts("somebody/chests")
     text = card_of(tmp_path, facts | there)
     assert "[somebody/chests](https://huggingface.co/datasets/somebody/chests)" in text

@@ -414,6 +414,21 @@ def test_a_uid_that_looks_like_a_further_pair_is_left_out_only_where_pairs_are_m
     assert set(rows_of(tmp_path / "best", tmp_path)) == {"s", "s#2"}
 
 
+def test_studies_of_unnamed_patients_are_counted_and_told(tmp_path, root):
+    for name in "abc":
+        noise(seed=ord(name)).save(tmp_path / f"{name}.png")
+    rows = ("s,a.png,Normal.,", "t,b.png,Normal.,p", "u,c.png,Normal.,")
+    for number, told in ((3, " (2 studies name no patient; each counts as a patient of its own)."), (2, ".")):
+        lines = ["uid,frontal,impression,patient", *(rows if number == 3 else (row + "q" for row in rows))]
+        (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+        account = prepare("table", tmp_path / f"out{number}", root=tmp_path / "t.csv", size=32)
+        assert account["studies_without_a_patient"] == (2 if number == 3 else 0)
+        card = (tmp_path / f"out{number}" / "README.md").read_text()
+        assert f"No patient and no picture is in two splits{told} `splits.csv`" in card
+    assert prepare("kaggle", tmp_path / "kaggle", root=root, size=32)["studies_without_a_patient"] == 0
+    assert prepare("phantom", tmp_path / "phantom", num_studies=3, size=32)["studies_without_a_patient"] == 0
+
+
 def test_a_plan_counts_the_rows_that_prepare_writes(tmp_path):
     for name in "abc":
         noise(seed=ord(name)).save(tmp_path / f"{name}.png")

@@ -377,3 +377,18 @@ def test_a_dataset_is_pushed_as_parquet_with_its_card_and_loads_from_the_hub(sit
     assert set(site.files("user/dataset", "dataset")) == kept
     loaded = subprocess.run([sys.executable, "-c", LOAD], env=site.env, capture_output=True, text=True, timeout=120)
     assert loaded.stdout == "{'train': 197, 'validation': 20, 'test': 21} True\n", loaded.stderr[-2000:]
+
+
+def test_the_card_tells_of_the_revision_of_the_dataset_that_was_evaluated(
+    site, cxr, phantom_folder, run_folder, tmp_path
+):
+    data, run = copy_folder(phantom_folder, tmp_path / "data"), copy_folder(run_folder, tmp_path / "run")
+    assert cxr("push", "--dataset", data, "user/data")[0] == 0
+    first = site.repos["dataset", "user/data"].at("main").oid
+    account = json.loads((data / "prepare.json").read_text())
+    (data / "prepare.json").write_text(json.dumps(account | {"splits_sha256": "0" * 64}))
+    assert cxr("push", "--dataset", data, "user/data")[0] == 0
+    for revision, other in (([], True), (["--dataset-revision", first], False)):
+        assert cxr("evaluate", run, "user/data", "--out", run, *revision)[0] == 0
+        assert json.loads((run / "card.json").read_text())["evaluated_on"]["own"] is not other
+        assert ("whose studies are split otherwise" in (run / "README.md").read_text()) is other

@@ -67,6 +67,7 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
             findings=row["findings"],
             indication=row["indication"],
             tags=_tags(row["Problems"]),
+            patient=uid,  # the collection has one study of each
             problem="" if row["uid"] else f"no uid in {REPORTS}",
         )
     for uid, found in images.items():

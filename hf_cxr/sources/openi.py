@@ -129,6 +129,7 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[
         findings=_section(report, "FINDINGS"),
         indication=_section(report, "INDICATION"),
         tags=_tags(report),
+        patient=uid,  # the collection has one study of each
     )
 
 

@@ -34,13 +34,15 @@ def studies(num_studies: int = 5000, seed: int = 0, size: int = 128) -> Iterator
     for index in range(num_studies):
         case = plan(seed, index)
         impression, findings, indication = report(case)
+        uid = f"phantom-{seed}-{index:06d}"
         yield Study(
-            uid=f"phantom-{seed}-{index:06d}",
+            uid=uid,
             images=tuple(Radiograph(partial(draw, seed, index, view, size), view, view) for view in case.views),
             impression=impression,
             findings=findings,
             indication=indication,
             tags=case.tags,
+            patient=uid,
         )
 
 
