@@ -52,6 +52,8 @@ PATIENCE = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)
 
 TOKEN = r"\bhf_[A-Za-z0-9]{30,}"
 SOMEBODYS_HOME = r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})(?!(?:user|username|you|name)\b)[\w.-]+"
+# What a program writes into JSON where it names a file of its machine: a whole string.
+ABSOLUTE_PATH = r'"(?:file://)?(?:(?:/\w[\w .-]*){2,}/?|[A-Za-z]:(?:\\\\|/)[^"\n]*)"'
 LARGEST_TEXT = 25_000_000  # bytes
 
 
@@ -220,11 +222,12 @@ def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | Non
 
     `texts` are those of the folder `path`, by file name; `token` is one in use, of whatever form.
     """
-    traces = _traces(path)
+    everywhere = _traces(path)
+    in_json = everywhere | {"an absolute path": ABSOLUTE_PATH}
     for name, text in texts.items():
         if re.search(TOKEN, text) or (token and _looks_like_one(token) and token in text):
             raise ValueError(f"{path / name}: holds an access token; take it out, and revoke it if others saw it")
-        for what, pattern in traces.items():
+        for what, pattern in (in_json if name.endswith((".json", ".safetensors")) else everywhere).items():
             if match := re.search(pattern, text):
                 raise ValueError(f"{path / name}: holds {what} ({match.group()}); take it out there, then push again")
 
@@ -249,7 +252,8 @@ def _traces(path: Path) -> dict[str, str]:
     if len(host) > 5 and re.search(r"[\d.-]", host):  # "radiology" is a word as well as a name
         traces["the name of this machine"] = rf"\b{re.escape(host)}\b"
     if user not in ("", "root"):
-        traces["a path with your user name"] = rf"(?<![\w:/.])/(?:[\w.-]+/)*{re.escape(user)}/"
+        folders = r"(?:(?:file://|(?<![\w:/.]))/(?:[\w.-]+/)*|\b[A-Za-z]:\\{1,2}(?:[\w.-]+\\{1,2})*)"
+        traces["a path with your user name"] = rf"{folders}{re.escape(user)}(?![\w-])"
     return traces | {"a home folder": SOMEBODYS_HOME}
 
 

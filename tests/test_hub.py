@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from helpers import TINY_RECIPE, copy_folder, radiograph, state_licence, write_config
 from hub_server import HubServer
 from PIL import Image
+from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
+import hf_cxr  # noqa: F401  (registers the task)
 from hf_cxr import hub
 from hf_cxr.arguments import parse_arguments
+from hf_cxr.dataset import load_prepared
 from hf_cxr.hub import check_nothing_private, files_to_push
 
 # All that a pushed run may consist of, beside the pipeline's code: written out here, so that a new one is a decision.
@@ -108,8 +112,11 @@ def test_a_file_that_tells_of_the_machine_or_holds_a_token_stops_the_push(tmp_pa
 def test_the_name_of_the_machine_and_of_its_user_stop_the_push(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "node-17")
     monkeypatch.setenv("LOGNAME", "alice")
-    for text in ("trained on node-17", "data: /scratch/alice/iu"):
-        with pytest.raises(ValueError, match=r"report\.md"):
+    texts = ("trained on node-17", "data: /scratch/alice/iu", "data: /scratch/alice", "see file:///scratch/alice/x.")
+    for text in (*texts, "in `/alice`", r"D:\data\alice\x", r'"D:\\data\\alice"'):
+        with pytest.raises(
+            ValueError, match=r"report\.md: holds (the name of this machine|a path with your user name)"
+        ):
             check_nothing_private({"report.md": text}, tmp_path)
     with pytest.raises(ValueError, match="access token"):
         check_nothing_private({"report.md": "an old form, abc123-def456-7890"}, tmp_path, token="abc123-def456-7890")
@@ -129,9 +136,35 @@ def test_names_on_the_hub_and_ordinary_words_do_not_stop_a_push(tmp_path, monkey
     monkeypatch.setattr(socket, "gethostname", lambda: "radiology")
     monkeypatch.setenv("LOGNAME", "alice")
     text = (
-        'pipeline(model="alice/name"), https://huggingface.co/alice/name, radiology, /home/user/x, hf_cxr, data/train'
+        'pipeline(model="alice/name"), https://huggingface.co/alice/name, radiology, /home/user/x, hf_cxr, data/train, '
+        "https://huggingface.co/alice, datasets/alice, /scratch/alice-and-bob, /malice, and/or, 12/3/2020, C: alice"
     )
     check_nothing_private({"README.md": text}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_path"),
+    [
+        *(
+            (path, True)
+            for path in ("/mnt/models/vit", "/data/iu", "file:///mnt/models/vit", r"D:\models\vit", "E:/vit")
+        ),
+        *(
+            (other, False)
+            for other in ("google/vit", "runs/first", "./runs/x", "/", "no acute / no change", "a:b", "N/A")
+        ),
+        *(
+            (name, False)
+            for name in ("/ /", "// //", "https://huggingface.co/a/b", "Normal chest. A: 1/2/3", "/effusion", "C:")
+        ),
+    ],
+)
+def test_no_string_of_a_json_file_is_an_absolute_path(tmp_path, value, is_path):
+    texts = {"config.json": json.dumps({"_name_or_path": value, "list": [value, "x"]}, indent=2)}
+    if not is_path:
+        return check_nothing_private(texts, tmp_path)
+    with pytest.raises(ValueError, match=r"config\.json: holds an absolute path"):
+        check_nothing_private(texts, tmp_path)
 
 
 def test_headers_of_weights_and_data_are_read_for_traces(run_folder, phantom_folder, tmp_path):
@@ -212,31 +245,48 @@ def test_nothing_pushed_tells_of_machine_user_or_token_and_no_state_of_the_optim
 
 BACK = """
 import json, os, sys
-sys.modules["hf_cxr"] = None  # as where it is not installed
-import numpy as np
+sys.modules["hf_cxr"] = sys.modules["datasets"] = sys.modules["evaluate"] = None  # as where they are not installed
 from transformers import pipeline
 token = os.environ.pop("HF_TOKEN")
 try:
-    pipeline(model="user/run", trust_remote_code=True)
+    pipeline(model="user/talker", trust_remote_code=True)
 except OSError as error:
     print(json.dumps(str(error)))
 os.environ["HF_TOKEN"] = token
-pictures = [np.random.default_rng(seed).integers(0, 256, (80, 70), dtype=np.uint8) for seed in range(4)]
-there, here = (pipeline(model=name, trust_remote_code=True) for name in ("user/run", sys.argv[1]))
-studies = [{"frontal": pictures[0], "lateral": pictures[1]}, {"frontal": pictures[2], "lateral": None}]
-print(json.dumps([[pipe(study) for study in studies] for pipe in (there, here)]))
+pipe = pipeline(model="user/talker", trust_remote_code=True)
+print(json.dumps([pipe(study) for study in json.loads(sys.stdin.read())]))
 """
 
 
-def test_what_comes_back_from_the_hub_writes_the_same_and_needs_a_token(site, pushed, run_folder):
-    words = [sys.executable, "-c", BACK, str(run_folder)]
-    result = subprocess.run(words, env=site.env, capture_output=True, text=True, timeout=120)
+def test_what_comes_back_from_the_hub_writes_the_same_on_fifty_studies_and_needs_a_token(
+    site, cxr, talkative_run, phantom_folder, tmp_path
+):
+    studies = []
+    for index, row in enumerate(load_prepared(str(phantom_folder))["train"].select(range(50))):
+        studies.append({view: str(tmp_path / f"{index}_{view}.png") for view in ("frontal", "lateral") if row[view]})
+        for view, path in studies[-1].items():
+            row[view].save(path)
+    assert sum(len(study) == 1 for study in studies) > 3
+    assert cxr("push", talkative_run, "user/talker") == (0, "")
+    words = [sys.executable, "-c", BACK]
+    result = subprocess.run(
+        words, env=site.env, input=json.dumps(studies), capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr[-2000:]
-    refused, answers = map(json.loads, result.stdout.splitlines())
+    refused, there = map(json.loads, result.stdout.splitlines())
     assert "hf auth login" in refused
-    there, here = answers
-    assert there == here
-    assert all(0 <= row["score"] <= 1 for rows in there for row in rows)
+    here = transformers.pipeline("cxr-impression", model=str(talkative_run))
+    assert there == [here(study) for study in studies]
+    assert len({rows[0]["impression"] for rows in there}) > 30
+    assert len({rows[0]["score"] for rows in there}) > 30
+
+
+@pytest.mark.parametrize("name", hub.TRAVELLING)
+def test_the_code_that_travels_needs_only_what_the_card_says(name):
+    source = Path(hub.__file__).with_name(name)
+    allowed = {"numpy", "torch", "PIL", "transformers", "huggingface_hub"}  # transformers itself needs the last
+    assert set(get_imports(source)) <= allowed | set(sys.stdlib_module_names)
+    assert {f"{module}.py" for module in get_relative_imports(source)} <= set(hub.TRAVELLING)
 
 
 def test_a_second_push_deletes_what_the_run_no_longer_has_and_nothing_of_others(site, cxr, run_folder, tmp_path):

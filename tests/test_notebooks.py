@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, copy_folder
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -43,6 +43,23 @@ def test_a_notebook_runs_and_shows_its_pictures(path, desk, monkeypatch):
     assert len(shown) >= PICTURES[path.stem]
     for content in shown:
         assert np.asarray(Image.open(io.BytesIO(content)).convert("L")).std() > 5, "not an empty picture"
+
+
+@pytest.mark.slow
+def test_a_run_of_ones_own_is_read_with_its_own_dataset(run_folder, tmp_path, monkeypatch):
+    """Its predictions in another order, in a folder where the other notebooks never ran."""
+    run = copy_folder(run_folder, tmp_path / "mine")
+    lines = (run / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (run / "predictions.jsonl").write_text("".join(reversed(lines)))
+    monkeypatch.setenv("HF_CXR_RUN", str(run))
+    notebook = nbformat.read(NOTEBOOKS[3], as_version=4)
+    same = "assert wrong and [study['impression'] for study in studies] == [row['impression'] for row in wrong]"
+    notebook.cells.append(nbformat.v4.new_code_cell(same))
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert len(pictures(notebook)) == 3  # without that of the calibration, which so few studies do not have
+    monkeypatch.setenv("HF_CXR_DATASET", str(tmp_path / "absent"))
+    with pytest.raises(Exception, match=r"absent"):
+        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 def test_notebooks_are_kept_without_outputs_and_traces_of_a_machine():
