@@ -136,7 +136,7 @@ def test_names_on_the_hub_and_ordinary_words_do_not_stop_a_push(tmp_path, monkey
     monkeypatch.setattr(socket, "gethostname", lambda: "radiology")
     monkeypatch.setenv("LOGNAME", "alice")
     text = (
-        'pipeline(model="alice/name"), https://huggingface.co/alice/name, radiology, /home/user/x, hf_cxr, data/train, '
+        'pipeline(model="alice/name"), https://huggingface.co/alice/name, radiology, /home/user/x, hf_cxr, data/x, '
         "https://huggingface.co/alice, datasets/alice, /scratch/alice-and-bob, /malice, and/or, 12/3/2020, C: alice"
     )
     check_nothing_private({"README.md": text}, tmp_path)
