@@ -59,7 +59,8 @@ def bare(tmp_path_factory) -> Path:
         if "hf_cxr" not in package.name and package.name != "__pycache__":
             (site / package.name).symlink_to(package)
     python = Path(sysconfig.get_path("scripts", vars={"base": str(folder)})) / "python"
-    assert subprocess.run([python, "-c", "import hf_cxr"], cwd=folder, capture_output=True).returncode
+    with pytest.raises(AssertionError, match="No module named 'hf_cxr'"):
+        run(python, folder, "import hf_cxr")
     return python
 
 
