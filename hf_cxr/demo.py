@@ -39,7 +39,8 @@ def demo(out: Path, seed: int = 0, num_studies: int = 8000) -> None:
     print(format_waterfall(account))
     print("2. Training: the encoder learns findings, then the model learns to write", flush=True)
     report = train(kit, args)
-    show_studies(out, dataset)
+    if report:  # of few studies none is in the test split
+        show_studies(out, dataset)
     print_report(report, str(out))
 
 

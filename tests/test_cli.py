@@ -163,6 +163,13 @@ def test_evaluate_writes_the_report_and_repeats_exactly(run_folder, phantom_fold
 
 
 @pytest.mark.slow
+def test_a_demo_too_small_for_a_test_split_says_that_nothing_was_evaluated(tmp_path):
+    result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "3")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "Not evaluated: the dataset has no test studies." in result.stdout
+    assert (tmp_path / "demo" / "README.md").is_file()
+
+
 def test_the_demo_goes_the_whole_way(tmp_path):
     result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "400")
     assert result.returncode == 0, result.stderr[-2000:]
