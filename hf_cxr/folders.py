@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 HIDDEN = ".hf-cxr-"
 """How the name of a workshop begins. One that was killed with no chance to clean up can be deleted."""
-ENDINGS = {signal.SIGINT, signal.SIGTERM}
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
 """What a terminal, a scheduler or `docker stop` sends to end a process."""
 
 
@@ -141,12 +141,19 @@ def _ending_cleanly(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM for the moment; a process forked meanwhile puts them off until it says otherwise."""
-    if sys.platform == "win32":
+    """Put off Ctrl-C and SIGTERM for the moment; a process forked meanwhile hears neither until it says otherwise.
+
+    A signal mask would not do: it holds for one thread, and the system gives the signal to any other of the process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # the only one that Python interrupts
         yield
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    came: list[int] = []
+    before = [(number, signal.signal(number, lambda number, frame: came.append(number))) for number in ENDINGS]
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+        for number, handler in reversed(before):
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

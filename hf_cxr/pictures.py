@@ -192,9 +192,9 @@ def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # as `datasets` does it
     context = multiprocessing.get_context(method)
     pool = ProcessPoolExecutor(num_proc, context, initializer=_serve)
-    with undisturbed():  # a child that is ended before it listens would hang the pool
-        pool.submit(int)  # starts the processes
     try:
+        with undisturbed():  # half started, or with a child that was ended before it listens, the pool would hang
+            pool.submit(int)  # starts the processes
         yield pool
     except BrokenProcessPool:
         raise OSError("a process that reads pictures was killed (out of memory?): try a smaller --num-proc") from None

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -22,7 +23,7 @@ from PIL import Image
 
 import hf_cxr
 from hf_cxr.dataset import FEATURES, StudyBuilder, format_waterfall, load_studies, plan, prepare
-from hf_cxr.folders import is_empty, move_in, workshop
+from hf_cxr.folders import is_empty, move_in, undisturbed, workshop
 from hf_cxr.splits import split_of
 
 datasets.disable_progress_bars()
@@ -472,6 +473,29 @@ def test_an_interruption_half_way_leaves_nothing(tmp_path, num_proc, sent):
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_undisturbed_hears_ctrl_c_afterwards_whichever_thread_it_reaches():
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    steps = []
+
+    def interrupted_early():
+        with undisturbed():
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            time.sleep(0.2)
+            steps.append("all of it")
+        steps.append("and more")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_early()
+    finally:
+        over.set()
+        other.join()
+    assert steps == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tmp_path):
