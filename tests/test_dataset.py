@@ -470,12 +470,20 @@ def test_an_interruption_half_way_leaves_nothing(tmp_path, num_proc, sent):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     os.killpg(process.pid, sent)  # as a terminal or a scheduler does
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode != 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_undisturbed_hears_ctrl_c_afterwards_whichever_thread_it_reaches():
+@pytest.fixture
+def listening():
+    """Ctrl-C is heard, which is not so in a job of a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_what_is_undisturbed_hears_ctrl_c_afterwards_whichever_thread_it_reaches(listening):
     over = threading.Event()
     other = threading.Thread(target=over.wait)
     other.start()

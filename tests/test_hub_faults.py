@@ -181,7 +181,7 @@ def test_interrupting_a_push_of_several_files_ends_it_at_once(versions, tmp_path
         while hub.log.count(("lfs_upload", "user")) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         working.send_signal(signal.SIGINT)
-        told = working.communicate(timeout=10)[1].splitlines()
+        told = working.communicate(timeout=30)[1].splitlines()
         assert working.returncode == 130
         assert told[-1] == "hf-cxr push: interrupted"
         assert held(hub, "user") == {}
