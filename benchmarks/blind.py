@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hf_cxr.arguments import parse_arguments
-from hf_cxr.cli import print_report
+from hf_cxr.commands import print_report
 from hf_cxr.dataset import prepare
 from hf_cxr.demo import packaged_config
 from hf_cxr.training import train

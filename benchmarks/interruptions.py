@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a forked child must not inherit a pool of threads
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a forked child that inherits a pool of threads waits for ever
 
 import torch
 import yaml

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_cxr import pack_views
 from hf_cxr.arguments import parse_arguments
-from hf_cxr.cli import print_report
+from hf_cxr.commands import print_report
 from hf_cxr.dataset import format_waterfall, load_prepared, prepare
 from hf_cxr.training import train
 

@@ -15,7 +15,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from PIL import Image
 from transformers import TrainerState
 
-from hf_cxr import card, card_parts, cli
+from hf_cxr import card, card_parts, cli, commands
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.evaluation import build_report
 from hf_cxr.findings import positive_findings
@@ -433,7 +433,7 @@ def test_a_dataset_on_the_hub_is_named_with_its_own_account(tmp_path, facts, pha
 
 
 def evaluate(*words: object) -> None:
-    cli.run_evaluate(cli.make_parser().parse_args(["evaluate", *map(str, words)]))
+    commands.run_evaluate(cli.make_parser().parse_args(["evaluate", *map(str, words)]))
 
 
 def test_an_evaluation_into_the_runs_own_folder_writes_its_card_anew(run, phantom_folder, tmp_path, capsys):

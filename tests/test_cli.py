@@ -5,7 +5,8 @@ import pytest
 from helpers import radiograph, run_cxr, vit_folder, write_config
 from PIL import Image
 
-from hf_cxr.cli import COMMANDS, main
+from hf_cxr.cli import main
+from hf_cxr.commands import COMMANDS
 from hf_cxr.report import REPORT_FILES
 
 

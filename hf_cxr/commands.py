@@ -1,0 +1,264 @@
+"""What each `hf-cxr` command does with its options: calls the room that does the work, and prints what that gives.
+
+Rooms are imported within the commands, so that `--help` and errors of usage need none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+INTERRUPTED = 130
+RESEARCH_USE = "Research use only, not for diagnosis."
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    from hf_cxr.dataset import format_waterfall, plan, prepare
+
+    shared = ("section", "split_file", "views", "pairs", "require", "seed")
+    chosen: dict[str, Any] = {name: getattr(options, name) for name in shared}
+    optional = ("root", "num_studies", "scars", "images", "encoding")
+    chosen |= {name: value for name in optional if (value := getattr(options, name)) is not None}
+    if options.columns:
+        chosen["columns"] = _pairs_of(options.columns)
+    if options.plan:
+        account = plan(options.source, **chosen)
+        print(format_waterfall(account))
+        print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in account["views"].items()))
+        return
+    if options.out is None:
+        raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
+    settings = {name: getattr(options, name) for name in ("size", "num_proc", "overwrite")}
+    print(format_waterfall(prepare(options.source, options.out, **settings, **chosen)))
+
+
+def _pairs_of(words: Sequence[str]) -> dict[str, str]:
+    """["frontal=PA file"] → {"frontal": "PA file"}"""
+    pairs = {}
+    for word in words:
+        ours, equals, yours = word.partition("=")
+        if not equals:
+            raise ValueError(f"--columns {word}: expected OURS=YOURS, as in frontal=pa_file")
+        pairs[ours.strip()] = yours.strip()
+    return pairs
+
+
+def run_explore(options: argparse.Namespace) -> None:
+    from hf_cxr.explore import explore
+
+    out = Path(options.out)
+    facts = explore(options.dataset, out, findings=options.findings, split=options.split, seed=options.seed)
+    print("\n".join(facts["sentences"].values()))
+    print(f"Written: {out / 'index.html'}")
+
+
+def run_download(options: argparse.Namespace) -> None:
+    from hf_cxr.download import COLLECTIONS, download
+
+    if options.accept_licence and (collection := COLLECTIONS.get(options.collection)):
+        print(f"Licence accepted: {collection.licence}, {collection.licence_url}", file=sys.stderr)
+    fetched = download(
+        options.collection,
+        options.out,
+        accept_licence=options.accept_licence,
+        parts=options.parts,
+        workers=options.workers,
+        unpack=options.unpack,
+        base_url=options.mirror,
+    )
+    for path in fetched:
+        print(path)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    import torch
+
+    from hf_cxr import launch
+    from hf_cxr.arguments import parse_arguments
+
+    words = ["train", options.config, *options.overrides]
+    lost = launch.command_that_lost_processes()
+    asked = options.num_processes or options.accelerate_config or torch.cuda.device_count() > 1
+    if lost or (asked and not launch.is_launched()):
+        parse_arguments(options.config, options.overrides)  # a bad config is told once, not by every process
+        if lost:
+            return launch.start(lost, words)
+        processes = options.num_processes
+        if not processes and not options.accelerate_config:
+            processes = torch.cuda.device_count()
+        return launch.launch(words, processes, options.accelerate_config)
+    kit, args = parse_arguments(options.config, options.overrides)
+    from hf_cxr.training import train
+
+    report = train(kit, args)
+    if args.process_index == 0:
+        print_report(report, args.output_dir)
+    args.distributed_state.destroy_process_group()
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from hf_cxr.dataset import load_prepared
+    from hf_cxr.evaluation import evaluate
+    from hf_cxr.modeling import load_checkpoint
+
+    checkpoint = load_checkpoint(options.checkpoint, options.revision)
+    report = evaluate(
+        checkpoint,
+        load_prepared(options.dataset, options.dataset_revision),
+        options.split,
+        options.out,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        num_beams=options.num_beams,
+    )
+    if options.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print_report(report, options.out)
+    if options.out and Path(options.checkpoint).is_dir() and Path(options.out).samefile(options.checkpoint):
+        _write_card_anew(options)
+
+
+def _write_card_anew(options: argparse.Namespace) -> None:
+    """The card of a run beside its new report, so that it never tells older scores."""
+    from accelerate import PartialState
+
+    from hf_cxr.card import evaluated_on, write_model_card
+
+    if PartialState().is_main_process:
+        try:
+            facts = evaluated_on(options.out, options.dataset, options.split, options.dataset_revision)
+        except FileNotFoundError as error:
+            print(f"hf-cxr evaluate: {error}", file=sys.stderr)
+        else:
+            write_model_card(options.out, facts)
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    from hf_cxr.compare import compare, comparison_table
+
+    comparison = compare(options.run_a, options.run_b, options.seed)
+    text = json.dumps(comparison, indent=2, ensure_ascii=False)
+    if options.out:
+        partial = Path(options.out).with_name(f".{Path(options.out).name}.partial")
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(options.out)
+    print(text if options.json else f"{comparison_table(comparison)}\n\n{comparison['verdict']}")
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    studies = _studies_to_predict(options)
+    from hf_cxr.modeling import load_checkpoint
+    from hf_cxr.pipeline import ImpressionPipeline
+
+    parts = load_checkpoint(options.checkpoint, options.revision)
+    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    settings = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens", "abstain_below")}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    failed = 0
+    for uid, study in studies:
+        try:
+            row = {"uid": uid} | pipe(study, **settings)[0]
+        except (ValueError, OSError) as error:
+            if not options.csv:
+                raise
+            failed += 1
+            row = {"uid": uid, "error": " ".join(str(error).split())}
+        if options.json:
+            print(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
+        else:
+            prefix = f"{uid}\t" if uid is not None else ""
+            for warning in row.get("warnings", ()):
+                print(f"{prefix}warning: {warning}", file=sys.stderr)
+            print(prefix + _told(row))
+    if failed:
+        raise ValueError(f"{options.csv}: {failed} of {len(studies)} studies could not be read")
+
+
+def _told(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"not read: {row['error']}"
+    return f"abstained (score {row['score']:.2f})" if row.get("abstained") else row["impression"]
+
+
+def _studies_to_predict(options: argparse.Namespace) -> list[tuple[str | None, dict[str, str]]]:
+    study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
+    if options.csv and study:
+        raise ValueError(f"--csv or --{next(iter(study))}: not both")
+    if options.csv:
+        return _read_study_table(Path(options.csv))
+    if not study:
+        raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
+    return [(None, study)]
+
+
+def _read_study_table(path: Path) -> list[tuple[str | None, dict[str, str]]]:
+    """Rows of a table as (uid, views); paths are relative to the file."""
+    from hf_cxr.sources.rows import read_table
+
+    table, views = read_table(path), ("frontal", "lateral")
+    if not set(views) & set(table.columns):
+        raise ValueError(f"{path}: neither a column 'frontal' nor a column 'lateral'")
+    return [
+        (row["uid"] or str(number), {view: str(path.parent / row[view]) for view in views if row[view]})
+        for number, row in enumerate(table.rows(optional=("uid", *views)), start=1)
+    ]
+
+
+def run_push(options: argparse.Namespace) -> None:
+    from hf_cxr.hub import licence_note, push
+
+    if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
+        print(f"hf-cxr push: {note}", file=sys.stderr)
+    settings = {name: getattr(options, name) for name in ("public", "dataset", "hold_rights")}
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave_at_once)
+    try:
+        print(push(options.folder, options.repo_id, **settings))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave_at_once(*_) -> NoReturn:
+    # An exception would wait for the Hub client's threads, that is for whole uploads; the Hub holds all of a push or
+    # none of it, so nothing is lost.
+    print("hf-cxr push: interrupted", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    from hf_cxr.demo import demo
+
+    demo(Path(options.out), seed=options.seed, num_studies=options.num_studies)
+
+
+def print_report(report: dict[str, Any] | None, folder: str | None) -> None:
+    """The score table and the verdict, as a person reads them."""
+    from hf_cxr.report import score_table
+
+    if report is None:
+        print("Not evaluated: the dataset has no test studies.")
+    else:
+        print(f"\n{score_table(report)}\n\n{report['distinct_outputs']} distinct outputs on {report['n']} studies.")
+        print(report["verdict"])
+    print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")
+
+
+COMMANDS = {
+    "prepare": run_prepare,
+    "explore": run_explore,
+    "download": run_download,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "compare": run_compare,
+    "predict": run_predict,
+    "push": run_push,
+    "demo": run_demo,
+}
