@@ -159,9 +159,14 @@ def make_parser() -> Parser:
     )
     predict.add_argument("checkpoint", help="run folder or Hub id")
     predict.add_argument("--revision", help="branch, tag or commit of a checkpoint on the Hub")
-    predict.add_argument("--frontal", help="frontal radiograph (PNG, JPEG or DICOM)")
-    predict.add_argument("--lateral", help="lateral radiograph")
+    predict.add_argument(
+        "--frontal",
+        help="frontal radiograph (PNG, JPEG or DICOM); or a folder of many, and --lateral likewise: the files of a "
+        "study have the same name in both",
+    )
+    predict.add_argument("--lateral", help="lateral radiograph, or a folder of them")
     predict.add_argument("--csv", help="many studies: a table with columns frontal and/or lateral (paths), and uid")
+    predict.add_argument("--batch-size", type=_count, default=8, help="of many studies, so many at once (default 8)")
     predict.add_argument("--num-beams", type=_count, default=1)
     predict.add_argument("--max-new-tokens", type=_count, help="longest text, in tokens")
     predict.add_argument(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -161,24 +162,29 @@ def run_predict(options: argparse.Namespace) -> None:
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
     settings = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens", "abstain_below")}
     settings = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(studies, dict):
+        _print_answer(None, pipe(studies, **settings)[0], options.json)
+        return
+    many = (study for _, study in studies)
+    answers = pipe(many, batch_size=options.batch_size, on_unreadable="skip", **settings)
     failed = 0
-    for uid, study in studies:
-        try:
-            row = {"uid": uid} | pipe(study, **settings)[0]
-        except (ValueError, OSError) as error:
-            if not options.csv:
-                raise
-            failed += 1
-            row = {"uid": uid, "error": " ".join(str(error).split())}
-        if options.json:
-            print(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
-        else:
-            prefix = f"{uid}\t" if uid is not None else ""
-            for warning in row.get("warnings", ()):
-                print(f"{prefix}warning: {warning}", file=sys.stderr)
-            print(prefix + _told(row))
+    for (uid, _), answer in zip(studies, answers, strict=True):
+        failed += "error" in answer[0]
+        _print_answer(uid, answer[0], options.json)
     if failed:
-        raise ValueError(f"{options.csv}: {failed} of {len(studies)} studies could not be read")
+        raise ValueError(f"{failed} of {len(studies)} studies could not be read")
+
+
+def _print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        row = {"uid": uid} | answer
+        told = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+        print(told, flush=True)
+        return
+    prefix = f"{uid}\t" if uid is not None else ""
+    for warning in answer.get("warnings", ()):
+        print(f"{prefix}warning: {warning}", file=sys.stderr)
+    print(prefix + _told(answer), flush=True)
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -187,7 +193,8 @@ def _told(row: dict[str, Any]) -> str:
     return f"abstained (score {row['score']:.2f})" if row.get("abstained") else row["impression"]
 
 
-def _studies_to_predict(options: argparse.Namespace) -> list[tuple[str | None, dict[str, str]]]:
+def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tuple[str, dict[str, str | None]]]:
+    """One study, or many as (uid, study)."""
     study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
     if options.csv and study:
         raise ValueError(f"--csv or --{next(iter(study))}: not both")
@@ -195,20 +202,41 @@ def _studies_to_predict(options: argparse.Namespace) -> list[tuple[str | None, d
         return _read_study_table(Path(options.csv))
     if not study:
         raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
-    return [(None, study)]
+    are_folders = {Path(path).is_dir() for path in study.values()}
+    if len(are_folders) == 2:
+        raise ValueError("--frontal and --lateral: one is a folder, the other is not")
+    return _studies_in_folders(study) if are_folders == {True} else study
 
 
-def _read_study_table(path: Path) -> list[tuple[str | None, dict[str, str]]]:
-    """Rows of a table as (uid, views); paths are relative to the file."""
+def _read_study_table(path: Path) -> list[tuple[str, dict[str, str | None]]]:
+    """Rows of a table; paths are relative to the file."""
     from hf_cxr.sources.rows import read_table
 
     table, views = read_table(path), ("frontal", "lateral")
     if not set(views) & set(table.columns):
         raise ValueError(f"{path}: neither a column 'frontal' nor a column 'lateral'")
     return [
-        (row["uid"] or str(number), {view: str(path.parent / row[view]) for view in views if row[view]})
+        (row["uid"] or str(number), {view: str(path.parent / row[view]) if row[view] else None for view in views})
         for number, row in enumerate(table.rows(optional=("uid", *views)), start=1)
     ]
+
+
+def _studies_in_folders(folders: dict[str, str]) -> list[tuple[str, dict[str, str | None]]]:
+    """The files of a folder of each view, as deep as they lie; files that differ in their extension alone are one
+    study, whose uid is that common name."""
+    studies: dict[str, dict[str, str | None]] = {}
+    for view, folder in folders.items():
+        for file in sorted(Path(folder).rglob("*")):
+            if not file.is_file() or file.name.startswith("."):
+                continue
+            name = file.relative_to(folder).as_posix()
+            uid = re.sub(r"(\.[A-Za-z][A-Za-z0-9]*)+$", "", name)  # ".dcm.png", but not the end of "1.2.840"
+            known = studies.setdefault(uid, {}).setdefault(view, str(file))
+            if known != str(file):
+                raise ValueError(f"{known} and {file}: which of them is the {view} view of {uid}?")
+    if not studies:
+        raise ValueError(f"{' and '.join(folders.values())}: no files")
+    return sorted(studies.items())
 
 
 def run_push(options: argparse.Namespace) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from types import GeneratorType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from huggingface_hub import get_session
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline, VisionEncoderDecoderModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
@@ -26,12 +28,12 @@ from .findings import positive_findings
 from .plausibility import doubts
 from .views import UnreadableImage, called, pack_views, read_radiograph
 
-OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely")
+OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
 GENERATE_OPTIONS = (
     *("max_new_tokens", "num_beams", "num_return_sequences"),
     *("do_sample", "temperature", "top_p", "top_k"),
 )
-ON_UNLIKELY = ("warn", "error", "ignore")
+ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
 # Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
 SECONDS, MAX_SECONDS, MAX_BYTES = 30, 300, 256 << 20
 FETCH_ERRORS = {
@@ -95,7 +97,8 @@ class ImpressionPipeline(Pipeline):
     A study is a dict with `frontal` and `lateral` (either may be missing or None; of a row that has both, further
     columns are ignored) or a (frontal, lateral) tuple. Many studies are a list, a generator, a `KeyDataset` over a
     column that holds studies or is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or
-    both. A view is a path, an http(s) address, bytes, a PIL image, a numpy array or a DICOM file.
+    both. A view is a path, an http(s) address, bytes, a PIL image, a numpy array, a DICOM file, or a picture of
+    `datasets` that is not decoded.
 
     Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them. A `score` is the
     chance that the text states exactly the findings that a radiologist would, as seen on the validation split, or,
@@ -110,6 +113,9 @@ class ImpressionPipeline(Pipeline):
         abstain_below: withhold a text of a lower score: `{"impression": None, "score": …, "abstained": True}`.
         on_unlikely: a picture that cannot be a chest radiograph (tiny, a strip, all one value, colour) adds its
             `warnings` to the answer ("warn", the default), raises `UnreadableImage` ("error"), or passes ("ignore").
+        on_unreadable: a study that cannot be read raises a `ValueError` or `TypeError` that says which of many it is,
+            counted from 0 ("error", the default), or the others go on, and its answer is `{"impression": None,
+            "score": None, "error": str}` ("skip").
     """
 
     _load_processor = False
@@ -120,17 +126,17 @@ class ImpressionPipeline(Pipeline):
 
     def __call__(self, inputs, *args, **kwargs):
         if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
-            inputs = _Rows(inputs.dataset, [inputs.key])
+            inputs = _Rows(_undecoded(inputs.dataset, [inputs.key]), [inputs.key])
         elif hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):  # a `datasets.Dataset`
             if inputs.column_names is None:  # a stream whose columns show only in its rows
                 inputs = _stream(inputs)
             else:
                 views = _views_among(inputs.column_names)
                 rows = inputs.select_columns(views)
-                inputs = _Rows(rows, views) if isinstance(inputs, Sized) else _stream(rows)
+                inputs = _Rows(_undecoded(rows, views), views) if isinstance(inputs, Sized) else _stream(rows)
         elif isinstance(inputs, list) and not inputs:
             return []
-        return super().__call__(inputs, *args, **kwargs)
+        return super().__call__(_numbered(inputs), *args, **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -138,6 +144,7 @@ class ImpressionPipeline(Pipeline):
         return_attention: bool | str | None = None,
         abstain_below: float | None = None,
         on_unlikely: str | None = None,
+        on_unreadable: str | None = None,
         **generate_kwargs,
     ):
         generate_kwargs |= generate_kwargs.pop("generate_kwargs", {})
@@ -148,6 +155,8 @@ class ImpressionPipeline(Pipeline):
             raise ValueError(f"abstain_below is between 0 and 1, not {abstain_below}")
         if on_unlikely not in (None, *ON_UNLIKELY):
             raise ValueError(f"on_unlikely is one of {', '.join(ON_UNLIKELY)}, not {on_unlikely!r}")
+        if on_unreadable not in (None, *ON_UNREADABLE):
+            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, not {on_unreadable!r}")
         if return_attention not in (None, False, True, "words"):
             raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
         for name in ("num_beams", "num_return_sequences"):
@@ -157,7 +166,11 @@ class ImpressionPipeline(Pipeline):
         longest = self.model.config.decoder.max_position_embeddings - 1
         if tokens is not None and not 0 < tokens <= longest:
             raise ValueError(f"max_new_tokens {tokens}: this decoder writes 1 to {longest}")
-        before = {"on_unlikely": on_unlikely, "keep_views": return_attention and True}
+        before = {
+            "on_unlikely": on_unlikely,
+            "on_unreadable": on_unreadable,
+            "keep_views": return_attention and True,
+        }
         after = {
             "return_findings": return_findings,
             "return_attention": return_attention,
@@ -166,29 +179,23 @@ class ImpressionPipeline(Pipeline):
         forward = generate_kwargs | _given({"return_attention": return_attention and True})
         return _given(before), forward, _given(after)
 
-    def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
+    def preprocess(
+        self, study, on_unlikely: str = "warn", on_unreadable: str = "error", keep_views: bool = False
+    ) -> dict[str, Any]:
         size = self.image_processor.size["height"]
+        which, study = (f"study {study.place}: ", study.study) if isinstance(study, _Numbered) else ("", study)
         views: dict[str, Image.Image] = {}
-        warnings: list[str] = []
-        for name, source in zip(VIEWS, _views_of(study), strict=True):
-            if source is None:
-                continue
-            where = f"{name}: {_public(source)}" if _is_address(source) else name
-            try:
-                if _is_address(source):
-                    source = _fetched(source)
-                elif callable(source):
-                    source = called(source)
-                views[name] = read_radiograph(source, at_least=2 * size)
-            except UnreadableImage as error:
-                raise UnreadableImage(f"{where}: {error}") from error
-            if on_unlikely != "ignore":
-                warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
-        if warnings and on_unlikely == "error":
-            raise UnreadableImage("; ".join(warnings))
-        canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)
+        warnings, errors = list[str](), list[str]()
+        try:
+            views, warnings = _read(study, size, on_unlikely)
+            canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)
+        except (ValueError, TypeError) as error:
+            if on_unreadable == "error":
+                raise _kind(error)(f"{which}{error}") from error
+            errors = [str(error)]
+            canvas = Image.new("RGB", (2 * size, size))  # holds its place in the batch
         inputs = {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
-        return inputs | {"warnings": warnings, "views": views if keep_views else {}}
+        return inputs | {"warnings": warnings, "errors": errors, "views": views if keep_views else {}}
 
     def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
         pixel_values = inputs["pixel_values"]
@@ -200,7 +207,7 @@ class ImpressionPipeline(Pipeline):
                     for pixels, texts in zip(pixel_values, outputs["sequences"], strict=True)
                 ]
             )
-        return outputs | {"warnings": inputs["warnings"], "views": inputs["views"]}
+        return outputs | {name: inputs[name] for name in ("warnings", "errors", "views")}
 
     def postprocess(
         self,
@@ -209,6 +216,8 @@ class ImpressionPipeline(Pipeline):
         return_attention: bool | str = False,
         abstain_below: float | None = None,
     ) -> list[dict[str, Any]]:
+        if outputs["errors"]:
+            return [{"impression": None, "score": None, "error": outputs["errors"][0]}]
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
         curve = getattr(self.model.config, CALIBRATION, None)
         for row, score in zip(rows, calibrated(curve, [row["score"] for row in rows]), strict=True):
@@ -229,18 +238,47 @@ class ImpressionPipeline(Pipeline):
         return rows
 
 
-class _Rows(Dataset):
-    """The rows of a dataset as studies: of each row the columns `views`."""
+@dataclass(frozen=True)
+class _Numbered:
+    """A study among many, and its place there, so that an error can tell which it is."""
 
-    def __init__(self, rows, views: Sequence[str]) -> None:
-        self.rows, self.views = rows, views
+    place: int
+    study: Any
+
+
+class _Rows(Dataset):
+    """Many studies that can be picked: the rows of `studies`, or of each row the columns `views`."""
+
+    def __init__(self, studies, views: Sequence[str] = ()) -> None:
+        self.studies, self.views = studies, views
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.studies)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        return {view: row[view] for view in self.views}
+    def __getitem__(self, index: int) -> _Numbered:
+        study = self.studies[index]
+        return _Numbered(index, {view: study[view] for view in self.views} if self.views else study)
+
+
+def _numbered(inputs):
+    """Many studies, in whatever form the base class takes, each with its place; a single one as it is."""
+    if isinstance(inputs, list):
+        return [_Numbered(place, study) for place, study in enumerate(inputs)]
+    if isinstance(inputs, Dataset) and isinstance(inputs, Sized):
+        return inputs if isinstance(inputs, _Rows) else _Rows(inputs)
+    if isinstance(inputs, (IterableDataset, GeneratorType)):
+        return (_Numbered(place, study) for place, study in enumerate(inputs))
+    return inputs
+
+
+def _undecoded(rows, views: Sequence[str]):
+    """The rows of a `datasets.Dataset` with their pictures as they are stored, so that a damaged one is an error of
+    its study alone. Rows of another kind, or with a format of the user's, as they are."""
+    if getattr(rows, "format", {"type": "none"})["type"] is None:
+        for view in views:
+            if getattr(rows.features[view], "decode", False):
+                rows = rows.cast_column(view, replace(rows.features[view], decode=False))
+    return rows
 
 
 def _stream(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -272,6 +310,35 @@ def _views_of(study) -> tuple[Any, Any]:
     if isinstance(study, (tuple, list)) and len(study) == len(VIEWS):
         return study[0], study[1]
     raise ValueError("a study is a dict with 'frontal' and 'lateral' or a (frontal, lateral) pair, not a single image")
+
+
+def _read(study, size: int, on_unlikely: str) -> tuple[dict[str, Image.Image], list[str]]:
+    """The views that a study has, by name, and what speaks against their being radiographs."""
+    views: dict[str, Image.Image] = {}
+    warnings: list[str] = []
+    for name, source in zip(VIEWS, _views_of(study), strict=True):
+        if source is None:
+            continue
+        if isinstance(source, Mapping):  # a picture of `datasets` that is not decoded
+            source = source.get("bytes") or source.get("path")
+        where = f"{name}: {_public(source)}" if _is_address(source) else name
+        try:
+            if _is_address(source):
+                source = _fetched(source)
+            elif callable(source):
+                source = called(source)
+            views[name] = read_radiograph(source, at_least=2 * size)
+        except (UnreadableImage, TypeError) as error:
+            raise _kind(error)(f"{where}: {error}") from error
+        if on_unlikely != "ignore":
+            warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
+    if warnings and on_unlikely == "error":
+        raise UnreadableImage("; ".join(warnings))
+    return views, warnings
+
+
+def _kind(error: Exception) -> type[Exception]:
+    return next(kind for kind in (UnreadableImage, ValueError, TypeError) if isinstance(error, kind))
 
 
 def _is_address(source) -> bool:

@@ -26,6 +26,8 @@ def test_every_command_has_help_with_an_example(command, capsys):
 
 def bad_inputs(tmp_path, phantom_folder, run_folder):
     """Command words → what the one line must say."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
     config = write_config(tmp_path / "bad.yaml", dataset=str(phantom_folder), learning_rat=1)
     nowhere = write_config(tmp_path / "nowhere.yaml", dataset=str(tmp_path / "none"), output_dir=str(tmp_path / "run"))
     (tmp_path / "truncated.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -60,6 +62,8 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
         ("evaluate", run, str(phantom_folder), "--batch-size", "-4"): "'-4' is no whole number of 1 or more",
         ("predict", run): "no image given",
         ("predict", run, "--csv", "a.csv", "--lateral", "l.png"): "--csv or --lateral: not both",
+        ("predict", run, "--frontal", str(tmp_path), "--lateral", "l.png"): "one is a folder, the other is not",
+        ("predict", run, "--frontal", str(empty)): "empty: no files",
         (
             "predict",
             run,
@@ -152,6 +156,33 @@ def test_predict_of_many_studies_goes_on_after_a_bad_one_and_names_it(run_folder
     assert "impression" in rows[0]
     assert "no.png" in rows[1]["error"]
     assert "1 of 2 studies" in captured.err
+
+
+def test_predict_takes_a_folder_of_each_view(talkative_run, tmp_path, capsys):
+    pictures = {"frontals/a.png": 1, "frontals/deep/1.2.840.png": 2, "laterals/a.dcm.png": 3, "laterals/b.jpg": 4}
+    for name, seed in pictures.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(radiograph(seed)).save(tmp_path / name)
+    (tmp_path / "frontals" / ".DS_Store").write_text("")
+    expected = {
+        "a": ["--frontal", str(tmp_path / "frontals/a.png"), "--lateral", str(tmp_path / "laterals/a.dcm.png")],
+        "b": ["--lateral", str(tmp_path / "laterals/b.jpg")],
+        "deep/1.2.840": ["--frontal", str(tmp_path / "frontals/deep/1.2.840.png")],
+    }
+    alone = {}
+    for uid, words in expected.items():
+        assert main(["predict", str(talkative_run), *words]) == 0
+        alone[uid] = capsys.readouterr().out.strip()
+    assert len(set(alone.values())) == 3
+    folders = ["--frontal", str(tmp_path / "frontals"), "--lateral", str(tmp_path / "laterals")]
+    for size in ("1", "2", "8"):
+        assert main(["predict", str(talkative_run), *folders, "--json", "--batch-size", size]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert {row["uid"]: row["impression"] for row in rows} == alone
+    (tmp_path / "laterals" / "b.txt").write_text("no picture")
+    assert main(["predict", str(talkative_run), "--lateral", str(tmp_path / "laterals")]) == 2
+    assert "laterals/b.jpg and " in (told := capsys.readouterr().err)
+    assert "which of them is the lateral view of b?" in told
 
 
 def test_evaluate_writes_the_report_and_repeats_exactly(run_folder, phantom_folder, tmp_path, capsys):

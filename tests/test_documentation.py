@@ -119,6 +119,8 @@ def sandbox(tmp_path_factory):
     both = next(views for _, _, views in drawn if len(views) == 2)
     for view, picture in both.items():
         (folder / f"{view}.png").write_bytes(picture)
+        (folder / f"{view}s").mkdir()
+        (folder / f"{view}s" / "a.png").write_bytes(picture)
     published_forms.write_table(
         folder / "studies.csv", [{"uid": "a", "frontal": "frontal.png"}, {"uid": "b", "frontal": "frontal.png"}]
     )

@@ -243,6 +243,80 @@ def test_a_picture_that_cannot_be_read_is_told_with_its_view(pipe, tmp_path):
         pipe((np.full((40, 40), np.nan), radiograph(1)))
 
 
+def in_every_form(rows):
+    """Many studies as a list, as pairs, as a generator, as a dataset, as a stream and as a column."""
+    table = datasets.Dataset.from_list(rows)
+    yield rows
+    yield [(row["frontal"], row["lateral"]) for row in rows]
+    yield (row for row in rows)
+    yield table
+    yield table.to_iterable_dataset()
+    yield KeyDataset([{"study": row} for row in rows], "study")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_error_tells_which_of_many_studies_it_is(pipe, tmp_path, size):
+    Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
+    good, bad = str(tmp_path / "f.png"), str(tmp_path / "absent.png")
+    rows = [{"frontal": frontal, "lateral": None} for frontal in (good, good, bad, good)]
+    for studies in in_every_form(rows):
+        with pytest.raises(ValueError, match=r"^study 2: frontal: .*absent.png: no such file$"):
+            list(pipe(studies, batch_size=size))
+    with pytest.raises(TypeError, match=r"^study 1: lateral: a view is a path, .* not float$"):
+        pipe([(good, None), (good, float("nan"))], batch_size=size)
+    with pytest.raises(ValueError, match=r"^study 1: a study is a dict with 'frontal' and 'lateral'"):
+        pipe([{"frontal": good}, good], batch_size=size)
+
+
+@pytest.mark.parametrize("options", [{}, {"return_attention": True, "return_findings": True, "abstain_below": 1.0}])
+def test_the_other_studies_can_go_on_without_one_that_cannot_be_read(talker, tmp_path, options):
+    Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
+    good, bad = str(tmp_path / "f.png"), str(tmp_path / "absent.png")
+    rows = [{"frontal": frontal, "lateral": None} for frontal in (good, bad, good, good)]
+    alone = talker(rows[0], **options)
+    assert "error" not in alone[0]
+    for size in (1, 3):
+        for studies in in_every_form(rows):
+            answers = list(talker(studies, batch_size=size, on_unreadable="skip", **options))
+            assert without_scores(answers[:1] + answers[2:]) == without_scores([alone] * 3)
+            assert answers[1] == [
+                {"impression": None, "score": None, "error": f"frontal: {tmp_path}/absent.png: no such file"}
+            ]
+    with pytest.raises(ValueError, match="on_unreadable is one of error, skip, not 'warn'"):
+        talker(rows, on_unreadable="warn")
+
+
+def flipped(picture):
+    return np.flipud(np.asarray(picture))
+
+
+def test_a_damaged_picture_of_a_dataset_is_an_error_of_its_study_alone(talker, studies):
+    few = studies.select(range(3)).cast_column("frontal", datasets.Image(decode=False))
+    stored = [row["frontal"] for row in few]
+    assert all(picture["bytes"] for picture in stored)
+    cut = [stored[0], {"bytes": stored[1]["bytes"][:200], "path": None}, stored[2]]
+    damaged = few.remove_columns("frontal").add_column("frontal", cut).cast_column("frontal", datasets.Image())
+    whole = list(talker(studies.select(range(3))))
+    for rows in (damaged, damaged.cast_column("frontal", datasets.Image(decode=False)).to_iterable_dataset()):
+        answers = list(talker(rows, on_unreadable="skip"))
+        assert [answers[0], answers[2]] == [whole[0], whole[2]]
+        assert re.match("frontal: image bytes: ", answers[1][0]["error"])
+    with pytest.raises(ValueError, match=r"^study 1: frontal: image bytes: "):
+        list(talker(KeyDataset(damaged, "frontal")))
+    arrays = studies.select(range(3)).with_transform(
+        lambda rows: rows | {"frontal": list(map(flipped, rows["frontal"]))}
+    )
+    expected = studies[0] | {"frontal": flipped(studies[0]["frontal"])}
+    assert next(iter(talker(arrays))) == talker(expected) != whole[0]
+
+
+def test_an_unlikely_picture_that_is_refused_need_not_stop_the_others(pipe):
+    blank, study = {"frontal": np.full((90, 80), 7, dtype=np.uint8)}, {"frontal": radiograph(1)}
+    answers = pipe([blank, study], on_unlikely="error", on_unreadable="skip", batch_size=2)
+    assert answers[0][0]["error"] == "frontal: all pixels have one value"
+    assert answers[1][0]["impression"] == pipe(study)[0]["impression"]
+
+
 def test_a_score_is_the_models_own_however_the_text_was_drawn(pipe):
     study = {"frontal": radiograph(1)}
     greedy = pipe(study)
