@@ -182,7 +182,8 @@ def _print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> Non
         print(told, flush=True)
         return
     prefix = f"{uid}\t" if uid is not None else ""
-    for warning in answer.get("warnings", ()):
+    cut_short = ["the text was cut short, by --max-new-tokens or by the checkpoint's own limit"]
+    for warning in [*answer.get("warnings", ()), *(cut_short if answer.get("truncated") else ())]:
         print(f"{prefix}warning: {warning}", file=sys.stderr)
     print(prefix + _told(answer), flush=True)
 

@@ -98,7 +98,7 @@ def _pydicom() -> Any:
         import pydicom.filereader
         import pydicom.pixels
     except ImportError:
-        raise Refused('DICOM needs pydicom: pip install "hf-cxr[dicom]"') from None
+        raise Refused("DICOM needs pydicom: pip install pydicom pyjpegls") from None
     return pydicom
 
 
@@ -223,7 +223,7 @@ def _stored_values(header: Any) -> np.ndarray:
         try:
             import jpeg_ls  # noqa: F401
         except ImportError:
-            raise Refused('this DICOM compression needs a decoder: pip install "hf-cxr[dicom]"') from None
+            raise Refused("this DICOM compression needs a decoder: pip install pyjpegls") from None
     if decoder in ("pillow", "pyjpegls", "lossless"):
         segments = _jpeg_segments(_pydicom().encaps.get_frame(header.PixelData, 0, number_of_frames=1))
         size = segments.get("frame", b"")[1:5]  # JPEG 2000 has no such segment; Pillow sets its own limit there

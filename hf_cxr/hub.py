@@ -1,5 +1,5 @@
-"""The Hub: the code that travels with a checkpoint, and pushing runs and datasets: in one commit, private unless told
-so, after a look for what must not leave this machine.
+"""The Hub: pushing runs and datasets, in one commit, private unless told so, after a look for what must not leave this
+machine.
 
 The card of a run lives in `hf_cxr.card`, that of a dataset in `hf_cxr.dataset_card`.
 """
@@ -11,7 +11,6 @@ import getpass
 import json
 import os
 import re
-import shutil
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -26,14 +25,7 @@ from huggingface_hub.utils import _http, validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from hf_cxr import licences
-
-# The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
-# transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
-REMOTE_TASK = "chest-radiograph-impression"
-TRAVELLING = (
-    *("pipeline.py", "views.py", "dicom.py", "plausibility.py", "attention.py"),
-    *("findings.py", "finding_words.py", "finding_places.py"),
-)
+from hf_cxr.travelling import TRAVELLING
 
 # What a pushed run consists of. Predictions hold the reports of the collection, so they stay at home.
 CARD, FACTS, CONFIG, ACCOUNT = "README.md", "card.json", "config.json", "prepare.json"
@@ -55,16 +47,6 @@ SOMEBODYS_HOME = r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})(?!(?:user|use
 # What a program writes into JSON where it names a file of its machine: a whole string.
 ABSOLUTE_PATH = r'"(?:file://)?(?:(?:/\w[\w .-]*){2,}/?|[A-Za-z]:(?:\\\\|/)[^"\n]*)"'
 LARGEST_TEXT = 25_000_000  # bytes
-
-
-def add_pipeline_code(model, folder: str | os.PathLike) -> None:
-    """Put the pipeline's own files into `folder` and name them in the model's config, to be saved with it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in TRAVELLING:
-        shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
-    model.config.custom_pipelines = {
-        REMOTE_TASK: {"impl": "pipeline.ImpressionPipeline", "pt": ["VisionEncoderDecoderModel"], "type": "multimodal"}
-    }
 
 
 def push(

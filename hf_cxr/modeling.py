@@ -41,6 +41,7 @@ from hf_cxr.encoders import (
     scratch_encoder,
 )
 from hf_cxr.encoders import PATCH_SIZE as PATCH_SIZE
+from hf_cxr.folders import share_weights
 
 # From-scratch sizes. `base` is GPT-2 small.
 DECODER_SIZES: dict[str, dict[str, Any]] = {
@@ -65,16 +66,23 @@ class Checkpoint:
         """Write weights (safetensors), configs, tokenizer and image processor to `folder`."""
         for part in (self.model, self.tokenizer, self.image_processor):
             part.save_pretrained(folder)
+        share_weights(Path(folder))
 
 
 def load_checkpoint(folder: str, revision: str | None = None) -> Checkpoint:
     """Load a checkpoint from a folder or a Hub id.
 
-    Raises `FileNotFoundError` for a folder that holds no vision-encoder-decoder checkpoint.
+    Raises `FileNotFoundError` where there is no such folder or repository, or the folder holds no checkpoint, and
+    `ValueError` for one of another kind or with damaged weights.
     """
     if Path(folder).exists() and not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no checkpoint here (config.json is missing)")
-    config = AutoConfig.from_pretrained(folder, revision=revision)
+    try:
+        config = AutoConfig.from_pretrained(folder, revision=revision)
+    except (OSError, ValueError) as error:
+        if Path(folder).exists():
+            raise
+        raise FileNotFoundError(f"{folder}: no such folder, and not to be had from the Hub ({error})") from error
     if config.model_type != "vision-encoder-decoder":
         raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
     try:

@@ -1,32 +1,25 @@
 """The `cxr-impression` pipeline: two radiographs in, an impression out. Research use only, not for diagnosis.
 
-This file travels with a checkpoint as its remote code, together with `views.py`, `dicom.py`, `plausibility.py`,
-`attention.py`, `findings.py` and what that reads (`finding_words.py`, `finding_places.py`). They import nothing else
-of the kit. They open no connection but to an address that is given as a view.
+This file travels with a checkpoint as its remote code; `travelling.py` names the others that do.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
-from types import GeneratorType
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-from huggingface_hub import get_session
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline, VisionEncoderDecoderModel
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.pipelines.pt_utils import KeyDataset
 
-from .attention import VIEWS, cross_attention, overlays
+from .attention import cross_attention, overlays
 from .findings import positive_findings
-from .plausibility import doubts
-from .views import UnreadableImage, called, pack_views, read_radiograph
+from .inputs import Numbered, numbered, read_views
+from .travelling import add_pipeline_code
+from .views import UnreadableImage, pack_views
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
 GENERATE_OPTIONS = (
@@ -34,13 +27,6 @@ GENERATE_OPTIONS = (
     *("do_sample", "temperature", "top_p", "top_k"),
 )
 ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
-# Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
-SECONDS, MAX_SECONDS, MAX_BYTES = 30, 300, 256 << 20
-FETCH_ERRORS = {
-    "OfflineModeIsEnabled": "the environment asks for offline mode (HF_HUB_OFFLINE)",
-    "TimeoutException": f"the server did not answer within {SECONDS} s",
-    "ConnectError": "the server cannot be reached",
-}
 CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
 
 
@@ -97,24 +83,27 @@ class ImpressionPipeline(Pipeline):
     A study is a dict with `frontal` and `lateral` (either may be missing or None; of a row that has both, further
     columns are ignored) or a (frontal, lateral) tuple. Many studies are a list, a generator, a `KeyDataset` over a
     column that holds studies or is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or
-    both. A view is a path, an http(s) address, bytes, a PIL image, a numpy array, a DICOM file, or a picture of
-    `datasets` that is not decoded.
+    both. A view is a path, an http(s) address, bytes, an open file, a PIL image, a numpy array, a DICOM file, or a
+    picture of `datasets` that is not decoded. Grey levels of 8-bit pictures, of integers from 0 to 255 and of floats
+    from 0 to 1 are kept; those of deeper ones and of DICOM are stretched, which can change what is written: give a
+    picture as the training data were.
 
-    Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them. A `score` is the
-    chance that the text states exactly the findings that a radiologist would, as seen on the validation split, or,
+    Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them, in the order of the
+    search. A `score` is the chance that the text states exactly the findings that a radiologist would, as seen on the
+    validation split for the text of greedy search (for sampled and for second texts it is an order, no chance); or,
     where the checkpoint carries no such calibration, the text's probability under the model. A text that
-    `max_new_tokens` cut short is marked `"truncated": True`.
+    `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
 
     Options:
         max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
-        return_findings: add `findings`, the labels read from the text.
+        return_findings: add `findings`, the labels read from the text, and `possible_findings`, those it is unsure of.
         return_attention: add `attention`, `{"frontal": …, "lateral": …}`: the decoder's cross-attention over the
             whole text, laid on each view as a PIL image; "words" adds `attention_words`, `[(word, {…}), …]`.
         abstain_below: withhold a text of a lower score: `{"impression": None, "score": …, "abstained": True}`.
         on_unlikely: a picture that cannot be a chest radiograph (tiny, a strip, all one value, colour) adds its
             `warnings` to the answer ("warn", the default), raises `UnreadableImage` ("error"), or passes ("ignore").
-        on_unreadable: a study that cannot be read raises a `ValueError` or `TypeError` that says which of many it is,
-            counted from 0 ("error", the default), or the others go on, and its answer is `{"impression": None,
+        on_unreadable: a study that cannot be read raises `UnreadableImage`, a `ValueError` that says which of many it
+            is, counted from 0 ("error", the default), or the others go on, and its answer is `{"impression": None,
             "score": None, "error": str}` ("skip").
     """
 
@@ -125,18 +114,16 @@ class ImpressionPipeline(Pipeline):
     _pipeline_calls_generate = False  # options go straight to `generate`
 
     def __call__(self, inputs, *args, **kwargs):
-        if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
-            inputs = _Rows(_undecoded(inputs.dataset, [inputs.key]), [inputs.key])
-        elif hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):  # a `datasets.Dataset`
-            if inputs.column_names is None:  # a stream whose columns show only in its rows
-                inputs = _stream(inputs)
-            else:
-                views = _views_among(inputs.column_names)
-                rows = inputs.select_columns(views)
-                inputs = _Rows(_undecoded(rows, views), views) if isinstance(inputs, Sized) else _stream(rows)
-        elif isinstance(inputs, list) and not inputs:
+        if isinstance(inputs, (list, tuple)) and not inputs:
             return []
-        return super().__call__(_numbered(inputs), *args, **kwargs)
+        return super().__call__(numbered(inputs), *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save a checkpoint that brings this code, so that it loads without the kit too; `kwargs` are those of the
+        parts' own `save_pretrained`."""
+        add_pipeline_code(self.model, save_directory)
+        for part in (self.model, self.tokenizer, self.image_processor):
+            part.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -159,12 +146,12 @@ class ImpressionPipeline(Pipeline):
             raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, not {on_unreadable!r}")
         if return_attention not in (None, False, True, "words"):
             raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
-        for name in ("num_beams", "num_return_sequences"):
-            if (number := generate_kwargs.get(name)) is not None and number < 1:
-                raise ValueError(f"{name} is at least 1, not {number}")
-        tokens = generate_kwargs.get("max_new_tokens")
+        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
+            number = generate_kwargs.get(name, 1)
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise ValueError(f"{name} is a whole number of at least 1, not {number!r}")
         longest = self.model.config.decoder.max_position_embeddings - 1
-        if tokens is not None and not 0 < tokens <= longest:
+        if (tokens := generate_kwargs.get("max_new_tokens")) and tokens > longest:
             raise ValueError(f"max_new_tokens {tokens}: this decoder writes 1 to {longest}")
         before = {
             "on_unlikely": on_unlikely,
@@ -176,28 +163,32 @@ class ImpressionPipeline(Pipeline):
             "return_attention": return_attention,
             "abstain_below": abstain_below,
         }
-        forward = generate_kwargs | _given({"return_attention": return_attention and True})
+        forward = generate_kwargs | _given(
+            {"on_unreadable": on_unreadable, "return_attention": return_attention and True}
+        )
         return _given(before), forward, _given(after)
 
     def preprocess(
         self, study, on_unlikely: str = "warn", on_unreadable: str = "error", keep_views: bool = False
     ) -> dict[str, Any]:
         size = self.image_processor.size["height"]
-        which, study = (f"study {study.place}: ", study.study) if isinstance(study, _Numbered) else ("", study)
+        which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         views: dict[str, Image.Image] = {}
         warnings, errors = list[str](), list[str]()
         try:
-            views, warnings = _read(study, size, on_unlikely)
+            views, warnings = read_views(study, at_least=2 * size, doubted=on_unlikely != "ignore")
+            if warnings and on_unlikely == "error":
+                raise UnreadableImage("; ".join(warnings))
             canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)
-        except (ValueError, TypeError) as error:
-            if on_unreadable == "error":
-                raise _kind(error)(f"{which}{error}") from error
-            errors = [str(error)]
+        except ValueError as error:  # raised in `_forward`: a process that loads data would bury it in a traceback
+            errors = [f"{which}{error}" if on_unreadable == "error" else str(error)]
             canvas = Image.new("RGB", (2 * size, size))  # holds its place in the batch
         inputs = {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
         return inputs | {"warnings": warnings, "errors": errors, "views": views if keep_views else {}}
 
-    def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
+    def _forward(self, inputs, on_unreadable: str = "error", return_attention: bool = False, **generate_kwargs):
+        if on_unreadable == "error" and (error := _first(inputs["errors"])):
+            raise UnreadableImage(error)
         pixel_values = inputs["pixel_values"]
         outputs: dict[str, Any] = generate(self.model, pixel_values, **generate_kwargs)
         if return_attention:
@@ -222,12 +213,11 @@ class ImpressionPipeline(Pipeline):
         curve = getattr(self.model.config, CALIBRATION, None)
         for row, score in zip(rows, calibrated(curve, [row["score"] for row in rows]), strict=True):
             row["score"] = score
-        rows = [
-            row | {"truncated": True} if cut else row
-            for row, cut in zip(rows, outputs["truncated"][0].tolist(), strict=True)
-        ]
+        for row, cut in zip(rows, outputs["truncated"][0].tolist(), strict=True):
+            if cut:
+                row |= {"score": 0.0, "truncated": True}
         if return_findings:
-            rows = [row | {"findings": sorted(positive_findings(row["impression"], sided=True))} for row in rows]
+            rows = [row | _findings(row["impression"]) for row in rows]
         if return_attention:
             for row, sequence, maps in zip(rows, outputs["sequences"][0], outputs["maps"][0], strict=True):
                 row |= overlays(self.tokenizer, sequence, maps, outputs["views"], words=return_attention == "words")
@@ -238,59 +228,15 @@ class ImpressionPipeline(Pipeline):
         return rows
 
 
-@dataclass(frozen=True)
-class _Numbered:
-    """A study among many, and its place there, so that an error can tell which it is."""
-
-    place: int
-    study: Any
+def _first(errors: Sequence[Any]) -> str | None:
+    """The first error of a batch: a list for each study, or, where there is one study, its list."""
+    return next((error for one in errors for error in ([one] if isinstance(one, str) else one)), None)
 
 
-class _Rows(Dataset):
-    """Many studies that can be picked: the rows of `studies`, or of each row the columns `views`."""
-
-    def __init__(self, studies, views: Sequence[str] = ()) -> None:
-        self.studies, self.views = studies, views
-
-    def __len__(self) -> int:
-        return len(self.studies)
-
-    def __getitem__(self, index: int) -> _Numbered:
-        study = self.studies[index]
-        return _Numbered(index, {view: study[view] for view in self.views} if self.views else study)
-
-
-def _numbered(inputs):
-    """Many studies, in whatever form the base class takes, each with its place; a single one as it is."""
-    if isinstance(inputs, list):
-        return [_Numbered(place, study) for place, study in enumerate(inputs)]
-    if isinstance(inputs, Dataset) and isinstance(inputs, Sized):
-        return inputs if isinstance(inputs, _Rows) else _Rows(inputs)
-    if isinstance(inputs, (IterableDataset, GeneratorType)):
-        return (_Numbered(place, study) for place, study in enumerate(inputs))
-    return inputs
-
-
-def _undecoded(rows, views: Sequence[str]):
-    """The rows of a `datasets.Dataset` with their pictures as they are stored, so that a damaged one is an error of
-    its study alone. Rows of another kind, or with a format of the user's, as they are."""
-    if getattr(rows, "format", {"type": "none"})["type"] is None:
-        for view in views:
-            if getattr(rows.features[view], "decode", False):
-                rows = rows.cast_column(view, replace(rows.features[view], decode=False))
-    return rows
-
-
-def _stream(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        yield {view: row[view] for view in _views_among(row)}
-
-
-def _views_among(columns: Collection[str]) -> list[str]:
-    views = [view for view in VIEWS if view in columns]
-    if not views:
-        raise ValueError(f"the dataset has neither a column 'frontal' nor 'lateral': {list(columns)}")
-    return views
+def _findings(text: str) -> dict[str, list[str]]:
+    stated = positive_findings(text, sided=True)
+    possible = positive_findings(text, sided=True, uncertain=True) - stated
+    return {"findings": sorted(stated), "possible_findings": sorted(possible)}
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -299,85 +245,6 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _withheld(row: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(row) | {"score": row["score"], "abstained": True}
-
-
-def _views_of(study) -> tuple[Any, Any]:
-    if isinstance(study, Mapping):
-        unknown = sorted(set(study) - set(VIEWS))
-        if len(study) - len(unknown) < len(VIEWS) and (unknown or not study):  # perhaps a view, misspelt
-            raise ValueError(f"a study has the keys 'frontal' and 'lateral', not {unknown or 'none at all'}")
-        return study.get("frontal"), study.get("lateral")
-    if isinstance(study, (tuple, list)) and len(study) == len(VIEWS):
-        return study[0], study[1]
-    raise ValueError("a study is a dict with 'frontal' and 'lateral' or a (frontal, lateral) pair, not a single image")
-
-
-def _read(study, size: int, on_unlikely: str) -> tuple[dict[str, Image.Image], list[str]]:
-    """The views that a study has, by name, and what speaks against their being radiographs."""
-    views: dict[str, Image.Image] = {}
-    warnings: list[str] = []
-    for name, source in zip(VIEWS, _views_of(study), strict=True):
-        if source is None:
-            continue
-        if isinstance(source, Mapping):  # a picture of `datasets` that is not decoded
-            source = source.get("bytes") or source.get("path")
-        where = f"{name}: {_public(source)}" if _is_address(source) else name
-        try:
-            if _is_address(source):
-                source = _fetched(source)
-            elif callable(source):
-                source = called(source)
-            views[name] = read_radiograph(source, at_least=2 * size)
-        except (UnreadableImage, TypeError) as error:
-            raise _kind(error)(f"{where}: {error}") from error
-        if on_unlikely != "ignore":
-            warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
-    if warnings and on_unlikely == "error":
-        raise UnreadableImage("; ".join(warnings))
-    return views, warnings
-
-
-def _kind(error: Exception) -> type[Exception]:
-    return next(kind for kind in (UnreadableImage, ValueError, TypeError) if isinstance(error, kind))
-
-
-def _is_address(source) -> bool:
-    return isinstance(source, str) and source.startswith(("http://", "https://"))
-
-
-def _public(address: str) -> str:
-    """An address without what may be secret in it: user, password, and the query that signs a link."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "an address that is none"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _fetched(address: str) -> bytes:
-    content, deadline = bytearray(), time.monotonic() + MAX_SECONDS
-    try:
-        with get_session().stream("GET", address, follow_redirects=True, timeout=SECONDS) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > MAX_BYTES:
-                    raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
-                if time.monotonic() > deadline:
-                    raise UnreadableImage(f"not whole after {MAX_SECONDS} s")
-    except UnreadableImage as error:
-        raise UnreadableImage(f"could not be fetched: {error}") from None
-    except Exception as error:
-        raise UnreadableImage(f"could not be fetched: {_why(error)}") from None
-    return bytes(content)
-
-
-def _why(error: Exception) -> str:
-    """An error of the client in our own words: its own may hold the whole address."""
-    if status := getattr(getattr(error, "response", None), "status_code", None):
-        return f"status {status}"
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return next((told for kind, told in FETCH_ERRORS.items() if kind in kinds), type(error).__name__)
 
 
 if __package__ == "hf_cxr":  # not when this file came with a checkpoint

@@ -1,7 +1,8 @@
 """Can this picture be a chest radiograph at all? Doubts in words; what a model makes of a picture lives elsewhere.
 
-This file travels with a checkpoint as remote code, so it imports only the standard library, numpy and Pillow. It knows
-nothing of anatomy: a radiograph of a hand, or a lateral view given as the frontal one, raises no doubt.
+This file travels with a checkpoint as remote code, so it imports only the standard library, numpy, Pillow and
+`views.py`. It knows nothing of anatomy: a radiograph of a hand, or a lateral view given as the frontal one, raises no
+doubt.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from .views import eight_bits
 
 LEAST_SIDE = 32
 """Pixels. Below it a thorax cannot be told from a stamp."""
@@ -65,7 +68,8 @@ def colour(source: Any) -> float:
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
-    """Other numbers stretched as `read_radiograph` does it, all channels alike."""
+    """Numbers as `read_radiograph` takes them, all channels alike."""
+    array = eight_bits(array)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     values = array.astype(np.float32)

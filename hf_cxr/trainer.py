@@ -15,7 +15,7 @@ import torch
 from transformers import Seq2SeqTrainer
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hf_cxr import hub
+from hf_cxr import hub, travelling
 from hf_cxr.canvases import IGNORED, CanvasDataset
 from hf_cxr.checkpoints import ResumableTrainer
 from hf_cxr.modeling import CROSS_ATTENTION, Checkpoint
@@ -96,7 +96,7 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with tempfile.TemporaryDirectory(dir=self.args.output_dir, prefix=".saving-") as name:
             try:
-                hub.add_pipeline_code(model, name)
+                travelling.add_pipeline_code(model, name)
                 Checkpoint(model, self.processing_class, self.image_processor).save_pretrained(name)
                 card = hub.card_in_progress(self.args.hub_model_id, self.state.global_step, self.state.max_steps)
                 (Path(name) / hub.CARD).write_text(card, encoding="utf-8")

@@ -25,7 +25,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import Trainer, set_seed
 
-from hf_cxr import card, evaluation, hub, launch, licences, warmup
+from hf_cxr import card, evaluation, hub, launch, licences, travelling, warmup
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
@@ -269,7 +269,7 @@ def save_run(
         shutil.rmtree(abandoned)
     with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
         folder = Path(name)
-        hub.add_pipeline_code(checkpoint.model, folder)
+        travelling.add_pipeline_code(checkpoint.model, folder)
         checkpoint.save_pretrained(folder)
         (folder / "config.yaml").write_text(
             yaml.safe_dump(resolved_config(kit, args), sort_keys=False), encoding="utf-8"

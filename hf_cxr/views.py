@@ -43,10 +43,11 @@ def read_radiograph(source: ViewSource, *, at_least: int | None = None) -> Image
 
     Returns:
         A Pillow image of mode "L": pixels only, no metadata. Colour becomes luma (ITU-R 601-2); transparency is laid
-        on black; the EXIF orientation is applied. Eight-bit values are kept as they are. Deeper integers and floats
-        are stretched linearly so that their 0.5th and 99.5th percentile become 0 and 255: the container's range says
-        little (12 bits in 16), and one hot pixel must not darken the rest. NaN becomes black; a constant picture is
-        black.
+        on black; the EXIF orientation is applied. Eight-bit values are kept as they are, in whatever type they come:
+        integers that are all from 0 to 255, and floats from 0 to 1, which are multiplied by 255. Deeper integers and
+        other floats are stretched linearly so that their 0.5th and 99.5th percentile become 0 and 255: the
+        container's range says little (12 bits in 16), and one hot pixel must not darken the rest. There NaN becomes
+        black, and a constant picture is black.
 
         DICOM: modality LUT or rescale, then the first VOI LUT or window, MONOCHROME1 inverted, then stretched in the
         same way whatever the depth; padding is black. The stretch follows a window too, so that the same plate
@@ -288,8 +289,7 @@ def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
         raise UnreadableImage(f"{name}: pixels of type {array.dtype} are not numbers")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * 255
+    array = eight_bits(array)
     if array.dtype == np.uint8:
         return _to_grey(Image.fromarray(np.ascontiguousarray(array)), name)
     if array.ndim == 3 and array.shape[2] == 4:
@@ -297,6 +297,20 @@ def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 3:
         array = array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return Image.fromarray(_stretch(array, name))
+
+
+def eight_bits(array: np.ndarray) -> np.ndarray:
+    """An array as `uint8` where its numbers are those of an 8-bit picture, however stored; else as it is."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    least, most = array.min(), array.max()  # NaN, which compares false, if there is one
+    if array.dtype.kind in "iu" and least >= 0 and most <= 255:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f" and least >= 0 and most <= 1:
+        return np.rint(array * 255).astype(np.uint8)
+    return array
 
 
 def _stretch(array: np.ndarray, name: str) -> np.ndarray:

@@ -26,6 +26,7 @@ from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.callbacks import EpochCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset
 from hf_cxr.checkpoints import ResumableTrainer, agreed
+from hf_cxr.folders import share_weights
 from hf_cxr.lora import adapters
 from hf_cxr.modeling import Checkpoint
 from hf_cxr.sharding import is_sharded, whole_again
@@ -174,6 +175,7 @@ def save_encoder(checkpoint: Checkpoint, folder: Path) -> None:
     try:
         checkpoint.model.encoder.save_pretrained(partial)
         checkpoint.image_processor.save_pretrained(partial)
+        share_weights(partial)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

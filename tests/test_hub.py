@@ -19,6 +19,7 @@ from hf_cxr import hub
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.dataset import load_prepared
 from hf_cxr.hub import check_nothing_private, files_to_push
+from hf_cxr.travelling import TRAVELLING
 
 # All that a pushed run may consist of, beside the pipeline's code: written out here, so that a new one is a decision.
 ALLOWED = {
@@ -51,7 +52,7 @@ def test_only_what_a_run_consists_of_is_pushed(run_folder, tmp_path):
     (run / "figures").mkdir(exist_ok=True)
     (run / "figures" / "calibration.png").write_bytes(b"png")
     names = {name for name in files_to_push(run, "model") if not name.startswith("figures/")}
-    assert names == (ALLOWED | set(hub.TRAVELLING)) - {".gitattributes"}
+    assert names == (ALLOWED | set(TRAVELLING)) - {".gitattributes"}
     assert "figures/calibration.png" in files_to_push(run, "model")
 
 
@@ -234,7 +235,7 @@ def test_nothing_pushed_tells_of_machine_user_or_token_and_no_state_of_the_optim
     site, pushed, run_folder, phantom_folder
 ):
     files = site.files(pushed)
-    assert {name for name in files if not name.startswith("figures/")} == ALLOWED | set(hub.TRAVELLING)
+    assert {name for name in files if not name.startswith("figures/")} == ALLOWED | set(TRAVELLING)
     traces = [str(path) for path in (run_folder, run_folder.parent, phantom_folder, Path.cwd(), f"{Path.home()}/")]
     traces += ["hf_test", "/home/", "/Users/"]
     traces += [host for host in [socket.gethostname()] if len(host) > 4]  # shorter ones occur among the weights
@@ -281,12 +282,12 @@ def test_what_comes_back_from_the_hub_writes_the_same_on_fifty_studies_and_needs
     assert len({rows[0]["score"] for rows in there}) > 30
 
 
-@pytest.mark.parametrize("name", hub.TRAVELLING)
+@pytest.mark.parametrize("name", TRAVELLING)
 def test_the_code_that_travels_needs_only_what_the_card_says(name):
     source = Path(hub.__file__).with_name(name)
     allowed = {"numpy", "torch", "PIL", "transformers", "huggingface_hub"}  # transformers itself needs the last
     assert set(get_imports(source)) <= allowed | set(sys.stdlib_module_names)
-    assert {f"{module}.py" for module in get_relative_imports(source)} <= set(hub.TRAVELLING)
+    assert {f"{module}.py" for module in get_relative_imports(source)} <= set(TRAVELLING)
 
 
 def test_a_second_push_deletes_what_the_run_no_longer_has_and_nothing_of_others(site, cxr, run_folder, tmp_path):
@@ -382,7 +383,7 @@ def test_a_training_pushes_each_save_and_the_finished_run_and_outlives_a_push_th
     assert site.is_private("user/trained")
     assert len(site.revisions("user/trained")) == 3
     during = site.files("user/trained")
-    assert set(during) == (ALLOWED | set(hub.TRAVELLING)) - {"report.json", "report.md"}
+    assert set(during) == (ALLOWED | set(TRAVELLING)) - {"report.json", "report.md"}
     assert b"Training in progress, not evaluated** (step 13 of 13)" in during["README.md"]
     assert "custom_pipelines" in json.loads(during["config.json"])
     for kept in (tmp_path / "run").glob("checkpoint-*/config.json"):  # beside it lies no such code

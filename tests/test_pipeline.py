@@ -1,4 +1,5 @@
 import functools
+import io
 import json
 import re
 import subprocess
@@ -165,6 +166,7 @@ def test_a_view_can_be_an_address_and_keeps_its_sixteen_bits(pipe, site, tmp_pat
     deep = radiograph(1).astype(np.uint16) * 16 + 9000
     Image.fromarray(deep).save(tmp_path / "f.png")
     assert pipe({"frontal": f"{site}/f.png"}) == pipe({"frontal": deep})
+    assert pipe({"frontal": f" {site}/f.png".replace("http", "HTTP")}) == pipe({"frontal": deep})
     with pytest.raises(ValueError, match=r"/absent.png: could not be fetched: status 404") as error:
         pipe({"frontal": f"{site}/absent.png"})
     assert "\n" not in str(error.value)
@@ -198,14 +200,14 @@ def test_an_address_that_moved_is_followed(pipe, site, tmp_path, online):
 
 
 def test_an_address_without_end_is_not_read_to_the_end(pipe, site, tmp_path, online, monkeypatch):
-    monkeypatch.setattr("hf_cxr.pipeline.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("hf_cxr.inputs.MAX_BYTES", 1 << 20)
     (tmp_path / "large.png").write_bytes(bytes(3 << 20))
     with pytest.raises(ValueError, match=r"large.png: could not be fetched: more than 1 MB"):
         pipe({"frontal": f"{site}/large.png"})
 
 
 def test_an_address_that_drips_is_given_up(pipe, site, tmp_path, online, monkeypatch):
-    monkeypatch.setattr("hf_cxr.pipeline.MAX_SECONDS", 0)
+    monkeypatch.setattr("hf_cxr.inputs.MAX_SECONDS", 0)
     Image.fromarray(radiograph(1)).save(tmp_path / "slow.png")
     with pytest.raises(ValueError, match=r"slow.png: could not be fetched: not whole after 0 s"):
         pipe({"frontal": f"{site}/slow.png"})
@@ -262,7 +264,7 @@ def test_an_error_tells_which_of_many_studies_it_is(pipe, tmp_path, size):
     for studies in in_every_form(rows):
         with pytest.raises(ValueError, match=r"^study 2: frontal: .*absent.png: no such file$"):
             list(pipe(studies, batch_size=size))
-    with pytest.raises(TypeError, match=r"^study 1: lateral: a view is a path, .* not float$"):
+    with pytest.raises(ValueError, match=r"^study 1: lateral: a view is a path, .* not float$"):
         pipe([(good, None), (good, float("nan"))], batch_size=size)
     with pytest.raises(ValueError, match=r"^study 1: a study is a dict with 'frontal' and 'lateral'"):
         pipe([{"frontal": good}, good], batch_size=size)
@@ -284,6 +286,58 @@ def test_the_other_studies_can_go_on_without_one_that_cannot_be_read(talker, tmp
             ]
     with pytest.raises(ValueError, match="on_unreadable is one of error, skip, not 'warn'"):
         talker(rows, on_unreadable="warn")
+
+
+def test_an_error_is_one_line_where_other_processes_load_the_pictures(pipe, tmp_path):
+    studies = [{"frontal": radiograph(1)}, {"frontal": str(tmp_path / "absent.png")}]
+    with pytest.raises(ValueError, match=r"^study 1: frontal: .*absent.png: no such file$"):
+        pipe(studies, num_workers=2)
+
+
+def test_an_iterator_of_studies_and_an_open_file_will_do(pipe, tmp_path):
+    Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
+    expected = pipe({"frontal": radiograph(1)})
+    assert list(pipe(iter([{"frontal": radiograph(1)}]))) == [expected]
+    assert list(pipe(zip([radiograph(1)], [None], strict=True))) == [expected]
+    with (tmp_path / "f.png").open("rb") as stream:
+        assert pipe({"frontal": stream}) == expected
+    assert pipe({"frontal": io.BytesIO((tmp_path / "f.png").read_bytes())}) == expected
+    assert pipe(()) == pipe([]) == []
+
+
+@pytest.mark.parametrize(
+    ("view", "told"),
+    [
+        ("", "an empty path; a view that a study does not have is None"),
+        ("s3://bucket/f.png", "an address of s3; only http and https are fetched"),
+        ("file:///f.png", "an address of file; only http and https are fetched"),
+        ("a\0b.png", "embedded null byte"),
+    ],
+)
+def test_a_path_that_is_none_is_told_as_such(pipe, view, told):
+    with pytest.raises(ValueError, match=f"^lateral: {told}$"):
+        pipe({"frontal": radiograph(1), "lateral": view})
+
+
+def test_a_dataset_of_several_splits_asks_for_one(pipe, studies):
+    with pytest.raises(ValueError, match="several splits: choose one of test, train"):
+        pipe(datasets.DatasetDict({"test": studies, "train": studies}))
+
+
+def test_what_a_text_holds_possible_is_told_apart(pipe, monkeypatch):
+    text = "Left pleural effusion. Pneumonia cannot be excluded. No pneumothorax."
+    monkeypatch.setattr("hf_cxr.pipeline.decode", lambda *_: [{"impression": text, "score": 0.1}])
+    row = pipe({"frontal": radiograph(1)}, return_findings=True)[0]
+    assert row["findings"] == ["left pleural effusion"]
+    assert row["possible_findings"] == ["pneumonia"]
+
+
+def test_a_saved_pipeline_is_a_checkpoint_that_loads_with_and_without_the_kit(talker, tmp_path):
+    talker.save_pretrained(tmp_path / "saved")
+    study = {"frontal": np.random.default_rng(0).integers(0, 256, (80, 70), dtype=np.uint8), "lateral": None}
+    again = transformers.pipeline("cxr-impression", model=str(tmp_path / "saved"))  # asks for no remote code
+    assert again(study) == talker(study)
+    assert json.loads(text_of(STANDALONE, str(tmp_path / "saved"), "1")) == [talker(study)]
 
 
 def flipped(picture):
@@ -327,16 +381,23 @@ def test_a_score_is_the_models_own_however_the_text_was_drawn(pipe):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2, "num_return_sequences": 2}])
-def test_a_text_cut_short_says_so_and_is_sure_of_nothing(pipe, options):
+def test_a_text_cut_short_says_so_and_is_sure_of_nothing(pipe, monkeypatch, options):
+    monkeypatch.setattr(pipe.model.config, CALIBRATION, CURVE, raising=False)  # which gives 0.2 to what never occurs
     for row in pipe({"frontal": radiograph(1)}, max_new_tokens=1, **options):
         assert row["truncated"] is True
         assert row["score"] == 0
     assert not any("truncated" in row for row in pipe({"frontal": radiograph(1)}, **options))
 
 
+@pytest.mark.parametrize("number", ["5", 2.5, 0])
+def test_a_number_that_is_none_is_a_clear_error(pipe, number):
+    with pytest.raises(ValueError, match=f"max_new_tokens is a whole number of at least 1, not {number!r}"):
+        pipe({"frontal": radiograph(1)}, max_new_tokens=number)
+
+
 @pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])
 def test_no_beam_and_no_text_are_clear_errors(pipe, option):
-    with pytest.raises(ValueError, match=f"{option} is at least 1, not 0"):
+    with pytest.raises(ValueError, match=f"{option} is a whole number of at least 1, not 0"):
         pipe({"frontal": radiograph(1)}, **{option: 0})
 
 
@@ -422,7 +483,8 @@ def test_a_text_below_the_threshold_is_withheld(calibrated_pipe):
     assert calibrated_pipe(study, abstain_below=answer["score"]) == [answer | {"abstained": False}]
     above = answer["score"] + 1e-6
     assert calibrated_pipe(study, abstain_below=above, return_findings=True) == [
-        {"impression": None, "score": answer["score"], "findings": None, "abstained": True}
+        {"impression": None, "score": answer["score"]}
+        | {"findings": None, "possible_findings": None, "abstained": True}
     ]
     with pytest.raises(ValueError, match="between 0 and 1"):
         calibrated_pipe(study, abstain_below=70)

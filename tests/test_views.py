@@ -146,12 +146,26 @@ def test_exif_orientation_is_applied():
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3), (5, 6, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, bool, np.uint16, np.float32])
 def test_arrays_of_the_usual_shapes_are_read(shape, dtype):
-    array = np.ones(shape, dtype=dtype)
+    array = np.full(shape, 1 if dtype in (np.uint8, bool) else 300).astype(dtype)
     if shape[-1] == 4 and dtype not in (np.uint8, bool):
         with pytest.raises(UnreadableImage, match="alpha"):
             read_radiograph(array)
     else:
         assert read_radiograph(array).size == (6, 5)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 3), (5, 6, 4)])
+def test_eight_bits_are_kept_in_whatever_type_they_come(shape):
+    picture = np.random.default_rng(0).integers(40, 180, shape, dtype=np.uint8)  # no black and no white
+    kept = np.asarray(read_radiograph(picture))
+    for dtype in (np.int16, np.uint16, np.int64, np.uint64):
+        np.testing.assert_array_equal(np.asarray(read_radiograph(picture.astype(dtype))), kept)
+    for dtype in (np.float16, np.float32, np.float64):
+        np.testing.assert_array_equal(np.asarray(read_radiograph((picture / 255).astype(dtype))), kept)
+    if len(shape) == 2:
+        assert np.asarray(read_radiograph(Image.fromarray(picture.astype(np.int32)))).tolist() == kept.tolist()
+        stretched = np.asarray(read_radiograph(picture.astype(np.uint16) * 16))
+        assert (stretched.min(), stretched.max()) == (0, 255)
 
 
 @pytest.mark.parametrize(

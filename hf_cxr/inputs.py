@@ -1,0 +1,210 @@
+"""What can be given to the pipeline: many studies in whatever form, the views of a study, a picture at an address.
+
+This file travels with a checkpoint as remote code, so it imports only the standard library, numpy, Pillow, torch,
+transformers and its huggingface_hub, and what travels too. It opens no connection but to an address that is given as a
+view.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import get_session
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers.pipelines.pt_utils import KeyDataset
+
+from .attention import VIEWS
+from .plausibility import doubts
+from .views import UnreadableImage, called, read_radiograph
+
+# Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
+SECONDS, MAX_SECONDS, MAX_BYTES = 30, 300, 256 << 20
+FETCH_ERRORS = {
+    "OfflineModeIsEnabled": "the environment asks for offline mode (HF_HUB_OFFLINE)",
+    "TimeoutException": f"the server did not answer within {SECONDS} s",
+    "ConnectError": "the server cannot be reached",
+}
+
+# --- many studies --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A study among many, and its place there, so that an error can tell which it is."""
+
+    place: int
+    study: Any
+
+
+class Rows(Dataset):
+    """Many studies that can be picked: the rows of `studies`, or of each row the columns `views`."""
+
+    def __init__(self, studies, views: Sequence[str] = ()) -> None:
+        self.studies, self.views = studies, views
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int) -> Numbered:
+        study = self.studies[index]
+        return Numbered(index, {view: study[view] for view in self.views} if self.views else study)
+
+
+def numbered(inputs):
+    """Many studies as the base class of pipelines takes them, each with its place: a list stays a list, what can be
+    picked a dataset, all else that is many a generator. A single study as it is.
+
+    Raises `ValueError` for a dataset without a view among its columns.
+    """
+    if hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):
+        inputs = _of_datasets(inputs)
+    if isinstance(inputs, list):
+        return [Numbered(place, study) for place, study in enumerate(inputs)]
+    if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
+        return Rows(_undecoded(inputs.dataset, [inputs.key]), [inputs.key])
+    if isinstance(inputs, Dataset) and isinstance(inputs, Sized):
+        return inputs if isinstance(inputs, Rows) else Rows(inputs)
+    if isinstance(inputs, (Dataset, Iterator)):
+        return (Numbered(place, study) for place, study in enumerate(inputs))  # type: ignore[arg-type]
+    return inputs
+
+
+def _of_datasets(rows):
+    """A `datasets.Dataset` or stream of one as studies."""
+    if isinstance(rows, Mapping):
+        raise ValueError(f"a dataset of several splits: choose one of {', '.join(rows)}")
+    if rows.column_names is None:  # a stream whose columns show only in its rows
+        return _stream(rows)
+    views = _views_among(rows.column_names)
+    rows = rows.select_columns(views)
+    return Rows(_undecoded(rows, views), views) if isinstance(rows, Sized) else _stream(rows)
+
+
+def _undecoded(rows, views: Sequence[str]):
+    """The rows of a `datasets.Dataset` with their pictures as they are stored, so that a damaged one is an error of
+    its study alone. Rows of another kind, or with a format of the user's, as they are."""
+    if getattr(rows, "format", {"type": "none"})["type"] is None:
+        for view in views:
+            if getattr(rows.features[view], "decode", False):
+                rows = rows.cast_column(view, replace(rows.features[view], decode=False))
+    return rows
+
+
+def _stream(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield {view: row[view] for view in _views_among(row)}
+
+
+def _views_among(columns: Collection[str]) -> list[str]:
+    views = [view for view in VIEWS if view in columns]
+    if not views:
+        raise ValueError(f"the dataset has neither a column 'frontal' nor 'lateral': {list(columns)}")
+    return views
+
+
+# --- one study -----------------------------------------------------------------------------------------------------
+
+
+def read_views(study, at_least: int, doubted: bool = True) -> tuple[dict[str, Image.Image], list[str]]:
+    """The views that a study has, by name, in grey; and, if `doubted`, what speaks against their being radiographs.
+
+    Args:
+        at_least: pixels that a JPEG keeps on each side, as in `read_radiograph`.
+
+    Raises `ValueError` in one line for what is no study or cannot be read, naming the view.
+    """
+    views: dict[str, Image.Image] = {}
+    warnings: list[str] = []
+    for name, source in zip(VIEWS, _views_of(study), strict=True):
+        if source is None:
+            continue
+        where = f"{name}: {_public(source)}" if _is_address(source) else name
+        try:
+            source = _taken(source)
+            views[name] = read_radiograph(source, at_least=at_least)
+        except (ValueError, TypeError) as error:
+            raise UnreadableImage(f"{where}: {error}") from error
+        if doubted:
+            warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
+    return views, warnings
+
+
+def _views_of(study) -> tuple[Any, Any]:
+    if isinstance(study, Mapping):
+        unknown = sorted(map(str, set(study) - set(VIEWS)))
+        if len(study) - len(unknown) < len(VIEWS) and (unknown or not study):  # perhaps a view, misspelt
+            raise ValueError(
+                f"a study has the keys 'frontal' and 'lateral', not {unknown or 'none at all'}; of a row with further "
+                "columns give both, None where there is none"
+            )
+        return study.get("frontal"), study.get("lateral")
+    if isinstance(study, (tuple, list)) and len(study) == len(VIEWS):
+        return study[0], study[1]
+    raise ValueError("a study is a dict with 'frontal' and 'lateral' or a (frontal, lateral) pair, not a single image")
+
+
+def _taken(source):
+    """What `read_radiograph` reads of a view: what is at an address, in an open file, behind a callable, or in a
+    picture of `datasets` that is not decoded; anything else as it is."""
+    if isinstance(source, Mapping):
+        source = source.get("bytes") or source.get("path")
+    if isinstance(source, str):
+        if not source.strip():
+            raise UnreadableImage("an empty path; a view that a study does not have is None")
+        if _is_address(source):
+            return _fetched(source.strip())
+        if scheme := re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]+)://", source):
+            raise UnreadableImage(f"an address of {scheme[1]}; only http and https are fetched")
+    elif hasattr(source, "read"):
+        return source.read()
+    elif callable(source):
+        return called(source)
+    return source
+
+
+# --- an address ----------------------------------------------------------------------------------------------------
+
+
+def _is_address(source) -> bool:
+    return isinstance(source, str) and source.strip().lower().startswith(("http://", "https://"))
+
+
+def _public(address: str) -> str:
+    """An address without what may be secret in it: user, password, and the query that signs a link."""
+    try:
+        parts = urlsplit(address.strip())
+    except ValueError:
+        return "an address that is none"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _fetched(address: str) -> bytes:
+    content, deadline = bytearray(), time.monotonic() + MAX_SECONDS
+    try:
+        with get_session().stream("GET", address, follow_redirects=True, timeout=SECONDS) as response:
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
+                if time.monotonic() > deadline:
+                    raise UnreadableImage(f"not whole after {MAX_SECONDS} s")
+    except UnreadableImage as error:
+        raise UnreadableImage(f"could not be fetched: {error}") from None
+    except Exception as error:
+        raise UnreadableImage(f"could not be fetched: {_why(error)}") from None
+    return bytes(content)
+
+
+def _why(error: Exception) -> str:
+    """An error of the client in our own words: its own may hold the whole address."""
+    if status := getattr(getattr(error, "response", None), "status_code", None):
+        return f"status {status}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return next((told for kind, told in FETCH_ERRORS.items() if kind in kinds), type(error).__name__)
