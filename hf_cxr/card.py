@@ -6,12 +6,13 @@ figures come from the run's own files: `card.json` (what training knew), `report
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +26,8 @@ from hf_cxr import card_parts, pipeline
 from hf_cxr.arguments import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.dataset_card import LIMITS
 from hf_cxr.evaluation import device_name
-from hf_cxr.folders import replace_texts
-from hf_cxr.licences import INDIANA, LICENCES
+from hf_cxr.folders import replace_files
+from hf_cxr.licences import INDIANA, LICENCES, stated_licence
 from hf_cxr.metrics import SCALARS
 from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES
 from hf_cxr.paper import percent
@@ -34,6 +35,7 @@ from hf_cxr.report import CARD_FIGURES, draw_png, score_table
 from hf_cxr.report.page import sentences
 
 FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
+WRITTEN = "card_sha256"  # in card.json: of README.md as it was written, to tell whether it was edited since
 SYNTHETIC = ("phantom",)  # sources whose texts may be shown: no patient is behind them
 HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 # Score → the Hub's name of the kind of metric, where it has one; the name in `report.json` is the metric's own.
@@ -58,12 +60,13 @@ def library_versions() -> dict[str, str]:
 
 
 def training_facts(
-    kit: KitArguments, args: TrainingArguments, split_sizes: dict[str, int], seconds: float
+    kit: KitArguments, args: TrainingArguments, data: dict[str, Any], split_sizes: dict[str, int], seconds: float
 ) -> dict[str, Any]:
-    """What the card says of a run: data, recipe, environment. Paths are cut to their last part."""
+    """What the card says of a run: data (the `dataset_facts` of when it was loaded), recipe, environment. Paths are
+    cut to their last part."""
     return {
         "folder": _as_told(Path(args.output_dir)),
-        **dataset_facts(kit.dataset),
+        **data,
         "splits": split_sizes,
         "encoder": _part_name(kit.encoder),
         "decoder": _part_name(kit.decoder),
@@ -116,19 +119,24 @@ def _base_models(kit: KitArguments) -> list[str]:
 def _as_told(folder: Path) -> str:
     """A folder as the user named it, unless that tells of the machine: then its last part."""
     private = folder.is_absolute() or ".." in folder.parts or str(folder).startswith("~")
-    return folder.name if private else folder.as_posix()
+    return folder.resolve().name if private or not folder.name else folder.as_posix()
 
 
 def dataset_facts(dataset: str, revision: str | None = None) -> dict[str, Any]:
-    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json).
+    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json),
+    `licence` (as the card of a folder states it, or `None`).
 
     Args:
         revision: of a dataset on the Hub, its newest if `None`.
     """
-    folder = Path(dataset)
-    account = _account(dataset, revision)
-    name = account.get("source", folder.name) if folder.exists() else dataset
-    return {"dataset": name, "dataset_on_hub": not folder.exists(), "account": account}
+    folder, account = Path(dataset), _account(dataset, revision)
+    on_hub = not folder.exists() and bool(re.fullmatch(HUB_ID, dataset))
+    return {
+        "dataset": dataset if on_hub else account.get("source", folder.name),
+        "dataset_on_hub": on_hub,
+        "account": account,
+        "licence": stated_licence(folder) or None,
+    }
 
 
 def _account(dataset: str, revision: str | None) -> dict[str, Any]:
@@ -174,17 +182,16 @@ def card_template() -> str:
 
 
 def write_model_card(run: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> None:
-    """Write the run's README.md and its figures, and `facts` as card.json (`None`: it is there already)."""
+    """Write the run's README.md, its figures, and `facts` as card.json (`None`: those that are there), all or none."""
     folder = Path(run)
-    if facts is not None:
-        replace_texts(folder, {FACTS: json.dumps(facts, indent=2, ensure_ascii=False) + "\n"})
+    told = dict(_facts_of(folder) if facts is None else facts)
     report = _json(folder / "report.json")
-    for stale in (folder / FIGURES).glob("*.png"):
-        stale.unlink()
-    for name, picture in draw_png(report).items() if report else ():
-        (folder / FIGURES).mkdir(exist_ok=True)
-        (folder / FIGURES / f"{name}.png").write_bytes(picture)
-    replace_texts(folder, {CARD: card_text(folder)})
+    pictures = {f"{FIGURES}/{name}.png": picture for name, picture in (draw_png(report) if report else {}).items()}
+    text = _card(folder, told, report, pictures, None)
+    told[WRITTEN] = _sha256(text)
+    replace_files(folder, {**pictures, FACTS: json.dumps(told, indent=2, ensure_ascii=False) + "\n", CARD: text})
+    for name in {f"{FIGURES}/{name}.png" for name in CARD_FIGURES} - set(pictures):
+        (folder / name).unlink(missing_ok=True)
 
 
 def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
@@ -196,9 +203,40 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
     Raises `FileNotFoundError` for a run without `card.json`, as those of earlier versions are.
     """
     folder = Path(run)
-    facts, report = _json(folder / FACTS), _json(folder / "report.json")
+    there = [name for name in (f"{FIGURES}/{name}.png" for name in CARD_FIGURES) if (folder / name).is_file()]
+    return _card(folder, _facts_of(folder), _json(folder / "report.json"), there, repo_id)
+
+
+def is_edited(run: str | os.PathLike) -> bool:
+    """Whether somebody changed the run's README.md since it was written."""
+    there, written = (Path(run) / CARD).read_text(encoding="utf-8"), _facts_of(Path(run)).get(WRITTEN)
+    return _sha256(there) != written if written else there != card_text(run)  # earlier versions kept no sum
+
+
+def with_repository(text: str, run: str | os.PathLike, repo_id: str) -> str:
+    """An edited card whose snippet names the repository instead of the run's folder."""
+    return text.replace(f'pipeline(model="{_facts_of(Path(run))["folder"]}"', f'pipeline(model="{repo_id}"')
+
+
+def _facts_of(folder: Path) -> dict[str, Any]:
+    facts = _json(folder / FACTS)
     if facts is None:
         raise FileNotFoundError(f"{folder / FACTS}: not there; the run was trained by an earlier version of hf-cxr")
+    return facts
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _card(
+    folder: Path,
+    facts: dict[str, Any],
+    report: Mapping[str, Any] | None,
+    figures: Collection[str],
+    repo_id: str | None,
+) -> str:
+    facts = dict(facts)
     facts["calibrated"] = (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION)
     source = facts["account"].get("source")
     in_training = {"dataset": facts["dataset"], "split": "test", "own": True, "source": source}
@@ -215,11 +253,12 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
         "synthetic": source in SYNTHETIC,
         "synthetic_alone": _is_synthetic_alone(facts),
         "indiana": LICENCES.get(source) == INDIANA,
-        "licence": LICENCES[source][0] if source in LICENCES else None,
+        "licence": LICENCES[source][0] if source in LICENCES else facts.get("licence"),
         "limits": LIMITS.get(source, ""),
     }
     if report:
-        show_texts = told_on["source"] in SYNTHETIC
+        # Not those of a model that learned from patients, either: it may know their reports by heart.
+        show_texts = source in SYNTHETIC and told_on["source"] in SYNTHETIC
         shown |= {
             "score_table": score_table(report),
             "every_score": card_parts.every_score(report),
@@ -229,7 +268,7 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
             "failures": card_parts.failures(_rows(folder / "predictions.jsonl"), show_texts),
             "show_texts": show_texts,
             "sentences": sentences(report),
-            "figures": [name for name in CARD_FIGURES if (folder / FIGURES / f"{name}.png").is_file()],
+            "figures": [name for name in CARD_FIGURES if f"{FIGURES}/{name}.png" in figures],
             "alt": CARD_FIGURES,
             "percent": percent,
         }
@@ -275,7 +314,7 @@ def _metadata(
         tags=["chest-radiograph", "radiology", "vision-encoder-decoder", "hf-cxr"],
         datasets=[facts["dataset"]] if facts["dataset_on_hub"] else None,
         base_model=facts["base_models"] or None,
-        metrics=["bleu", "rouge", "f1"],
+        metrics=["bleu", "rouge", "f1"] if report else None,
         model_name=Path(repo_id or facts["folder"]).name,
         eval_results=results or None,
     )

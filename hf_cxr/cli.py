@@ -193,6 +193,11 @@ def make_parser() -> Parser:
         help="with --public: you may share this dataset although its licence (such as CC BY-NC-ND, which forbids "
         "derivatives such as resized images) does not allow it, or is not known",
     )
+    push.add_argument(
+        "--with-history",
+        action="store_true",
+        help="with --public, of a repository that was private: its earlier revisions may become public, too",
+    )
 
     demo = command(
         "demo",

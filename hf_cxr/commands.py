@@ -245,7 +245,7 @@ def run_push(options: argparse.Namespace) -> None:
 
     if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
         print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = {name: getattr(options, name) for name in ("public", "dataset", "hold_rights")}
+    settings = {name: getattr(options, name) for name in ("public", "dataset", "hold_rights", "with_history")}
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)

@@ -50,13 +50,15 @@ def workshop(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def replace_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files of these names into `folder`, made if need be: each whole or not at all, and none before all are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partials = {name: folder / f".{name}.partial" for name in texts}
+def replace_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:
+    """Write files of these names (perhaps in folders) into `folder`, made if need be: each whole or not at all, and
+    none before all are written beside their places."""
+    partials = {name: (folder / name).with_name(f".{Path(name).name}.partial") for name in contents}
     try:
         for name, partial in partials.items():
-            partial.write_text(texts[name], encoding="utf-8")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            content = contents[name]
+            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
         for name, partial in partials.items():
             partial.replace(folder / name)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import yaml
@@ -25,34 +26,51 @@ LICENCES: dict[str, tuple[str, str]] = {
 """Source → its licence (a Hub identifier) and what it means for the reader of the card."""
 UNKNOWN = ("other", "The licence of the source is not known to hf-cxr: check it before you share this dataset.")
 
-_NO_DERIVATIVES, _NON_COMMERCIAL = r"\bnd\b|no-?deriv", r"\bnc\b|non-?commercial"
+_NO_DERIVATIVES, _NON_COMMERCIAL = r"\b(by|nc|by-?nc)?nd(\b|\d)|no-?deriv", r"\bnc|non-?commercial"
+# The Hub's identifiers of licences that let a changed copy be shared; any other is taken for one that does not.
+_FREE = (
+    r"(apache-2\.0|mit|cc0-1\.0|cc-by(-nc)?(-sa)?-[1-4]\.[05]|odc-by|odbl|pddl|bsd(-[23]-clause)?|unlicense|cdla-\S+"
+    r"|(open)?rail\S*|c-uda|etalab-2\.0|wtfpl|isc|zlib|[al]?gpl(-[23]\.[01])?|mpl-2\.0|eupl-1\.[12])"
+)
 
 
 def stated_licence(folder: Path) -> str:
     """The licence that a dataset's card names, in the form of the Hub's identifiers: "CC BY-NC-ND 4.0" is
-    "cc-by-nc-nd-4.0". Empty where it names none, or says "other" or "unknown"."""
+    "cc-by-nc-nd-4.0", several are parted by a blank. Empty where it names none, or says "other" or "unknown"."""
     card = folder / "README.md"
     try:
         named = (metadata_load(card) or {}).get("license") if card.is_file() else None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{card}: its head is no YAML ({' '.join(str(error).split())})") from None
-    licence = re.sub(r"[^a-z0-9.]+", "-", str(named or "").lower()).strip("-")
-    return "" if licence in ("other", "unknown", "none") else licence
+    names = named if isinstance(named, list) else [named or ""]
+    plain = (unicodedata.normalize("NFKC", str(name)).lower() for name in names)
+    licences = [re.sub(r"[^a-z0-9.]+", "-", name).strip("-") for name in plain]
+    return "" if set(licences) <= {"", "other", "unknown", "none"} else " ".join(filter(None, licences))
 
 
 def check_may_be_public(folder: Path) -> None:
     """Raise `ValueError` unless a prepared dataset may be published: by its card, and by what it was prepared from,
     for a card can be edited."""
-    source = json.loads((folder / "prepare.json").read_text(encoding="utf-8")).get("source")
+    source = _source_of(folder)
     stated, known = stated_licence(folder), LICENCES.get(source, ("",))[0]
     forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
+    strange = next((licence for licence in stated.split() if not re.fullmatch(_FREE, licence)), None)
     if forbidden:
         why = f"its licence ({forbidden}) forbids sharing derivatives such as resized images"
+    elif strange:
+        why = f"its licence ({strange}) is none that hf-cxr knows to allow it"
     elif not stated:
         why = "its licence is unknown (README.md names none)"
     else:
         return
     raise ValueError(f"{folder}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
+
+
+def _source_of(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "prepare.json").read_text(encoding="utf-8")).get("source"))
+    except (ValueError, AttributeError):
+        raise ValueError(f"{folder / 'prepare.json'}: holds no JSON object") from None
 
 
 def note_on_weights(dataset: str | None, source: str | None) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import Seq2SeqTrainer
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -101,7 +102,7 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
                 card = hub.card_in_progress(self.args.hub_model_id, self.state.global_step, self.state.max_steps)
                 (Path(name) / hub.CARD).write_text(card, encoding="utf-8")
                 hub.push_as_told(name, self.args)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # the last two of a full disk
                 told = " ".join(str(error).split()).replace(f"{name}/", "")
                 print(f"step {self.state.global_step} was not pushed: {told}; training goes on", file=sys.stderr)
             finally:

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -63,38 +64,39 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     """
     state, started = PartialState(), time.perf_counter()
     output = Path(args.output_dir)
-    if args.push_to_hub and args.hub_private_repo is False and state.is_main_process:
-        source = card.dataset_facts(kit.dataset)["account"].get("source")
-        if note := licences.note_on_weights(kit.dataset, source):
-            print(f"push_to_hub: {note}", file=sys.stderr)
     set_seed(args.seed)
     args.dataloader_pin_memory &= torch.cuda.is_available()
     with state.local_main_process_first():
         dataset = load_prepared(kit.dataset)
+    data_facts = card.dataset_facts(kit.dataset)  # now: the folder may hold another dataset when training ends
     check_feasible(dataset, kit, args)
+    note = licences.note_on_weights(kit.dataset, data_facts["account"].get("source"))
+    if note and args.push_to_hub and args.hub_private_repo is False and state.is_main_process:
+        print(f"push_to_hub: {note}", file=sys.stderr)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
         stage = agreed(start_or_resume(kit, args, dataset) if state.is_main_process else None)
-        if stage == "finished":
-            return _read_report(output)
-        if stage == "evaluation":
-            checkpoint = load_checkpoint(str(output))
+        if stage == "finished":  # a push of it may still be due
+            report = _read_report(output)
         else:
-            checkpoint = _train_stages(dataset, kit, args, output)
-        seconds = time.perf_counter() - started
-        report = None
-        _calibrate(checkpoint, dataset, args, output)
-        if len(dataset.get("test", ())):
-            report = evaluation.evaluate(
-                checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
+            checkpoint = (
+                load_checkpoint(str(output)) if stage == "evaluation" else _train_stages(dataset, kit, args, output)
             )
-        if state.is_main_process:
-            facts = card.training_facts(kit, args, {name: len(split) for name, split in dataset.items()}, seconds)
-            facts |= card.trained_facts(output, args) | {"resumed": resumed}
-            card.write_model_card(output, facts)
-            write_progress(output, "finished", identity(kit, args, dataset))
-        if state.is_local_main_process:
-            shutil.rmtree(output / STATES, ignore_errors=True)
+            seconds = time.perf_counter() - started
+            report = None
+            _calibrate(checkpoint, dataset, args, output)
+            if len(dataset.get("test", ())):
+                report = evaluation.evaluate(
+                    checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
+                )
+            if state.is_main_process:
+                sizes = {name: len(split) for name, split in dataset.items()}
+                facts = card.training_facts(kit, args, data_facts, sizes, seconds)
+                facts |= card.trained_facts(output, args) | {"resumed": resumed}
+                card.write_model_card(output, facts)
+                write_progress(output, "finished", identity(kit, args, dataset))
+            if state.is_local_main_process:
+                shutil.rmtree(output / STATES, ignore_errors=True)
     if args.push_to_hub and state.is_main_process:
         _push_finished(args)
     return report
@@ -105,8 +107,8 @@ def _push_finished(args: TrainingArguments) -> None:
     try:
         print(f"Pushed to {hub.push_as_told(args.output_dir, args)}", flush=True)
     except (OSError, ValueError) as error:
-        public = " --public" if args.hub_private_repo is False else ""
-        again = f"hf-cxr push {args.output_dir} {args.hub_model_id}{public}"
+        public = ["--public"] if args.hub_private_repo is False else []
+        again = shlex.join(["hf-cxr", "push", args.output_dir, args.hub_model_id, *public])
         raise OSError(f"trained, but not pushed: {error}; repeat with: {again}") from error
 
 

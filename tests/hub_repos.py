@@ -76,6 +76,16 @@ class Repo:
         told = {"id": self.id, "modelId": self.id, "author": self.id.split("/")[0], "private": self.private}
         return told | {"sha": revision.oid, "gated": False, "disabled": False, "tags": [], "siblings": siblings}
 
+    def last_change(self, name: str, path: str) -> dict[str, Any]:
+        """The commit that gave a file, or what lies in a folder, the content that it has at a revision."""
+        history = self.history[: self.history.index(self.at(name)) + 1]
+        now, last = history[-1].tree.get(path), history[-1]
+        for revision in reversed(history):
+            if revision.tree.get(path) != now:
+                break
+            last = revision
+        return {"id": last.oid, "title": last.title, "date": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())}
+
     def log(self, name: str) -> list[dict[str, Any]]:
         """The commits up to a revision, newest first."""
         history = self.history[: self.history.index(self.at(name)) + 1]

@@ -29,7 +29,17 @@ import yaml
 from hub_repos import Refused, Repo, blob_of, changed, entries_under, part_of
 
 # Where a push can be told to fail; any name of a `do_…` below will do.
-PUSH_STEPS = ("create", "info", "preupload", "lfs_batch", "lfs_upload", "lfs_verify", "commit")
+PUSH_STEPS = (
+    "create",
+    "info",
+    "paths_info",
+    "preupload",
+    "lfs_batch",
+    "lfs_upload",
+    "lfs_verify",
+    "commit",
+    "settings",
+)
 WRITING = ("preupload", "lfs_batch", "commit", "settings", "branch")
 VERBS = "revision|tree|paths-info|preupload|commits|commit|refs|branch|settings|xet-write-token"
 REPO = rf"(?P<id>[^/]+(?:/(?!(?:{VERBS}|resolve)(?:/|$))[^/]+)?)"
@@ -100,6 +110,8 @@ class HubServer(ThreadingHTTPServer):
         "drop" (the connection breaks), or "lost" (the work is done, its answer is not sent); "ok" lets one through."""
         if how not in ("hang", "drop", "lost", "ok") and not re.fullmatch("[45][0-9]{2}", how):
             raise ValueError(f"{how!r}: fail with a status, hang, drop or lost")
+        if not hasattr(Handler, f"do_{step}"):
+            raise ValueError(f"{step!r}: there is no such step; a push has {', '.join(PUSH_STEPS)}")
         self.failures.append({"step": step, "how": how, "left": times, "user": user})
 
     def heal(self) -> None:
@@ -124,7 +136,7 @@ class HubServer(ThreadingHTTPServer):
     def find(self, kind: str, repo_id: str) -> Repo | None:
         """A repository that was pushed, or that lies in `root`: those are public."""
         with self.lock:
-            folder = self.root / f"{kind}s" / repo_id if self.root else None
+            folder = self.root / f"{kind}s" / repo_id if self.root and ".." not in repo_id.split("/") else None
             if (kind, repo_id) not in self.repos and folder and folder.is_dir():
                 repo = self.repos[kind, repo_id] = Repo(kind, repo_id, private=False)
                 files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -296,10 +308,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_paths_info(self, repo: Repo, rev: str):
         if "json" in self.headers.get("Content-Type", ""):
-            paths = json.loads(self.body)["paths"]
+            asked = json.loads(self.body)
         else:
-            paths = parse_qs(self.body.decode()).get("paths", [])
+            asked = parse_qs(self.body.decode())
+        paths, expand = asked.get("paths", []), str(asked.get("expand")).lower() in ("true", "['true']")
         known = {entry["path"]: entry for entry in entries_under(repo.at(rev).tree, "", recursive=True)}
+        if expand:
+            known = {path: entry | {"lastCommit": repo.last_change(rev, path)} for path, entry in known.items()}
         return [known[path.strip("/")] for path in paths if path.strip("/") in known]
 
     def do_commits(self, repo: Repo, rev: str):
@@ -385,10 +400,14 @@ def main() -> None:
     parser.add_argument("--root", help="folder with repositories to serve, as models/gpt2/… and datasets/user/name/…")
     parser.add_argument("--fail", action="append", default=[], metavar="STEP=HOW", help=", ".join(PUSH_STEPS))
     options = parser.parse_args()
-    tokens = dict(word.split(":", 1) for word in options.token or ["hf_test:user"])
-    failures = [dict(zip(("step", "how"), word.split("="), strict=True)) for word in options.fail]
-    with HubServer(tokens, options.root, failures, options.port) as hub:
-        print(f"export HF_ENDPOINT={hub.endpoint} HF_HUB_DISABLE_XET=1")
+    tokens = dict(word.partition(":")[::2] for word in options.token or ["hf_test:user"])
+    failures = [dict(zip(("step", "how"), word.partition("=")[::2], strict=True)) for word in options.fail]
+    try:
+        hub = HubServer(tokens, options.root, failures, options.port)
+    except (OSError, ValueError) as error:
+        parser.error(f"port {options.port}, failures {failures}: {error}")
+    with hub:
+        print(f"export HF_ENDPOINT={hub.endpoint} HF_HUB_DISABLE_XET=1 HF_HOME={hub.home / 'client'}")
         print(f"export HF_TOKEN={next(iter(tokens))}", flush=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import copy_folder, radiograph
+from helpers import copy_folder, radiograph, state_licence
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
@@ -310,12 +310,13 @@ def test_the_files_of_a_card_tell_nothing_of_the_machine(run_folder, phantom_fol
 
 def test_the_figures_are_of_this_report_and_on_the_card(run):
     report = report_of(run)
-    (run / "figures" / "old.png").write_bytes(b"of an earlier report")
+    report["calibration"] = None
+    (run / "report.json").write_text(json.dumps(report))
+    (run / "figures" / "risk.png").write_bytes(b"of an earlier report")
     card.write_model_card(run)
     named = set(re.findall(r"\]\((figures/[^)]+)\)", (run / "README.md").read_text()))
     assert named == {f"figures/{file.name}" for file in (run / "figures").iterdir()}
     assert {"figures/look.png", "figures/findings.png"} <= named
-    assert ("figures/risk.png" in named) == bool(report["calibration"])
     for name in named:
         assert Image.open(run / name).size[0] > 300
 
@@ -349,7 +350,7 @@ def test_what_pretrained_parts_know_and_allow_is_not_the_phantoms(tmp_path, fact
 )
 def test_a_run_knows_whether_its_weights_began_as_noise(tmp_path, words, scratch):
     (tmp_path / "c.yaml").write_text(f"dataset: {tmp_path}\nencoder: tiny\ndecoder: small\nuse_cpu: true\n")
-    assert card.training_facts(*parse_arguments(tmp_path / "c.yaml", words), {}, 1.0)["from_scratch"] is scratch
+    assert card.training_facts(*parse_arguments(tmp_path / "c.yaml", words), {}, {}, 1.0)["from_scratch"] is scratch
 
 
 @pytest.mark.parametrize(
@@ -428,8 +429,69 @@ def test_a_dataset_on_the_hub_is_named_with_its_own_account(tmp_path, facts, pha
 
     monkeypatch.setattr(card, "hf_hub_download", gone)
     nothing_known = card.dataset_facts("somebody/chests")
-    assert nothing_known == {"dataset": "somebody/chests", "dataset_on_hub": True, "account": {}}
+    assert nothing_known == {"dataset": "somebody/chests", "dataset_on_hub": True, "account": {}, "licence": None}
     assert "| step |" not in card_of(tmp_path, facts | nothing_known)
+
+
+def test_a_folder_that_is_gone_is_no_dataset_on_the_hub(tmp_path, facts):
+    gone = card.dataset_facts(str(tmp_path / "films"))
+    assert gone == {"dataset": "films", "dataset_on_hub": False, "account": {}, "licence": None}
+    assert "huggingface.co/datasets" not in card_of(tmp_path, facts | gone)
+
+
+def test_the_licence_of_data_of_ones_own_is_what_its_card_says(tmp_path, facts, phantom_folder):
+    data = copy_folder(phantom_folder, tmp_path / "data")
+    state_licence(data, "cc-by-4.0")
+    (data / "prepare.json").write_text(
+        json.dumps(json.loads((data / "prepare.json").read_text()) | {"source": "table"})
+    )
+    assert "learned from are licensed CC-BY-4.0" in card_of(tmp_path, facts | card.dataset_facts(str(data)))
+
+
+def test_no_text_of_a_model_that_learned_from_patients_is_shown_whatever_it_was_evaluated_on(run):
+    facts = json.loads((run / card.FACTS).read_text())
+    facts["evaluated_on"] = {"dataset": "phantom", "split": "test", "own": False, "source": "phantom"}
+    pair = ("Normal.", "Pneumothorax of a zebra.")
+    assert "zebra" in card_of(run, facts, pair)
+    facts["account"] = {"source": "kaggle"}
+    text = card_of(run, facts, pair)
+    assert "Where it fails" in text
+    assert "zebra" not in text
+
+
+def test_a_score_that_is_no_number_is_not_in_the_metadata(run):
+    (run / "report.json").write_text(json.dumps(report_of(run) | {"cider": float("nan"), "bleu2": None}))
+    card.write_model_card(run)
+    told = {result.metric_name for result in ModelCard.load(run / "README.md").data.eval_results}
+    assert "bleu1" in told
+    assert not told & {"cider", "bleu2"}
+
+
+def test_a_recipe_on_a_card_names_no_path(tmp_path):
+    (tmp_path / "c.yaml").write_text("dataset: x\nencoder: tiny\ndecoder: small\nuse_cpu: true\n")
+    kit, args = parse_arguments(tmp_path / "c.yaml", ["--run_name", "/films/run"])
+    recipe = card.training_facts(kit, args, {}, {}, 1.0)["recipe"]
+    assert recipe["seed"] == args.seed
+    assert "/films" not in json.dumps(recipe)
+
+
+def test_a_run_in_the_working_folder_is_called_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("dataset: x\nencoder: tiny\ndecoder: small\nuse_cpu: true\noutput_dir: .\n")
+    assert card.training_facts(*parse_arguments(tmp_path / "c.yaml", []), {}, {}, 1.0)["folder"] == tmp_path.name
+
+
+def test_a_card_is_written_with_its_figures_and_facts_or_not_at_all(run, monkeypatch):
+    def held():
+        return {file: file.read_bytes() for file in sorted(run.rglob("*")) if file.is_file()}
+
+    before, drawn = held(), card.draw_png(report_of(run))
+    (run / "report.json").write_text(json.dumps(report_of(run) | {"verdict": "Another."}))
+    before[run / "report.json"] = (run / "report.json").read_bytes()
+    monkeypatch.setattr(card, "draw_png", lambda _: dict.fromkeys(drawn, b"new") | {"x" * 300: b"a name too long"})
+    with pytest.raises(OSError, match="name too long"):
+        card.write_model_card(run)
+    assert held() == before
 
 
 def evaluate(*words: object) -> None:

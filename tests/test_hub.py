@@ -6,19 +6,28 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import transformers
 from helpers import TINY_RECIPE, copy_folder, radiograph, state_licence, write_config
 from hub_server import HubServer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import hf_cxr  # noqa: F401  (registers the task)
-from hf_cxr import hub
+from hf_cxr import hub, outgoing
 from hf_cxr.arguments import parse_arguments
 from hf_cxr.dataset import load_prepared
-from hf_cxr.hub import check_nothing_private, files_to_push
+from hf_cxr.modeling import load_checkpoint
+from hf_cxr.outgoing import check_nothing_private, files_to_push, read_text
+from hf_cxr.report import CARD_FIGURES
+from hf_cxr.trainer import ImpressionTrainer
+from hf_cxr.training import _push_finished
 from hf_cxr.travelling import TRAVELLING
 
 # All that a pushed run may consist of, beside the pipeline's code: written out here, so that a new one is a decision.
@@ -50,17 +59,63 @@ def test_only_what_a_run_consists_of_is_pushed(run_folder, tmp_path):
         (run / folder).mkdir(exist_ok=True)
         (run / folder / "model.safetensors").write_bytes(b"other weights")
     (run / "figures").mkdir(exist_ok=True)
-    (run / "figures" / "calibration.png").write_bytes(b"png")
-    names = {name for name in files_to_push(run, "model") if not name.startswith("figures/")}
-    assert names == (ALLOWED | set(TRAVELLING)) - {".gitattributes"}
-    assert "figures/calibration.png" in files_to_push(run, "model")
+    Image.new("L", (8, 8)).save(run / "figures" / "look.png")
+    Image.new("L", (8, 8)).save(run / "figures" / "patient.png")  # of whoever put it there
+    names = set(files_to_push(run, "model"))
+    assert {name for name in names if not name.startswith("figures/")} == (ALLOWED | set(TRAVELLING)) - {
+        ".gitattributes"
+    }
+    assert "figures/look.png" in names
+    assert "figures/patient.png" not in names
+    assert set(CARD_FIGURES) == {Path(name).stem for name in outgoing.RUN_FILES if name.startswith("figures/")}
 
 
-@pytest.mark.parametrize("missing", ["README.md", "model.safetensors"])
-def test_a_run_without_card_or_weights_is_not_pushed(run_folder, tmp_path, missing):
+@pytest.mark.parametrize(
+    "missing",
+    [
+        *("README.md", "model.safetensors", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json"),
+        *("pipeline.py", "finding_words.py", "travelling.py"),
+    ],
+)
+def test_a_run_without_what_it_needs_is_not_pushed(run_folder, tmp_path, missing):
     run = copy_folder(run_folder, tmp_path / "run")
     (run / missing).unlink()
-    with pytest.raises(FileNotFoundError, match="has not come to its end"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"holds no .*{missing.partition('.')[2]}.*it has not come to its end"
+    ):
+        hub.push(run, "user/name")
+
+
+def test_a_run_that_lacks_one_of_its_shards_is_not_pushed(run_folder, tmp_path):
+    run = copy_folder(run_folder, tmp_path / "run")
+    (run / "model.safetensors").rename(run / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (run / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(FileNotFoundError, match=r"holds no model-00002-of-00002.safetensors"):
+        hub.push(run, "user/name")
+
+
+def test_a_dataset_whose_data_is_damaged_or_not_all_there_is_not_pushed(phantom_folder, tmp_path):
+    data = copy_folder(phantom_folder, tmp_path / "data")
+    train = next((data / "data").glob("train-*"))
+    os.truncate(train, train.stat().st_size - 100)
+    with pytest.raises(ValueError, match=r"train-.*parquet: damaged .*; nothing was pushed"):
+        hub.push(data, "user/name")
+    train.write_bytes(b"PAR")
+    with pytest.raises(ValueError, match=r"train-.*parquet: damaged .*; nothing was pushed"):
+        hub.push(data, "user/name")
+    train.unlink()
+    with pytest.raises(ValueError, match=r"split train has 0 of 197 rows; nothing was pushed"):
+        hub.push(data, "user/name")
+    (data / "prepare.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"prepare.json: holds no JSON object"):
+        hub.push(data, "user/name")
+
+
+def test_a_config_that_is_no_yaml_is_told(run_folder, tmp_path):
+    run = copy_folder(run_folder, tmp_path / "run")
+    (run / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"config.yaml: no YAML"):
         hub.push(run, "user/name")
 
 
@@ -98,7 +153,12 @@ TRACES = {
     "a home folder": lambda run: '"_name_or_path": "/home/alice/vit"',
     "home folder of a Mac": lambda run: "see /Users/alice/x",
     "home folder of Windows": lambda run: json.dumps("C:\\Users\\Alice\\x"),
+    "home folder of an older Windows": lambda run: "C:\\Documents and Settings\\Alice",
+    "a disk that is mounted": lambda run: "read from /mnt/films/iu.",
+    "a disk of a cluster": lambda run: "see file:///scratch/bob/x",
     "access token": lambda run: "login with hf_" + "aB3" * 11,
+    "access token within a word": lambda run: "TOKEN_hf_" + "aB3" * 11,
+    "token of an organisation": lambda run: "api_org_" + "aB3" * 11,
 }
 
 
@@ -138,7 +198,8 @@ def test_names_on_the_hub_and_ordinary_words_do_not_stop_a_push(tmp_path, monkey
     monkeypatch.setenv("LOGNAME", "alice")
     text = (
         'pipeline(model="alice/name"), https://huggingface.co/alice/name, radiology, /home/user/x, hf_cxr, data/x, '
-        "https://huggingface.co/alice, datasets/alice, /scratch/alice-and-bob, /malice, and/or, 12/3/2020, C: alice"
+        "https://huggingface.co/alice, datasets/alice, /alice-and-bob, /malice, https://host.org/data/x, ./tmp/x, "
+        "s3://mnt/x, and/or, 12/3/2020, C: alice"
     )
     check_nothing_private({"README.md": text}, tmp_path)
 
@@ -148,7 +209,11 @@ def test_names_on_the_hub_and_ordinary_words_do_not_stop_a_push(tmp_path, monkey
     [
         *(
             (path, True)
-            for path in ("/mnt/models/vit", "/data/iu", "file:///mnt/models/vit", r"D:\models\vit", "E:/vit")
+            for path in (
+                *("/mnt/models/vit", "/data/iu", "file:///mnt/models/vit", r"D:\models\vit", "E:/vit", "~/data/x"),
+                *("/srvx/données/vit", "/srvx/.cache/vit", "/srvx/a+b/vit", "/srvx/data (2)/vit", "/srvx//vit"),
+                *(r"\\server\share\x", "~alice/x"),
+            )
         ),
         *(
             (other, False)
@@ -168,20 +233,81 @@ def test_no_string_of_a_json_file_is_an_absolute_path(tmp_path, value, is_path):
         check_nothing_private(texts, tmp_path)
 
 
+def test_a_vocabulary_may_hold_what_looks_like_a_path(tmp_path):
+    vocabulary = json.dumps({"model": {"vocab": {"/usr/bin": 1, "/opt/x": 2, "~/a": 3}}})
+    check_nothing_private({"tokenizer.json": vocabulary, "vocab.json": vocabulary}, tmp_path)
+    with pytest.raises(ValueError, match="an absolute path"):
+        check_nothing_private({"config.json": vocabulary}, tmp_path)
+
+
+def test_the_place_of_the_dataset_is_looked_for(tmp_path):
+    (tmp_path / "config.yaml").write_text("dataset: /films/iu\n")
+    with pytest.raises(ValueError, match=r"README.md: holds the place of its dataset \(/films/iu\)"):
+        check_nothing_private({"README.md": "trained on /films/iu."}, tmp_path)
+
+
+def test_a_card_that_somebody_edited_is_looked_through_too(run_folder, tmp_path):
+    run = copy_folder(run_folder, tmp_path / "run")
+    card = (run / "README.md").read_text()
+    (run / "README.md").write_text(card + "\nFrom /mnt/films/iu.\n")
+    with pytest.raises(ValueError, match=r"README.md: holds an absolute path \(/mnt/films/iu"):
+        hub.push(run, "user/name")
+    (run / "README.md").write_text(card + "\nToken abc123-def456-7890.\n")
+    with pytest.raises(ValueError, match=r"README.md: holds an access token"):
+        hub.push(run, "user/name", token="abc123-def456-7890")
+
+
+def test_every_string_of_a_dataset_is_looked_at(phantom_folder, tmp_path):
+    data = copy_folder(phantom_folder, tmp_path / "data")
+    file = next((data / "data").glob("test-*"))
+    whole = pq.read_table(file)
+
+    def put(name, values):
+        place = whole.schema.get_field_index(name)
+        pq.write_table(
+            whole.set_column(place, whole.schema.field(name), pa.array(values, whole.schema.field(name).type)), file
+        )
+
+    rows = whole.to_pylist()
+    for value, told in (("seen in /home/alice/x", "a home folder"), ("hf_" + "aB3" * 11, "an access token")):
+        put(
+            "impression",
+            ["a", *(row["impression"] for row in rows[1:-1]), "z"][:5] + [value] + ["z"] * (len(rows) - 6),
+        )
+        with pytest.raises(ValueError, match=f"test-.*parquet: holds {told}"):
+            hub.push(data, "user/name")
+    put("frontal", [{"bytes": b"x", "path": "/films/Smith_John/0.dcm"}] * len(rows))
+    with pytest.raises(ValueError, match=r"test-.*parquet: holds an absolute path \(/films/Smith_John/0.dcm\)"):
+        hub.push(data, "user/name")
+    pq.write_table(whole, file)
+    table = (data / "splits.csv").read_text()
+    (data / "splits.csv").write_text(table + "/films/Smith_John/0.dcm,test\n")
+    with pytest.raises(ValueError, match=r"splits.csv: holds an absolute path \(/films/Smith_John/0.dcm\)"):
+        hub.push(data, "user/name")
+
+
+def test_comments_of_a_figure_are_looked_at(tmp_path):
+    comment = PngInfo()
+    comment.add_text("Comment", "drawn in /home/alice/run", zip=True)
+    Image.new("L", (8, 8)).save(tmp_path / "look.png", pnginfo=comment)
+    with pytest.raises(ValueError, match=r"look.png: holds a home folder"):
+        check_nothing_private({"figures/look.png": read_text(tmp_path / "look.png")}, tmp_path)
+
+
 def test_headers_of_weights_and_data_are_read_for_traces(run_folder, phantom_folder, tmp_path):
-    assert "decoder" in str(json.loads(hub.read_text(run_folder / "model.safetensors")).keys())  # and no weights
+    assert "decoder" in str(json.loads(read_text(run_folder / "model.safetensors")).keys())  # and no weights
     data = next((phantom_folder / "data").glob("*.parquet"))
-    assert "impression" in hub.read_text(data)
-    assert len(hub.read_text(data)) < data.stat().st_size / 2
+    assert "impression" in read_text(data)
+    assert len(read_text(data)) < data.stat().st_size / 2  # no picture
     run = copy_folder(run_folder, tmp_path / "run")
     weights = (run / "model.safetensors").read_bytes()
     length = struct.unpack("<Q", weights[:8])[0]
     header = json.loads(weights[8 : 8 + length])
-    header["__metadata__"] = {"from": "/home/alice/run"}
-    header = json.dumps(header).encode()
-    (run / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights[8 + length :])
-    with pytest.raises(ValueError, match=r"model.safetensors: holds a home folder \(/home/alice"):
-        hub.push(run, "user/name")
+    for place, told in (("/home/alice/run", "a home folder"), ("/films/run", "an absolute path")):
+        new = json.dumps(header | {"__metadata__": {"from": place}}).encode()
+        (run / "model.safetensors").write_bytes(struct.pack("<Q", len(new)) + new + weights[8 + length :])
+        with pytest.raises(ValueError, match=rf"model.safetensors: holds {told} \({place[:6]}"):
+            hub.push(run, "user/name")
 
 
 # --- to a Hub and back -------------------------------------------------------------------------------------------
@@ -228,7 +354,19 @@ def test_the_card_that_is_pushed_names_the_repository_unless_it_was_edited(site,
     run = copy_folder(run_folder, tmp_path / "run")
     (run / "README.md").write_text((run / "README.md").read_text() + "\nBy hand.\n")
     assert cxr("push", run, "user/edited")[0] == 0
-    assert site.files("user/edited")["README.md"] == (run / "README.md").read_bytes()
+    edited = (run / "README.md").read_text().replace(f'model="{run_folder.name}"', 'model="user/edited"')
+    assert site.files("user/edited")["README.md"].decode() == edited  # the snippet alone is another
+
+
+def test_a_card_that_is_older_than_its_report_is_pushed_anew(site, cxr, run_folder, tmp_path):
+    run = copy_folder(run_folder, tmp_path / "run")
+    report = json.loads((run / "report.json").read_text())
+    (run / "report.json").write_text(json.dumps(report | {"verdict": "A later verdict."}))
+    assert cxr("push", run, "user/later")[0] == 0
+    assert b"> A later verdict." in site.files("user/later")["README.md"]
+    (run / "report.json").unlink()
+    assert cxr("push", run, "user/later")[0] == 0
+    assert b"Not evaluated: no score" in site.files("user/later")["README.md"]
 
 
 def test_nothing_pushed_tells_of_machine_user_or_token_and_no_state_of_the_optimiser_is_there(
@@ -317,6 +455,78 @@ def test_a_repository_becomes_public_only_once_it_is_whole(site, cxr, run_folder
     assert "public already" in told
 
 
+def test_a_push_that_did_not_get_as_far_as_to_be_public_can_be_repeated(site, cxr, run_folder):
+    site.fail("settings", "507", times=1)
+    assert cxr("push", run_folder, "user/nearly", "--public")[0] == 2
+    assert site.is_private("user/nearly")
+    assert len(site.revisions("user/nearly")) == 2
+    assert cxr("push", run_folder, "user/nearly", "--public")[0] == 0
+    assert not site.is_private("user/nearly")
+    assert len(site.revisions("user/nearly")) == 2  # nothing had changed
+
+
+def test_what_was_private_does_not_become_public_with_a_later_push(site, cxr, phantom_folder, tmp_path):
+    bound = copy_folder(phantom_folder, tmp_path / "bound")
+    state_licence(bound, "cc-by-nc-nd-4.0")
+    assert cxr("push", bound, "user/mixed")[0] == 0
+    status, told = cxr("push", phantom_folder, "user/mixed", "--public")
+    assert status == 2
+    assert (
+        "user/mixed: pushed, but left private: 1 earlier revision would become public too; add --with-history" in told
+    )
+    assert site.is_private("user/mixed", "dataset")
+    assert cxr("push", phantom_folder, "user/mixed", "--public", "--with-history")[0] == 0
+    assert not site.is_private("user/mixed", "dataset")
+
+
+def test_a_card_that_was_edited_on_the_hub_is_not_replaced_without_a_word(site, cxr, run_folder):
+    assert cxr("push", run_folder, "user/webbed") == (0, "")
+    repo = site.repos["model", "user/webbed"]
+    tree = repo.at("main").tree
+    repo.commit("main", "Add notes", tree | {"notes.md": tree["config.json"]})
+    assert "somebody else" not in cxr("push", run_folder, "user/webbed")[1]
+    edited = repo.commit("main", "Update README.md", repo.at("main").tree | {"README.md": tree["config.json"]})
+    status, told = cxr("push", run_folder, "user/webbed")
+    assert status == 0
+    assert told == (
+        "user/webbed: README.md was last written by somebody else ('Update README.md') and is replaced; that one "
+        f"stays in revision {edited.oid[:8]}\n"
+    )
+    assert b"library_name" in site.files("user/webbed")["README.md"]
+
+
+def test_a_hub_that_does_not_answer_is_given_up(site, run_folder):
+    site.fail("create", "hang", times=9)
+    words = [str(Path(sys.executable).with_name("hf-cxr")), "push", str(run_folder), "user/silent"]
+    env = site.env | {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    result = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
+    site.heal()
+    assert result.returncode == 2
+    assert "the Hub did not answer within 1 s; nothing there is half pushed" in result.stderr
+
+
+def test_predict_and_evaluate_take_the_revision_that_was_asked_for(site, cxr, run_folder, phantom_folder, tmp_path):
+    Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
+    assert cxr("push", run_folder, "user/revised")[0] == 0
+    first = site.repos["model", "user/revised"].history[0].oid  # the Hub's own, which holds no checkpoint
+    predict = ("predict", "user/revised", "--frontal", tmp_path / "f.png")
+    evaluate = ("evaluate", "user/revised", phantom_folder, "--split", "validation")
+    for words in (predict, evaluate):
+        assert cxr(*words, "--revision", "main")[0] == 0
+        status, told = cxr(*words, "--revision", first)
+        assert status == 2
+        assert "user/revised: no such folder, and not to be had from the Hub" in told
+        assert told.count("\n") == 1
+
+
+def test_a_run_that_names_a_public_repository_says_so_in_the_command_that_repeats_its_push(tmp_path, monkeypatch):
+    args = SimpleNamespace(
+        output_dir=str(tmp_path / "my run"), hub_model_id="user/x", hub_private_repo=False, hub_token=""
+    )
+    with pytest.raises(OSError, match=rf"repeat with: hf-cxr push '{tmp_path}/my run' user/x --public$"):
+        _push_finished(args)
+
+
 def test_an_error_is_one_line_that_says_what_to_do(site, cxr, pushed, run_folder, phantom_folder, tmp_path):
     Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
     config = write_config(tmp_path / "config.yaml", dataset="data", push_to_hub=True, hub_model_id="user/x")
@@ -327,7 +537,9 @@ def test_an_error_is_one_line_that_says_what_to_do(site, cxr, pushed, run_folder
         "it needs write permission": cxr(*push, token="hf_read"),
         "and this name as owner": cxr("push", run_folder, "other/x"),
         "hf-cxr train: push_to_hub: no token for the Hub": cxr("train", config, token=""),
-        "hf-cxr predict: user/run ": cxr("predict", pushed, "--frontal", tmp_path / "f.png", token=""),
+        "hf-cxr predict: user/run: no such folder, and not to be had from the Hub": cxr(
+            "predict", pushed, "--frontal", tmp_path / "f.png", token=""
+        ),
     }
     command = [str(Path(sys.executable).with_name("hf-cxr")), "push", "--dataset", str(phantom_folder), "user/x"]
     for hint, environment in {
@@ -341,7 +553,7 @@ def test_an_error_is_one_line_that_says_what_to_do(site, cxr, pushed, run_folder
         assert told.startswith("hf-cxr ")
         assert told.count("\n") == 1
         assert hint in told
-    assert "hf auth login" in answers["hf-cxr predict: user/run "][1]
+    assert "hf auth login" in answers["hf-cxr predict: user/run: no such folder, and not to be had from the Hub"][1]
 
 
 @pytest.mark.parametrize(
@@ -388,11 +600,38 @@ def test_a_training_pushes_each_save_and_the_finished_run_and_outlives_a_push_th
     assert "custom_pipelines" in json.loads(during["config.json"])
     for kept in (tmp_path / "run").glob("checkpoint-*/config.json"):  # beside it lies no such code
         assert "custom_pipelines" not in json.loads(kept.read_text())
+    assert cxr("train", tmp_path / "config.yaml", "--resume")[0] == 0  # which has nothing left to do but that
+    assert len(site.revisions("user/trained")) == 4
     assert cxr(*again.split()[1:])[0] == 0
     after = site.files("user/trained")
     assert after["model.safetensors"] == during["model.safetensors"]  # the form of stock transformers, both times
     assert {"report.json", "report.md"} <= set(after)
     assert b"in progress" not in after["README.md"]
+
+
+def test_a_training_that_pushes_at_its_end_alone_pushes_once(site, cxr, phantom_folder, tmp_path):
+    settings = TINY_RECIPE | {"dataset": str(phantom_folder), "output_dir": str(tmp_path / "run"), "max_steps": 2}
+    settings |= {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_strategy": "end"}
+    config = write_config(tmp_path / "config.yaml", **settings, hub_model_id="user/late")
+    assert cxr("train", config)[0] == 0
+    assert len(site.revisions("user/late")) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, SafetensorError])
+def test_no_push_that_fails_on_the_way_ends_a_training(run_folder, tmp_path, monkeypatch, capsys, error):
+    def fail(*_):
+        raise error("no space left")
+
+    monkeypatch.setattr("hf_cxr.modeling.Checkpoint.save_pretrained", fail)
+    trainer = object.__new__(ImpressionTrainer)
+    trainer.model = load_checkpoint(str(run_folder)).model
+    trainer.args = SimpleNamespace(hub_strategy="every_save", output_dir=str(tmp_path), hub_model_id="user/x")
+    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
+    trainer.state = SimpleNamespace(global_step=5, max_steps=9)
+    trainer.processing_class = trainer.image_processor = None
+    trainer.is_world_process_zero = lambda: True
+    trainer._push_from_checkpoint(str(tmp_path))
+    assert capsys.readouterr().err.splitlines()[-1] == "step 5 was not pushed: no space left; training goes on"
 
 
 def test_a_training_that_will_publish_says_what_the_licence_of_its_data_is(site, cxr, phantom_folder, tmp_path):

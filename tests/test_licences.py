@@ -18,7 +18,11 @@ def prepared_from(dataset, source):
 
 
 @pytest.mark.parametrize(
-    "licence", ["cc-by-nc-nd-4.0", "CC BY NC ND 4.0", "cc by-nd", "CC-BY-NoDerivatives", "[mit, cc-by-nd-4.0]"]
+    "licence",
+    [
+        *("cc-by-nc-nd-4.0", "CC BY NC ND 4.0", "cc by-nd", "CC-BY-NoDerivatives", "[mit, cc-by-nd-4.0]"),
+        *("CC-BY-NCND", "CC BYNCND 4.0", "cc-by-nc-nd4.0", "cc-by-nc-ＮＤ-4.0"),
+    ],
 )
 def test_a_dataset_of_no_derivatives_may_not_be_public_however_its_card_says_so(dataset, licence):
     state_licence(dataset, licence)
@@ -44,6 +48,22 @@ def test_a_dataset_of_unknown_licence_may_not_be_public(dataset, licence):
         check_may_be_public(dataset)
 
 
+@pytest.mark.parametrize(
+    "licence", ["all-rights-reserved", "proprietary", "physionet-credentialed", "tbd", "[other, mit]", "mit-like"]
+)
+def test_a_licence_that_is_not_known_to_allow_it_keeps_a_dataset_private(dataset, licence):
+    prepared_from(dataset, "csv")
+    state_licence(dataset, licence)
+    with pytest.raises(ValueError, match=r"its licence \(.*\) is none that hf-cxr knows to allow it"):
+        check_may_be_public(dataset)
+
+
+def test_an_account_that_is_none_is_told(dataset):
+    (dataset / "prepare.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"prepare.json: holds no JSON object"):
+        check_may_be_public(dataset)
+
+
 def test_a_dataset_without_card_may_not_be_public_and_a_broken_one_is_told(dataset):
     (dataset / "README.md").write_text("---\nlicense: [mit\n---\n")
     with pytest.raises(ValueError, match=r"README.md: its head is no YAML"):
@@ -56,7 +76,7 @@ def test_a_dataset_without_card_may_not_be_public_and_a_broken_one_is_told(datas
 def test_data_that_is_free_may_be_public(dataset):
     check_may_be_public(dataset)  # the phantom
     prepared_from(dataset, "csv")
-    for licence in ("mit", "cc-by-nc-4.0", "CC BY 4.0", "bsd-3-clause-andover"):
+    for licence in ("mit", "cc-by-nc-4.0", "CC BY 4.0", "bsd-3-clause"):
         state_licence(dataset, licence)
         check_may_be_public(dataset)
 

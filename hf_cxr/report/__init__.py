@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_cxr.folders import replace_texts
+from hf_cxr.folders import replace_files
 from hf_cxr.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.report.page import Pictures, report_page
 from hf_cxr.report.tables import bounds, report_markdown, score_table, table
@@ -48,4 +48,4 @@ def write_report(
         report_page(report, rows, pictures),
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
-    replace_texts(Path(out), dict(zip(REPORT_FILES, texts, strict=True)))
+    replace_files(Path(out), dict(zip(REPORT_FILES, texts, strict=True)))
