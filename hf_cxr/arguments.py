@@ -55,7 +55,7 @@ class KitArguments:
         metadata={"help": "No encoder training in stage two; its states (of unchanged images) are computed once."},
     )
     lora_rank: int = field(
-        default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs hf-cxr[lora]."}
+        default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs peft."}
     )
     lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapters: lora_alpha / lora_rank."})
     early_stopping_patience: int = field(

@@ -32,7 +32,7 @@ def adapters(module: torch.nn.Module, rank: int, alpha: int) -> Iterator[None]:
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
     except ImportError as error:
-        raise ImportError("lora_rank needs peft: pip install 'hf-cxr[lora]'") from error
+        raise ImportError("lora_rank needs peft: pip install peft") from error
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     targets = [
         name

@@ -1,8 +1,8 @@
 """Export a checkpoint to ONNX and run it without torch: `python scripts/export_onnx.py CHECKPOINT OUT`.
 
-transformers' own exporter does the work (`pip install "hf-cxr[onnx]"`). OUT gets `encoder.onnx`, `prefill.onnx` (first
-step), `decode.onnx` (later steps), the tokenizer and the configs of image processor and generation. `Runner` needs
-numpy and onnxruntime alone; it has no beam search. docs/interoperability.md tells the rest.
+transformers' own exporter does the work (`pip install onnx onnxscript onnxruntime`). OUT gets `encoder.onnx`,
+`prefill.onnx` (first step), `decode.onnx` (later steps), the tokenizer and the configs of image processor and
+generation. `Runner` needs numpy and onnxruntime alone; it has no beam search. docs/interoperability.md tells the rest.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_the_pipeline_writes_in_half_precision(options, tmp_path):
 @pytest.fixture(scope="module")
 def exported(gpt2, tmp_path_factory):
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is absent: pip install 'hf-cxr[onnx]'")
+        pytest.importorskip(package, reason=f"{package} is absent: pip install onnx onnxscript onnxruntime")
     sys.path.insert(0, str(ROOT / "scripts"))
     import export_onnx
 

@@ -1,6 +1,6 @@
 """The model-based clinical measures of RadEval (CheXbert, RadGraph, RaTEScore, GREEN …), passed through.
 
-    pip install "hf-cxr[clinical]"
+    pip install RadEval
     python -m hf_cxr.metrics.clinical RUN [METRIC ...]
 
 scores the predictions of a run folder and prints JSON. RadEval downloads the models of a measure when it is first
@@ -75,7 +75,7 @@ def clinical_scores(
 
 def _radeval() -> Any:
     if importlib.util.find_spec("radeval") is None:
-        raise ImportError('RadEval is not installed: pip install "hf-cxr[clinical]" (needs Python 3.11)')
+        raise ImportError("RadEval is not installed: pip install RadEval (needs Python 3.11)")
     with warnings.catch_warnings():
         import radeval
     # RadEval 2.2.1 imports its RadGraph code as "RadEval", which works on case-insensitive file systems only (its
