@@ -129,7 +129,8 @@ _other: calcif\w+|deformit\w+|foreign bod\w+|lucenc\w+|thickening|densit(?:y|ies
     |lobectomy|subluxation
     |pneumonectomy|thoracotomy|cystic|cysts?\b|sarcoid\w*|pulmonary hypertension|rotat(?:ed|ion)|volume loss|leads?\b
     |sclero(?:sis|tic)|bullet|shrapnel|gunshot|surg(?:ery|ical)|post-?(?:operative|surgical|op\b)|separation|fat pad
-    |crowding|artifact|obscured|piercings?|nipple ring|closure device
+    |crowding|artifact|obscured|piercings?|nipple ring|closure device|abnormal\b|pneumomediastin\w+|empyemas?\b
+    |abscess(?:es)?\b|white-?out|dextrocardia|dissections?\b|deviat(?:ed|ion)
 """
 _SEEN = (
     r"(?:seen|identified|visuali[sz]ed|present|evident|appreciated|demonstrated|visible|noted|detected|observed|found)"

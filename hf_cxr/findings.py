@@ -144,6 +144,9 @@ def mentions(text: str) -> tuple[Mention, ...]:
                 status = NEGATIVE if absent else UNCERTAIN if doubt else POSITIVE
                 clause.append(_Hit((name,), match.start(), match.end(), status))
         elif event == "HARD":
+            if match.group() == "?":  # "Pneumonia?"
+                for hit in clause:
+                    hit.status = UNCERTAIN if hit.status == POSITIVE else hit.status
             close(match.start())
             negative = unsure = sticky = ignored = after_or = unchanged = False
             since = segment = 0
@@ -277,6 +280,7 @@ def located_findings(text: str, uncertain: bool = False) -> frozenset[str]:
 def is_normal(text: str) -> bool:
     """Whether `text` says something and nothing in it is a positive or uncertain abnormality.
 
-    Devices, old scars and degenerative change count as abnormal, as in the Indiana tags. An empty text is not normal.
+    Devices, old scars and degenerative change count as abnormal, as in the Indiana tags. A text without a word is not
+    normal.
     """
-    return bool(text.strip()) and all(m.status == NEGATIVE for m in mentions(text))
+    return any(map(str.isalpha, text)) and all(m.status == NEGATIVE for m in mentions(text))

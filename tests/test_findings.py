@@ -406,3 +406,27 @@ def test_labelling_is_fast_enough_for_a_training_loop():
     for text in texts:
         label(text)
     assert len(texts) / (time.perf_counter() - start) > 2000  # 15,000 and more on one idle core
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("Pneumonia?", "uncertain"), ("No pneumonia?", "negative"), ("Pneumonia. Pneumothorax?", "positive")],
+)
+def test_what_is_asked_is_uncertain(text, status):
+    assert label(text)["pneumonia"] == status
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Abnormal chest.", "Pneumomediastinum.", "Empyema.", "Lung abscess.", "Complete whiteout on the left."),
+        *("Dextrocardia.", "Aortic dissection.", "Tracheal deviation.", ".", " ? "),
+    ],
+)
+def test_what_has_no_name_here_is_not_normal_all_the_same(text):
+    assert not is_normal(text)
+
+
+@pytest.mark.parametrize("text", ["No abnormal opacity.", "Trachea is midline, without deviation.", "No abnormality."])
+def test_what_is_denied_is_normal(text):
+    assert is_normal(text)
