@@ -127,7 +127,7 @@ def licence_note(run: str | os.PathLike) -> str | None:
     """What to consider before the weights of a run become public: the licence of what it was trained on."""
     if not (Path(run) / CONFIG).is_file():
         return None
-    return licences.note_on_weights(dataset_of(Path(run)), account_of(Path(run), "model").get("source"))
+    return licences.note_on_weights(dataset_of(Path(run)), account_of(Path(run)).get("source"))
 
 
 # --- the way there -----------------------------------------------------------------------------------------------

@@ -148,11 +148,9 @@ def _json_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def account_of(path: Path, kind: str) -> dict[str, Any]:
-    """What prepare.json says of a dataset, or card.json of the one that a run was trained on; empty without it."""
-    if kind == "dataset":
-        return _json_object(path / ACCOUNT)
-    return (_json_object(path / FACTS) if (path / FACTS).is_file() else {}).get("account") or {}
+def account_of(run: Path) -> dict[str, Any]:
+    """The account of the dataset that a run was trained on, from its card.json; empty where there is none."""
+    return _json_object(run / FACTS).get("account", {}) if (run / FACTS).is_file() else {}
 
 
 def dataset_of(run: Path) -> str | None:

@@ -139,6 +139,13 @@ def test_predict_warns_of_a_picture_that_cannot_be_a_radiograph(run_folder, tmp_
     assert json.loads(capsys.readouterr().out)["warnings"] == ["frontal: all pixels have one value"]
 
 
+def test_predict_says_that_a_text_was_cut_short(run_folder, image, capsys):
+    assert main(["predict", str(run_folder), "--frontal", image, "--max-new-tokens", "1"]) == 0
+    assert "warning: the text was cut short" in capsys.readouterr().err
+    assert main(["predict", str(run_folder), "--frontal", image]) == 0
+    assert "cut short" not in capsys.readouterr().err
+
+
 def test_an_empty_impression_is_printed_as_such(run_folder, image, capsys, monkeypatch):
     monkeypatch.setattr("hf_cxr.pipeline.decode", lambda *_: [{"impression": "", "score": 0.1}])
     assert main(["predict", str(run_folder), "--frontal", image]) == 0

@@ -119,6 +119,11 @@ def test_a_config_that_is_no_yaml_is_told(run_folder, tmp_path):
         hub.push(run, "user/name")
 
 
+def test_whoever_may_read_the_config_of_a_run_may_read_its_weights(run_folder):
+    for folder in (run_folder, run_folder / "findings_encoder"):
+        assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
 @pytest.mark.parametrize("size", [0, 1000, -100])
 def test_weights_that_were_cut_short_are_not_pushed(run_folder, tmp_path, size):
     weights = copy_folder(run_folder, tmp_path / "run") / "model.safetensors"
