@@ -6,6 +6,7 @@ figures come from the run's own files: `card.json` (what training knew), `report
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -135,8 +136,14 @@ def dataset_facts(dataset: str, revision: str | None = None) -> dict[str, Any]:
         "dataset": dataset if on_hub else account.get("source", folder.name),
         "dataset_on_hub": on_hub,
         "account": account,
-        "licence": stated_licence(folder) or None,
+        "licence": _licence_of(folder),
     }
+
+
+def _licence_of(folder: Path) -> str | None:
+    with contextlib.suppress(ValueError):  # a card whose head is broken: that matters to who publishes the data
+        return stated_licence(folder) or None
+    return None
 
 
 def _account(dataset: str, revision: str | None) -> dict[str, Any]:
@@ -210,7 +217,7 @@ def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
 def is_edited(run: str | os.PathLike) -> bool:
     """Whether somebody changed the run's README.md since it was written."""
     there, written = (Path(run) / CARD).read_text(encoding="utf-8"), _facts_of(Path(run)).get(WRITTEN)
-    return _sha256(there) != written if written else there != card_text(run)  # earlier versions kept no sum
+    return _sha256(there) != written  # earlier versions kept no sum: what they wrote is kept as well
 
 
 def with_repository(text: str, run: str | os.PathLike, repo_id: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 INTERRUPTED = 130
+PICTURE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
 RESEARCH_USE = "Research use only, not for diagnosis."
 
 
@@ -223,21 +224,34 @@ def _read_study_table(path: Path) -> list[tuple[str, dict[str, str | None]]]:
 
 
 def _studies_in_folders(folders: dict[str, str]) -> list[tuple[str, dict[str, str | None]]]:
-    """The files of a folder of each view, as deep as they lie; files that differ in their extension alone are one
-    study, whose uid is that common name."""
+    """The files of a folder of each view, as deep as they lie; files whose names differ in what they end with alone
+    (.png, .dcm, .dcm.png …) are one study, whose uid is that common name."""
+    roots = [Path(folder).resolve() for folder in folders.values()]
+    if len(roots) == 2 and (roots[0].is_relative_to(roots[1]) or roots[1].is_relative_to(roots[0])):
+        raise ValueError("--frontal and --lateral: one folder lies in the other")
     studies: dict[str, dict[str, str | None]] = {}
     for view, folder in folders.items():
-        for file in sorted(Path(folder).rglob("*")):
-            if not file.is_file() or file.name.startswith("."):
-                continue
-            name = file.relative_to(folder).as_posix()
-            uid = re.sub(r"(\.[A-Za-z][A-Za-z0-9]*)+$", "", name)  # ".dcm.png", but not the end of "1.2.840"
-            known = studies.setdefault(uid, {}).setdefault(view, str(file))
-            if known != str(file):
-                raise ValueError(f"{known} and {file}: which of them is the {view} view of {uid}?")
+        for name in _files_under(Path(folder)):
+            uid, path = re.sub(PICTURE_ENDINGS, "", name), str(Path(folder) / name)
+            known = studies.setdefault(uid, {}).setdefault(view, path)
+            if known != path:
+                raise ValueError(f"{known} and {path}: which of them is the {view} view of {uid}?")
     if not studies:
         raise ValueError(f"{' and '.join(folders.values())}: no files")
+    if len(folders) == 2 and all(len(views) == 1 for views in studies.values()):
+        print(
+            "hf-cxr predict: no file has the same name in both folders: each is a study of one view", file=sys.stderr
+        )
     return sorted(studies.items())
+
+
+def _files_under(folder: Path) -> list[str]:
+    """Names of all files that are not hidden, links to nothing among them, relative to `folder`."""
+    found = []
+    for place, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [Path(place, name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
+    return sorted(found)
 
 
 def run_push(options: argparse.Namespace) -> None:

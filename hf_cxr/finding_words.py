@@ -129,7 +129,8 @@ _other: calcif\w+|deformit\w+|foreign bod\w+|lucenc\w+|thickening|densit(?:y|ies
     |lobectomy|subluxation
     |pneumonectomy|thoracotomy|cystic|cysts?\b|sarcoid\w*|pulmonary hypertension|rotat(?:ed|ion)|volume loss|leads?\b
     |sclero(?:sis|tic)|bullet|shrapnel|gunshot|surg(?:ery|ical)|post-?(?:operative|surgical|op\b)|separation|fat pad
-    |crowding|artifact|obscured|piercings?|nipple ring|closure device|abnormal\b|pneumomediastin\w+|empyemas?\b
+    |crowding|artifact|obscured|piercings?|nipple ring|closure device
+    |abnormal (?:chest|radiograph|exam\w*|study|film)|pneumomediastin\w+|empyemas?\b
     |abscess(?:es)?\b|white-?out|dextrocardia|dissections?\b|deviat(?:ed|ion)
 """
 _SEEN = (

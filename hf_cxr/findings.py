@@ -144,11 +144,13 @@ def mentions(text: str) -> tuple[Mention, ...]:
                 status = NEGATIVE if absent else UNCERTAIN if doubt else POSITIVE
                 clause.append(_Hit((name,), match.start(), match.end(), status))
         elif event == "HARD":
-            if match.group() == "?":  # "Pneumonia?"
-                for hit in clause:
-                    hit.status = UNCERTAIN if hit.status == POSITIVE else hit.status
+            asked = match.group() == "?"
+            ahead = asked and not text[: match.start()].endswith(tuple("abcdefghijklmnopqrstuvwxyz0123456789"))
+            for hit in clause[segment:] if asked and not ahead else ():  # "pneumonia?"
+                hit.status = UNCERTAIN if hit.status == POSITIVE else hit.status
             close(match.start())
-            negative = unsure = sticky = ignored = after_or = unchanged = False
+            negative = sticky = ignored = after_or = unchanged = False
+            unsure = ahead  # "?pneumonia"
             since = segment = 0
             floors[:] = [match.end()]
         elif event == "SOFT":

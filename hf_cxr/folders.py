@@ -66,13 +66,6 @@ def replace_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def share_weights(folder: Path) -> None:
-    """Let whoever may read a checkpoint's config.json read its weights too: safetensors writes them for their owner
-    alone."""
-    for weights in folder.glob("*.safetensors"):
-        shutil.copymode(folder / "config.json", weights)
-
-
 def move_in(finished: Path, out: Path, check: Callable[[], None]) -> None:
     """Put `finished`, made in the workshop of `out`, in its place; what is there already is replaced.
 

@@ -11,13 +11,13 @@ import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import get_session
 from PIL import Image
-from torch.utils.data import Dataset
-from transformers.pipelines.pt_utils import KeyDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from .attention import VIEWS
 from .plausibility import doubts
@@ -46,14 +46,26 @@ class Rows(Dataset):
     """Many studies that can be picked: the rows of `studies`, or of each row the columns `views`."""
 
     def __init__(self, studies, views: Sequence[str] = ()) -> None:
-        self.studies, self.views = studies, views
+        self.studies, self.views = _undecoded(studies, views), views
 
     def __len__(self) -> int:
         return len(self.studies)
 
     def __getitem__(self, index: int) -> Numbered:
         study = self.studies[index]
-        return Numbered(index, {view: study[view] for view in self.views} if self.views else study)
+        return Numbered(index, {view: self.picture(view, study[view]) for view in self.views} if self.views else study)
+
+    def picture(self, view: str, stored: Any) -> Any:
+        """A picture that `datasets` alone can open, in an archive or on a file system of its own, as a callable."""
+        features = getattr(self.studies, "features", None)
+        if (
+            features
+            and isinstance(stored, Mapping)
+            and not stored.get("bytes")
+            and "://" in (stored.get("path") or "")
+        ):
+            return partial(replace(features[view], decode=True).decode_example, stored)
+        return stored
 
 
 def numbered(inputs):
@@ -62,13 +74,15 @@ def numbered(inputs):
 
     Raises `ValueError` for a dataset without a view among its columns.
     """
+    from transformers.pipelines.pt_utils import KeyDataset  # whose package imports the pipeline, which imports this
+
     if hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):
         inputs = _of_datasets(inputs)
     if isinstance(inputs, list):
         return [Numbered(place, study) for place, study in enumerate(inputs)]
     if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
-        return Rows(_undecoded(inputs.dataset, [inputs.key]), [inputs.key])
-    if isinstance(inputs, Dataset) and isinstance(inputs, Sized):
+        return Rows(inputs.dataset, [inputs.key])
+    if isinstance(inputs, Dataset) and isinstance(inputs, Sized) and not isinstance(inputs, IterableDataset):
         return inputs if isinstance(inputs, Rows) else Rows(inputs)
     if isinstance(inputs, (Dataset, Iterator)):
         return (Numbered(place, study) for place, study in enumerate(inputs))  # type: ignore[arg-type]
@@ -83,7 +97,7 @@ def _of_datasets(rows):
         return _stream(rows)
     views = _views_among(rows.column_names)
     rows = rows.select_columns(views)
-    return Rows(_undecoded(rows, views), views) if isinstance(rows, Sized) else _stream(rows)
+    return Rows(rows, views) if isinstance(rows, Sized) else _stream(rows)
 
 
 def _undecoded(rows, views: Sequence[str]):
@@ -128,8 +142,8 @@ def read_views(study, at_least: int, doubted: bool = True) -> tuple[dict[str, Im
         try:
             source = _taken(source)
             views[name] = read_radiograph(source, at_least=at_least)
-        except (ValueError, TypeError) as error:
-            raise UnreadableImage(f"{where}: {error}") from error
+        except (ValueError, TypeError, OSError) as error:
+            raise UnreadableImage(f"{where}: {' '.join(str(error).split())}") from error
         if doubted:
             warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
     return views, warnings

@@ -30,7 +30,8 @@ _NO_DERIVATIVES, _NON_COMMERCIAL = r"\b(by|nc|by-?nc)?nd(\b|\d)|no-?deriv", r"\b
 # The Hub's identifiers of licences that let a changed copy be shared; any other is taken for one that does not.
 _FREE = (
     r"(apache-2\.0|mit|cc0-1\.0|cc-by(-nc)?(-sa)?-[1-4]\.[05]|odc-by|odbl|pddl|bsd(-[23]-clause)?|unlicense|cdla-\S+"
-    r"|(open)?rail\S*|c-uda|etalab-2\.0|wtfpl|isc|zlib|[al]?gpl(-[23]\.[01])?|mpl-2\.0|eupl-1\.[12])"
+    r"|([a-z]+-)?openrail(-m{1,2}|-[a-z]+)?|c-uda|etalab-2\.0|wtfpl|isc|zlib|[al]?gpl(-[23]\.[01])?|gfdl|mpl-2\.0|ecl-2\.0"
+    r"|eupl-1\.[12]|mit-license|apache-license-2\.0|cc0|afl-3\.0|artistic-2\.0)"
 )
 
 

@@ -41,7 +41,7 @@ from hf_cxr.encoders import (
     scratch_encoder,
 )
 from hf_cxr.encoders import PATCH_SIZE as PATCH_SIZE
-from hf_cxr.folders import share_weights
+from hf_cxr.travelling import share_weights
 
 # From-scratch sizes. `base` is GPT-2 small.
 DECODER_SIZES: dict[str, dict[str, Any]] = {
@@ -66,7 +66,7 @@ class Checkpoint:
         """Write weights (safetensors), configs, tokenizer and image processor to `folder`."""
         for part in (self.model, self.tokenizer, self.image_processor):
             part.save_pretrained(folder)
-        share_weights(Path(folder))
+        share_weights(folder)
 
 
 def load_checkpoint(folder: str, revision: str | None = None) -> Checkpoint:

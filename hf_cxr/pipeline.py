@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .attention import cross_attention, overlays
 from .findings import positive_findings
 from .inputs import Numbered, numbered, read_views
-from .travelling import add_pipeline_code
+from .travelling import add_pipeline_code, share_weights
 from .views import UnreadableImage, pack_views
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
@@ -84,9 +85,9 @@ class ImpressionPipeline(Pipeline):
     columns are ignored) or a (frontal, lateral) tuple. Many studies are a list, a generator, a `KeyDataset` over a
     column that holds studies or is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or
     both. A view is a path, an http(s) address, bytes, an open file, a PIL image, a numpy array, a DICOM file, or a
-    picture of `datasets` that is not decoded. Grey levels of 8-bit pictures, of integers from 0 to 255 and of floats
-    from 0 to 1 are kept; those of deeper ones and of DICOM are stretched, which can change what is written: give a
-    picture as the training data were.
+    picture of `datasets` that is not decoded. Grey levels of 8-bit pictures, and of arrays of integers from 0 to 255
+    or floats from 0 to 1, are kept; those of deeper ones and of DICOM are stretched, which can change what is written:
+    give a picture as the training data were.
 
     Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them, in the order of the
     search. A `score` is the chance that the text states exactly the findings that a radiologist would, as seen on the
@@ -121,9 +122,12 @@ class ImpressionPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save a checkpoint that brings this code, so that it loads without the kit too; `kwargs` are those of the
         parts' own `save_pretrained`."""
+        if kwargs.get("push_to_hub"):  # it would upload each part in a commit of its own, and no code
+            raise ValueError("save_pretrained does not push: use hf-cxr push, or push_to_hub of the pipeline")
         add_pipeline_code(self.model, save_directory)
         for part in (self.model, self.tokenizer, self.image_processor):
             part.save_pretrained(save_directory, **kwargs)
+        share_weights(save_directory)
 
     def _sanitize_parameters(
         self,
@@ -148,7 +152,7 @@ class ImpressionPipeline(Pipeline):
             raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
         for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
             number = generate_kwargs.get(name, 1)
-            if number is not None and (not isinstance(number, int) or number < 1):
+            if number is not None and (not isinstance(number, Integral) or number < 1):
                 raise ValueError(f"{name} is a whole number of at least 1, not {number!r}")
         longest = self.model.config.decoder.max_position_embeddings - 1
         if (tokens := generate_kwargs.get("max_new_tokens")) and tokens > longest:

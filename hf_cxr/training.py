@@ -70,9 +70,8 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
         dataset = load_prepared(kit.dataset)
     data_facts = card.dataset_facts(kit.dataset)  # now: the folder may hold another dataset when training ends
     check_feasible(dataset, kit, args)
-    note = licences.note_on_weights(kit.dataset, data_facts["account"].get("source"))
-    if note and args.push_to_hub and args.hub_private_repo is False and state.is_main_process:
-        print(f"push_to_hub: {note}", file=sys.stderr)
+    if args.push_to_hub and args.hub_private_repo is False and state.is_main_process:
+        _tell_of_the_licence(kit.dataset, data_facts)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
         stage = agreed(start_or_resume(kit, args, dataset) if state.is_main_process else None)
@@ -100,6 +99,11 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     if args.push_to_hub and state.is_main_process:
         _push_finished(args)
     return report
+
+
+def _tell_of_the_licence(dataset: str, facts: dict[str, Any]) -> None:
+    if note := licences.note_on_weights(dataset, facts["account"].get("source")):
+        print(f"push_to_hub: {note}", file=sys.stderr)
 
 
 def _push_finished(args: TrainingArguments) -> None:

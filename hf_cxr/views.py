@@ -43,11 +43,11 @@ def read_radiograph(source: ViewSource, *, at_least: int | None = None) -> Image
 
     Returns:
         A Pillow image of mode "L": pixels only, no metadata. Colour becomes luma (ITU-R 601-2); transparency is laid
-        on black; the EXIF orientation is applied. Eight-bit values are kept as they are, in whatever type they come:
-        integers that are all from 0 to 255, and floats from 0 to 1, which are multiplied by 255. Deeper integers and
-        other floats are stretched linearly so that their 0.5th and 99.5th percentile become 0 and 255: the
-        container's range says little (12 bits in 16), and one hot pixel must not darken the rest. There NaN becomes
-        black, and a constant picture is black.
+        on black; the EXIF orientation is applied. Eight-bit values are kept as they are; so are those of an array of
+        another type that are all from 0 to 255 (integers) or from 0 to 1 (floats, which are multiplied by 255). Deeper
+        integers and other floats, and 16-bit pictures whatever their values, are stretched linearly so that their
+        0.5th and 99.5th percentile become 0 and 255: the container's range says little (12 bits in 16), and one hot
+        pixel must not darken the rest. There NaN becomes black, and a constant picture is black.
 
         DICOM: modality LUT or rescale, then the first VOI LUT or window, MONOCHROME1 inverted, then stretched in the
         same way whatever the depth; padding is black. The stretch follows a window too, so that the same plate
@@ -73,7 +73,7 @@ def read_with_hint(source: ViewSource, *, at_least: int | None = None) -> tuple[
     if isinstance(source, Image.Image):
         return _to_grey(source, _line(str(getattr(source, "filename", "") or "picture"))), None
     if isinstance(source, np.ndarray):
-        return _array_to_grey(source, "array"), None
+        return _array_to_grey(eight_bits(source), "array"), None
     if callable(source):
         return read_with_hint(called(source))
     raise TypeError(f"a view is a path, bytes, an image, an array or a callable, not {type(source).__name__}")
@@ -289,7 +289,8 @@ def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
         raise UnreadableImage(f"{name}: pixels of type {array.dtype} are not numbers")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    array = eight_bits(array)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
     if array.dtype == np.uint8:
         return _to_grey(Image.fromarray(np.ascontiguousarray(array)), name)
     if array.ndim == 3 and array.shape[2] == 4:
@@ -300,17 +301,15 @@ def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
 
 
 def eight_bits(array: np.ndarray) -> np.ndarray:
-    """An array as `uint8` where its numbers are those of an 8-bit picture, however stored; else as it is."""
-    if array.dtype == np.uint8:
+    """An array as `uint8` where its numbers are those of an 8-bit picture in a larger type; else as it is. Floats may
+    leave 0 to 1 a little, as interpolated ones do; NaN becomes 0."""
+    if array.dtype.kind not in "iuf" or array.dtype == np.uint8 or not array.size:
         return array
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    least, most = array.min(), array.max()  # NaN, which compares false, if there is one
-    if array.dtype.kind in "iu" and least >= 0 and most <= 255:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "f" and least >= 0 and most <= 1:
-        return np.rint(array * 255).astype(np.uint8)
-    return array
+    # The least and the greatest number; NaN, which compares false, if there is none.
+    least, most = (reduce.reduce(array, axis=None) for reduce in (np.fmin, np.fmax))
+    if array.dtype.kind == "f" and least >= -1e-3 and most <= 1 + 1e-3:
+        return np.rint(np.nan_to_num(array, nan=0).clip(0, 1) * 255).astype(np.uint8)
+    return array.astype(np.uint8) if array.dtype.kind != "f" and least >= 0 and most <= 255 else array
 
 
 def _stretch(array: np.ndarray, name: str) -> np.ndarray:

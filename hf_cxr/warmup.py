@@ -26,10 +26,10 @@ from hf_cxr.arguments import KitArguments, TrainingArguments
 from hf_cxr.callbacks import EpochCallback
 from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset
 from hf_cxr.checkpoints import ResumableTrainer, agreed
-from hf_cxr.folders import share_weights
 from hf_cxr.lora import adapters
 from hf_cxr.modeling import Checkpoint
 from hf_cxr.sharding import is_sharded, whole_again
+from hf_cxr.travelling import share_weights
 
 MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in the warm-up
 UNTAGGED = {"no indexing", "technical quality of image unsatisfactory"}  # Indiana's words for a report without tags

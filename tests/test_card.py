@@ -448,6 +448,12 @@ def test_the_licence_of_data_of_ones_own_is_what_its_card_says(tmp_path, facts, 
     assert "learned from are licensed CC-BY-4.0" in card_of(tmp_path, facts | card.dataset_facts(str(data)))
 
 
+def test_a_dataset_whose_card_is_broken_can_be_trained_on(phantom_folder, tmp_path):
+    data = copy_folder(phantom_folder, tmp_path / "data")
+    (data / "README.md").write_text("---\nlicense: [mit\n---\n")
+    assert card.dataset_facts(str(data))["licence"] is None
+
+
 def test_no_text_of_a_model_that_learned_from_patients_is_shown_whatever_it_was_evaluated_on(run):
     facts = json.loads((run / card.FACTS).read_text())
     facts["evaluated_on"] = {"dataset": "phantom", "split": "test", "own": False, "source": "phantom"}

@@ -186,10 +186,30 @@ def test_predict_takes_a_folder_of_each_view(talkative_run, tmp_path, capsys):
         assert main(["predict", str(talkative_run), *folders, "--json", "--batch-size", size]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert {row["uid"]: row["impression"] for row in rows} == alone
-    (tmp_path / "laterals" / "b.txt").write_text("no picture")
+    (tmp_path / "laterals" / "b.dcm").write_text("no picture")
     assert main(["predict", str(talkative_run), "--lateral", str(tmp_path / "laterals")]) == 2
-    assert "laterals/b.jpg and " in (told := capsys.readouterr().err)
+    assert "laterals/b.dcm and " in (told := capsys.readouterr().err)
     assert "which of them is the lateral view of b?" in told
+
+
+def test_predict_of_folders_tells_names_apart_and_loses_nothing(talkative_run, tmp_path, capsys):
+    for name in ("f/smith.john.png", "f/smith.jane.png", "f/.cache/c.png", "l/other.png", "f/deep/in.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(radiograph(1)).save(tmp_path / name)
+    (tmp_path / "f" / "gone.png").symlink_to(tmp_path / "absent.png")
+    (tmp_path / "f" / "linked").symlink_to(tmp_path / "l")
+    assert (
+        main(["predict", str(talkative_run), "--frontal", str(tmp_path / "f"), "--lateral", str(tmp_path / "l")]) == 2
+    )
+    told = capsys.readouterr()
+    uids = [line.split("\t")[0] for line in told.out.splitlines()]
+    assert uids == ["deep/in", "gone", "linked/other", "other", "smith.jane", "smith.john"]
+    assert "gone\tnot read: frontal: " in told.out
+    assert "no file has the same name in both folders" in told.err
+    for lateral in ("f", "f/deep"):
+        words = ["--frontal", str(tmp_path / "f"), "--lateral", str(tmp_path / lateral)]
+        assert main(["predict", str(talkative_run), *words]) == 2
+        assert "one folder lies in the other" in capsys.readouterr().err
 
 
 def test_evaluate_writes_the_report_and_repeats_exactly(run_folder, phantom_folder, tmp_path, capsys):

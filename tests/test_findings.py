@@ -410,7 +410,19 @@ def test_labelling_is_fast_enough_for_a_training_loop():
 
 @pytest.mark.parametrize(
     ("text", "status"),
-    [("Pneumonia?", "uncertain"), ("No pneumonia?", "negative"), ("Pneumonia. Pneumothorax?", "positive")],
+    [
+        *[("Pneumonia?", "uncertain"), ("No pneumonia?", "negative"), ("Pneumonia. Pneumothorax?", "positive")],
+        *[
+            ("? Pneumonia.", "uncertain"),
+            ("Cardiomegaly, ?pneumonia.", "uncertain"),
+            ("Effusion - ? pneumonia", "uncertain"),
+        ],
+        *[
+            ("Pneumonia, ?effusion.", "positive"),
+            ("Pneumonia (? effusion)", "positive"),
+            ("Pneumonia, effusion?", "positive"),
+        ],
+    ],
 )
 def test_what_is_asked_is_uncertain(text, status):
     assert label(text)["pneumonia"] == status
@@ -427,6 +439,15 @@ def test_what_has_no_name_here_is_not_normal_all_the_same(text):
     assert not is_normal(text)
 
 
-@pytest.mark.parametrize("text", ["No abnormal opacity.", "Trachea is midline, without deviation.", "No abnormality."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No abnormal opacity.",
+        "Trachea is midline, without deviation.",
+        "No abnormality.",
+        "Nothing abnormal seen.",
+        "Abnormal findings: none.",
+    ],
+)
 def test_what_is_denied_is_normal(text):
     assert is_normal(text)

@@ -291,6 +291,35 @@ def test_every_string_of_a_dataset_is_looked_at(phantom_folder, tmp_path):
         hub.push(data, "user/name")
 
 
+def test_a_report_is_no_path_however_it_begins(tmp_path):
+    reports = [
+        "~2/3 collapse of the left lung.",
+        "~T8/T9 compression.",
+        "S:/p sternotomy",
+        "and /media/lateral view",
+        "A:/B ratio",
+    ]
+    pq.write_table(pa.table({"impression": reports}), tmp_path / "a.parquet")
+    check_nothing_private({"data/a.parquet": read_text(tmp_path / "a.parquet")}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["/home/alice/x"]).dictionary_encode(),
+        pa.array([[("key", "/home/alice/x")]], pa.map_(pa.string(), pa.string())),
+        pa.array([["/home/alice/x"]], pa.list_(pa.string(), 1)),
+        pa.array(["/home/alice/x"], pa.large_string()),
+        pa.array([{"of": [{"a": "/home/alice/x"}]}]),
+    ],
+    ids=["dictionary", "map", "fixed", "large", "nested"],
+)
+def test_a_string_is_looked_at_in_whatever_column_it_is(tmp_path, column):
+    pq.write_table(pa.table({"notes": column}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet: holds a home folder \(/home/alice\)"):
+        check_nothing_private({"data/a.parquet": read_text(tmp_path / "a.parquet")}, tmp_path)
+
+
 def test_comments_of_a_figure_are_looked_at(tmp_path):
     comment = PngInfo()
     comment.add_text("Comment", "drawn in /home/alice/run", zip=True)

@@ -49,7 +49,16 @@ def test_a_dataset_of_unknown_licence_may_not_be_public(dataset, licence):
 
 
 @pytest.mark.parametrize(
-    "licence", ["all-rights-reserved", "proprietary", "physionet-credentialed", "tbd", "[other, mit]", "mit-like"]
+    "licence",
+    [
+        "all-rights-reserved",
+        "proprietary",
+        "physionet-credentialed",
+        "tbd",
+        "[other, mit]",
+        "mit-like",
+        "railway-internal",
+    ],
 )
 def test_a_licence_that_is_not_known_to_allow_it_keeps_a_dataset_private(dataset, licence):
     prepared_from(dataset, "csv")
@@ -76,7 +85,7 @@ def test_a_dataset_without_card_may_not_be_public_and_a_broken_one_is_told(datas
 def test_data_that_is_free_may_be_public(dataset):
     check_may_be_public(dataset)  # the phantom
     prepared_from(dataset, "csv")
-    for licence in ("mit", "cc-by-nc-4.0", "CC BY 4.0", "bsd-3-clause"):
+    for licence in ("mit", "cc-by-nc-4.0", "CC BY 4.0", "bsd-3-clause", "MIT License", "bigscience-openrail-m"):
         state_licence(dataset, licence)
         check_may_be_public(dataset)
 

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import threading
+import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import datasets
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 import transformers
 from datasets import concatenate_datasets
 from helpers import STUDIES, copy_folder, radiograph
@@ -335,9 +337,53 @@ def test_what_a_text_holds_possible_is_told_apart(pipe, monkeypatch):
 def test_a_saved_pipeline_is_a_checkpoint_that_loads_with_and_without_the_kit(talker, tmp_path):
     talker.save_pretrained(tmp_path / "saved")
     study = {"frontal": np.random.default_rng(0).integers(0, 256, (80, 70), dtype=np.uint8), "lateral": None}
+    modes = {(tmp_path / "saved" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
     again = transformers.pipeline("cxr-impression", model=str(tmp_path / "saved"))  # asks for no remote code
     assert again(study) == talker(study)
     assert json.loads(text_of(STANDALONE, str(tmp_path / "saved"), "1")) == [talker(study)]
+
+
+def test_a_picture_that_datasets_alone_can_open_is_opened_by_it(pipe, tmp_path):
+    Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(tmp_path / "f.png", "a.png")
+    places = [f"zip://{name}::{tmp_path}/z.zip" for name in ("a.png", "absent.png")]
+    rows = datasets.Dataset.from_dict({"frontal": places}).cast_column("frontal", datasets.Image())
+    first, second = pipe(rows, on_unreadable="skip")
+    assert first == pipe({"frontal": radiograph(1)})
+    assert second[0]["error"].startswith("frontal: partial: ")
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from [{"frontal": radiograph(seed)} for seed in range(3)]
+
+    def __len__(self):
+        return 3
+
+
+def test_a_stream_of_torch_will_do(pipe):
+    assert list(pipe(Stream(), batch_size=2)) == pipe(
+        [{"frontal": radiograph(seed)} for seed in range(3)], batch_size=2
+    )
+
+
+def test_a_file_that_fails_while_it_is_read_is_an_error_of_its_study(pipe):
+    class Broken(io.BytesIO):
+        def read(self, *_):
+            raise OSError("the network is\ndown")
+
+    assert pipe([{"frontal": Broken()}], on_unreadable="skip")[0][0]["error"] == "frontal: the network is down"
+
+
+def test_the_inputs_can_be_imported_first():
+    assert text_of("from hf_cxr.inputs import numbered; print('TEXT:' + numbered.__name__)") == "numbered"
+
+
+def test_a_saved_pipeline_pushes_nothing_by_itself(pipe, tmp_path):
+    with pytest.raises(ValueError, match="use hf-cxr push"):
+        pipe.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="user/x")
 
 
 def flipped(picture):

@@ -163,9 +163,14 @@ def test_eight_bits_are_kept_in_whatever_type_they_come(shape):
     for dtype in (np.float16, np.float32, np.float64):
         np.testing.assert_array_equal(np.asarray(read_radiograph((picture / 255).astype(dtype))), kept)
     if len(shape) == 2:
-        assert np.asarray(read_radiograph(Image.fromarray(picture.astype(np.int32)))).tolist() == kept.tolist()
-        stretched = np.asarray(read_radiograph(picture.astype(np.uint16) * 16))
-        assert (stretched.min(), stretched.max()) == (0, 255)
+        overshot = (picture / 255).astype(np.float32)
+        overshot[0, :3] = -1e-7, 1.0001, np.nan
+        expected = np.concatenate([[0, 255, 0], kept.ravel()[3:]]).reshape(shape)
+        np.testing.assert_array_equal(np.asarray(read_radiograph(overshot)), expected)
+        deep = Image.fromarray(picture.astype(np.uint16))
+        for stretched in (picture.astype(np.uint16) * 16, deep, encoded(deep, "PNG"), picture * 1.5):
+            levels = np.asarray(read_radiograph(stretched))
+            assert (levels.min(), levels.max()) == (0, 255)
 
 
 @pytest.mark.parametrize(
