@@ -62,7 +62,8 @@ class Runner:
         return dict(zip(names, session.run(names, {i.name: feed[i.name] for i in session.get_inputs()}), strict=True))
 
     def greedy(self, pixel_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (batch, length) and texts' probabilities (batch,) of normalised float32 (batch, 3, height, width)."""
+        """Tokens (batch, length) and texts' probabilities (batch,), 0 for one cut short, of normalised float32 (batch, 3,
+        height, width)."""
         states = self._run("encoder", {"pixel_values": pixel_values}, "")
         feed = {f"encoder_outputs.{name}": value for name, value in states.items()}
         tokens = np.full((len(pixel_values), 1), self.config["decoder_start_token_id"], np.int64)
@@ -79,7 +80,7 @@ class Runner:
             written.append(tokens)
             if (ended := ended | (tokens[:, 0] == self.config["eos_token_id"])).all():
                 break
-        return np.concatenate(written, axis=1), np.exp(log_probability)
+        return np.concatenate(written, axis=1), np.exp(log_probability) * ended
 
 
 def main() -> int:

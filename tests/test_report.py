@@ -328,13 +328,13 @@ def test_the_folder_gets_all_files_or_keeps_the_old_ones(report, rows, tmp_path,
     assert len((tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()) == len(rows)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def full(self, text, **options):
+    def full(self, content):
         if "html" in self.name:
             raise OSError("no space left on device")
-        return plain(self, text, **options)
+        return plain(self, content)
 
-    plain = type(tmp_path).write_text
-    monkeypatch.setattr(type(tmp_path), "write_text", full)
+    plain = type(tmp_path).write_bytes
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
         write_report(report | {"n": 1}, rows, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
