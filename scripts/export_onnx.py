@@ -62,8 +62,9 @@ class Runner:
         return dict(zip(names, session.run(names, {i.name: feed[i.name] for i in session.get_inputs()}), strict=True))
 
     def greedy(self, pixel_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (batch, length) and texts' probabilities (batch,), 0 for one cut short, of normalised float32 (batch, 3,
-        height, width)."""
+        """Tokens (batch, length) and texts' probabilities (batch,) of normalised float32 (batch, 3, height, width).
+
+        The probability of a text that was cut short is 0."""
         states = self._run("encoder", {"pixel_values": pixel_values}, "")
         feed = {f"encoder_outputs.{name}": value for name, value in states.items()}
         tokens = np.full((len(pixel_values), 1), self.config["decoder_start_token_id"], np.int64)
