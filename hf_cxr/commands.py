@@ -183,8 +183,10 @@ def _print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> Non
         print(told, flush=True)
         return
     prefix = f"{uid}\t" if uid is not None else ""
-    cut_short = ["the text was cut short, by --max-new-tokens or by the checkpoint's own limit"]
-    for warning in [*answer.get("warnings", ()), *(cut_short if answer.get("truncated") else ())]:
+    warnings = list(answer.get("warnings", ()))
+    if answer.get("truncated"):
+        warnings.append("the text was cut short, by --max-new-tokens or by the checkpoint's own limit")
+    for warning in warnings:
         print(f"{prefix}warning: {warning}", file=sys.stderr)
     print(prefix + _told(answer), flush=True)
 

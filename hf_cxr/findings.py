@@ -145,7 +145,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
                 clause.append(_Hit((name,), match.start(), match.end(), status))
         elif event == "HARD":
             asked = match.group() == "?"
-            ahead = asked and not text[: match.start()].endswith(tuple("abcdefghijklmnopqrstuvwxyz0123456789"))
+            ahead = asked and not text[: match.start()][-1:].isalnum()
             for hit in clause[segment:] if asked and not ahead else ():  # "pneumonia?"
                 hit.status = UNCERTAIN if hit.status == POSITIVE else hit.status
             close(match.start())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -48,6 +49,20 @@ def workshop(out: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises `ValueError`, naming the file, if it holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: no JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds no JSON object")
+    return content
 
 
 def replace_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:

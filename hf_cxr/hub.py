@@ -114,13 +114,9 @@ def _card_for(run: Path, repo_id: str) -> str:
     there = (run / CARD).read_text(encoding="utf-8")
     if not (run / FACTS).is_file():  # a run of an earlier version, or one on its way
         return there
-    from hf_cxr.card import (
-        card_text,
-        is_edited,
-        with_repository,
-    )  # which takes seconds to import; datasets need it not
+    from hf_cxr import card  # which takes seconds to import, and a dataset does not need it
 
-    return with_repository(there, run, repo_id) if is_edited(run) else card_text(run, repo_id)
+    return card.with_repository(there, run, repo_id) if card.is_edited(run) else card.card_text(run, repo_id)
 
 
 def licence_note(run: str | os.PathLike) -> str | None:

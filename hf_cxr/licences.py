@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from pathlib import Path
 
 import yaml
 from huggingface_hub import metadata_load
+
+from hf_cxr.folders import json_object
 
 INDIANA = (
     "cc-by-nc-nd-4.0",
@@ -52,8 +53,8 @@ def stated_licence(folder: Path) -> str:
 def check_may_be_public(folder: Path) -> None:
     """Raise `ValueError` unless a prepared dataset may be published: by its card, and by what it was prepared from,
     for a card can be edited."""
-    source = _source_of(folder)
-    stated, known = stated_licence(folder), LICENCES.get(source, ("",))[0]
+    source = json_object(folder / "prepare.json").get("source")
+    stated, known = stated_licence(folder), LICENCES.get(str(source), ("",))[0]
     forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
     strange = next((licence for licence in stated.split() if not re.fullmatch(_FREE, licence)), None)
     if forbidden:
@@ -65,13 +66,6 @@ def check_may_be_public(folder: Path) -> None:
     else:
         return
     raise ValueError(f"{folder}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
-
-
-def _source_of(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "prepare.json").read_text(encoding="utf-8")).get("source"))
-    except (ValueError, AttributeError):
-        raise ValueError(f"{folder / 'prepare.json'}: holds no JSON object") from None
 
 
 def note_on_weights(dataset: str | None, source: str | None) -> str | None:

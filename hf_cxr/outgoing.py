@@ -21,6 +21,7 @@ from PIL import Image
 from pyarrow import ArrowException, types
 from safetensors import SafetensorError, safe_open
 
+from hf_cxr.folders import json_object
 from hf_cxr.travelling import TRAVELLING
 
 CARD, FACTS, CONFIG, ACCOUNT = "README.md", "card.json", "config.json", "prepare.json"
@@ -41,6 +42,7 @@ RUN_FILES = (
     *(*VOCABULARIES, "merges.txt", "bpe.codes"),
     *TRAVELLING,
     *(CARD, "report.json", "report.md"),
+    # Those of `report.CARD_FIGURES`, whose import would take matplotlib; a test holds them together.
     *(f"figures/{name}.png" for name in ("look", "findings", "reliability", "risk")),
 )
 DATASET_FILES = ("data/*.parquet", CARD, ACCOUNT, "splits.csv")
@@ -111,7 +113,7 @@ def _check_there(path: Path, files: Mapping[str, Path], needed: list[tuple[str, 
 
 def _check_run(path: Path, files: Mapping[str, Path]) -> None:
     _check_there(path, files, [("preprocessor_config.json",), ("tokenizer_config.json",), VOCABULARIES, (CODE,)])
-    shards = set(_json_object(files[INDEX]).get("weight_map", {}).values()) if INDEX in files else set()
+    shards = set(json_object(files[INDEX]).get("weight_map", {}).values()) if INDEX in files else set()
     code = [file.read_text(encoding="utf-8") for name, file in files.items() if name.endswith(".py")]
     imported = {f"{module}.py" for text in code for module in re.findall(r"^\s*from \.(\w+) import", text, re.M)}
     _check_there(path, files, [(name,) for name in sorted(shards | imported)])
@@ -133,24 +135,14 @@ def _check_data(path: Path, files: Mapping[str, Path]) -> None:
                 rows[split] = rows.get(split, 0) + pq.ParquetFile(file).metadata.num_rows
             except (ArrowException, OSError) as error:
                 raise ValueError(f"{file}: damaged ({_one_line(error)}); nothing was pushed") from None
-    for split, count in _json_object(path / ACCOUNT).get("splits", {}).items():
+    for split, count in json_object(path / ACCOUNT).get("splits", {}).items():
         if rows.get(split, 0) != count:
             raise ValueError(f"{path}: split {split} has {rows.get(split, 0)} of {count} rows; nothing was pushed")
 
 
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: no JSON ({_one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds no JSON object")
-    return content
-
-
 def account_of(run: Path) -> dict[str, Any]:
     """The account of the dataset that a run was trained on, from its card.json; empty where there is none."""
-    return _json_object(run / FACTS).get("account", {}) if (run / FACTS).is_file() else {}
+    return json_object(run / FACTS).get("account", {}) if (run / FACTS).is_file() else {}
 
 
 def dataset_of(run: Path) -> str | None:

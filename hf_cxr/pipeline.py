@@ -157,42 +157,33 @@ class ImpressionPipeline(Pipeline):
         longest = self.model.config.decoder.max_position_embeddings - 1
         if (tokens := generate_kwargs.get("max_new_tokens")) and tokens > longest:
             raise ValueError(f"max_new_tokens {tokens}: this decoder writes 1 to {longest}")
-        before = {
-            "on_unlikely": on_unlikely,
-            "on_unreadable": on_unreadable,
-            "keep_views": return_attention and True,
-        }
+        before = {"on_unlikely": on_unlikely, "keep_views": return_attention and True}
         after = {
+            "on_unreadable": on_unreadable,
             "return_findings": return_findings,
             "return_attention": return_attention,
             "abstain_below": abstain_below,
         }
-        forward = generate_kwargs | _given(
-            {"on_unreadable": on_unreadable, "return_attention": return_attention and True}
-        )
+        forward = generate_kwargs | _given({"return_attention": return_attention and True})
         return _given(before), forward, _given(after)
 
-    def preprocess(
-        self, study, on_unlikely: str = "warn", on_unreadable: str = "error", keep_views: bool = False
-    ) -> dict[str, Any]:
+    def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
         size = self.image_processor.size["height"]
-        which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         views: dict[str, Image.Image] = {}
-        warnings, errors = list[str](), list[str]()
+        warnings, errors = list[str](), list[tuple[str, str]]()
+        which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         try:
             views, warnings = read_views(study, at_least=2 * size, doubted=on_unlikely != "ignore")
             if warnings and on_unlikely == "error":
                 raise UnreadableImage("; ".join(warnings))
             canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)
-        except ValueError as error:  # raised in `_forward`: a process that loads data would bury it in a traceback
-            errors = [f"{which}{error}" if on_unreadable == "error" else str(error)]
+        except ValueError as error:  # raised later: a process that loads data would bury it in a traceback
+            errors = [(which, str(error))]
             canvas = Image.new("RGB", (2 * size, size))  # holds its place in the batch
         inputs = {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
         return inputs | {"warnings": warnings, "errors": errors, "views": views if keep_views else {}}
 
-    def _forward(self, inputs, on_unreadable: str = "error", return_attention: bool = False, **generate_kwargs):
-        if on_unreadable == "error" and (error := _first(inputs["errors"])):
-            raise UnreadableImage(error)
+    def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
         pixel_values = inputs["pixel_values"]
         outputs: dict[str, Any] = generate(self.model, pixel_values, **generate_kwargs)
         if return_attention:
@@ -207,12 +198,15 @@ class ImpressionPipeline(Pipeline):
     def postprocess(
         self,
         outputs,
+        on_unreadable: str = "error",
         return_findings: bool = False,
         return_attention: bool | str = False,
         abstain_below: float | None = None,
     ) -> list[dict[str, Any]]:
-        if outputs["errors"]:
-            return [{"impression": None, "score": None, "error": outputs["errors"][0]}]
+        for which, error in outputs["errors"]:
+            if on_unreadable == "error":
+                raise UnreadableImage(f"{which}{error}")
+            return [{"impression": None, "score": None, "error": error}]
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
         curve = getattr(self.model.config, CALIBRATION, None)
         for row, score in zip(rows, calibrated(curve, [row["score"] for row in rows]), strict=True):
@@ -230,11 +224,6 @@ class ImpressionPipeline(Pipeline):
         if outputs["warnings"]:
             rows = [row | {"warnings": list(outputs["warnings"])} for row in rows]
         return rows
-
-
-def _first(errors: Sequence[Any]) -> str | None:
-    """The first error of a batch: a list for each study, or, where there is one study, its list."""
-    return next((error for one in errors for error in ([one] if isinstance(one, str) else one)), None)
 
 
 def _findings(text: str) -> dict[str, list[str]]:
