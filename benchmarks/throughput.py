@@ -27,7 +27,6 @@ import gc
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -37,7 +36,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -47,6 +45,7 @@ import transformers
 from datasets import concatenate_datasets, disable_progress_bars
 from PIL import Image
 from preparation import write_collection
+from throughput_tables import machine, ratios, tables
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -59,6 +58,7 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
+from tutorial import VIEWS, TutorialDataset, panel
 
 from hf_cxr import pipeline, training
 from hf_cxr.arguments import parse_arguments
@@ -72,17 +72,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {"demo": ROOT / "configs" / "demo.yaml", "vit_gpt2": ROOT / "configs" / "iu_xray_vit_gpt2.yaml"}
 DEFAULTS = {"demo": {"batch": 32, "steps": 30}, "vit_gpt2": {"batch": 2, "steps": 6}}
 CONTESTANTS = ("tutorial", "tutorial, longest", "tutorial, small files", "kit", "ceiling")
-RATIOS = (
-    ("kit", "ceiling"),
-    ("kit", "tutorial"),
-    ("kit", "tutorial, longest"),
-    ("kit", "tutorial, small files"),
-    ("tutorial, longest", "tutorial"),
-    ("tutorial, small files", "tutorial, longest"),
-)
 BATCHES, BEAMS = (1, 8, 32), (1, 4)
 GPT2_TOKENS = 50257
-VIEWS = ("frontal", "lateral")
 TEXTS = 4000  # phantom impressions that a tokenizer is trained on; they cost no picture
 
 
@@ -153,7 +144,7 @@ def make_material(options: argparse.Namespace, folder: Path) -> Material:
     lap("decode one full-size PNG", len(pictures))
     (folder / "small").mkdir()
     for picture in pictures:
-        _panel(picture, kit.panel_size).save(folder / "small" / Path(picture).name)
+        panel(picture, kit.panel_size).save(folder / "small" / Path(picture).name)
     lap("shrink the files of one study for the tutorial way", len(table))
     stored = max(32, kit.panel_size) if options.model == "demo" else 384  # as `hf-cxr demo` and `prepare` have it
     prepare("table", folder / "dataset", root=files / "studies.csv", size=stored)
@@ -172,41 +163,6 @@ def make_material(options: argparse.Namespace, folder: Path) -> Material:
     )
     packed = concatenate_datasets([packed] * times)
     return Material(make_checkpoint(options, kit, folder), kit, packed, studies * times, small * times, costs)
-
-
-# --- the tutorial way --------------------------------------------------------------------------------------------
-
-
-def _panel(path: str, size: int) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("L").resize((size, size), Image.Resampling.BICUBIC)  # grey: a third of RGB's work
-
-
-class TutorialDataset(torch.utils.data.Dataset):
-    """What the tutorials' `__getitem__` does, done well: open, shrink, put side by side, process, tokenize."""
-
-    def __init__(self, studies: list[dict[str, str]], checkpoint: Checkpoint, panel: int, length: int, pad: bool):
-        self.studies, self.panel, self.length, self.pad = studies, panel, length, pad
-        self.tokenizer, self.image_processor = checkpoint.tokenizer, checkpoint.image_processor
-
-    def __len__(self) -> int:
-        return len(self.studies)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        study = self.studies[index]
-        canvas = Image.new("RGB", (2 * self.panel, self.panel))
-        for place, view in enumerate(VIEWS):
-            if view in study:
-                canvas.paste(_panel(study[view], self.panel), (place * self.panel, 0))
-        pixels = self.image_processor(canvas, return_tensors="pt")["pixel_values"][0]
-        text = study["text"] + self.tokenizer.eos_token
-        padding = {"padding": "max_length"} if self.pad else {}
-        encoded = self.tokenizer(text, truncation=True, max_length=self.length, add_special_tokens=False, **padding)
-        labels = [
-            token if seen else IGNORED
-            for token, seen in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
-        ]
-        return {"pixel_values": pixels, "labels": labels}
 
 
 # --- training, timed ---------------------------------------------------------------------------------------------
@@ -411,77 +367,6 @@ def measure_latency(options: argparse.Namespace, material: Material, folder: Pat
         words = [*command, "--frontal", study["frontal"], "--lateral", study["lateral"]]
         lap("hf-cxr predict", partial(subprocess.run, words, check=True, capture_output=True))
     return seconds
-
-
-# --- figures and tables ------------------------------------------------------------------------------------------
-
-
-def ratios(rates: dict[str, list[float]], pairs: Sequence[tuple[str, str]] = RATIOS) -> dict[str, dict[str, float]]:
-    """Quotients of rates, taken within each round (the machine's noise is then in both): median, least, greatest."""
-    result = {}
-    for upper, lower in pairs:
-        quotients = [a / b for a, b in zip(rates[upper], rates[lower], strict=True)]
-        result[f"{upper} ÷ {lower}"] = {"median": median(quotients), "min": min(quotients), "max": max(quotients)}
-    return result
-
-
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    cpu = platform.processor()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    versions = {
-        name: sys.modules[name].__version__ for name in ("torch", "transformers", "datasets", "accelerate", "PIL")
-    }
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        **versions,
-    }
-
-
-def tables(result: dict[str, Any]) -> str:
-    """All figures of a run as Markdown."""
-    host, settings = result["machine"], result["settings"]
-    device = host["gpu"] or f"CPU {host['cpu']}"
-    told = {key: value for key, value in settings.items() if value is not None}
-    lines = [
-        f"**{settings['model']}** on {device}, {host['cores']} cores, {host['threads']} threads; "
-        + ", ".join(f"{name} {host[name]}" for name in ("python", "torch", "transformers", "datasets", "accelerate")),
-        "",
-        "Settings: " + ", ".join(f"{key} {value}" for key, value in told.items()),
-        "",
-    ]
-    if result["training"]:
-        lines += ["| training | studies/s, median | least to greatest |", "|---|---|---|"]
-        lines += [_row(name, values) for name, values in result["training"].items()]
-        lines += ["", "| ratio | median | least to greatest |", "|---|---|---|"]
-        lines += [
-            f"| {name} | {value['median']:.3f} | {value['min']:.3f} to {value['max']:.3f} |"
-            for name, value in result["ratios"].items()
-        ]
-        lines.append("")
-    lines += ["| once, before training | ms |", "|---|---|"]
-    lines += [f"| {name} | {value:.1f} |" for name, value in result["costs_ms"].items()]
-    if result["generation"]:
-        lines += ["", f"| inference, {settings['new_tokens']} tokens a text | studies/s, median | least to greatest |"]
-        lines += ["|---|---|---|", *(_row(name, values) for name, values in result["generation"].items())]
-    if result["latency_s"]:
-        lines += ["", "| one study, from two files | median s | 95th percentile s | n |", "|---|---|---|---|"]
-        lines += [
-            f"| {name} | {median(values):.3g} | {np.percentile(values, 95):.3g} | {len(values)} |"
-            for name, values in result["latency_s"].items()
-            if values
-        ]
-    return "\n".join(lines)
-
-
-def _row(name: str, values: list[float]) -> str:
-    return f"| {name} | {median(values):.3g} | {min(values):.3g} to {max(values):.3g} |"
 
 
 def make_parser() -> argparse.ArgumentParser:
