@@ -466,7 +466,7 @@ def test_a_second_push_deletes_what_the_run_no_longer_has_and_nothing_of_others(
     run = copy_folder(run_folder, tmp_path / "run")
     (run / "model.safetensors").rename(run / "model-00001-of-00001.safetensors")
     (run / "figures").mkdir(exist_ok=True)
-    (run / "figures" / "old.png").write_bytes(b"\x89PNG old")
+    (run / "figures" / "risk.png").write_bytes(b"\x89PNG old")  # the run itself is not calibrated
     assert cxr("push", run, "user/again")[0] == 0
     repo = site.repos["model", "user/again"]
     ours, theirs = repo.at("main").tree, {"LICENSE", "adapter.safetensors", "notes/README.md"}
@@ -474,7 +474,7 @@ def test_a_second_push_deletes_what_the_run_no_longer_has_and_nothing_of_others(
     assert cxr("push", run_folder, "user/again")[0] == 0
     names = set(site.files("user/again"))
     assert theirs | {"model.safetensors"} <= names
-    assert not names & {"model-00001-of-00001.safetensors", "figures/old.png"}
+    assert not names & {"model-00001-of-00001.safetensors", "figures/risk.png"}
     assert len(site.revisions("user/again")) == 4
 
 
