@@ -28,15 +28,15 @@ from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_cxr import metrics
-from hf_cxr.arguments import parse_arguments
-from hf_cxr.dataset import load_prepared, prepare
-from hf_cxr.demo import packaged_config
-from hf_cxr.findings import FINDINGS
-from hf_cxr.modeling import Checkpoint, build, load_checkpoint
-from hf_cxr.prediction import predict_split
-from hf_cxr.sources.phantom import LATERAL_ONLY
-from hf_cxr.training import train
-from hf_cxr.warmup import FindingsModel, finding_loss
+from hf_cxr.cli.demo import packaged_config
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.prepare import load_prepared, prepare
+from hf_cxr.data.sources.phantom import LATERAL_ONLY
+from hf_cxr.evaluation.prediction import predict_split
+from hf_cxr.inference.labeler import FINDINGS
+from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
+from hf_cxr.training.findings_pretraining import FindingsModel, finding_loss
+from hf_cxr.training.run import train
 
 VIEW_DROPOUT = 0.2
 TARGET_TOKENS = 24  # about the mean of a padded batch of phantom impressions

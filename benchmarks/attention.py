@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from hf_cxr.attention import VIEWS, cross_attention, overlay, word_maps
-from hf_cxr.dataset import load_prepared
-from hf_cxr.findings import positive_findings
-from hf_cxr.modeling import load_checkpoint, panel_size_of
-from hf_cxr.pipeline import generate
-from hf_cxr.sources import phantom
-from hf_cxr.views import pack_views
+from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.sources import phantom
+from hf_cxr.inference.attention import VIEWS, cross_attention, overlay, word_maps
+from hf_cxr.inference.labeler import positive_findings
+from hf_cxr.inference.pipeline import generate
+from hf_cxr.inference.views import pack_views
+from hf_cxr.models.modeling import load_checkpoint, panel_size_of
 
 LEAST = 12
 WORDS = {

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hf_cxr.arguments import parse_arguments
-from hf_cxr.commands import print_report
-from hf_cxr.dataset import prepare
-from hf_cxr.demo import packaged_config
-from hf_cxr.training import train
+from hf_cxr.cli.commands import print_report
+from hf_cxr.cli.demo import packaged_config
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.prepare import prepare
+from hf_cxr.training.run import train
 
 SHUFFLED = ("train", "validation")
 

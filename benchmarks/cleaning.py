@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hf_cxr.findings import positive_findings
-from hf_cxr.reports import SCAR_POLICIES, clean_text, sentences
+from hf_cxr.data.study import SCAR_POLICIES, clean_text, sentences
+from hf_cxr.inference.labeler import positive_findings
 
 KINDS: dict[str, str] = {
     "enumeration marker (1., 2.)": r"(?:^|(?<=[.!?:;] ))\d{1,2}[.)],?\s*(?=[^\W\d])",

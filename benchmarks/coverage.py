@@ -15,8 +15,8 @@ import time
 import numpy as np
 
 from hf_cxr import metrics
-from hf_cxr.resampling import study_intervals
-from hf_cxr.sources import studies
+from hf_cxr.data.sources import studies
+from hf_cxr.evaluation.bootstrap import study_intervals
 
 NAMES = ("bleu1", "bleu4", "rougeL", "exact_match", "finding_f1_micro", "finding_f1_macro", "normal_accuracy")
 POPULATION = 60_000

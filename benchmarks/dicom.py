@@ -5,10 +5,9 @@
 
 Each picture is written with header combinations that occur in the table (photometric interpretation, bits, rescale,
 window, view) to a temporary folder, so that a viewer which follows the header would show the picture; then it is read
-with `hf_cxr.views` and compared with the source, and with the source after the stretch that the reader gives to every
-deep picture: what still differs then is the reader's fault. `write_dicom` is also what the tests make their files
-with. Needs the extra `dicom`.
-"""
+with `hf_cxr.inference.views` and compared with the source, and with the source after the stretch that the reader gives
+to every deep picture: what still differs then is the reader's fault. `write_dicom` is also what the tests make their
+files with. Needs the extra `dicom`. """
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr.views import read_radiograph, shrink
+from hf_cxr.inference.views import read_radiograph, shrink
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 UNCOMPRESSED = ("1.2.840.10008.1.2", EXPLICIT, "1.2.840.10008.1.2.1.99")  # implicit, explicit, deflated

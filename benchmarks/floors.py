@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from hf_cxr import metrics
-from hf_cxr.floors import blind_predictions, oracle_predictions
-from hf_cxr.sources import kaggle
+from hf_cxr.data.sources import kaggle
+from hf_cxr.evaluation.baselines import blind_predictions, oracle_predictions
 
 SHOWN = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "finding_f1_micro", "normal_accuracy", "length_ratio")
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from hf_cxr.dataset import load_prepared
-from hf_cxr.modeling import Checkpoint, load_checkpoint, panel_size_of
-from hf_cxr.views import pack_views
+from hf_cxr.data.prepare import load_prepared
+from hf_cxr.inference.views import pack_views
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint, panel_size_of
 
 Writer = Callable[[torch.Tensor], list[list[int]]]
 

@@ -28,10 +28,11 @@ import yaml
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hf_cxr import cli, training  # noqa: F401  (imported here so that the forked processes need not)
-from hf_cxr.checkpoints import read_progress
-from hf_cxr.dataset import prepare
-from hf_cxr.modeling import train_tokenizer
+from hf_cxr.cli import parser as cli
+from hf_cxr.data.prepare import prepare
+from hf_cxr.models.modeling import train_tokenizer
+from hf_cxr.training import run as training  # noqa: F401  (imported here so that the forked processes need not)
+from hf_cxr.training.checkpoints import read_progress
 
 RECIPE = {
     "encoder": "tiny",

@@ -1,4 +1,4 @@
-"""How well `hf_cxr.findings` agrees with the human MeSH tags of the Indiana reports, as Markdown tables.
+"""How well `hf_cxr.inference.labeler` agrees with the human MeSH tags of the Indiana reports, as Markdown tables.
 
     python benchmarks/labeler.py --reports ../shared/data/iu --half odd [--json OUT] [--errors FINDING]
 
@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from defusedxml.ElementTree import fromstring
 
-from hf_cxr.archives import members
-from hf_cxr.findings import NEGATIVE, PLACED, is_normal, mentions, positive_findings
-from hf_cxr.sources import openi
+from hf_cxr.data.archives import members
+from hf_cxr.data.sources import openi
+from hf_cxr.inference.labeler import NEGATIVE, PLACED, is_normal, mentions, positive_findings
 
 # MeSH heading (start of a tag, as a pattern) → our names that answer it.
 MAP: dict[str, tuple[str, set[str]]] = {

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hf_cxr import metrics
-from hf_cxr.findings import mentions
+from hf_cxr.data.sources import phantom_text
+from hf_cxr.inference.labeler import mentions
 from hf_cxr.metrics import content, overlap, texts
-from hf_cxr.sources import phantom_text
 
 Pairs = tuple[list[str], list[str]]
 NOISE = (

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from hf_cxr.reports import Study
-from hf_cxr.sources.phantom import LATERAL_ONLY, TAGS, render, studies
-from hf_cxr.sources.phantom_text import plan
+from hf_cxr.data.sources.phantom import LATERAL_ONLY, TAGS, render, studies
+from hf_cxr.data.sources.phantom_text import plan
+from hf_cxr.data.study import Study
 
 
 def studies_per_second(num_studies: int, size: int) -> float:

@@ -23,14 +23,14 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from hf_cxr.views import shrink
+from hf_cxr.inference.views import shrink
 
 SIZE = 384
 
 
 def write_study(folder: Path, index: int, pixels: int) -> tuple[str, str, str, str]:
-    from hf_cxr.sources.phantom import draw, plan
-    from hf_cxr.sources.phantom_text import report
+    from hf_cxr.data.sources.phantom import draw, plan
+    from hf_cxr.data.sources.phantom_text import report
 
     case = plan(0, index)
     names = [f"{index}_{view}.png" if view in case.views else "" for view in ("frontal", "lateral")]
@@ -111,7 +111,7 @@ def print_choices(files: list[str]) -> None:
 PREPARE = """
 import json, resource, sys, time
 import datasets
-from hf_cxr.dataset import prepare
+from hf_cxr.data.prepare import prepare
 datasets.disable_progress_bars()
 start = time.perf_counter()
 prepare("table", sys.argv[1], root=sys.argv[2], size=int(sys.argv[3]), num_proc=int(sys.argv[4]))

@@ -36,10 +36,10 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from hf_cxr.arguments import KitArguments, parse_arguments
-from hf_cxr.encoders import STRETCHED
-from hf_cxr.lora import adapters
-from hf_cxr.modeling import DECODER_SIZES, ENCODER_SIZES, PANELS, PATCH_SIZE, ready_for_trainer
+from hf_cxr.config import KitArguments, parse_arguments
+from hf_cxr.models.encoders import STRETCHED
+from hf_cxr.models.lora import adapters
+from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES, PANELS, PATCH_SIZE, ready_for_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 

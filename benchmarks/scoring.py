@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from hf_cxr.evaluation import build_report
-from hf_cxr.sources import phantom_text
+from hf_cxr.data.sources import phantom_text
+from hf_cxr.evaluation.evaluate import build_report
 
 
 def main() -> None:

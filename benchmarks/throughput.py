@@ -14,7 +14,7 @@ of the clock the workers have as many batches ready as they had at its start.
   resizes both full-size PNG files, and texts are padded to the greatest length.
 - `tutorial, longest`: the same, texts padded to the longest of the batch.
 - `tutorial, small files`: the same, and the PNG files were shrunk to the panel once, before.
-- `kit`: `hf_cxr.training.fine_tune` with the recipe's settings, on canvases prepared and packed once, before.
+- `kit`: `hf_cxr.training.run.fine_tune` with the recipe's settings, on canvases prepared and packed once, before.
 - `ceiling`: forward, loss, backward, clip and optimiser step on the very batches that the kit trained on, in memory.
 """
 
@@ -60,13 +60,14 @@ from transformers import (
 )
 from tutorial import VIEWS, TutorialDataset, panel
 
-from hf_cxr import pipeline, training
-from hf_cxr.arguments import parse_arguments
-from hf_cxr.canvases import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.dataset import load_prepared, prepare
-from hf_cxr.modeling import Checkpoint, build, train_tokenizer
-from hf_cxr.sources.phantom_text import plan, report
-from hf_cxr.trainer import ImpressionTrainer, token_mean_loss
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.prepare import load_prepared, prepare
+from hf_cxr.data.sources.phantom_text import plan, report
+from hf_cxr.inference import pipeline
+from hf_cxr.models.modeling import Checkpoint, build, train_tokenizer
+from hf_cxr.training import run as training
+from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {"demo": ROOT / "configs" / "demo.yaml", "vit_gpt2": ROOT / "configs" / "iu_xray_vit_gpt2.yaml"}
@@ -207,7 +208,7 @@ def arguments(options: argparse.Namespace, folder: str) -> tuple[Any, Any]:
     kit, args = parse_arguments(
         RECIPES[options.model], [word for key, value in words.items() for word in (f"--{key}", str(value))]
     )
-    args.dataloader_pin_memory = torch.cuda.is_available()  # as `hf_cxr.training.train` does
+    args.dataloader_pin_memory = torch.cuda.is_available()  # as `hf_cxr.training.run.train` does
     return kit, args
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hf_cxr.canvases import IGNORED
-from hf_cxr.modeling import Checkpoint
+from hf_cxr.data.collator import IGNORED
+from hf_cxr.models.modeling import Checkpoint
 
 VIEWS = ("frontal", "lateral")
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from hf_cxr.archives import image_key
-from hf_cxr.sources import phantom
-from hf_cxr.sources.rows import read_rows
-from hf_cxr.view_labels import decide_views, pixel_evidence, read_view_table
-from hf_cxr.views import read_radiograph, shrink
+from hf_cxr.data.archives import image_key
+from hf_cxr.data.sources import phantom
+from hf_cxr.data.sources.rows import read_rows
+from hf_cxr.data.view_labels import decide_views, pixel_evidence, read_view_table
+from hf_cxr.inference.views import read_radiograph, shrink
 
 Labelled = dict[str, list[tuple[str, str]]]
 """uid → (name, view) of its pictures, in the order of names"""

@@ -13,14 +13,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Study": "reports",
-    "clean_text": "reports",
-    "pack_views": "views",
-    "read_radiograph": "views",
-    "label": "findings",
-    "positive_findings": "findings",
-    "load_studies": "dataset",
-    "prepare": "dataset",
+    "Study": "data.study",
+    "clean_text": "data.study",
+    "pack_views": "inference.views",
+    "read_radiograph": "inference.views",
+    "label": "inference.labeler",
+    "positive_findings": "inference.labeler",
+    "load_studies": "data.prepare",
+    "prepare": "data.prepare",
     "metric_path": "metrics",
 }
 __all__ = ["__version__", *_EXPORTS]
@@ -37,7 +37,7 @@ def __dir__() -> list[str]:
 
 
 class _PipelinesWatch(MetaPathFinder):
-    """Imports `hf_cxr.pipeline`, which registers its task, right after `transformers.pipelines`, then steps aside."""
+    """Imports the pipeline, which registers its task, right after `transformers.pipelines`, then steps aside."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "transformers.pipelines":
@@ -50,13 +50,13 @@ class _PipelinesWatch(MetaPathFinder):
 
         def load_and_register(module):
             load(module)
-            importlib.import_module("hf_cxr.pipeline")
+            importlib.import_module("hf_cxr.inference.pipeline")
 
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
 
 
 if "transformers.pipelines" in sys.modules:
-    importlib.import_module("hf_cxr.pipeline")
+    importlib.import_module("hf_cxr.inference.pipeline")
 else:
     sys.meta_path.insert(0, _PipelinesWatch())

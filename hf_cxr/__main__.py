@@ -2,6 +2,6 @@
 
 import sys
 
-from hf_cxr.cli import main
+from hf_cxr.cli.parser import main
 
 sys.exit(main())

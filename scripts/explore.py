@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_cxr.cli import main
+from hf_cxr.cli.parser import main
 
 if __name__ == "__main__":
     sys.exit(main(["explore", *sys.argv[1:]]))

@@ -21,7 +21,7 @@ def export(source: str, out: str | Path):
     import torch
     from transformers.exporters import OnnxConfig, OnnxExporter
 
-    from hf_cxr.modeling import load_checkpoint
+    from hf_cxr.models.modeling import load_checkpoint
 
     checkpoint = load_checkpoint(source)
     model = checkpoint.model.eval().float()
@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("checkpoint")
     parser.add_argument("out")
     args = parser.parse_args()
-    from hf_cxr.pipeline import generate
+    from hf_cxr.inference.pipeline import generate
 
     model, pixels = export(args.checkpoint, args.out)
     told, (tokens, probabilities) = generate(model, pixels), Runner(args.out).greedy(pixels.numpy())

@@ -17,7 +17,7 @@ def work(task: dict) -> int:
     if "code" in task:
         exec(compile(task["code"], "<documentation>", "exec"), {"__name__": "__main__"})
         return 0
-    from hf_cxr.cli import main
+    from hf_cxr.cli.parser import main
 
     sys.argv = ["hf-cxr", *task["words"]]
     return main(task["words"])
@@ -46,11 +46,11 @@ def in_a_fork(task: dict) -> dict:
 
 
 if __name__ == "__main__":
-    import hf_cxr.compare
-    import hf_cxr.evaluation
+    import hf_cxr.evaluation.compare
+    import hf_cxr.evaluation.evaluate
     import hf_cxr.explore
-    import hf_cxr.hub
-    import hf_cxr.training  # noqa: F401
+    import hf_cxr.hub.push
+    import hf_cxr.training.run  # noqa: F401
 
     for line in sys.stdin:
         print(json.dumps(in_a_fork(json.loads(line))), flush=True)

@@ -29,7 +29,7 @@ def iu(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small prepared phantom collection: 238 studies of 32-pixel views."""
-    from hf_cxr.dataset import prepare
+    from hf_cxr.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("phantom") / "dataset"
     prepare("phantom", folder, size=32, num_studies=238, seed=0)
@@ -41,8 +41,8 @@ def run_folder(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A run trained for a few steps through both stages, evaluated, with its card."""
     from helpers import TINY_RECIPE, write_config
 
-    from hf_cxr.arguments import parse_arguments
-    from hf_cxr.training import train
+    from hf_cxr.config import parse_arguments
+    from hf_cxr.training.run import train
 
     folder = tmp_path_factory.mktemp("run") / "run"
     config = write_config(
@@ -64,7 +64,7 @@ def talkative_run(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """That run with weights that write another text for nearly every study, where its own write one for all."""
     from helpers import copy_folder, talkative
 
-    from hf_cxr.modeling import load_checkpoint
+    from hf_cxr.models.modeling import load_checkpoint
 
     run = copy_folder(run_folder, tmp_path_factory.mktemp("talkative") / "run")
     model = talkative(load_checkpoint(str(run)), eyes=2).model

@@ -1,5 +1,6 @@
-"""One of several training processes that tests/test_distributed.py starts: the kit's own stages on a tiny model, with
-the same global batch cut in several ways. Process 0 writes what the test compares into the folder that is named.
+"""One of several training processes that tests/training/test_distributed.py starts: the kit's own stages on a tiny
+model, with the same global batch cut in several ways. Process 0 writes what the test compares into the folder that is
+named.
 
     torchrun --nproc_per_node=2 tests/distributed_worker.py DATASET FOLDER
 """
@@ -13,12 +14,13 @@ from accelerate import PartialState
 from helpers import TINY_RECIPE, tiny_checkpoint, write_config
 from safetensors.torch import save_file
 
-from hf_cxr import training, warmup
-from hf_cxr.arguments import parse_arguments
-from hf_cxr.callbacks import EpochCallback
-from hf_cxr.canvases import pack_dataset
-from hf_cxr.dataset import load_prepared
-from hf_cxr.prediction import predict_split
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.collator import pack_dataset
+from hf_cxr.data.prepare import load_prepared
+from hf_cxr.evaluation.prediction import predict_split
+from hf_cxr.training import findings_pretraining
+from hf_cxr.training import run as training
+from hf_cxr.training.callbacks import EpochCallback
 
 GLOBAL_BATCH, STEPS = 24, 5
 SPLIT_SIZES = (1, 2, 7)
@@ -76,9 +78,9 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
     if stage == "findings":
         log = []
         listen = {"on_log": lambda *_, logs, **__: log.append(logs)}  # the warm-up keeps its log to itself
-        warmup.EpochCallback = type("Listener", (EpochCallback,), listen)
-        warmup.warm_up(checkpoint, packed, kit, args)
-        warmup.EpochCallback = EpochCallback
+        findings_pretraining.EpochCallback = type("Listener", (EpochCallback,), listen)
+        findings_pretraining.warm_up(checkpoint, packed, kit, args)
+        findings_pretraining.EpochCallback = EpochCallback
     else:
         log = training.fine_tune(checkpoint, {"train": packed}, kit, args).state.log_history
     weights = {name: value.detach().clone() for name, value in checkpoint.model.named_parameters()}

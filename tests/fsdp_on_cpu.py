@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers import GenerationMixin
 
-from hf_cxr.cli import main
+from hf_cxr.cli.parser import main
 
 as_it_is = PartialState.__init__
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from hf_cxr.modeling import Checkpoint, build, train_tokenizer
-from hf_cxr.trainer import part_name
+from hf_cxr.models.modeling import Checkpoint, build, train_tokenizer
+from hf_cxr.training.trainer import part_name
 
 ROOT = Path(__file__).parents[1]
 # The smallest recipe that goes the whole way; a test states only what differs.

@@ -70,7 +70,7 @@ def test_every_recipe_is_counted(recipes, tmp_path: Path):
 
 
 def test_parameters_of_a_recipe_are_those_of_the_model_that_it_trains(recipes, tmp_path: Path):
-    from hf_cxr.modeling import build
+    from hf_cxr.models.modeling import build
 
     texts = ["No acute cardiopulmonary abnormality.", "Small right pleural effusion."] * 5
     model = build("tiny", "tiny", 64, texts, vocab_size=300).model

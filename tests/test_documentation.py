@@ -31,10 +31,10 @@ NOT_RUN = {
     "pip install": "needs the package registry",
     "hf auth login": "asks for a token; the sandbox gives it as HF_TOKEN",
     "python benchmarks/": "takes minutes; tests/test_benchmarks.py runs some, here their arguments are checked",
-    "python tests/hub_server.py": "runs until it is stopped; tests/test_hub_server.py starts it",
+    "python tests/hub_server.py": "runs until it is stopped; tests/hub/test_hub_server.py starts it",
     "torchrun": "as `accelerate launch`, which is run",
-    "accelerate launch --config_file": "several hosts; tests/test_distributed.py runs two on the loopback",
-    "python -m hf_cxr.metrics.clinical": "needs the extra `clinical`; see tests/test_metrics_clinical.py",
+    "accelerate launch --config_file": "several hosts; tests/training/test_distributed.py runs two on the loopback",
+    "python -m hf_cxr.metrics.clinical": "needs the extra `clinical`; see tests/metrics/test_metrics_clinical.py",
 }
 REFUSED_WITHOUT_GPU = {"--accelerate_config fsdp2": "FSDP needs GPUs", "--accelerate_config deepspeed": "deepspeed"}
 SHORTER = ["--num_train_epochs", "1", "--findings_warmup_epochs", "1", "--max_target_length", "24"]

@@ -22,11 +22,11 @@ from datasets.utils import tqdm
 from PIL import Image
 
 from hf_cxr import __version__
-from hf_cxr.dataset import load_prepared
+from hf_cxr.data.prepare import load_prepared
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, in_studies, picture_bytes
-from hf_cxr.findings import FINDINGS, POSITIVE, is_normal, label
-from hf_cxr.folders import is_empty, move_in, workshop
-from hf_cxr.views import FORMATS
+from hf_cxr.inference.labeler import FINDINGS, POSITIVE, is_normal, label
+from hf_cxr.inference.views import FORMATS
+from hf_cxr.utils.files import is_empty, move_in, workshop
 
 NORMAL = "normal"
 SHEETS, TILES = 4, 8
@@ -47,8 +47,8 @@ def explore(
     Args:
         dataset: A prepared dataset, its folder or its Hub id. A folder also has the account (`prepare.json`).
         out: The folder to make. An earlier result there is replaced.
-        findings: What to show contact sheets of: names of `hf_cxr.findings.FINDINGS`, or "normal". Default: the most
-            frequent findings and normal studies.
+        findings: What to show contact sheets of: names of `hf_cxr.inference.labeler.FINDINGS`, or "normal". Default: the
+            most frequent findings and normal studies.
         split: Describe this split only. Duplicates and floors need the others too and always look at all.
         seed: Seed of the studies shown, of the random floor and of the intervals. Same input and seed, same bytes.
 
@@ -71,7 +71,7 @@ def explore(
     unknown = next((name for name in findings if name not in (*FINDINGS, NORMAL)), None)
     if unknown is not None:
         near = difflib.get_close_matches(unknown, (*FINDINGS, NORMAL), 3, 0.4)
-        raise ValueError(f"unknown finding {unknown!r}: {', '.join(near) or 'hf_cxr.findings lists them'}?")
+        raise ValueError(f"unknown finding {unknown!r}: {', '.join(near) or 'hf_cxr.inference.labeler lists them'}?")
     folder = None if isinstance(dataset, DatasetDict) else Path(dataset)
     name = "dataset" if folder is None else folder.resolve().name if folder.is_dir() else str(dataset)
     loaded = _checked(dataset) if isinstance(dataset, DatasetDict) else load_prepared(dataset, text=None)

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr import floors, metrics, resampling
-from hf_cxr.duplicates import text_overlap
-from hf_cxr.findings import FINDINGS, NEGATIVE, POSITIVE, UNCERTAIN, is_normal, label
-from hf_cxr.reports import sentences
+from hf_cxr import metrics
+from hf_cxr.data.leakage import text_overlap
+from hf_cxr.data.study import sentences
+from hf_cxr.evaluation import baselines, bootstrap
+from hf_cxr.inference.labeler import FINDINGS, NEGATIVE, POSITIVE, UNCERTAIN, is_normal, label
 
 VIEWS = ("frontal", "lateral")
 SECTIONS = ("impression", "findings", "indication")
 TOGETHER = 12
 """Findings in the table of co-occurrence."""
 ENOUGH = 10
-"""Positive training studies a finding needs for the findings warm-up: `hf_cxr.warmup.MIN_POSITIVES`, told again here
-because that room is too heavy to enter for a number."""
+"""Positive training studies a finding needs for the findings warm-up:
+`hf_cxr.training.findings_pretraining.MIN_POSITIVES`, told again here because that room is too heavy to enter for a
+number."""
 FUNCTION_WORDS = frozenset(
     "a an and are as at be been by can for from has have in into is it its may of on or since than that the there"
     " these this to was were which with within".split()
@@ -289,11 +291,11 @@ def _floors(rows: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
         return {"split": None, "n": 0, "rows": []}
     references = by_split[scored]
     found = []
-    for name, texts in floors.blind_predictions(train, validation, len(references), seed).items():
+    for name, texts in baselines.blind_predictions(train, validation, len(references), seed).items():
         statistics = metrics.study_statistics(texts, references)
         constant = name != "random_train" and train.count(texts[0]) > 1  # else it is one patient's report
         text = texts[0] if constant else None
-        ci95 = resampling.study_intervals(statistics, range(len(references)), seed)
+        ci95 = bootstrap.study_intervals(statistics, range(len(references)), seed)
         found.append({"name": name, "text": text, **statistics.scores(), "ci95": ci95})
     chosen_on = "validation" if validation else "train"
     return {"split": scored, "n": len(references), "constant chosen on": chosen_on, "rows": found}

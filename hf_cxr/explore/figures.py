@@ -22,8 +22,22 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, picture_bytes
-from hf_cxr.paper import INK, LINE, MAIN, MUTED, PAPER, QUIET, SECOND, STYLE, THIRD, bare, data_address, subplots, svg
-from hf_cxr.views import fit_panel, read_radiograph
+from hf_cxr.inference.views import fit_panel, read_radiograph
+from hf_cxr.utils.plots import (
+    INK,
+    LINE,
+    MAIN,
+    MUTED,
+    PAPER,
+    QUIET,
+    SECOND,
+    STYLE,
+    THIRD,
+    bare,
+    data_address,
+    subplots,
+    svg,
+)
 
 FLOOR_LABELS = {
     "most_frequent": "most frequent\ntraining impression",

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hf_cxr.paper import FLOORS, NBSP, number, percent, score, template
+from hf_cxr.utils.plots import FLOORS, NBSP, number, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
 NOUNS = {"impression": ("impression", "impressions"), "findings": ("findings text", "findings texts")}

@@ -3,9 +3,8 @@
 `texts` cuts texts into tokens and counts n-grams, `overlap` compares words, `content` compares findings, and `study`
 gathers every score as a formula over per-study statistics, so that a bootstrap over studies is a matrix product. The
 `evaluate` modules are the folders beside this file; they load without network:
-`evaluate.load(hf_cxr.metric_path("bleu"))`. Generating texts and building reports lives in `hf_cxr.evaluation`;
-`clinical` passes texts on to the model-based measures of RadEval.
-"""
+`evaluate.load(hf_cxr.metric_path("bleu"))`. Generating texts and building reports lives in
+`hf_cxr.evaluation.evaluate`; `clinical` passes texts on to the model-based measures of RadEval."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Clinical content of the texts: findings stated against findings there, with sides and places, and normal or not.
 
-What a text states is read by `hf_cxr.findings`; word overlap lives in `overlap`.
+What a text states is read by `hf_cxr.inference.labeler`; word overlap lives in `overlap`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_cxr.findings import FINDINGS, is_normal, located_findings, positive_findings
+from hf_cxr.inference.labeler import FINDINGS, is_normal, located_findings, positive_findings
 
 _INDEX = {name: i for i, name in enumerate(FINDINGS)}
 

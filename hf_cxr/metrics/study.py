@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr.findings import FINDINGS
+from hf_cxr.inference.labeler import FINDINGS
 from hf_cxr.metrics import content, overlap
 from hf_cxr.metrics.content import READINGS
 from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens, normalize, tokenize_13a_all
@@ -39,10 +39,10 @@ DEFINITIONS: dict[str, str] = {
     "CIDEr": "pycocoevalcap's cider (clipped, Gaussian length penalty, × 10), 13a tokens lower-cased without "
     "punctuation, no stemming, idf of the references scored",
     "exact match": "equal but for white space",
-    "finding F1": "positives of hf_cxr.findings in the text as it is, side ignored, uncertain ones left out; macro: "
-    "mean over the findings that the references hold; uncertain: possible ones counted as stated; sided: right, left "
-    "and no side are three labels; located: side and place are part of the label",
-    "normal accuracy": "is_normal of hf_cxr.findings agrees",
+    "finding F1": "positives of hf_cxr.inference.labeler in the text as it is, side ignored, uncertain ones left out; "
+    "macro: mean over the findings that the references hold; uncertain: possible ones counted as stated; sided: right, "
+    "left and no side are three labels; located: side and place are part of the label",
+    "normal accuracy": "is_normal of hf_cxr.inference.labeler agrees",
     "length ratio": "13a tokens written / in the references",
     "diversity": "different texts, and the share of the commonest",
 }

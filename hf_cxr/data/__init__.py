@@ -1,0 +1,1 @@
+"""From a collection to a prepared dataset, and from that to batches."""

@@ -1,0 +1,146 @@
+"""From a prepared dataset to batches: both views packed once into canvases, then served from a memory map.
+
+Packing (decode, fit, place) happens once per dataset and panel size; what an epoch pays for is a copy and a
+normalisation. Training, evaluation and the warm-up all read images through this room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from transformers import PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hf_cxr.data.augmentation import augment_panel
+from hf_cxr.inference import views
+
+IGNORED = -100  # the label that torch's cross entropy leaves out
+
+
+def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None) -> Dataset:
+    """Replace `frontal` and `lateral` by `canvas`: `panel_size * 2 * panel_size` grey bytes, row by row.
+
+    The result is cached by `datasets` beside the source, keyed by its content and the panel size.
+    """
+    raw = dataset.cast_column("frontal", Image(decode=False)).cast_column("lateral", Image(decode=False))
+    return raw.map(
+        _pack_row,
+        fn_kwargs={"panel_size": panel_size, "code": _packing_code()},
+        remove_columns=["frontal", "lateral"],
+        num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
+        desc="Packing canvases",
+    )
+
+
+@cache
+def _packing_code() -> str:
+    """A digest of `views.py`: canvases packed by other code are not taken from the cache (they hold no DICOM)."""
+    return hashlib.sha256(Path(views.__file__).read_bytes()).hexdigest()[:16]
+
+
+def _pack_row(row: dict[str, Any], panel_size: int, code: str) -> dict[str, bytes]:
+    frontal, lateral = ((row[view] or {}).get("bytes") for view in ("frontal", "lateral"))
+    return {"canvas": views.pack_array(frontal, lateral, panel_size).tobytes()}
+
+
+class CanvasDataset(torch.utils.data.Dataset):
+    """Rows of a packed dataset as `{"canvas": uint8 (panel_size, 2 * panel_size), "labels": token ids}`.
+
+    `view_dropout` empties one panel of a two-view study with that probability, so that single-view studies are in
+    distribution; `augmentation` is the strength given to `augment_panel`. The draws depend only on (seed, epoch, row):
+    not on the number of processes, workers or resumes.
+
+    With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas.
+    """
+
+    def __init__(
+        self,
+        packed: Dataset,
+        panel_size: int,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        targets: Any = None,
+        max_length: int = 128,
+        view_dropout: float = 0.0,
+        augmentation: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.rows = packed.select_columns(["canvas"]).with_format("arrow")
+        self.panel_size = panel_size
+        self.view_dropout, self.augmentation, self.seed = view_dropout, augmentation, seed
+        self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
+        self.states: np.ndarray | None = None
+        self.labels = targets
+        if tokenizer is not None:
+            texts = tokenizer(list(packed["impression"]), add_special_tokens=False)["input_ids"]
+            self.labels = [[*ids[: max_length - 1], tokenizer.eos_token_id] for ids in texts]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
+        if self.labels is not None:
+            item["labels"] = self.labels[index]
+        return item
+
+    def canvas(self, index: int) -> np.ndarray:
+        """The canvas of one row as this epoch shows it: `uint8`, (panel_size, 2 * panel_size)."""
+        data = self.rows[index]["canvas"][0].as_buffer()
+        canvas = np.frombuffer(data, np.uint8).reshape(self.panel_size, 2 * self.panel_size)
+        if not self.view_dropout and not self.augmentation:
+            return canvas
+        panels = [canvas[:, : self.panel_size], canvas[:, self.panel_size :]]
+        rng = np.random.default_rng((self.seed, int(self.epoch), index))
+        if self.view_dropout and rng.random() < self.view_dropout and all(panel.any() for panel in panels):
+            which = rng.integers(2)
+            panels[which] = np.zeros_like(panels[which])
+        if self.augmentation:
+            panels = [augment_panel(panel, self.augmentation, rng) if panel.any() else panel for panel in panels]
+        return np.concatenate(panels, axis=1)
+
+
+class CanvasCollator:
+    """Batch rows into `pixel_values` (batch, 3, height, width), normalised exactly as the checkpoint's image processor
+    would, and text labels padded to the longest with the decoder's shifted input beside them; class targets, which
+    have no decoder, are stacked as floats. Rows of encoder states become `encoder_outputs` in place of the pixels."""
+
+    def __init__(
+        self, image_processor: BaseImageProcessor, pad_token_id: int | None = None, start_token_id: int | None = None
+    ) -> None:
+        mean = torch.tensor(image_processor.image_mean, dtype=torch.float32).view(1, -1, 1, 1)
+        std = torch.tensor(image_processor.image_std, dtype=torch.float32).view(1, -1, 1, 1)
+        if not image_processor.do_normalize:
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        self.channels = mean.shape[1]
+        self.scale = image_processor.rescale_factor / std
+        self.shift = mean / std
+        if all((values == values[:, :1]).all() for values in (self.scale, self.shift)):
+            # Three equal channels of a grey picture are one, seen three times: a third of the work and of the memory.
+            self.scale, self.shift = self.scale[:, :1], self.shift[:, :1]
+        self.pad_token_id, self.start_token_id = pad_token_id, start_token_id or 0
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any]
+        if "states" in items[0]:
+            batch = {"encoder_outputs": (torch.from_numpy(np.stack([item["states"] for item in items])),)}
+        else:
+            grey = torch.from_numpy(np.stack([item["canvas"] for item in items]))[:, None]
+            batch = {"pixel_values": (grey * self.scale).sub_(self.shift).expand(-1, self.channels, -1, -1)}
+        if "labels" not in items[0]:
+            return batch
+        if self.pad_token_id is None:
+            batch["labels"] = torch.tensor(np.stack([item["labels"] for item in items]), dtype=torch.float32)
+            return batch
+        longest = max(len(item["labels"]) for item in items)
+        labels = torch.full((len(items), longest), IGNORED)
+        for row, item in enumerate(items):
+            labels[row, : len(item["labels"])] = torch.tensor(item["labels"])
+        decoder_input_ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORED, self.pad_token_id)
+        decoder_input_ids[:, :1] = self.start_token_id
+        return batch | {"labels": labels, "decoder_input_ids": decoder_input_ids}

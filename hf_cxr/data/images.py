@@ -1,0 +1,202 @@
+"""Every picture of a collection, read once: in parallel, and in one pass through each archive.
+
+What comes out are small PNG files one after the other in a store on disk, and per picture what the rest of the house
+needs to know of it. How one picture is decoded lives in `hf_cxr.inference.views`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import io
+import multiprocessing
+import signal
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.utils import tqdm
+
+from hf_cxr.data import archives
+from hf_cxr.data.archives import Archived
+from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.view_labels import pixel_evidence
+from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
+from hf_cxr.utils.files import ENDINGS, undisturbed
+
+MISSING = "image file missing"
+AHEAD = 8
+"""Pictures in work or waiting per process: bounds the memory, whatever the size of the collection."""
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Key = tuple[int, int]
+"""(index of the study, index of the picture in it)"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that could be read, and where the store keeps it."""
+
+    start: int
+    length: int
+    """Its PNG: so many bytes of the store from `start` on."""
+    digest: str
+    """SHA-256 of the PNG: two equal ones are the same picture, whatever their files were."""
+    evidence: float | None = None
+    """Log-odds that it is frontal, by its pixels; only for a picture whose view the collection does not name."""
+    hint: str | None = None
+    """The view its DICOM header names, if any."""
+
+
+def read_pictures(
+    studies: Sequence[Study], size: int, store: Path, num_proc: int = 1
+) -> list[tuple[Picture | str, ...]]:
+    """Read every picture of every study and append it, shrunk and as 8-bit grey PNG, to the file `store`.
+
+    Args:
+        studies: Records with pictures, not opened.
+        size: Longer side of a stored picture in pixels, at most.
+        store: The file to make.
+        num_proc: Processes that read. The result does not depend on it.
+
+    Returns:
+        For each study, in order, for each of its pictures: a `Picture`, or the reason why it cannot be read.
+
+    Raises:
+        ValueError: If an archive is broken or unsafe.
+        OSError: If the store cannot be written or an archive cannot be read.
+    """
+    found: dict[Key, Picture | str] = {}
+    total = sum(len(study.images) for study in studies)
+    with store.open("wb") as stream, tqdm(total=total, desc="Reading pictures", unit=" pictures") as progress:
+        start = 0
+        for key, (result, reason) in _in_order(_read_one, _jobs(studies, size), num_proc):
+            if result is None:
+                found[key] = reason
+            else:
+                png, digest, evidence, hint = result
+                stream.write(png)
+                found[key] = Picture(start, len(png), digest, evidence, hint)
+                start += len(png)
+            progress.update()
+    return [
+        tuple(found.get((s, i), _not_found(radiograph)) for i, radiograph in enumerate(study.images))
+        for s, study in enumerate(studies)
+    ]
+
+
+def _jobs(studies: Sequence[Study], size: int) -> Iterator[tuple[Key, tuple[Any, ...]]]:
+    """What is to be read: first the pictures that lie open, then each archive in one pass."""
+    shelves: dict[Path, dict[str, list[Key]]] = {}
+    for s, study in enumerate(studies):
+        for i, radiograph in enumerate(study.images):
+            source = radiograph.source
+            if isinstance(source, Archived):
+                shelves.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
+            elif not isinstance(source, (str, Path)) or Path(source).is_file():
+                yield (s, i), (source, radiograph.label, radiograph.view is None, size)
+    while shelves:
+        archive = next(iter(shelves))
+        shelf = shelves.pop(archive)
+        for keys, content in _members(archive, shelf):
+            for s, i in keys:
+                radiograph = studies[s].images[i]
+                yield (s, i), (content, radiograph.label, radiograph.view is None, size)
+        for name, keys in shelf.items():  # what it did not hold, another archive may
+            for s, i in keys:
+                places = _archives(studies[s].images[i])
+                for place in places[places.index(archive) + 1 :][:1]:
+                    shelves.setdefault(place, {}).setdefault(name, []).append((s, i))
+
+
+def _members(archive: Path, shelf: dict[str, list[Key]]) -> Iterator[tuple[list[Key], bytes]]:
+    """One pass: who asks for a member of the archive (no longer in `shelf` then), and its content."""
+
+    def asked_for(name: str) -> str | None:
+        parts = name.split("/")
+        spellings = (*("/".join(parts[i:]) for i in range(len(parts))), archives.image_key(name))
+        return next((key for key in spellings if key in shelf), None)
+
+    for name, content in archives.members(archive, lambda name: asked_for(name) is not None):
+        yield shelf.pop(str(asked_for(name))), content  # of two members of one name the first is taken
+
+
+def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
+    source = radiograph.source
+    return (source.archive, *source.others) if isinstance(source, Archived) else ()
+
+
+def _not_found(radiograph: Radiograph) -> str:
+    places = " or ".join(archive.name for archive in _archives(radiograph))
+    return f"{MISSING}{f' in {places}' if places else ''}: {radiograph.label}"
+
+
+def _read_one(source: Any, label: str, unlabelled: bool, size: int) -> tuple[tuple | None, str]:
+    """(PNG, digest, evidence, hint), or `None` and the reason; runs in a process of its own."""
+    try:
+        image, hint = read_with_hint(source, at_least=2 * size)
+    except UnreadableImage as error:
+        reason = str(error)
+        for said in (str(source) if isinstance(source, (str, Path)) else "", "image bytes"):
+            reason = reason.replace(said, label) if said else reason
+        return None, reason
+    image = shrink(image, size)
+    low, high = image.getextrema()
+    if low == high:
+        return None, f"{label}: blank, every pixel has the same value"
+    evidence = pixel_evidence(image) if unlabelled else None
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # five times as fast as the default (docs/data.md)
+    png = buffer.getvalue()
+    return (png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None), ""
+
+
+def _in_order(
+    function: Callable[..., Any], jobs: Iterable[tuple[Key, tuple[Any, ...]]], num_proc: int
+) -> Iterator[tuple[Key, Any]]:
+    """`(key, function(*arguments))` of each job, in the order of the jobs, never more than a few of them in memory."""
+    if num_proc <= 1:
+        for key, arguments in jobs:
+            yield key, function(*arguments)
+        return
+    waiting: deque[tuple[Key, Any]] = deque()
+    with _workers(num_proc) as pool:
+        for key, arguments in jobs:
+            waiting.append((key, pool.submit(function, *arguments)))
+            if len(waiting) >= AHEAD * num_proc:
+                key, future = waiting.popleft()
+                yield key, future.result()
+        while waiting:
+            key, future = waiting.popleft()
+            yield key, future.result()
+
+
+def _serve() -> None:
+    """A reading process ends when its pool does, and with its parent, whatever ends that; never on its own."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in ENDINGS:  # put off when this process was forked, and without effect from here on
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # as `datasets` does it
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(num_proc, context, initializer=_serve)
+    try:
+        with undisturbed():  # half started, or with a child that was ended before it listens, the pool would hang
+            pool.submit(int)  # starts the processes
+        yield pool
+    except BrokenProcessPool:
+        raise OSError("a process that reads pictures was killed (out of memory?): try a smaller --num-proc") from None
+    finally:
+        pool.shutdown(cancel_futures=True)

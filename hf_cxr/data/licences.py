@@ -1,0 +1,84 @@
+"""The licences of collections: what they are, and what may become public of what was made from them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+import yaml
+from huggingface_hub import metadata_load
+
+from hf_cxr.utils.files import json_object
+
+INDIANA = (
+    "cc-by-nc-nd-4.0",
+    "The reports and images are the Indiana University chest X-ray collection (Demner-Fushman et al., 2016; Open-i, "
+    "U.S. National Library of Medicine), licensed **CC BY-NC-ND 4.0**: attribution, non-commercial use, and **no "
+    "redistribution of derivatives**. This folder holds resized images and cleaned text, that is, a derivative: keep "
+    "it to yourself, use it for research, and do not publish it.",
+)
+LICENCES: dict[str, tuple[str, str]] = {
+    "kaggle": INDIANA,
+    "openi": INDIANA,
+    "r2gen": INDIANA,
+    "phantom": ("apache-2.0", "Synthetic pictures and texts drawn by hf-cxr; no patient is behind any of them."),
+}
+"""Source → its licence (a Hub identifier) and what it means for the reader of the card."""
+UNKNOWN = ("other", "The licence of the source is not known to hf-cxr: check it before you share this dataset.")
+
+_NO_DERIVATIVES, _NON_COMMERCIAL = r"\b(by|nc|by-?nc)?nd(\b|\d)|no-?deriv", r"\bnc|non-?commercial"
+# The Hub's identifiers of licences that let a changed copy be shared; any other is taken for one that does not.
+_FREE = (
+    r"(apache-2\.0|mit|cc0-1\.0|cc-by(-nc)?(-sa)?-[1-4]\.[05]|odc-by|odbl|pddl|bsd(-[23]-clause)?|unlicense|cdla-\S+"
+    r"|([a-z]+-)?openrail(-m{1,2}|-[a-z]+)?|c-uda|etalab-2\.0|wtfpl|isc|zlib|[al]?gpl(-[23]\.[01])?|gfdl|mpl-2\.0|ecl-2\.0"
+    r"|eupl-1\.[12]|mit-license|apache-license-2\.0|cc0|afl-3\.0|artistic-2\.0)"
+)
+
+
+def stated_licence(folder: Path) -> str:
+    """The licence that a dataset's card names, in the form of the Hub's identifiers: "CC BY-NC-ND 4.0" is
+    "cc-by-nc-nd-4.0", several are parted by a blank. Empty where it names none, or says "other" or "unknown"."""
+    card = folder / "README.md"
+    try:
+        named = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{card}: its head is no YAML ({' '.join(str(error).split())})") from None
+    names = named if isinstance(named, list) else [named or ""]
+    plain = (unicodedata.normalize("NFKC", str(name)).lower() for name in names)
+    licences = [re.sub(r"[^a-z0-9.]+", "-", name).strip("-") for name in plain]
+    return "" if set(licences) <= {"", "other", "unknown", "none"} else " ".join(filter(None, licences))
+
+
+def check_may_be_public(folder: Path) -> None:
+    """Raise `ValueError` unless a prepared dataset may be published: by its card, and by what it was prepared from,
+    for a card can be edited."""
+    source = json_object(folder / "prepare.json").get("source")
+    stated, known = stated_licence(folder), LICENCES.get(str(source), ("",))[0]
+    forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
+    strange = next((licence for licence in stated.split() if not re.fullmatch(_FREE, licence)), None)
+    if forbidden:
+        why = f"its licence ({forbidden}) forbids sharing derivatives such as resized images"
+    elif strange:
+        why = f"its licence ({strange}) is none that hf-cxr knows to allow it"
+    elif not stated:
+        why = "its licence is unknown (README.md names none)"
+    else:
+        return
+    raise ValueError(f"{folder}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
+
+
+def note_on_weights(dataset: str | None, source: str | None) -> str | None:
+    """What to consider before weights become public, in a sentence; `None` where there is nothing.
+
+    Args:
+        dataset: what they were trained on: a folder, whose card is read if it is still there, or a name on the Hub.
+        source: what that was prepared from, as `prepare.json` names it.
+    """
+    stated = stated_licence(Path(dataset)) if dataset else ""
+    licences = [licence for licence in (stated, LICENCES.get(source or "", ("",))[0]) if licence]
+    bound = next((one for one in licences if re.search(f"{_NO_DERIVATIVES}|{_NON_COMMERCIAL}", one)), None)
+    if licences and not bound:
+        return None
+    data = f"data under {bound}" if bound else "data of a licence that is not known"
+    return f"these weights were trained on {data}: whether they may be public is yours to judge"

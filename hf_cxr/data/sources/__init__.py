@@ -1,0 +1,62 @@
+"""The published forms of radiograph collections: one reader module per form, each with a `studies(...)` generator
+and a list of the `tables(...)` it reads.
+
+A reader opens tables, not pictures: what it yields are `Study` records, one per report, none left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hf_cxr.data.study import Study
+
+SOURCES: dict[str, str] = {
+    name: f"hf_cxr.data.sources.{name}" for name in ("openi", "kaggle", "r2gen", "table", "phantom")
+}
+"""Name of a source → the module that reads it, imported when it is asked for."""
+
+
+def studies(source: str, **options: Any) -> Iterator[Study]:
+    """Every study of a collection, in the collection's own order.
+
+    Args:
+        source: One of `SOURCES`.
+        options: What that source's own `studies` takes: `root` for a collection on disk, `columns` for a table,
+            `num_studies`, `seed` and `size` for the phantom.
+
+    Raises:
+        ValueError: For an unknown source (the message offers the nearest name) or an option the source does not take.
+        FileNotFoundError: If the collection is not where it is said to be.
+    """
+    module = reader(source)
+    try:
+        inspect.signature(module.studies).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"source {source!r}: {error}") from None
+    return module.studies(**options)
+
+
+def tables(source: str, **options: Any) -> list[Path]:
+    """The files that a source reads its records from (not its pictures); none for a source that draws its studies."""
+    module = reader(source)
+    return module.tables(**{name: options[name] for name in takes(source, "tables") if name in options})
+
+
+def takes(source: str, function: str = "studies") -> tuple[str, ...]:
+    """The names of the options that a source takes."""
+    return tuple(inspect.signature(getattr(reader(source), function)).parameters)
+
+
+def reader(source: str) -> ModuleType:
+    """The module that reads `source`; `ValueError` for an unknown one, with the nearest name."""
+    if source not in SOURCES:
+        near = difflib.get_close_matches(str(source), SOURCES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}{hint}")
+    return import_module(SOURCES[source])

@@ -1,0 +1,153 @@
+"""The Open-i form of the Indiana collection: one XML file a report, and pictures as PNG or DICOM, packed or unpacked.
+
+Only the reports are opened here. The collection names no views; `hf_cxr.data.view_labels` decides them later.
+CC BY-NC-ND 4.0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from hf_cxr.data.archives import Archived, image_key, members
+from hf_cxr.data.study import Radiograph, Study
+
+REPORTS = "NLMCXR_reports.tgz"
+FOLDER = "ecgen-radiology"
+PICTURES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
+"""Archives of pictures; the second is asked for what the first does not hold."""
+SUFFIXES = (".png", ".dcm", ".dicom", ".jpg", ".jpeg")
+
+
+def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
+    """One study per report, in the order of its number, with every picture it lists.
+
+    A report that is not well-formed XML, declares entities, or has no number is a study with a `problem`.
+
+    Args:
+        root: Folder with `NLMCXR_reports.tgz` or `ecgen-radiology/*.xml` (or the XML files themselves), and below it
+            pictures in any folder, or `NLMCXR_png.tgz`, or `NLMCXR_dcm.tgz`; an unpacked picture goes before a packed
+            one, PNG before DICOM.
+        demand_images: Raise an error if there is neither an archive nor one file of pictures.
+
+    Raises:
+        FileNotFoundError: If `root`, the reports or (see above) the pictures are missing.
+        ValueError: If two reports have one number, or an archive is broken or unsafe.
+    """
+    root = _root(root)
+    on_disk = _pictures(root)
+    archives = tuple(root / name for name in PICTURES if (root / name).is_file())
+    if demand_images and not on_disk and not archives:
+        raise FileNotFoundError(f"{root}: no pictures, neither {' nor '.join(PICTURES)} nor a file *.png or *.dcm")
+
+    read: dict[str, tuple[str, Study]] = {}
+    for name, content in _reports(root):
+        study = _study(name, content, on_disk, archives, root)
+        if study.uid in read:
+            raise ValueError(f"{root}: reports {read[study.uid][0]} and {name} are both number {study.uid!r}")
+        read[study.uid] = name, study
+    for uid in sorted(read, key=lambda uid: (not uid.isdecimal(), len(uid) if uid.isdecimal() else 0, uid)):
+        yield read[uid][1]
+
+
+def tables(root: str | Path) -> list[Path]:
+    """The XML files of the reports, or the archive that holds them."""
+    return _report_files(_root(root))
+
+
+def _root(root: str | Path) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    return root
+
+
+def _pictures(root: Path) -> dict[str, Path]:
+    """`image_key` → file, of every picture below `root`."""
+    found: dict[str, Path] = {}
+    seen: set[str] = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link that leads back
+            below.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            if name.lower().endswith(SUFFIXES):
+                key, path = image_key(name), Path(folder, name)
+                if key not in found or _rank(path) < _rank(found[key]):
+                    found[key] = path
+    return found
+
+
+def _rank(path: Path) -> tuple[int, str]:
+    kind = next(i for i, suffix in enumerate(SUFFIXES) if path.name.lower().endswith(suffix))
+    return kind, str(path)
+
+
+def _report_files(root: Path) -> list[Path]:
+    """Unpacked reports, else the archive."""
+    for folder in (root / FOLDER, root / Path(REPORTS).stem / FOLDER, root):
+        if files := sorted(folder.glob("*.xml")):
+            return files
+    if not (root / REPORTS).is_file():
+        raise FileNotFoundError(f"{root}: no reports, neither {REPORTS} nor {FOLDER}/*.xml")
+    return [root / REPORTS]
+
+
+def _reports(root: Path) -> Iterator[tuple[str, bytes]]:
+    for path in _report_files(root):
+        if path.suffix == ".xml":
+            yield path.name, path.read_bytes()
+        else:
+            yield from members(path, lambda name: name.endswith(".xml"))
+
+
+def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[Path, ...], root: Path) -> Study:
+    try:
+        report = fromstring(content, forbid_dtd=True)
+    except DefusedXmlException:
+        return Study(uid=name, problem=f"{name} declares a document type or entities, which no report needs")
+    except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+        return Study(uid=name, problem=f"{name} is not well-formed XML ({' '.join(str(error).split())})")
+    number = report.find("uId")
+    uid = (number.get("id") or "").strip().removeprefix("CXR") if number is not None else ""
+    if not uid:
+        return Study(uid=name, problem=f"{name} has no report number (uId)")
+    images = []
+    for picture in report.iterfind(".//parentImage"):
+        if key := image_key((picture.get("id") or "").strip()):
+            images.append(_radiograph(key, on_disk, archives, root))
+    return Study(
+        uid=uid,
+        images=tuple(images),
+        impression=_section(report, "IMPRESSION"),
+        findings=_section(report, "FINDINGS"),
+        indication=_section(report, "INDICATION"),
+        tags=_tags(report),
+        patient=uid,  # the collection has one study of each
+    )
+
+
+def _radiograph(key: str, on_disk: dict[str, Path], archives: tuple[Path, ...], root: Path) -> Radiograph:
+    name = f"{key}.png"
+    if key in on_disk:
+        return Radiograph(on_disk[key], name=on_disk[key].name)
+    return Radiograph(Archived(archives[0], key, archives[1:]) if archives else root / name, name=name)
+
+
+def _section(report: Element, label: str) -> str:
+    texts = (
+        "".join(node.itertext()).strip() for node in report.iterfind(".//AbstractText") if node.get("Label") == label
+    )
+    return " ".join(text for text in texts if text)
+
+
+def _tags(report: Element) -> tuple[str, ...]:
+    """ "Opacity/lung/upper lobe/right" → "opacity"; "normal" is the absence of tags. As the Kaggle form's Problems."""
+    terms = ("".join(node.itertext()).partition("/")[0].strip().lower() for node in report.iterfind(".//MeSH/major"))
+    return tuple(dict.fromkeys(term for term in terms if term and term != "normal"))

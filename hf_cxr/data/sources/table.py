@@ -1,0 +1,146 @@
+"""The user's own collection: one CSV, TSV, JSON, JSONL or Parquet table with a row per study, and image files.
+
+Only the table is read here; pictures are opened by whoever asks for them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, read_table, split_cell
+from hf_cxr.data.study import Radiograph, Study
+
+COLUMNS = ("uid", "frontal", "lateral", "impression", "findings", "indication", "patient", "split", "tags")
+"""What a table may hold. Needed: `uid`, one of `frontal` and `lateral`, one of `impression` and `findings`."""
+VIEWS = ("frontal", "lateral")
+MAX_PATH, MAX_NAME = 4096, 255
+"""Bytes of a path and of a name in it, on most systems; a longer cell is text in the wrong column."""
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def studies(
+    root: str | Path,
+    columns: Mapping[str, str] | None = None,
+    images: str | Path | None = None,
+    encoding: str | None = None,
+) -> Iterator[Study]:
+    """One study per row, in the order of the table.
+
+    The cells of `frontal` and `lateral` are paths of PNG, JPEG or DICOM files: absolute, or relative to the folder of
+    the table (or to `images`). A path may lead anywhere with "..", as an absolute one may: the table is the user's
+    own. "\\" in a relative path is read as "/". A cell may hold several paths, separated by ";" or "|" (in JSON and
+    Parquet also as a list); an empty one means that the study has no such view. Tags are separated in the same way,
+    put in lower case, and "normal" is no tag.
+
+    A row that cannot be used is a study with a `problem`: no uid (then it is called "line 17" or "row 17"), an
+    address such as `file://` or `https://` in place of a path, text in place of a path, an image listed twice. A uid
+    that occurs twice is an error, because nobody could say which of the two rows a split file or a score means.
+
+    Args:
+        root: The table, or a folder with exactly one table in it.
+        columns: Our name → the name of the column in the table, for those of `COLUMNS` that are called otherwise
+            there. The others are looked for under their own name, in any case of letters.
+        images: The folder that relative paths start from.
+        encoding: Of a text table that is neither UTF-8 nor marked as UTF-16, e.g. "cp1252".
+
+    Raises:
+        FileNotFoundError: If the table or the folder `images` is missing.
+        ValueError: If the table cannot be read (see `rows`), lacks a column, or gives a uid twice.
+    """
+    path = _locate(Path(root))
+    base = path.parent if images is None else Path(images)
+    if not base.is_dir():
+        raise FileNotFoundError(f"{base}: no such folder of images")
+    table = read_table(path, encoding)
+    theirs = _columns(table, columns or {})
+
+    seen: dict[str, str] = {}
+    for row in table.rows(list(theirs.values())):
+        study = _study(row, theirs, base)
+        if study.uid in seen:
+            hint = "a row is a study: several images of one view go into one cell, separated by ;"
+            raise ValueError(f"{path}: uid {study.uid!r} occurs twice ({seen[study.uid]} and {row.place}); {hint}")
+        seen[study.uid] = row.place
+        yield study
+
+
+def tables(root: str | Path, **options: object) -> list[Path]:
+    """The file `studies` reads."""
+    return [_locate(Path(root))]
+
+
+def _locate(root: Path) -> Path:
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such table or folder")
+    if not root.is_dir():
+        return root
+    endings = tuple(ending for suffix in SUFFIXES if suffix != ".txt" for ending in (suffix, f"{suffix}.gz"))
+    found = sorted(path for path in root.iterdir() if path.name.lower().endswith(endings) and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"{root}: no table in it ({', '.join(SUFFIXES)})")
+    if len(found) > 1:
+        raise ValueError(f"{root}: several tables ({', '.join(path.name for path in found)}); name the one to read")
+    return found[0]
+
+
+def _columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
+    """Our name → the table's, for those it has; `ValueError` where that is not enough."""
+    theirs: dict[str, str] = {}
+    for name in given:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"columns: {name!r} is none of {', '.join(COLUMNS)}{hint}")
+    for name in COLUMNS:
+        found = table.column(given.get(name, name))
+        if found is not None:
+            theirs[name] = found
+        elif name in given:
+            raise ValueError(f"{table.lacks(given[name])} (wanted as {name})")
+    for needed in (("uid",), VIEWS, ("impression", "findings")):
+        if not any(name in theirs for name in needed):
+            other = f" nor {needed[1]!r}" if len(needed) > 1 else ""
+            line = table.lacks(needed[0]).replace(f"column {needed[0]!r}", f"column {needed[0]!r}{other}", 1)
+            raise ValueError(f"{line}; if it is called otherwise there, map it (columns: {needed[0]}=…)")
+    return theirs
+
+
+def _study(row: Row, theirs: Mapping[str, str], base: Path) -> Study:
+    cell = {name: row[theirs[name]] if name in theirs else "" for name in COLUMNS}
+    if not cell["uid"]:
+        return Study(uid=row.place, problem="no uid")
+    listed = [(view, part) for view in VIEWS for part in split_cell(cell[view])]
+    problem = next((reason for view, part in listed if (reason := _problem(view, part))), "")
+    paths = [base / (part if Path(part).is_absolute() else part.replace("\\", "/")) for _, part in listed]
+    if not problem and len({os.path.normpath(path) for path in paths}) < len(paths):
+        problem = "an image is listed twice"
+    if problem:
+        return Study(uid=cell["uid"], problem=problem)
+    tags = (tag.lower() for tag in split_cell(cell["tags"]))
+    return Study(
+        uid=cell["uid"],
+        images=tuple(Radiograph(path, view, path.name) for path, (view, _) in zip(paths, listed, strict=True)),
+        impression=cell["impression"],
+        findings=cell["findings"],
+        indication=cell["indication"],
+        tags=tuple(dict.fromkeys(tag for tag in tags if tag != "normal")),
+        patient=cell["patient"] or None,
+        split=cell["split"] or None,
+    )
+
+
+def _problem(view: str, part: str) -> str:
+    """Why a part of a cell is no path; what it says stays unsaid, because it may be text of a report."""
+    if _ADDRESS.match(part):
+        return f"{view}: an address (https://, file://) where a path is expected"
+    names = re.split(r"[/\\]", part)
+    if len(os.fsencode(part)) > MAX_PATH or any(len(os.fsencode(name)) > MAX_NAME for name in names):
+        return f"{view}: too long for a path; is it the text of another column?"
+    if not names[-1] or names[-1] in (".", ".."):
+        return f"{view}: a folder where a file is expected"
+    return ""

@@ -1,0 +1,247 @@
+"""Which records a dataset keeps, and in which split each of them goes.
+
+Only records are looked at here; pictures are read in `hf_cxr.data.images` and chosen in `hf_cxr.data.selection`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hf_cxr import __version__
+from hf_cxr.data.archives import Archived
+from hf_cxr.data.provenance import add_steps, nothing_left
+from hf_cxr.data.sources.rows import read_rows
+from hf_cxr.data.study import Study, clean_text
+
+SPLITS = ("train", "validation", "test")
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "impression": ("impression",),
+    "findings": ("findings",),
+    "both": ("impression", "findings"),
+}
+"""Section asked for → texts a study must have to be kept."""
+
+_ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The studies whose records can be used, with clean text, and what was left out before any picture was opened."""
+
+    studies: list[Study]
+    rejected: list[Study]
+    steps: list[dict[str, Any]]
+    """The waterfall so far: `{"step", "kept", "dropped"}`, in order."""
+    rejects: list[dict[str, str]]
+    """`{"uid", "step", "reason"}` of each study left out, in the order of the source."""
+    order: dict[str, int]
+    """uid → its place in the source."""
+
+
+def split_of(patient: str, seed: int = 0) -> str:
+    """The split of a patient: 80 % train, 10 % validation, 10 % test, by a hash of the seed and the patient alone.
+
+    So it never changes when other patients come or go, and is the same on every machine.
+    """
+    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+
+
+def plan(
+    studies: Iterable[Study],
+    section: str = "impression",
+    scars: str = "drop",
+    named: Container[str] | None = None,
+) -> Plan:
+    """Clean the texts and decide which records can be used; studies that are not `named` (in a split file) are not.
+
+    Raises:
+        ValueError: For an unknown section or scar policy, a uid that occurs twice, or if no study at all can be used.
+    """
+    if section not in SECTIONS:
+        raise ValueError(f"unknown section {section!r}: choose one of {', '.join(SECTIONS)}")
+    names = " and ".join(SECTIONS[section])
+    # Step of the waterfall → why a study (as published, cleaned) does not pass it; "" if it does.
+    tests: dict[str, Callable[[Study, Study], str]] = {
+        "with a readable record": lambda raw, clean: raw.problem,
+        f"with {names}": lambda raw, clean: _empty(raw, section, "no {} text"),
+        f"with {names} after cleaning": lambda raw, clean: _empty(clean, section, "nothing left of the {} text"),
+        "with an image listed": lambda raw, clean: "" if raw.images else "no image listed",
+    }
+    if named is not None:
+        unnamed = "not named in the split file"
+        tests = {"named in the split file": lambda raw, clean: "" if raw.uid in named else unnamed} | tests
+
+    made = Plan([], [], [], [], {})
+    for study in studies:
+        if study.uid in made.order:
+            raise ValueError(f"uid {study.uid!r} occurs twice in the source")
+        made.order[study.uid] = len(made.order)
+        clean = replace(
+            study, impression=clean_text(study.impression, scars), findings=clean_text(study.findings, scars)
+        )
+        failed = next(((step, reason) for step, test in tests.items() if (reason := test(study, clean))), None)
+        if failed:
+            made.rejects.append({"uid": study.uid, "step": failed[0], "reason": failed[1]})
+            made.rejected.append(study)
+        else:
+            made.studies.append(clean)
+    made.steps.append({"step": "in the source", "kept": len(made.order), "dropped": 0})
+    add_steps(made.steps, tests, made.rejects)
+    if not made.studies:
+        raise ValueError(nothing_left(len(made.order), made.rejects) + _other_section(made.rejected, section))
+    return made
+
+
+def assign(
+    studies: Sequence[Study],
+    pictures: Mapping[str, Iterable[str]],
+    seed: int = 0,
+    chosen: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """uid → the split of each study, such that neither a patient nor a picture is in two splits.
+
+    A study's split is the one a split file gives it, else the one the collection publishes for it or for another study
+    of its patient, else `split_of` its patient. Patients who share a picture are taken for one, the first of them in
+    alphabetical order; so the split of a study changes with the studies around it only if a new one ties it to another
+    patient by a shared picture.
+
+    Args:
+        studies: Studies to keep.
+        pictures: uid → digests of the pictures of that study.
+        seed: Seed of `split_of`.
+        chosen: uid → split, of a split file.
+
+    Returns:
+        The split of each study, or "" for one that shares a picture with a study of a later split (train, validation,
+        test), where a split file or the collection puts the two apart.
+
+    Raises:
+        ValueError: For a patient whom the split file or the collection puts into two splits, or an unknown split.
+    """
+    owners = {study.uid: study.patient or study.uid for study in studies}
+    family = _families(owners, pictures)
+    given = {
+        study.uid: _split_name(chosen[study.uid] if chosen is not None else study.split, study.uid)
+        for study in studies
+    }
+    inherited: dict[str, str] = {}
+    for uid, split in given.items():
+        if split is not None:
+            kin = family[owners[uid]]
+            inherited[kin] = max(split, inherited.get(kin, split), key=SPLITS.index)
+    splits = {
+        uid: given[uid] or inherited.get(family[owner]) or split_of(family[owner], seed)
+        for uid, owner in owners.items()
+    }
+    homes: dict[str, str] = {}
+    for uid, owner in owners.items():
+        if homes.setdefault(owner, splits[uid]) != splits[uid]:
+            raise ValueError(
+                f"a patient would be in both {homes[owner]} and {splits[uid]} (uid {uid!r}): "
+                "give a split file that keeps each patient in one split"
+            )
+    latest: dict[str, int] = {}
+    for uid in owners:
+        for digest in pictures[uid]:
+            latest[digest] = max(latest.get(digest, 0), SPLITS.index(splits[uid]))
+    return {
+        uid: split if all(latest[digest] == SPLITS.index(split) for digest in pictures[uid]) else ""
+        for uid, split in splits.items()
+    }
+
+
+def tied_patients(studies: Sequence[Study], pictures: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """How many patients share a picture with another, and how many the largest group of such patients holds.
+
+    A picture that very many share (a placeholder, say) would put all of them into one split.
+    """
+    groups = Counter(_families({study.uid: study.patient or study.uid for study in studies}, pictures).values())
+    return {
+        "patients": sum(size for size in groups.values() if size > 1),
+        "largest_group": max((size for size in groups.values() if size > 1), default=0),
+    }
+
+
+def _families(owners: Mapping[str, str], pictures: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Patient → the first, in alphabetical order, of the patients tied to this one by shared pictures."""
+    first = {owner: owner for owner in owners.values()}
+
+    def find(owner: str) -> str:
+        while first[owner] != owner:
+            first[owner] = owner = first[first[owner]]
+        return owner
+
+    seen: dict[str, str] = {}
+    for uid, owner in owners.items():
+        for digest in pictures[uid]:
+            one, other = sorted((find(seen.setdefault(digest, owner)), find(owner)))
+            first[other] = one
+    return {owner: find(owner) for owner in first}
+
+
+def _other_section(studies: Iterable[Study], section: str) -> str:
+    """A hint for a collection, such as R2Gen's, that holds the other section only."""
+    other = "findings" if section == "impression" else "impression"
+    return f"; there are {other} texts: --section {other}" if any(getattr(s, other).strip() for s in studies) else ""
+
+
+def read_split_file(path: str | Path) -> dict[str, str]:
+    """A CSV with the columns `uid` and `split` (train, validation or test) as a mapping.
+
+    Raises `ValueError` for a missing column, an unknown split (with its line) or a uid in two splits.
+    """
+    splits: dict[str, str] = {}
+    for row in read_rows(path, ("uid", "split")):
+        place = f"{path}, {row.place}"
+        uid, split = row["uid"], _split_name(row["split"], place)
+        if not uid or split is None:
+            raise ValueError(f"{place}: an empty uid or split")
+        if splits.setdefault(uid, split) != split:
+            raise ValueError(f"{place}: uid {uid!r} is in both {splits[uid]} and {split}")
+    return splits
+
+
+def fingerprint(studies: Iterable[Study], tables: Iterable[str | Path | None] = ()) -> str:
+    """A hash of all that studies are made of: texts and tables, and name, size and time of change of picture files."""
+    digest = hashlib.sha256(__version__.encode())
+    for study in studies:
+        for radiograph in study.images:
+            source = radiograph.source
+            if isinstance(source, Archived):
+                mark = f"{_stat(source.archive)} {source.key}".encode()
+            else:
+                mark = repr(_stat(source)).encode() if isinstance(source, (str, Path)) else pickle.dumps(source)
+            digest.update(mark + f"{radiograph.view} {radiograph.name}".encode())
+        digest.update(repr(replace(study, images=())).encode())
+    for table in tables:
+        digest.update(b"" if table is None else Path(table).read_bytes())
+    return digest.hexdigest()
+
+
+def _stat(path: str | Path) -> tuple[str, int, int]:
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _empty(study: Study, section: str, reason: str) -> str:
+    return next((reason.format(name) for name in SECTIONS[section] if not getattr(study, name).strip()), "")
+
+
+def _split_name(name: str | None, where: str) -> str | None:
+    if not name or not name.strip():
+        return None
+    split = _ALIASES.get(name.strip().lower(), name.strip().lower())
+    if split not in SPLITS:
+        raise ValueError(f"{where}: unknown split {name!r}; use train, validation or test")
+    return split

@@ -1,0 +1,207 @@
+"""The text side of a study: the `Study` record and the cleaning of impressions.
+
+Reading a published form of a collection lives in `hf_cxr.data.sources`; the meaning of a text in
+`hf_cxr.inference.labeler`."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hf_cxr.data.archives import Archived
+
+    ViewSource = str | Path | bytes | Image | Callable[[], Image]
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One picture of a study, not opened."""
+
+    source: ViewSource | Archived
+    """A path, encoded bytes, a picture, a picklable callable that returns a picture, or a file in an archive."""
+    view: str | None = None
+    """"frontal" or "lateral" where the collection says so; `None`: to be decided from names and pixels."""
+    name: str = ""
+    """What accounts and messages call it: the file name."""
+
+    @property
+    def label(self) -> str:
+        """`name`, or the file name of a path."""
+        return self.name or (Path(self.source).name if isinstance(self.source, (str, Path)) else "picture")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination of one patient: its pictures and the report's sections, as published.
+
+    Which pictures become the frontal and the lateral view of a row is decided in `hf_cxr.data.selection`.
+    """
+
+    uid: str
+    images: tuple[Radiograph, ...] = ()
+    """All pictures that the collection lists, in its order, whether their files are there or not."""
+    impression: str = ""
+    findings: str = ""
+    indication: str = ""
+    tags: tuple[str, ...] = ()
+    patient: str | None = None
+    """Whose study it is; studies of one patient never cross splits. `None`: not known; the study is
+    taken for a patient of its own."""
+    split: str | None = None
+    """The split the collection itself publishes, if any."""
+    problem: str = ""
+    """Why the record itself cannot be used, as told by the reader of the collection."""
+
+
+SCAR_POLICIES = ("drop", "drop_sentence", "keep")
+"""What `clean_text` does with a scar, the `XXXX` that de-identification left: drop it and mend the grammar around it,
+drop every sentence that holds one, or keep it."""
+
+_ONE_SCAR = r"[<(\[]*(?<![A-Za-z])X{3,}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
+_SCAR = re.compile(_ONE_SCAR)
+_RUN = rf"{_ONE_SCAR}(?:[\s,/&.-]*(?:(?:and|at|by|to)\s+)?{_ONE_SCAR})*(?:-(?=\w)|\s+(?i:hours|[ap]\.?m\.?)(?!\w))?"
+# Words that only point at what the scar hid, dropped with it where nothing is left for them to point at.
+_POINTER = (
+    r"(?:(?:(?:as|when|were|was|and)\s+)*compared\s+(?:to|with)|in\s+comparison\s+(?:to|with)|comparison|dated|dr\.?|of|in"
+    r"|on|at|to|from|with|by|since|for|as|and|or|than|via|per|the|an?|this|these|that|is|are|was|were|been|most|please"
+    r"|approximately|about|prior|previous)"
+)
+_NOTHING_LEFT = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:in|on|at|from|with|by|since|for|and|or|which|but)\b)"
+_MENDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (rf"(?<=\b[Xx]-){_ONE_SCAR}", "ray"),  # "chest x-XXXX"
+        (
+            rf"(?<=\w)(?:\s+(?:an?|the))?\s+{_RUN}\s+of\b",
+            "",
+        ),  # "no XXXX of effusion", "through the XXXX of the radius"
+        (
+            rf"(?i:\b(most|less))\s+{_RUN}(?=\s+\w|[.,;]|$)",
+            r"\1 likely",
+        ),  # else "less XXXX fibrosis" became "less fibrosis"
+        (
+            rf"^(\W*){_RUN}\s+(?:interval\s+|significant\s+)*changes?\b(?:\s+(?:in|of|from|since)\b)?",
+            r"\1",
+        ),
+        (rf"\b([Tt]he)\s+{_RUN}\s+(?:and|or)\s+(?:the\s+)?(?!(?:is|are|was|were|has|have)\b)", r"\1 "),
+        (rf"(?i:(?:(?<=\s)|^)(?:{_POINTER}\s+)+){_RUN}{_NOTHING_LEFT}", ""),  # "compared to XXXX."
+        (rf"^(\W*){_RUN}\s+of\b", r"\1"),
+        (rf"\b([Aa])\s+{_RUN}\s+(?=[aeiou])", r"\1n "),
+        (rf"\b([Aa])n\s+{_RUN}\s+(?=[bcdfgjklmnpqrstvwxyz])", r"\1 "),
+        (rf"\s*{_RUN}", " "),
+        (r"\(\s*\)|\[\s*\]", ""),
+    )
+)
+_EMPTY_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a am an and are as at by compared comparison date dated dr for from hours in is no of on or p pm please prior"
+        " since thank thanks than that the these this to was were with",
+    )
+)
+_NOTIFIED = re.compile(rf"\W*Drs?\.?\s+{_ONE_SCAR}.*\b(?:finding|result)s\b")  # "Dr. XXXX was notified of the results"
+_FIRST_WORD = re.compile(r"(\W*)(\w*)")
+_ENUMERATOR = re.compile(
+    r"(?<!\S)(?:#\s?(\d{1,2})[.):]?|\(?(\d{1,2})[.)]),?"
+    r"(?:\s*(?=[^\W\d]|[\"'<(\[][^\W\d])|\s+(?=\d+(?:\.\d+)?[ -]?[cm]m\b))"
+)
+_NUMBERED = re.compile(
+    r"(?i:\b(?:ribs?|grade|stage|number|series|image|type|level|zone|segment|figure|views?)|\bnos?\.?)$"
+)
+_STOP = re.compile(r"[.!?]+\s+(?=\S)")
+_NO_STOP = re.compile(r"(?:^|[\s(])(?i:drs?|mrs?|ms|vs|approx|e\.g|i\.e|fig)\.\s+$|^\s*\(?\d{1,2}\.\s+$")
+_PUNCTUATION: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"\s+([.,;:!?])(?!\d)", r"\1"),
+        (r"\.(?:\s*\.)+", "."),
+        (r"[,;:]+\s*\.(?!\d)", "."),
+        (r",(?:\s*,)+", ","),
+        (r"(?<=[a-z]{2})([.,])(?=[A-Z][a-z])", r"\1 "),
+        (r"^(?:[\s,;:!?]|\.(?!\d))+", ""),
+        (r"[\s,;:]+$", ""),
+    )
+)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of `text`, stripped, an enumeration marker ("2.") staying with its own.
+
+    Splits at ".", "!" and "?" before white space, not inside "1.2 cm" nor after "Dr.", "vs." or "No." before a number.
+    """
+    found, start = [], 0
+    for stop in _STOP.finditer(text):
+        number = text[stop.end()].isdigit() and re.search(r"(?i:\bno\.\s+)$", text[start : stop.end()])
+        if not number and not _NO_STOP.search(text[start : stop.end()]):
+            found.append(text[start : stop.end()].strip())
+            start = stop.end()
+    return [s for s in [*found, text[start:].strip()] if s]
+
+
+def clean_text(text: str, scars: str = "drop") -> str:
+    """Returns `text` as one line of plain sentences: no enumeration, one full stop at each end, scars by policy.
+
+    `scars` is one of `SCAR_POLICIES`; `docs/cleaning.md` says why "drop" is the default, with counts. Case stays as
+    published except where a dropped scar opened the sentence. Applying it twice changes nothing more. A text without
+    scars never comes back empty unless it holds no letter or digit.
+
+    Raises:
+        ValueError: if `scars` is not a known policy.
+    """
+    if scars not in SCAR_POLICIES:
+        raise ValueError(f"scars must be one of {', '.join(SCAR_POLICIES)}; got {scars!r}")
+    while (cleaned := _clean_once(text, scars)) != text:  # one rule may expose work for an earlier one
+        text = cleaned
+    return text
+
+
+def _clean_once(text: str, scars: str) -> str:
+    text = html.unescape(re.sub(r"(?i)<br\s*/?>", " ", text))
+    text = " ".join(re.sub(r"\[\s*<|>\s*\]", " ", text).split())
+    text = _drop_enumeration(text)
+    if scars != "keep" and _SCAR.search(text):
+        mend = _mend if scars == "drop" else lambda sentence: "" if _SCAR.search(sentence) else sentence
+        text = " ".join(mend(sentence) for sentence in sentences(text))
+    for pattern, by in _PUNCTUATION:
+        text = pattern.sub(by, text)
+    text = " ".join(text.split())
+    return text + "." if text and text[-1] not in ".!?" else text
+
+
+def _mend(sentence: str) -> str:
+    """The sentence without its scars; empty where nothing is said without them."""
+    if not _SCAR.search(sentence):
+        return sentence
+    if _NOTIFIED.match(sentence):
+        return ""
+    published = sentence
+    for pattern, by in _MENDS:
+        sentence = pattern.sub(by, sentence)
+    words = re.findall(r"[a-z]+|\d+(?![.)])", sentence.lower())
+    if all(word in _EMPTY_WORDS for word in words):
+        return ""
+    first, was_first = _FIRST_WORD.match(sentence), _FIRST_WORD.match(published)
+    if first and was_first and first[2] != was_first[2]:
+        sentence = sentence[: first.start(2)] + first[2][:1].upper() + sentence[first.start(2) + 1 :]
+    return sentence.strip()
+
+
+def _drop_enumeration(text: str) -> str:
+    """Without "1.", "2)", "#3" where they number the sentences; a marker after no full stop leaves one behind."""
+    kept, start, last = "", 0, 0
+    for marker in _ENUMERATOR.finditer(text):
+        number, before = int(marker[1] or marker[2]), text[: marker.start()].rstrip()
+        at_stop = not before or before[-1] in ".!?;:"
+        wanted = not before or number == last + 1 or (number in (1, 2) and at_stop)
+        new_sentence = at_stop or (last and (text[marker.end()].isupper() or marker[0].rstrip()[-1] != "."))
+        if wanted and new_sentence and not _NUMBERED.search(before):
+            kept += text[start : marker.start()] if at_stop else text[start : marker.start()].rstrip() + ". "
+            start, last = marker.end(), number
+    return kept + text[start:]

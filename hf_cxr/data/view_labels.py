@@ -1,0 +1,169 @@
+"""Frontal or lateral: decided from file names, pixels and the DICOM header where the collection does not say.
+
+The evidence is a sum of log-odds (natural logarithm, positive for frontal), weighed together for all pictures of a
+study. `docs/views.md` says how often it is right; `benchmarks/view_labels.py` measures that.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hf_cxr.data.archives import image_key
+from hf_cxr.data.sources.rows import read_table
+
+# How often a picture is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
+# "1000_IM-0003-4004". Counted on half of the Kaggle form's uids (`benchmarks/view_labels.py --fit`).
+SUFFIXES: dict[str, tuple[int, int]] = {
+    "1001": (1458, 92),
+    "2001": (69, 1138),
+    "1002": (9, 222),
+    "3001": (70, 87),
+    "0001": (60, 42),
+    "0002": (37, 55),
+    "3003": (4, 58),
+    "4004": (61, 0),
+    "2002": (29, 10),
+    "12012": (8, 3),
+    "1002001": (8, 0),
+}
+RELIANCE = 0.5
+"""Share of their weight that names keep where a study has several, as they are not independent: "1001" beside "2001"
+would give odds of 260 for the first to be the frontal one, ten times what is counted. This, `FIRST` and `BOTH_VIEWS`
+have the least log-loss on the same half of the uids."""
+
+FIRST = 0.5
+"""Log-odds for the first picture of several in sorted order."""
+
+FRONTAL_HEADER, LATERAL_HEADER = 0.6, -4.0
+"""A DICOM header that names a frontal view is right for 66 % of the pictures, one that names a lateral for 99.9 %
+(`dicom_headers.csv.gz` of torchxrayvision against the Kaggle form's projections, all uids); rounded towards 0."""
+
+SYMMETRIC, SLOPE, MOST = 0.62, 25.0, 3.0
+"""Symmetry at which a picture is as likely frontal as lateral, log-odds per unit of it, and their bound: set by hand,
+between the least symmetric frontal (0.65) and the most symmetric lateral (0.58) of the 17 real pictures at hand."""
+
+BOTH_VIEWS = 5.5
+"""Log-odds that two pictures of a study show two views rather than one."""
+MOST_JOINT = 8
+"""Pictures of a study that are weighed together; of more, each is decided by itself."""
+
+_GRID = 48
+_IMAGE_COLUMNS = ("image", "filename", "file", "image_id", "imageid", "name", "path")
+_VIEW_COLUMNS = ("view", "projection", "tsne-view", "view_position", "viewposition", "view position", "label")
+_FRONTAL = re.compile(r"^(?:pa|ap|frontal|f|antero-?posterior|postero-?anterior)\b", re.IGNORECASE)
+_LATERAL = re.compile(r"^(?:l|ll|rl|lat|lateral|left lateral|right lateral|large lateral)\b", re.IGNORECASE)
+
+
+def decide_views(
+    names: Sequence[str], pixels: Sequence[float | None] = (), hints: Sequence[str | None] = ()
+) -> list[tuple[str, float]]:
+    """View and confidence (0.5 to 1) of each picture of one study.
+
+    Args:
+        names: File names, in the order of the collection.
+        pixels: `pixel_evidence` of each, `None` where it is not known; may be empty.
+        hints: "frontal" or "lateral" as a DICOM header says, or `None`; may be empty.
+    """
+    reliance = RELIANCE if len(names) > 1 else 1.0
+    first = _first_in_order(names)
+    evidence = []
+    for i, name in enumerate(names):
+        header = {"frontal": FRONTAL_HEADER, "lateral": LATERAL_HEADER}.get(hints[i] or "", 0.0) if hints else 0.0
+        order = FIRST if i == first and len(names) > 1 else 0.0
+        evidence.append(reliance * name_evidence(name) + order + (pixels[i] or 0.0 if pixels else 0.0) + header)
+    if len(names) == 1 or len(names) > MOST_JOINT:
+        frontal = [1 / (1 + math.exp(-odds)) for odds in evidence]
+    else:
+        frontal = _joint(evidence)
+    views = []
+    for i, share in enumerate(frontal):
+        # Where nothing speaks for either, the first in sorted order is the frontal one (89 % of two-image studies).
+        undecided = abs(share - 0.5) < 1e-9
+        is_frontal = i == first if undecided else share > 0.5
+        views.append(("frontal" if is_frontal else "lateral", max(share, 1 - share)))
+    return views
+
+
+def name_evidence(name: str) -> float:
+    """Log-odds that a picture is frontal, by the last block of its name; 0 for a block that says nothing."""
+    frontal, lateral = SUFFIXES.get(image_key(name).rpartition("-")[2], (0, 0))
+    return math.log((frontal + 1) / (lateral + 1))
+
+
+def pixel_evidence(image: Image.Image) -> float:
+    """Log-odds that a picture (mode "L") is frontal: a frontal chest is nearly symmetric, a lateral is not.
+
+    The symmetry is the correlation of the picture with its mirror image about the vertical axis where it is greatest,
+    each row less its mean, flat borders cut away. Brightness, contrast and inversion do not change it.
+    """
+    grid = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.float32)
+    low, high = np.percentile(grid, (2, 98))
+    grid = np.clip(grid, low, high)  # burnt-in markers
+    flat = 0.02 * (high - low)
+    rows, columns = (np.flatnonzero(grid.std(axis) > flat) for axis in (1, 0))
+    if min(image.size) < _GRID // 2 or min(len(rows), len(columns)) < _GRID // 3:
+        return 0.0
+    grid = grid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    grid = grid - grid.mean(1, keepdims=True)
+    width = grid.shape[1]
+    symmetry = -1.0
+    for ends in range(int(0.7 * width), int(1.3 * width) + 1):  # left and right end of the part that an axis mirrors
+        left, right = max(0, ends - (width - 1)), min(width - 1, ends)
+        part = grid[:, left : right + 1]
+        part = part - part.mean()
+        power = float((part * part).sum())
+        if power > 0:
+            symmetry = max(symmetry, float((part * part[:, ::-1]).sum()) / power)
+    return max(-MOST, min(MOST, SLOPE * (symmetry - SYMMETRIC)))
+
+
+def read_view_table(path: str | Path) -> dict[str, str]:
+    """A table of image names and views as `image_key` → "frontal" or "lateral".
+
+    The column of names is called image, filename, imageid, …, that of views view, projection, …; PA, AP, Frontal, L,
+    LL, Lateral, … are understood, an empty view is none. Raises `ValueError` for a table without such columns, a view
+    that is neither, or an image with two different views.
+    """
+    table = read_table(path)
+    image, view = (
+        next((found for name in names if (found := table.column(name))), None)
+        for names in (_IMAGE_COLUMNS, _VIEW_COLUMNS)
+    )
+    if image is None or view is None:
+        raise ValueError(table.lacks("image" if image is None else "view"))
+    views: dict[str, str] = {}
+    for row in table.rows((image, view), ()):
+        key, said = image_key(row[image]), row[view]
+        if not key or not said:
+            continue
+        name = "frontal" if _FRONTAL.match(said) else "lateral" if _LATERAL.match(said) else ""
+        if not name:
+            raise ValueError(
+                f"{path}, {row.place}: view {said[:20]!r} is neither frontal (PA, AP) nor lateral (L, LL)"
+            )
+        if views.setdefault(key, name) != name:
+            raise ValueError(f"{path}, {row.place}: image {key!r} is both frontal and lateral")
+    return views
+
+
+def _joint(evidence: Sequence[float]) -> list[float]:
+    """Probability of each picture to be frontal, over all ways to name the views of a study."""
+    weights = {}
+    for way in product((True, False), repeat=len(evidence)):
+        odds = sum(e / 2 if frontal else -e / 2 for e, frontal in zip(evidence, way, strict=True))
+        weights[way] = odds + (BOTH_VIEWS if len(set(way)) == 2 else 0.0)
+    most = max(weights.values())
+    shares = {way: math.exp(weight - most) for way, weight in weights.items()}
+    total = sum(shares.values())
+    return [sum(share for way, share in shares.items() if way[i]) / total for i in range(len(evidence))]
+
+
+def _first_in_order(names: Sequence[str]) -> int:
+    return min(range(len(names)), key=lambda i: image_key(names[i])) if names else 0

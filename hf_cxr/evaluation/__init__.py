@@ -1,0 +1,1 @@
+"""What a score means: predictions, image-blind baselines, intervals, the report."""

@@ -1,0 +1,175 @@
+"""How sure a score is: the bootstrap over patients, the image-shuffle test, and the paired difference of two runs.
+
+Everything here works on `hf_cxr.metrics.Statistics`, per-study arrays from which any weighting of the studies gives
+the scores by a matrix product. Nothing here generates or reads text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_cxr.inference.labeler import FINDINGS
+from hf_cxr.metrics import SCALARS, Statistics, f1
+
+BOOTSTRAP_SAMPLES = 1000
+PERMUTATIONS = 999
+SHUFFLES = 5
+LEVEL = 0.95
+_CHUNK = 250  # bootstrap samples at a time: memory is chunk × studies
+
+Samples = dict[str, np.ndarray]
+
+
+def patient_weights(patients: Sequence[Any], samples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each study counts in bootstrap samples of whole patients, in chunks of shape (≤ 250, studies).
+
+    Patients are drawn with replacement, and all studies of a drawn patient come along: two studies of one patient are
+    no two independent observations. (The cluster bootstrap: Davison and Hinkley 1997, section 3.8.)
+    """
+    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    n, rng = int(owner.max(initial=-1)) + 1, np.random.default_rng(seed)
+    for start in range(0, samples, _CHUNK):
+        drawn = rng.multinomial(n, np.full(n, 1 / n), size=min(_CHUNK, samples - start))
+        yield drawn[:, owner]
+
+
+def bootstrap(
+    score: Callable[[np.ndarray], Samples], patients: Sequence[Any], seed: int, samples: int = BOOTSTRAP_SAMPLES
+) -> Samples:
+    """`score(weights)` over bootstrap samples of patients: scalar → array (samples,). The same seed and patients give
+    the same samples, so that two calls can be subtracted."""
+    parts = [score(weights) for weights in patient_weights(patients, samples, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def intervals(samples: Samples) -> dict[str, list[float]]:
+    """95 % percentile intervals, [low, high] by name; a score that is undefined in all samples has none."""
+    tail = 100 * (1 - LEVEL) / 2
+    return {
+        name: np.nanpercentile(values, [tail, 100 - tail]).tolist()
+        for name, values in samples.items()
+        if not np.isnan(values).all()
+    }
+
+
+def two_sided_p(differences: np.ndarray) -> float:
+    """Bootstrap p-value of "the difference is zero": twice the smaller share of samples on either side of zero, never
+    below what so many samples can tell."""
+    n = len(differences)
+    smaller = min((differences <= 0).sum(), (differences >= 0).sum())
+    return float(min(1.0, 2 * (smaller + 1) / (n + 1)))
+
+
+def study_intervals(
+    statistics: Statistics, patients: Sequence[Any], seed: int, samples: int = BOOTSTRAP_SAMPLES
+) -> dict[str, list[float]]:
+    """95 % intervals of every scalar; none for fewer than two patients."""
+    if len(set(patients)) < 2:
+        return {}
+    return intervals(bootstrap(lambda weights: _scalars(statistics, weights), patients, seed, samples))
+
+
+def finding_intervals(statistics: Statistics, patients: Sequence[Any], seed: int) -> dict[str, list[float]]:
+    """95 % interval of each finding's F1; none for fewer than two patients."""
+    if len(set(patients)) < 2:
+        return {}
+    counts = statistics.findings.reshape(statistics.n, -1).astype(np.float64)
+
+    def score(weights: np.ndarray) -> Samples:
+        scores = f1((weights @ counts).reshape(len(weights), len(FINDINGS), 3))
+        return {name: scores[:, place] for place, name in enumerate(FINDINGS)}
+
+    return intervals(bootstrap(score, patients, seed))
+
+
+def _scalars(statistics: Statistics, weights: np.ndarray) -> Samples:
+    return {name: np.asarray(value) for name, value in statistics.scores(weights).items() if name in SCALARS}
+
+
+# --- does it look? -----------------------------------------------------------------------------------------------
+
+
+def derangements(n: int, seed: int, count: int = SHUFFLES) -> Iterator[np.ndarray]:
+    """Random permutations of `range(n)` that leave nothing in place (n ≥ 2)."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        order = rng.permutation(n)  # one cycle through all: everybody gets the next one's
+        permutation = np.empty(n, dtype=np.int64)
+        permutation[order] = np.roll(order, 1)
+        yield permutation
+
+
+def image_gain(
+    real: Statistics, shuffled: Sequence[Statistics], patients: Sequence[Any], seed: int
+) -> dict[str, dict[str, Any]]:
+    """What the images are worth: each score minus its mean over runs with the images permuted among the studies.
+
+    Returns `shuffled` and `image_gain` (scalar → number), `image_gain_ci95` (scalar → [low, high]) and `image_gain_p`
+    (scalar → two-sided p-value), the last two by a bootstrap over patients, paired: both terms of a difference are
+    computed on the same patients.
+    """
+    scores = real.scores()
+    runs = [statistics.scores() for statistics in shuffled]
+    means = {name: float(np.mean([run[name] for run in runs])) for name in SCALARS}
+
+    def difference(weights: np.ndarray) -> Samples:
+        ours = _scalars(real, weights)
+        theirs = [_scalars(statistics, weights) for statistics in shuffled]
+        return {name: ours[name] - np.mean([run[name] for run in theirs], axis=0) for name in SCALARS}
+
+    samples = bootstrap(difference, patients, seed) if len(set(patients)) > 1 else {}
+    return {
+        "shuffled": means,
+        "image_gain": {name: float(scores[name] - means[name]) for name in SCALARS},
+        "image_gain_ci95": intervals(samples),
+        "image_gain_p": {name: two_sided_p(values) for name, values in samples.items()},
+    }
+
+
+def permutation_p(stated: np.ndarray, true: np.ndarray, seed: int, permutations: int = PERMUTATIONS) -> float:
+    """How likely texts that have nothing to do with their images reach this finding F1 (micro) or more.
+
+    The exact permutation test of "the texts do not depend on the images": the texts are dealt to the studies anew, and
+    the share of deals that do at least as well is counted, the real one among them (Phipson and Smyth 2010). As
+    permuting leaves how much is stated and how much is true as they are, F1 orders the deals as true positives do.
+
+    Args:
+        stated, true: which findings a text states and which are there, bool, (studies, findings).
+    """
+    rng = np.random.default_rng(seed)
+    stated, true = np.ascontiguousarray(stated, dtype=bool), np.ascontiguousarray(true, dtype=bool)
+    reached = int((stated & true).sum())
+    as_good = sum(int((stated[rng.permutation(len(stated))] & true).sum()) >= reached for _ in range(permutations))
+    return (as_good + 1) / (permutations + 1)
+
+
+# --- two runs ----------------------------------------------------------------------------------------------------
+
+
+def paired_difference(a: Statistics, b: Statistics, patients: Sequence[Any], seed: int) -> dict[str, dict[str, Any]]:
+    """Scalar → `{a, b, difference (b − a), ci95, p, probability}` of two runs on the same studies.
+
+    `probability` is the share of bootstrap samples of patients in which run B scores higher than run A, ties halved.
+    """
+
+    def difference(weights: np.ndarray) -> Samples:
+        first, second = _scalars(a, weights), _scalars(b, weights)
+        return {name: second[name] - first[name] for name in SCALARS}
+
+    first, second = a.scores(), b.scores()
+    samples = bootstrap(difference, patients, seed)
+    bounds = intervals(samples)
+    return {
+        name: {
+            "a": float(first[name]),
+            "b": float(second[name]),
+            "difference": float(second[name] - first[name]),
+            "ci95": bounds[name],
+            "p": two_sided_p(values),
+            "probability": float(((values > 0) + 0.5 * (values == 0)).mean()),
+        }
+        for name, values in samples.items()
+    }

@@ -1,0 +1,163 @@
+"""The figures of the report page and of the model card; none where there is nothing to draw."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hf_cxr.evaluation.report.tables import INPUTS
+from hf_cxr.utils.plots import INK, LINE, MAIN, MUTED, QUIET, STYLE, THIRD, bare, subplots, svg
+
+GAINS = {
+    "finding_f1_micro": "finding F1",
+    "finding_f1_micro_sided": "… with sides",
+    "normal_accuracy": "normal or not",
+    "rougeL": "ROUGE-L",
+    "bleu1": "BLEU-1",
+    "bleu4": "BLEU-4",
+    "exact_match": "exact match",
+}
+MOST_FINDINGS = 24
+CARD_FIGURES = {
+    "look": "Scores of the model beside those with the images permuted among the patients",
+    "findings": "F1 of each finding with its 95 % interval",
+    "reliability": "Score against the share of texts that were right, before and after calibration",
+    "risk": "Share of wrong texts among those answered, by the share of studies answered",
+}
+"""Figures of a model card → what is to be seen."""
+
+
+def draw(report: Mapping[str, Any]) -> dict[str, str]:
+    """Name → SVG of every figure that the report has numbers for."""
+    return {name: svg(figure, name) for name, figure in _made(report)}
+
+
+def draw_png(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Name → PNG of the figures of a card; no picture and no text of a patient is on them."""
+    drawn = {}
+    for name, figure in _made(report):
+        if name in CARD_FIGURES:
+            stream = io.BytesIO()
+            whole = {"bbox_inches": "tight", "pad_inches": 0.12, "metadata": {"Software": None}}
+            figure.savefig(stream, format="png", dpi=150, facecolor="white", **cast(Any, whole))
+            drawn[name] = stream.getvalue()
+    return drawn
+
+
+def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
+        "look": _look,
+        "inputs": _inputs,
+        "findings": _findings,
+        "reliability": _reliability,
+        "risk": _risk,
+    }
+    for name, make in makers.items():
+        with matplotlib.rc_context(cast(Any, STYLE)):
+            if (figure := make(report)) is not None:
+                yield name, figure
+
+
+def _rows(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
+    figure, axes = subplots(0.45 + height * len(labels))
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    bare(axes, "x")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    return figure, axes
+
+
+def _look(report: Mapping[str, Any]) -> Figure | None:
+    """Real and shuffled, joined by a line, for each score."""
+    if not report["shuffled"]:
+        return None
+    figure, axes = _rows(0.33, list(GAINS.values()))
+    for place, name in enumerate(GAINS):
+        real, blind = report[name], report["shuffled"][name]
+        axes.plot([blind, real], [place, place], color=LINE, linewidth=4, solid_capstyle="round", zorder=1)
+        if interval := report["ci95"].get(name):
+            axes.plot(interval, [place, place], color=MAIN, linewidth=1.4, zorder=2)
+        axes.plot([blind], [place], "o", color=THIRD, markersize=6, label="images shuffled", zorder=3)
+        axes.plot([real], [place], "o", color=MAIN, markersize=7, label="model", zorder=4)
+    axes.set_xlim(-0.02, 1.02)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles[:2][::-1], names[:2][::-1], loc="outside upper left", ncols=2)
+    return figure
+
+
+def _inputs(report: Mapping[str, Any]) -> Figure | None:
+    """Finding F1 by what the model was shown."""
+    parts = {name: report["inputs"][name] for name in INPUTS if name in report.get("inputs", {})}
+    if not parts:
+        return None
+    figure, axes = _rows(0.36, [INPUTS[name] for name in parts])
+    values = [part["finding_f1_micro"] for part in parts.values()]
+    colours = [MAIN if name == "both_views" else QUIET for name in parts]
+    axes.barh(range(len(parts)), values, height=0.62, color=colours)
+    for place, value in enumerate(values):
+        axes.text(value + 0.012, place, f"{value:.3f}", va="center", color=MUTED, fontsize=9)
+    axes.set_xlim(0, min(1.15, max([*values, 0.05]) * 1.2))
+    return figure
+
+
+def _findings(report: Mapping[str, Any]) -> Figure | None:
+    """F1 of each finding that a radiologist stated, with its interval; few studies in grey."""
+    rows = sorted(((n, row) for n, row in report["per_finding"].items() if row["n"]), key=lambda item: -item[1]["n"])
+    rows = rows[:MOST_FINDINGS]
+    if not rows:
+        return None
+    small = {name for name, row in report.get("strata", {}).get("finding", {}).items() if row["small"]}
+    figure, axes = _rows(0.25, [f"{name} ({row['n']})" for name, row in rows])
+    for place, (name, row) in enumerate(rows):
+        colour = QUIET if name in small else MAIN
+        if row.get("ci95"):
+            axes.plot(row["ci95"], [place, place], color=colour, linewidth=2, alpha=0.6, solid_capstyle="round")
+        axes.plot([row["f1"]], [place], "o", color=colour, markersize=5.5)
+    axes.set_xlim(-0.02, 1.02)
+    return figure
+
+
+def _reliability(report: Mapping[str, Any]) -> Figure | None:
+    """Score against the share that came true, before and after calibration."""
+    if not (curve := report.get("calibration")):
+        return None
+    figure, axes = subplots(3.6)
+    axes.plot([0, 1], [0, 1], color=LINE, linewidth=1.2)
+    for key, colour, label in (("before", THIRD, "plain probability"), ("after", MAIN, "score")):
+        points = curve[f"reliability_{key}"]
+        x, y = ([point[name] for point in points] for name in ("mean_score", "rate"))
+        for point, value in zip(points, x, strict=True):
+            axes.plot([value, value], point["ci95"], color=colour, linewidth=1.2, alpha=0.5)
+        axes.plot(x, y, "o-", color=colour, markersize=5, linewidth=1.2, label=label)
+    axes.set_xlabel("what the model says")
+    axes.set_ylabel("share that was right")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    bare(axes, "both")
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+def _risk(report: Mapping[str, Any]) -> Figure | None:
+    """Share of wrong texts among those answered, by the share that is answered."""
+    if not (curve := report.get("calibration")):
+        return None
+    figure, axes = subplots(3.6)
+    points = curve["risk_coverage"]
+    coverage, risk = ([point[name] for point in points] for name in ("coverage", "risk"))
+    axes.plot(coverage, risk, color=MAIN, linewidth=2)
+    axes.plot([0, 1], [curve["aurc_random"]] * 2, color=QUIET, linewidth=1.2)
+    axes.text(0, curve["aurc_random"], " without a score to choose by", color=MUTED, fontsize=9, va="bottom")
+    axes.plot(coverage[-1:], risk[-1:], "o", color=INK, markersize=5)
+    axes.set_xlabel("share of studies answered")
+    axes.set_ylabel("share of these that is wrong")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(0, max([*risk, curve["aurc_random"], 0.05]) * 1.2)
+    bare(axes, "both")
+    return figure

@@ -1,0 +1,227 @@
+"""The report as one HTML file that needs no other: sentences for the figures, and the studies that are shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from hf_cxr.evaluation.calibration import MIN_STUDIES
+from hf_cxr.evaluation.report import figures
+from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, bounds, counted, guessers, p_value
+from hf_cxr.utils.plots import FLOORS, data_address, percent, score, template
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SHOWN = 6
+PANEL = 224  # pixels a view
+COVERAGES = (1.0, 0.9, 0.8, 0.5, 0.25)
+BLIND = ("most_frequent", "best_constant", "length_matched", "random_train")
+Pictures = Callable[[int], tuple[Image.Image | None, Image.Image | None]]
+
+
+def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: Pictures | None = None) -> str:
+    """One HTML file: no network, no script. `pictures` gives frontal and lateral view of a row by its number."""
+    return template(TEMPLATE).render(
+        report=report,
+        figures={name: Markup(svg) for name, svg in figures.draw(report).items()},  # matplotlib escapes texts in it
+        sentences=sentences(report),
+        columns=COLUMNS,
+        guessers=guessers(report),
+        inputs=INPUTS,
+        bounds=bounds,
+        counted=counted,
+        most=figures.MOST_FINDINGS,
+        p_value=p_value,
+        thresholds=thresholds(report),
+        studies={name: [_study(rows, i, pictures) for i in chosen] for name, chosen in choose(rows).items()},
+    )
+
+
+def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The numbers of the rows that are shown.
+
+    "worst": most findings missed or invented, of equal ones the surest first. "best": all findings matched, none
+    invented, most first; normal studies are not among them.
+    """
+    known = [i for i, row in enumerate(rows) if "missed" in row]
+    wrong = {i: len(rows[i]["missed"]) + len(rows[i]["invented"]) for i in known}
+    worst = sorted((i for i in known if wrong[i]), key=lambda i: (-wrong[i], -rows[i]["score"], rows[i]["uid"]))
+    right = (i for i in known if not wrong[i] and rows[i]["matched"])
+    best = sorted(right, key=lambda i: (-len(rows[i]["matched"]), -rows[i]["score"], rows[i]["uid"]))
+    return {"worst": worst[:SHOWN], "best": best[:SHOWN]}
+
+
+def _study(rows: Sequence[Mapping[str, Any]], index: int, pictures: Pictures | None) -> dict[str, Any]:
+    views = pictures(index) if pictures else (None, None)
+    return dict(rows[index]) | {"picture": data_address(_side_by_side(views)) if any(views) else None}
+
+
+def _side_by_side(views: Sequence[Image.Image | None]) -> Image.Image:
+    from hf_cxr.inference.views import fit_panel
+
+    sheet = Image.new("L", (len(views) * PANEL, PANEL))
+    for place, view in enumerate(views):
+        if view is not None:
+            sheet.paste(fit_panel(view, PANEL), (place * PANEL, 0))
+    return sheet
+
+
+def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The points of the risk–coverage curve nearest to some round coverages, each once.
+
+    Their thresholds are cut to three places, not rounded: studies of just that score are to be answered.
+    """
+    points = (report.get("calibration") or {}).get("risk_coverage", [])
+    nearest = [min(points, key=lambda p: abs(p["coverage"] - goal)) for goal in COVERAGES] if points else []
+    once = [point for i, point in enumerate(nearest) if point not in nearest[:i]]
+    return [point | {"threshold": math.floor(1000 * point["threshold"]) / 1000} for point in once]
+
+
+# --- what the figures mean ---------------------------------------------------------------------------------------
+
+
+def sentences(report: Mapping[str, Any]) -> dict[str, str]:
+    """Section → one plain sentence made of the numbers."""
+    makers = {
+        "look": _look,
+        "inputs": _inputs,
+        "scores": _scores,
+        "findings": _findings,
+        "strata": _strata,
+        "calibration": _calibration,
+        "risk": _risk,
+    }
+    return {name: make(report) for name, make in makers.items()}
+
+
+def _look(report: Mapping[str, Any]) -> str:
+    if not report["shuffled"]:
+        return "One study alone cannot tell whether the model looks at it."
+    if report["reads_images"] is None:
+        return "Whether the model reads the images cannot be told from these studies."
+    real, blind = score(report["finding_f1_micro"]), score(report["shuffled"]["finding_f1_micro"])
+    if report["reads_images"]:
+        return (
+            f"With the images of other patients finding F1 falls from {real} to {blind}; texts that had nothing to do "
+            f"with their images would do as well with probability {score(report.get('permutation_p'))}."
+        )
+    if report["finding_f1_micro"] > report["shuffled"]["finding_f1_micro"] and real != blind:
+        return (
+            f"Finding F1 is {real} with the right images and {blind} with those of other patients; chance alone could "
+            "make such a difference, so it is not shown that what the model writes comes from the images."
+        )
+    return (
+        f"With the images of other patients finding F1 is {blind}, no worse than the {real} with the right ones: "
+        "nothing shows that what the model writes comes from the images."
+    )
+
+
+def _inputs(report: Mapping[str, Any]) -> str:
+    parts = {key: part["finding_f1_micro"] for key, part in report.get("inputs", {}).items()}
+    if not parts:
+        return "What each view is worth was not measured here."
+    if not {"both_views", "frontal_only", "lateral_only"} <= set(parts):
+        return "No study of this split has both views, so what each is worth cannot be told."
+    both, frontal, lateral = (parts[name] for name in ("both_views", "frontal_only", "lateral_only"))
+    better, worse = ("frontal", "lateral") if frontal >= lateral else ("lateral", "frontal")
+    alone = max(frontal, lateral)
+    if not any((both, frontal, lateral)):
+        told = "it gets no finding right from either"
+    elif score(both) == score(alone):
+        told = f"the {better} view alone does as well as both"
+    elif both > alone:
+        told = f"taking the {worse} view away costs {both - alone:.3f}"
+    else:
+        told = f"the {better} view alone does better than both"
+    return (
+        f"Over {counted(report['inputs']['both_views']['n'], 'study', 'studies')} with both views, finding F1 is "
+        f"{score(both)} with both, {score(frontal)} with the frontal and {score(lateral)} with the lateral view "
+        f"alone: {told}."
+    )
+
+
+def _scores(report: Mapping[str, Any]) -> str:
+    blind = {name: report["floors"][name] for name in BLIND if name in report["floors"]}
+    if not blind:
+        return "There is no training split here, so no guesser stands beside the model."
+    best = max(blind, key=lambda name: blind[name]["bleu4"])
+    floor, ours = blind[best]["bleu4"], report["bleu4"]
+    beats = "level with" if score(ours) == score(floor) else "above" if ours > floor else "below"
+    text = f"BLEU-4 is {score(ours)}, {beats} the {score(floor)} that {FLOORS[best]} reaches without any image"
+    if oracle := report.get("oracle"):
+        text += (
+            f"; knowing every true finding and copying the commonest wording would give {score(oracle['bleu4'])}, "
+            f"with a finding F1 of {score(oracle['finding_f1_micro'])}"
+        )
+    return f"{text}."
+
+
+def _findings(report: Mapping[str, Any]) -> str:
+    rows = {name: row for name, row in report["per_finding"].items() if row["n"]}
+    if not rows:
+        return "No text of this split states a finding."
+    order = sorted(rows, key=lambda name: (-rows[name]["n"], name))
+    missed = [name for name in order if not rows[name]["recall"]]
+    commonest = order[0]
+    text = (
+        f"{counted(len(rows), 'finding is', 'findings are')} stated here; of the commonest, {commonest} "
+        f"(n = {rows[commonest]['n']:,}), the model states {percent(rows[commonest]['recall'] or 0.0)}"
+    )
+    if not missed:
+        return f"{text}, and it states each finding at least once where it is true."
+    names = ("first of all " if len(missed) > 3 else "") + ", ".join(missed[:3])
+    where = "it is" if len(missed) == 1 else "they are"
+    return f"{text}; {len(missed)} of {len(rows)} it never states where {where} true ({names})."
+
+
+def _strata(report: Mapping[str, Any]) -> str:
+    strata = report.get("strata", {})
+    groups = strata.get("findings", {})
+    grey = any(row["small"] for kind, group in strata.items() if kind != "finding" for row in group.values())
+    note = " Grey: fewer than 30 studies, too few to say much." if grey else ""
+    one, several = groups.get("one finding"), groups.get("several findings")
+    if not one or not several:
+        return f"This split does not hold both studies with one finding and with several.{note}"
+    a, b = (row["ci95"].get("finding_f1_micro") for row in (one, several))
+    if not a or not b or one["small"] or several["small"]:
+        told = "Too few studies to say whether several findings are harder than one"
+    elif b[1] < a[0]:
+        told = "Studies with several findings are harder than those with one"
+    elif b[0] > a[1]:
+        told = "Studies with several findings are easier than those with one"
+    else:
+        told = "Studies with several findings are not clearly harder or easier than those with one: intervals overlap"
+    values = f"{score(several['finding_f1_micro'])} and {score(one['finding_f1_micro'])}"
+    return f"{told} (finding F1 {values}).{note}"
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    curve = report.get("calibration")
+    if not curve:
+        return (
+            f"No calibration: it takes a checkpoint that has one, or {MIN_STUDIES} validation studies other than "
+            "these. The score is the text's plain probability."
+        )
+    before, after = curve["ece_before"], curve["ece_after"]
+    return (
+        f"A score is meant as the chance that {curve['event']}; it is off by {percent(after)} on average, the text's "
+        f"plain probability by {percent(before)}."
+    )
+
+
+def _risk(report: Mapping[str, Any]) -> str:
+    points = (report.get("calibration") or {}).get("risk_coverage", [])
+    part = [point for point in points if point["coverage"] < 1]
+    if not part:
+        return "All studies have one score, so there are none to decline first."
+    half, everybody = min(part, key=lambda point: abs(point["coverage"] - 0.5)), points[-1]
+    share, fewer, all_wrong = (percent(value) for value in (half["coverage"], half["risk"], everybody["risk"]))
+    if not everybody["risk"]:
+        return "No text is wrong here, so declining gains nothing."
+    if fewer != all_wrong and half["risk"] < everybody["risk"]:
+        return f"Answering only the {share} it is surest of, {fewer} of its texts are wrong in place of {all_wrong}."
+    return f"Declining gains nothing here: of the {share} it is surest of {fewer} are wrong, of all {all_wrong}."

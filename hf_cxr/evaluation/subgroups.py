@@ -1,0 +1,63 @@
+"""Scores by kind of study: how many findings, how long a report, which views, and each finding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_cxr.evaluation.bootstrap import study_intervals
+from hf_cxr.inference.labeler import FINDINGS, is_normal
+from hf_cxr.metrics import Statistics, tokenize_13a
+
+SCORES = ("bleu4", "rougeL", "finding_f1_micro", "normal_accuracy")
+SMALL = 30  # studies; below this a score says little and is shown in grey
+
+
+def strata(
+    statistics: Statistics, references: Sequence[str], views: Sequence[str], patients: Sequence[Any], seed: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Kind of stratum → name → `{n, small, bleu4, rougeL, finding_f1_micro, normal_accuracy, ci95}`; empty strata are
+    left out. Where no text states a finding, finding F1 is `None`: there is nothing to find.
+
+    Findings are those that the radiologist's text states; "other" are texts that state none and yet are not normal
+    (something is only possible, or outside the vocabulary). "Long" are texts of more 13a tokens than the median. The
+    intervals are of the bootstrap over the stratum's patients.
+
+    Args:
+        views: "both", "frontal", "lateral" or "none" for each study.
+    """
+    true = statistics.findings[..., 0] + statistics.findings[..., 2] > 0
+    number = true.sum(1)
+    normal = np.array([is_normal(text) for text in references])
+    lengths = np.array([len(tokenize_13a(text)) for text in references])
+    long = lengths > np.median(lengths)
+    two = np.asarray(views) == "both"
+    masks = {
+        "findings": {
+            "normal": normal & (number == 0),
+            "one finding": number == 1,
+            "several findings": number > 1,
+            "other": ~normal & (number == 0),
+        },
+        "length": {"short": ~long, "long": long},
+        "views": {"one view": ~two, "two views": two},
+        "finding": {FINDINGS[i]: true[:, i] for i in np.argsort(-true.sum(0), kind="stable")},
+    }
+    owners = np.asarray(patients)
+    return {
+        kind: {name: _stratum(statistics.take(mask), owners[mask], seed) for name, mask in group.items() if mask.any()}
+        for kind, group in masks.items()
+    }
+
+
+def _stratum(statistics: Statistics, patients: np.ndarray, seed: int) -> dict[str, Any]:
+    scores, bounds = statistics.scores(), study_intervals(statistics, patients.tolist(), seed)
+    told = [name for name in SCORES if name != "finding_f1_micro" or statistics.findings[..., ::2].any()]
+    return {
+        "n": statistics.n,
+        "small": statistics.n < SMALL,
+        **{name: float(scores[name]) if name in told else None for name in SCORES},
+        "ci95": {name: bounds[name] for name in told if name in bounds},
+    }

@@ -1,0 +1,1 @@
+"""Cards, the privacy check, and the push to the Hub."""

@@ -1,0 +1,335 @@
+"""The model card of a run. Nothing in it is filled in by hand: its words are in the top-level `model_card.md`, its
+figures come from the run's own files: `card.json` (what training knew), `report.json`, `predictions.jsonl` and
+`config.json`. Its tables live in `hf_cxr.hub.model_card_tables`, its pictures in `hf_cxr.evaluation.report.figures`,
+pushing it in `hf_cxr.hub.push`, the card of a dataset in `dataset_card`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Collection, Mapping
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.repocard_data import EvalResult
+
+from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
+from hf_cxr.data.dataset_card import LIMITS
+from hf_cxr.data.licences import INDIANA, LICENCES, stated_licence
+from hf_cxr.evaluation.evaluate import device_name
+from hf_cxr.evaluation.report import CARD_FIGURES, draw_png, score_table
+from hf_cxr.evaluation.report.page import sentences
+from hf_cxr.hub import model_card_tables
+from hf_cxr.inference import pipeline
+from hf_cxr.metrics import SCALARS
+from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
+from hf_cxr.utils.files import replace_files
+from hf_cxr.utils.plots import percent
+
+FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
+WRITTEN = "card_sha256"  # in card.json: of README.md as it was written, to tell whether it was edited since
+SYNTHETIC = ("phantom",)  # sources whose texts may be shown: no patient is behind them
+HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
+# Score → the Hub's name of the kind of metric, where it has one; the name in `report.json` is the metric's own.
+METRIC_TYPES = {
+    **dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4", "sentence_bleu4"), "bleu"),
+    **{"rougeL": "rouge", "exact_match": "exact_match", "normal_accuracy": "accuracy"},
+    **{"finding_precision_micro": "precision", "finding_recall_micro": "recall"},
+    **{name: "f1" for name in SCALARS if name.startswith("finding_f1")},
+}
+METRIC_NAMES = {"legacy_bleu4": "legacy_bleu4 (without meaning, to read old tables)"}
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
+# Arguments that are told elsewhere in a card, or that make no difference to the model.
+NOT_IN_CARD = {
+    *("dataset", "output_dir", "encoder", "decoder", "num_proc", "log_samples", "share_samples", "do_eval"),
+    *("push_to_hub", "hub_strategy", "hub_private_repo", "hub_always_push"),
+}
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that a result depends on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("hf-cxr", *LIBRARIES)}
+
+
+def training_facts(
+    kit: KitArguments, args: TrainingArguments, data: dict[str, Any], split_sizes: dict[str, int], seconds: float
+) -> dict[str, Any]:
+    """What the card says of a run: data (the `dataset_facts` of when it was loaded), recipe, environment. Paths are
+    cut to their last part."""
+    return {
+        "folder": _as_told(Path(args.output_dir)),
+        **data,
+        "splits": split_sizes,
+        "encoder": _part_name(kit.encoder),
+        "decoder": _part_name(kit.decoder),
+        "base_models": _base_models(kit),
+        "from_scratch": kit.encoder in ENCODER_SIZES
+        and kit.decoder in DECODER_SIZES
+        and not args.resume_from_checkpoint,
+        "panel_size": kit.panel_size,
+        "warmup_epochs": kit.findings_warmup_epochs,
+        "epochs": args.num_train_epochs,
+        "max_steps": args.max_steps,
+        "learning_rate": args.learning_rate,
+        "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "view_dropout": kit.view_dropout,
+        "seed": args.seed,
+        "recipe": {
+            name: value
+            for name, value in resolved_config(kit, args).items()
+            if name not in NOT_IN_CARD
+            and value is not None
+            and (isinstance(value, (int, float)) or (isinstance(value, str) and "/" not in value))
+        },
+        "minutes": seconds / 60,
+        "device": device_name(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processes": args.world_size,
+        "versions": library_versions(),
+    }
+
+
+def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
+    """What the run really did, from its own files: epochs, the step of the weights, whether stage one ran."""
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+    best = state.get("best_global_step") if args.load_best_model_at_end else None
+    return {
+        "trained_epochs": round(state["epoch"] or 0, 2),
+        "trained_steps": state["global_step"],
+        "best_step": best,
+        "warmed_up": (run / "findings_encoder").is_dir(),
+    }
+
+
+def _base_models(kit: KitArguments) -> list[str]:
+    """The parts that came from the Hub, each once."""
+    parts = [part for part in (kit.encoder, kit.decoder) if not Path(part).exists()]
+    named = (part for part in parts if re.fullmatch(HUB_ID, part) and part not in {*ENCODER_SIZES, *DECODER_SIZES})
+    return list(dict.fromkeys(named))
+
+
+def _as_told(folder: Path) -> str:
+    """A folder as the user named it, unless that tells of the machine: then its last part."""
+    private = folder.is_absolute() or ".." in folder.parts or str(folder).startswith("~")
+    return folder.resolve().name if private or not folder.name else folder.as_posix()
+
+
+def dataset_facts(dataset: str, revision: str | None = None) -> dict[str, Any]:
+    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json),
+    `licence` (as the card of a folder states it, or `None`).
+
+    Args:
+        revision: of a dataset on the Hub, its newest if `None`.
+    """
+    folder, account = Path(dataset), _account(dataset, revision)
+    on_hub = not folder.exists() and bool(re.fullmatch(HUB_ID, dataset))
+    return {
+        "dataset": dataset if on_hub else account.get("source", folder.name),
+        "dataset_on_hub": on_hub,
+        "account": account,
+        "licence": _licence_of(folder),
+    }
+
+
+def _licence_of(folder: Path) -> str | None:
+    with contextlib.suppress(ValueError):  # a card whose head is broken: that matters to who publishes the data
+        return stated_licence(folder) or None
+    return None
+
+
+def _account(dataset: str, revision: str | None) -> dict[str, Any]:
+    """The prepare.json of a folder or of a dataset on the Hub; empty where it has none."""
+    file = Path(dataset) / "prepare.json"
+    try:
+        if not Path(dataset).exists():
+            file = Path(hf_hub_download(dataset, file.name, repo_type="dataset", revision=revision))
+        account = _json(file)
+    except (OSError, ValueError, HTTPError):
+        return {}
+    return account if isinstance(account, dict) else {}
+
+
+def evaluated_on(
+    run: str | os.PathLike, dataset: str, split: str, dataset_revision: str | None = None
+) -> dict[str, Any]:
+    """The facts of a run whose report is now one of this dataset and split.
+
+    Raises `FileNotFoundError` for a run of an earlier version, which left no facts.
+    """
+    facts, data = _json(Path(run) / FACTS), dataset_facts(dataset, dataset_revision)
+    if facts is None:
+        raise FileNotFoundError(
+            f"{Path(run) / FACTS}: not there, so the card is left as it was; the report is written (the run was "
+            "trained by an earlier version of hf-cxr)"
+        )
+    ours, theirs = (one["account"].get("splits_sha256") for one in (facts, data))
+    own = ours == theirs if ours and theirs else facts["dataset"] == data["dataset"]
+    source = data["account"].get("source")
+    return facts | {"evaluated_on": {"dataset": data["dataset"], "split": split, "own": own, "source": source}}
+
+
+def _part_name(part: str) -> str:
+    return Path(part).name if Path(part).exists() else part
+
+
+def card_template() -> str:
+    """The text of `model_card.md`: beside the package when installed, at the top level in a checkout."""
+    packaged = resources.files("hf_cxr") / "model_card.md"
+    source = packaged if packaged.is_file() else Path(__file__).parents[2] / "model_card.md"
+    return source.read_text(encoding="utf-8")
+
+
+def write_model_card(run: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> None:
+    """Write the run's README.md, its figures, and `facts` as card.json (`None`: those that are there), all or none."""
+    folder = Path(run)
+    told = dict(_facts_of(folder) if facts is None else facts)
+    report = _json(folder / "report.json")
+    pictures = {f"{FIGURES}/{name}.png": picture for name, picture in (draw_png(report) if report else {}).items()}
+    text = _card(folder, told, report, pictures, None)
+    told[WRITTEN] = _sha256(text)
+    replace_files(folder, {**pictures, FACTS: json.dumps(told, indent=2, ensure_ascii=False) + "\n", CARD: text})
+    for name in {f"{FIGURES}/{name}.png" for name in CARD_FIGURES} - set(pictures):
+        (folder / name).unlink(missing_ok=True)
+
+
+def card_text(run: str | os.PathLike, repo_id: str | None = None) -> str:
+    """The card of a run from its own files; without a report it says "not evaluated".
+
+    Args:
+        repo_id: the repository named in the snippet; without it the run's folder, as it was trained into.
+
+    Raises `FileNotFoundError` for a run without `card.json`, as those of earlier versions are.
+    """
+    folder = Path(run)
+    there = [name for name in (f"{FIGURES}/{name}.png" for name in CARD_FIGURES) if (folder / name).is_file()]
+    return _card(folder, _facts_of(folder), _json(folder / "report.json"), there, repo_id)
+
+
+def is_edited(run: str | os.PathLike) -> bool:
+    """Whether somebody changed the run's README.md since it was written."""
+    there, written = (Path(run) / CARD).read_text(encoding="utf-8"), _facts_of(Path(run)).get(WRITTEN)
+    return _sha256(there) != written  # earlier versions kept no sum: what they wrote is kept as well
+
+
+def with_repository(text: str, run: str | os.PathLike, repo_id: str) -> str:
+    """An edited card whose snippet names the repository instead of the run's folder."""
+    return text.replace(f'pipeline(model="{_facts_of(Path(run))["folder"]}"', f'pipeline(model="{repo_id}"')
+
+
+def _facts_of(folder: Path) -> dict[str, Any]:
+    facts = _json(folder / FACTS)
+    if facts is None:
+        raise FileNotFoundError(f"{folder / FACTS}: not there; the run was trained by an earlier version of hf-cxr")
+    return facts
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _card(
+    folder: Path,
+    facts: dict[str, Any],
+    report: Mapping[str, Any] | None,
+    figures: Collection[str],
+    repo_id: str | None,
+) -> str:
+    facts = dict(facts)
+    facts["calibrated"] = (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION)
+    source = facts["account"].get("source")
+    in_training = {"dataset": facts["dataset"], "split": "test", "own": True, "source": source}
+    told_on = facts.get("evaluated_on") or in_training
+    if report:
+        told_on |= {"split": report.get("split", told_on["split"])}
+    overlap = facts["account"].get("text_overlap") or {}
+    shown = {
+        "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
+        "parameters": model_card_tables.parameters(folder),
+        "repo": repo_id or facts["folder"],
+        "told_on": told_on,
+        "report": report,
+        "synthetic": source in SYNTHETIC,
+        "synthetic_alone": _is_synthetic_alone(facts),
+        "indiana": LICENCES.get(source) == INDIANA,
+        "licence": LICENCES[source][0] if source in LICENCES else facts.get("licence"),
+        "limits": LIMITS.get(source, ""),
+    }
+    if report:
+        # Not those of a model that learned from patients, either: it may know their reports by heart.
+        show_texts = source in SYNTHETIC and told_on["source"] in SYNTHETIC
+        shown |= {
+            "score_table": score_table(report),
+            "every_score": model_card_tables.every_score(report),
+            "counts": model_card_tables.finding_counts(report),
+            "finding_table": model_card_tables.finding_table(report),
+            "strata_table": model_card_tables.strata_table(report),
+            "failures": model_card_tables.failures(_rows(folder / "predictions.jsonl"), show_texts),
+            "show_texts": show_texts,
+            "sentences": sentences(report),
+            "figures": [name for name in CARD_FIGURES if f"{FIGURES}/{name}.png" in figures],
+            "alt": CARD_FIGURES,
+            "percent": percent,
+        }
+    data = _metadata(facts, report, told_on, repo_id)
+    card = ModelCard.from_template(data, template_str=card_template(), **facts | shown)
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+
+
+def _is_synthetic_alone(facts: Mapping[str, Any]) -> bool:
+    """Whether a model has seen nothing but synthetic pictures, its pretrained parts included."""
+    return facts["account"].get("source") in SYNTHETIC and facts.get("from_scratch", not facts["base_models"])
+
+
+def _metadata(
+    facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_on: Mapping[str, Any], repo_id: str | None
+) -> ModelCardData:
+    """The YAML head. A licence is stated of what learned from the phantom alone: else that of the data and of the
+    pretrained parts has a say, and the owner."""
+    values = {name: report[name] for name in SCALARS} if report else {}
+    if report and report["calibration"]:
+        values["expected_calibration_error"] = report["calibration"]["ece_after"]
+    if report and report["image_gain"]:
+        values["finding_f1_micro_image_gain"] = report["image_gain"]["finding_f1_micro"]
+    results = [
+        EvalResult(
+            task_type="image-to-text",
+            task_name="Chest radiograph impression",
+            dataset_type=re.sub(r"[^\w./-]+", "-", told_on["dataset"]),  # the Hub refuses other signs
+            dataset_name=told_on["dataset"],
+            dataset_split=told_on["split"],
+            metric_type=METRIC_TYPES.get(name, name),
+            metric_name=METRIC_NAMES.get(name, name),
+            metric_value=round(value, 4),
+        )
+        for name, value in values.items()
+        if value is not None and math.isfinite(value)
+    ]
+    return ModelCardData(
+        license="apache-2.0" if _is_synthetic_alone(facts) else None,
+        language="en",
+        library_name="transformers",
+        pipeline_tag="image-to-text",
+        tags=["chest-radiograph", "radiology", "vision-encoder-decoder", "hf-cxr"],
+        datasets=[facts["dataset"]] if facts["dataset_on_hub"] else None,
+        base_model=facts["base_models"] or None,
+        metrics=["bleu", "rouge", "f1"] if report else None,
+        model_name=Path(repo_id or facts["folder"]).name,
+        eval_results=results or None,
+    )
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

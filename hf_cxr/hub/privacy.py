@@ -1,0 +1,292 @@
+"""What may leave this machine: which files make up a run or a dataset, whether they are whole, and whether one of them
+tells of the machine, of its user, or holds a token. The way to the Hub is `hf_cxr.hub.push`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import re
+import socket
+import struct
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+from pyarrow import ArrowException, types
+from safetensors import SafetensorError, safe_open
+
+from hf_cxr.inference.remote_code import TRAVELLING
+from hf_cxr.utils.files import json_object
+
+CARD, FACTS, CONFIG, ACCOUNT = "README.md", "card.json", "config.json", "prepare.json"
+INDEX, CODE = "model.safetensors.index.json", "pipeline.py"
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+# What a pushed run consists of. Predictions hold the reports of the collection, so they stay at home.
+RUN_FILES = (
+    *("model.safetensors", "model-*.safetensors", INDEX),
+    *(CONFIG, "generation_config.json", "preprocessor_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *(*VOCABULARIES, "merges.txt", "bpe.codes"),
+    *TRAVELLING,
+    *(CARD, "report.json", "report.md"),
+    # Those of `report.CARD_FIGURES`, whose import would take matplotlib; a test holds them together.
+    *(f"figures/{name}.png" for name in ("look", "findings", "reliability", "risk")),
+)
+DATASET_FILES = ("data/*.parquet", CARD, ACCOUNT, "splits.csv")
+
+TOKEN = r"(?:hf|api_org)_[A-Za-z0-9]{30,}"
+SOMEBODYS_HOME = (
+    r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}(?:Users|Documents and Settings)\\{1,2})"
+    r"(?!(?:user|username|you|name)\b)[\w.-]+"
+)
+# Where disks and homes are mounted: a path from there on tells of a machine, in whatever text it stands.
+MOUNTED = (
+    r"(?:(?<=file://)|(?<![\w.:/~-]))/(?:mnt|media|Volumes|scratch|gpfs|lustre|nfs|homes|srv|data|work|workspace|root"
+    r"|private|opt|tmp|var)/[\w.][^\s\"'`]*"
+)
+# A whole string that is a path: of a program that names a file of its machine, in JSON or in a table.
+ABSOLUTE_PATH = re.compile(
+    r"\s*(?:(?:file://)?(?:/+[.~]?\w[^/\n]*){2,}/*|~(?:[A-Za-z_][\w.-]*)?/[^\n]+|[A-Za-z]:[\\/][^\n]*"
+    r"|\\\\[\w.-]+\\[^\n]+)\s*"
+)
+
+
+def kind_of(path: Path, dataset: bool) -> str:
+    """ "model" or "dataset", by a folder's files.
+
+    Raises `FileNotFoundError` for a folder that is neither, or, with `dataset`, that is no dataset.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    is_run, is_dataset = (path / CONFIG).is_file(), (path / ACCOUNT).is_file()
+    if dataset and not is_dataset:
+        what = "this is a run; push it without --dataset" if is_run else f"no prepared dataset (no {ACCOUNT})"
+        raise FileNotFoundError(f"{path}: {what}")
+    if not is_run and not is_dataset:
+        raise FileNotFoundError(f"{path}: neither a checkpoint ({CONFIG}) nor a prepared dataset ({ACCOUNT})")
+    return "dataset" if dataset or not is_run else "model"
+
+
+def is_ours(name: str, kind: str) -> bool:
+    """Whether a file of this name in a repository is one that a push puts there."""
+    patterns = RUN_FILES if kind == "model" else DATASET_FILES
+    return any(PurePosixPath(name).match(one) and name.count("/") == one.count("/") for one in patterns)
+
+
+def files_to_push(path: Path, kind: str) -> dict[str, Path]:
+    """Name in the repository → file, of all that is pushed of a `kind` "model" or "dataset".
+
+    Raises `FileNotFoundError` where something is missing without which it cannot be used, `ValueError` where weights
+    or data are damaged.
+    """
+    patterns = RUN_FILES if kind == "model" else DATASET_FILES
+    files = {file.relative_to(path).as_posix(): file for one in patterns for file in path.glob(one) if file.is_file()}
+    _check_there(path, files, [(CARD,), ("*.safetensors",) if kind == "model" else ("data/*.parquet",)])
+    if kind == "model":
+        _check_run(path, files)
+    else:
+        _check_data(path, files)
+    return dict(sorted(files.items()))
+
+
+def _check_there(path: Path, files: Mapping[str, Path], needed: list[tuple[str, ...]]) -> None:
+    """Raise `FileNotFoundError` unless of each of `needed` there is a file, under one of its names."""
+    for names in needed:
+        if not any(PurePosixPath(file).match(name) for name in names for file in files):
+            raise FileNotFoundError(
+                f"{path}: holds no {' or '.join(names)}: it has not come to its end, or lost it; nothing was pushed"
+            )
+
+
+def _check_run(path: Path, files: Mapping[str, Path]) -> None:
+    _check_there(path, files, [("preprocessor_config.json",), ("tokenizer_config.json",), VOCABULARIES, (CODE,)])
+    shards = set(json_object(files[INDEX]).get("weight_map", {}).values()) if INDEX in files else set()
+    code = [file.read_text(encoding="utf-8") for name, file in files.items() if name.endswith(".py")]
+    imported = {f"{module}.py" for text in code for module in re.findall(r"^\s*from \.(\w+) import", text, re.M)}
+    _check_there(path, files, [(name,) for name in sorted(shards | imported)])
+    for file in files.values():
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, framework="np"):  # reads the header, and compares it with the size
+                    pass
+            except SafetensorError as error:
+                raise ValueError(f"{file}: damaged ({error}); nothing was pushed") from None
+
+
+def _check_data(path: Path, files: Mapping[str, Path]) -> None:
+    rows: dict[str, int] = {}
+    for name, file in files.items():
+        if name.endswith(".parquet"):
+            split = file.name.partition("-")[0]
+            try:
+                rows[split] = rows.get(split, 0) + pq.ParquetFile(file).metadata.num_rows
+            except (ArrowException, OSError) as error:
+                raise ValueError(f"{file}: damaged ({_one_line(error)}); nothing was pushed") from None
+    for split, count in json_object(path / ACCOUNT).get("splits", {}).items():
+        if rows.get(split, 0) != count:
+            raise ValueError(f"{path}: split {split} has {rows.get(split, 0)} of {count} rows; nothing was pushed")
+
+
+def account_of(run: Path) -> dict[str, Any]:
+    """The account of the dataset that a run was trained on, from its card.json; empty where there is none."""
+    return json_object(run / FACTS).get("account", {}) if (run / FACTS).is_file() else {}
+
+
+def dataset_of(run: Path) -> str | None:
+    """The dataset that a run's config.yaml names."""
+    config = run / "config.yaml"
+    if not config.is_file():
+        return None
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config}: no YAML ({_one_line(error)})") from None
+    dataset = settings.get("dataset") if isinstance(settings, dict) else None
+    return dataset if isinstance(dataset, str) else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+# --- traces of this machine ----------------------------------------------------------------------------------------
+
+
+def read_text(file: Path) -> str:
+    """What can be read in a file: all of it; of weights the header; of Parquet the footer and every different string
+    but the pictures, one a line, as JSON; of a picture its comments too."""
+    if file.suffix == ".safetensors":
+        with file.open("rb") as stream:
+            length = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))[0]
+            return stream.read(length).decode("utf-8", errors="replace")
+    if file.suffix == ".parquet":
+        return "\n".join(json.dumps(string, ensure_ascii=False) for string in _strings_of_parquet(file))
+    text = file.read_bytes().decode("utf-8", errors="replace")
+    if file.suffix == ".png":
+        with contextlib.suppress(OSError), Image.open(file) as image:
+            image.load()  # what stands behind the pixels, too
+            text += "\n".join(map(str, image.info.values()))
+    return text
+
+
+def _strings_of_parquet(file: Path) -> Iterator[str]:
+    parquet = pq.ParquetFile(file)
+    for key, value in (parquet.metadata.metadata or {}).items():
+        yield f"{key.decode(errors='replace')}: {value.decode(errors='replace')}"
+    leaves = [parquet.schema.column(number) for number in range(len(parquet.schema))]
+    texts, told = [leaf.path for leaf in leaves if str(leaf.logical_type) == "String"], set[str]()
+    for batch in parquet.iter_batches(columns=texts):
+        for column in _leaves(batch):
+            new = {value for value in column.unique().to_pylist() if value} - told
+            told |= new
+            yield from new
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    columns = list(batch.columns)
+    while columns:
+        column = columns.pop()
+        kind = column.type
+        if types.is_dictionary(kind):
+            columns.append(column.dictionary)
+        elif types.is_map(kind):
+            columns += [column.keys, column.items]
+        elif types.is_struct(kind):
+            columns += column.flatten()
+        elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            columns.append(column.flatten())
+        elif types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+            yield column
+
+
+def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | None = None) -> None:
+    """Raise `ValueError` naming the file if a text holds a place on this machine, its name or user, or a token.
+
+    `texts` are those of the folder `path`, by file name, as `read_text` gives them; `token` is one in use, of whatever
+    form.
+    """
+    traces = _traces(path)
+    for name, text in texts.items():
+        if re.search(TOKEN, text) or (token and _looks_like_one(token) and token in text):
+            raise ValueError(f"{path / name}: holds an access token; take it out, and revoke it if others saw it")
+        for what, pattern in traces.items():
+            if match := re.search(pattern, text):
+                raise _found(path / name, what, match.group())
+        if name in VOCABULARIES:  # tokens are bits of whatever was written on the web
+            continue
+        if not name.endswith(".parquet") and (match := re.search(MOUNTED, text)):  # reports say "and /media/lateral"
+            raise _found(path / name, "an absolute path", match.group())
+        for string in _whole_strings(name, text):
+            if ABSOLUTE_PATH.fullmatch(string) and not (name.endswith(".parquet") and _is_prose(string)):
+                raise _found(path / name, "an absolute path", string)
+
+
+def _found(file: Path, what: str, where: str) -> ValueError:
+    told = textwrap.shorten(where, 120, placeholder=" …") or where[:120]
+    return ValueError(f"{file}: holds {what} ({told}); take it out there, then push again")
+
+
+def _is_prose(string: str) -> bool:
+    """Whether a string of a dataset is a report, such as "~T8/T9 compression", and no path: words, and no file."""
+    return len(string.split()) > 1 and not re.search(r"\.\w{1,6}\s*$", string)
+
+
+def _whole_strings(name: str, text: str) -> Iterator[str]:
+    """The strings of a JSON file, the header of weights, or Parquet, and the cells of a table."""
+    if name.endswith((".json", ".safetensors")):
+        with contextlib.suppress(ValueError):
+            yield from _strings_in(json.loads(text))
+    elif name.endswith(".parquet"):
+        yield from map(json.loads, text.split("\n"))
+    elif name.endswith(".csv"):
+        yield from re.split(r'[",\r\n]+', text)
+
+
+def _strings_in(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        yield from content
+        for value in content.values():
+            yield from _strings_in(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _strings_in(value)
+
+
+def _looks_like_one(token: str) -> bool:
+    """Whether a token is more than a word that any text may hold, such as "wrong" or "secret"."""
+    return token.startswith("hf_") or len(token) > 15
+
+
+def _traces(path: Path) -> dict[str, str]:
+    """What would tell of this machine or its user → how to find it."""
+    places = {"the place of its folder": path.resolve(), "the working folder": Path.cwd()}
+    user = ""  # in a container one may have neither name nor home
+    with contextlib.suppress(KeyError, OSError):
+        user = getpass.getuser()
+    with contextlib.suppress(RuntimeError):
+        places["your home"] = Path.home()
+    if dataset := dataset_of(path):
+        places["the place of its dataset"] = Path(dataset).resolve()
+    traces = {what: rf"(?<![\w.-]){re.escape(str(place))}(?![\w-])" for what, place in places.items() if place.name}
+    host = socket.gethostname()
+    if len(host) > 5 and re.search(r"[\d.-]", host):  # "radiology" is a word as well as a name
+        traces["the name of this machine"] = rf"\b{re.escape(host)}\b"
+    if user not in ("", "root"):
+        folders = r"(?:(?:file://|(?<![\w:/.]))/(?:[\w.-]+/)*|\b[A-Za-z]:\\{1,2}(?:[\w.-]+\\{1,2})*)"
+        traces["a path with your user name"] = rf"{folders}{re.escape(user)}(?![\w-])"
+    return traces | {"a home folder": SOMEBODYS_HOME}

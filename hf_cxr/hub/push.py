@@ -1,0 +1,225 @@
+"""The Hub: pushing runs and datasets, in one commit, private unless told so, after a look for what must not leave this
+machine.
+
+What may leave is decided in `hf_cxr.hub.privacy`; the card of a run lives in `hf_cxr.hub.model_card`, that of a
+dataset in `hf_cxr.data.dataset_card`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import _http, build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
+
+from hf_cxr.data import licences
+from hf_cxr.hub.privacy import (
+    CARD,
+    CONFIG,
+    FACTS,
+    account_of,
+    check_nothing_private,
+    dataset_of,
+    files_to_push,
+    is_ours,
+    kind_of,
+    read_text,
+)
+
+PUSHED = "Push"  # how the title of each of our commits begins
+# Seconds without a byte from the Hub after which a request is given up: its client would wait for ever.
+PATIENCE = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)
+
+
+def push(
+    folder: str | os.PathLike,
+    repo_id: str,
+    public: bool = False,
+    dataset: bool = False,
+    hold_rights: bool = False,
+    with_history: bool = False,
+    token: str | None = None,
+) -> str:
+    """Upload a run or a prepared dataset in one commit and return its address. Private unless `public`.
+
+    What the repository holds of an earlier push and the folder no longer has is deleted by the same commit. A push
+    that fails leaves the repository as it was; a repository made for it stays, empty and private.
+
+    Args:
+        folder: A run (config.json and weights), or a prepared dataset (prepare.json).
+        repo_id: `user/name`.
+        dataset: The folder has to be a dataset; else it is told from its files.
+        hold_rights: Make a dataset public although its licence forbids derivatives, or is not known.
+        with_history: Make a private repository public although its earlier revisions become public with it.
+        token: Instead of the one of `hf auth login` or HF_TOKEN.
+
+    Raises `FileNotFoundError` for a folder that is neither, or not whole; `ValueError` for a bad name, damaged files,
+    a public push that the licence forbids or that would show earlier revisions, and files that name this machine or
+    hold a token; `OSError` for what Hub or network refuse.
+    """
+    if not _is_repo_id(repo_id):
+        raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name")
+    path = Path(folder)
+    kind = kind_of(path, dataset)
+    if public and kind == "dataset" and not hold_rights:
+        licences.check_may_be_public(path)
+    files = files_to_push(path, kind)
+    token = token or get_token()
+    texts = {name: read_text(file) for name, file in files.items()}
+    if kind == "model":
+        texts[CARD] = _card_for(path, repo_id)
+    check_nothing_private(texts, path, token)
+    if not token:
+        raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
+    _give_up_waiting()
+    try:
+        return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
+    except (HTTPError, RuntimeError) as error:
+        raise OSError(f"{repo_id}: {_told(error)}") from error
+
+
+def push_as_told(folder: str | os.PathLike, args: Any) -> str:
+    """Push a run as the Trainer's arguments say: `hub_model_id`, `hub_token`, and private unless `hub_private_repo` is
+    false."""
+    return push(folder, args.hub_model_id, public=args.hub_private_repo is False, token=args.hub_token)
+
+
+def card_in_progress(repo_id: str, step: int, steps: int) -> str:
+    """The card of a checkpoint that is pushed while its training goes on."""
+    facts = {"library_name": "transformers", "pipeline_tag": "image-to-text", "tags": ["chest-radiograph", "hf-cxr"]}
+    return (
+        f"---\n{yaml.safe_dump(facts)}---\n\n# {repo_id.split('/')[-1]}\n\n"
+        f"**Training in progress, not evaluated** (step {step:,} of {steps:,}). Nothing is known yet of what this "
+        "model writes; the card with its scores comes at the end. Research use only, not for diagnosis.\n"
+    )
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
+def _card_for(run: Path, repo_id: str) -> str:
+    """The card, its snippet naming the repository: made anew from the run's files, unless it was edited."""
+    there = (run / CARD).read_text(encoding="utf-8")
+    if not (run / FACTS).is_file():  # a run of an earlier version, or one on its way
+        return there
+    from hf_cxr.hub import model_card  # which takes seconds to import, and a dataset does not need it
+
+    return (
+        model_card.with_repository(there, run, repo_id)
+        if model_card.is_edited(run)
+        else model_card.card_text(run, repo_id)
+    )
+
+
+def licence_note(run: str | os.PathLike) -> str | None:
+    """What to consider before the weights of a run become public: the licence of what it was trained on."""
+    if not (Path(run) / CONFIG).is_file():
+        return None
+    return licences.note_on_weights(dataset_of(Path(run)), account_of(Path(run)).get("source"))
+
+
+# --- the way there -----------------------------------------------------------------------------------------------
+
+
+def _send(
+    files: Mapping[str, Path | bytes], repo_id: str, kind: str, public: bool, with_history: bool, token: str
+) -> str:
+    api = HfApi(token=token)
+    # Private first, whatever is asked for: a push that fails has shown nobody anything.
+    repo = api.create_repo(repo_id, repo_type=kind, private=True, exist_ok=True)
+    name = repo.repo_id
+    info: Any = api.repo_info(name, repo_type=kind, timeout=PATIENCE)
+    if not public and not info.private:
+        raise ValueError(f"{repo_id}: this repository is public already; push with --public, or choose another")
+    if CARD in (held := {one.rfilename for one in info.siblings}):
+        _tell_of_an_edited_card(api, name, kind)
+    stale = [one for one in sorted(held) if one not in files and is_ours(one, kind)]
+    additions = [CommitOperationAdd(path, file) for path, file in files.items()]
+    # Not `upload_folder`: where hf_xet is installed, it makes several commits.
+    api.create_commit(
+        name,
+        operations=[*(CommitOperationDelete(path) for path in stale), *additions],
+        commit_message=f"{PUSHED} {kind} with hf-cxr {version('hf-cxr')}",
+        repo_type=kind,
+        parent_commit=info.sha,  # so that nobody's later commit is overwritten unseen
+    )
+    if public and info.private:
+        # The Hub's first commit and this one, or the same one of an attempt that got no further, show nothing else.
+        earlier = _number_of_commits(api, name, kind) - 2
+        if earlier > 0 and not with_history:
+            raise ValueError(
+                f"{repo_id}: pushed, but left private: {earlier} earlier revision{'s' if earlier > 1 else ''} would "
+                "become public too; add --with-history if they may, or push to another name"
+            )
+        api.update_repo_settings(name, repo_type=kind, private=False)
+    return str(repo)
+
+
+def _tell_of_an_edited_card(api: HfApi, name: str, kind: str) -> None:
+    """Say so where a card that somebody else wrote on the Hub is about to be replaced."""
+    (card,) = api.get_paths_info(name, CARD, repo_type=kind, expand=True)
+    if card.last_commit and not card.last_commit.title.startswith(f"{PUSHED} {kind}"):
+        print(
+            f"{name}: {CARD} was last written by somebody else ({card.last_commit.title!r}) and is replaced; that one "
+            f"stays in revision {card.last_commit.oid[:8]}",
+            file=sys.stderr,
+        )
+
+
+def _number_of_commits(api: HfApi, name: str, kind: str) -> int:
+    """As far as a page of them goes. `list_repo_commits` would try twenty times where nobody answers."""
+    headers = build_hf_headers(token=api.token)
+    answer = get_session().get(f"{api.endpoint}/api/{kind}s/{name}/commits/main", headers=headers)
+    hf_raise_for_status(answer)
+    return len(answer.json())
+
+
+def _give_up_waiting() -> None:
+    factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # perhaps one of the user's
+    if not isinstance(factory, _ImpatientFactory):
+        set_client_factory(_ImpatientFactory(factory))
+
+
+class _ImpatientFactory:
+    """Makes the Hub's HTTP client, and has it give up on a server that does not answer."""
+
+    def __init__(self, factory: Callable[[], Any]) -> None:
+        self.factory = factory
+
+    def __call__(self) -> Any:
+        client = self.factory()
+        client.timeout = PATIENCE
+        return client
+
+
+def _told(error: BaseException) -> str:
+    """An error of the Hub's client in one line: what, and what to do."""
+    while isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading", around the cause
+        error = error.__cause__
+    again = "nothing there is half pushed; push again"
+    if isinstance(error, HfHubHTTPError):
+        status, said = error.response.status_code, " ".join((error.server_message or "no reason given").split())
+        if status == 401 and not isinstance(error, RepositoryNotFoundError):
+            return "the Hub does not know this token (401); log in with `hf auth login --force`, or correct HF_TOKEN"
+        if status == 403 or isinstance(error, RepositoryNotFoundError):
+            return f"the Hub refuses this token ({status}: {said}); it needs write permission, and this name as owner"
+        if status == 412:
+            return f"somebody else pushed there meanwhile (412); {again}"
+        return f"the Hub failed ({status}: {said}); {again}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "TimeoutException" in kinds:
+        return f"the Hub did not answer within {PATIENCE:g} s; {again} (HF_HUB_DOWNLOAD_TIMEOUT sets the seconds)"
+    if "ConnectError" in kinds:
+        return f"the Hub cannot be reached at {HfApi().endpoint} ({error}); is there a network? {again}"
+    return f"the connection broke ({' '.join(str(error).split()) or type(error).__name__}); {again}"

@@ -1,0 +1,220 @@
+"""The words that `hf_cxr.inference.labeler` reads by: how each finding is said, the cues around it, sides and heights,
+and the vocabulary that follows from them. Tables only; the reading is done there.
+
+The idea of the cues is NegEx's (Chapman et al., J Biomed Inform 2001: cue, scope, terminator) with the classes of the
+CheXpert labeler (Irvin et al., AAAI 2019); the lists are our own, tuned on Indiana reports (`benchmarks/labeler.py`).
+Standard library only: this file travels with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+
+PARENTS: dict[str, str] = {
+    # CheXpert's hierarchy, then our finer names below the CheXpert name that would hold them.
+    "cardiomegaly": "enlarged cardiomediastinum",
+    "lung lesion": "lung opacity",
+    "edema": "lung opacity",
+    "consolidation": "lung opacity",
+    "atelectasis": "lung opacity",
+    "pneumonia": "consolidation",
+    "nodule": "lung lesion",
+    "granuloma": "lung lesion",
+    "vascular congestion": "edema",
+    "heart failure": "edema",
+    "rib fracture": "fracture",
+    "compression fracture": "fracture",
+    "pacemaker": "support devices",
+    "catheter": "support devices",
+}
+"""Child → parent, for a CheXpert-style roll-up; `label` climbs it only when told to."""
+
+# finding: ways of saying it, as a regular expression that starts at a word and holds no capturing group. The leftmost
+# match wins, then the first line; "a + b" says both; "<3>" stands for up to three words that are no connectors.
+# "_other" is no finding: it only speaks against a normal study.
+WORDS = r"""
+pneumothorax + pleural effusion: (?:hydro|hemo)pneumothora(?:x|ces)
+pneumothorax: (?:tension )?pneumothora(?:x|ces)|ptx\b|pleural air\b|air in the pleural
+pleural effusion + pericardial effusion: pleural (?:or|and|and/or|/) ?pericardial effusions?
+pericardial effusion: pericardial (?:effusion|fluid)
+pleural effusion: (?:pleural )?(?:effusions?\b|fluid collection)|pleural fluid|h[ae]?emothorax|hydrothorax
+blunted costophrenic angle: blunt(?:ing|ed)<4> (?:costophrenic|sulc|cp angle)|costophrenic<4> blunt
+pleural other + scar: pleur(?:al|o)[ -]?(?:parenchymal )?scar\w*|scarring of the pleura
+pleural other: pleural(?: \w+){0,2}?[ -](?:thickening|plaque|calcification|capping|disease|mass)\w*
+    |thickening of the pleura|(?:bi)?apical (?:pleural )?cap(?:ping|s)?\b|fibrothorax
+cardiomegaly: cardiomegaly|(?:cardiac|heart|cardio-?pericardial)(?: silhouette)?(?: size)? (?:enlargement|prominence)
+    |enlarge(?:d|ment of)(?: the)?(?: cardiac| heart| cardio-?pericardial| cardio ?-?mediastinal)
+    |(?:left |right )?ventricular (?:enlargement|prominence)|prominent (?:heart|cardiac)\b
+enlarged cardiomediastinum: (?:wid(?:e|ened|ening of)|prominent|enlarged|prominence of)<2> mediastin\w+
+    |mediastinal (?:widening|enlargement|prominence|mass|shift)
+    |mediastin(?:um|al contours?|al silhouette) (?:is|are|appears?|remains?)<1> (?:widened|enlarged|prominent)
+subcutaneous emphysema: (?:subcutaneous|soft tissue) (?:emphysema|air|gas)
+emphysema: (?:centrilobular |bullous )?emphysema\w*|bullous|bullae?\b|blebs?\b
+copd: copd|chronic obstructive|obstructive (?:lung|pulmonary|airways?) disease
+hyperinflation: hyper-?(?:inflat|expan|aerat|distend|distent|lucen)\w*|over-?(?:inflat|expan|aerat)\w*|air[- ]trapping
+    |flatten(?:ed|ing)<4> (?:hemi)?diaphragm\w*|(?:hemi)?diaphragms? (?:is|are|appears?)<1> flattened
+low lung volumes: (?:low|small|decreased|diminished|reduced|shallow) (?:lung|inspiratory|inspired) (?:volume|effort)s?
+    |lung volumes (?:are|remain|is|appear)<2> (?:low|small|decreased|diminished|reduced)
+    |hypo-?(?:inflat|ventilat|aerat|expan)\w*|under-?(?:inflat|expan|aerat)\w*
+    |(?:shallow|poor|low|suboptimal) inspir\w*
+edema: (?:pulmonary |interstitial |alveolar )*o?edema\w*|(?:fluid|volume) overload
+heart failure: (?:congestive )?(?:heart|cardiac) failure|chf\b
+    |(?:early|congestive) failure|failure(?= pattern)|(?:cardiac|heart) decompensation
+vascular congestion: (?:pulmonary |central |venous |vascular |hilar |perihilar )*(?:congestion|engorgement)
+    |(?:pulmonary |venous |vascular )*(?:cephalization|redistribution)|(?:vascular|venous) prominence
+    |(?:pulmonary )?vascul(?:ar|arity|ature)(?: is| are)?<1> (?:congest|engorge|increased|enlarged|prominen)\w*
+    |pulmonary (?:is|are|appears?) engorged|pulmonary venous hypertension
+    |(?:prominent|engorged|congested|increased)(?: central| hilar| lung)?(?: pulmonary)? (?:vascul|vessel)\w*
+pneumonia: (?:broncho)?pneumonias?\b|pneumonitis|pneumonic|infect(?:ion|ious|ive)\w*
+tuberculosis: tubercul(?:osis|ous)|tb\b
+consolidation: (?:air ?-?space |alveolar )?consolidat\w+
+atelectasis: atelecta\w+|(?:lobar|lobe|segmental|lung) collapse|collapsed? (?:[\w-]+ ){0,5}?(?:lung|lobe)
+granuloma: granuloma\w*(?: infection| pneumonia)?|histoplasmosis
+nodule: (?:micro)?nodul(?:e|es|arity)\b|fibro-?nodular
+    |nodular(?: \w+)? (?:densit|opacit|shadow|lesion|foc|mass|area|calcif|appear|process)\w*
+_other: (?:osseous|bon[ey]|lytic|sclerotic|blastic|skeletal)(?: \w+)? (?:lesion|metasta)\w*
+lung lesion: mass(?:es)?\b|lesions?\b|neoplas\w+|tumou?rs?\b|malignan\w+|metasta\w+
+    |carcinoma|cavit(?:y|ary|ies|ation)\w*
+_other: cystic fibrosis
+interstitial disease: pulmonary fibrosis|interstitial|prominen\w+<3> interstitium
+    |reticul(?:ar|ation|onodular)\w*|fibrosis|fibrotic|honeycomb\w*
+lung opacity: opaci\w+|(?:air|alveolar) ?-?space (?:disease|process)\w*|infiltrat\w*|alveolar (?:disease|process)
+    |parenchymal (?:disease|process|densit)\w*
+bronchiectasis: bronchiectas\w+|bronchiectatic
+scar: scar(?:s|ring|red)?\b|cicatri\w+
+compression fracture: compression (?:fracture|deformit|injur)\w*|wedg(?:e|ing) (?:deformit|fracture|compression)\w*
+    |wedging|(?:thoracic|lumbar|vertebral?)(?: spine| vertebra\w*| bod(?:y|ies)| multilevel| scattered)* deformit\w+
+    |(?:vertebral?|spine|spinal|thoracic|lumbar)<3> (?:fractures?|wedging
+    |compression(?: fracture\w*| deformit\w*)?)\b|(?:fractures?|compression|deformit\w+|loss)<6> (?:vertebra\w*
+    |spine|[tl]\d+|thoracic body)\b|loss of height
+rib fracture: ribs?<2> fractur(?:ed?|es)\b|fractured<3> ribs?\b
+    |fractures? (?:of|involving|in|through)(?:,? (?!or\b|no\b|with)[\w-]+){1,9}? ribs?\b
+_other: (?:catheter|wire|lead|screw|rod|plate)s?(?: is| are)? fractur\w+
+    |fractured?(?: of)?<4> (?:catheter|wire|lead|screw|rod|plate)s?\b
+fracture: fractur\w+
+pacemaker: pace-?makers?\b|pacers?\b|pacing|a?icds?\b|defibrillators?\b|cardiac devices?\b
+    |(?:cardiac |pulse )?generator
+sternotomy: (?:median )?sternotom\w+|sternal wires?|cabg|coronary (?:artery )?bypass
+catheter: catheters?\b|port-?a-?cath\w*|medi-?port\w*|picc|central (?:venous )?lines?|lines? tip|dialysis
+    |(?:subclavian|jugular|chest|infusion) (?:\w+ )?(?:port|line)s?\b|(?:vp |ventriculo-?peritoneal )?shunt
+    |tips?(?: [\w-]+){0,6}? (?:svc|vena cava|cavoatrial|caval)
+support devices: (?:[\w-]+ )??tub(?:es?|ing)\b|tracheostomy|stents?\b|hardware|support devices?|lines and tubes
+    |stimulators?\b
+    |(?:monitor(?:ing)?|ekg|ecg|telemetry|pacing) (?:leads?|wires?)|(?:prosthetic|artificial|mechanical)<1> valve\w*
+    |valv\w* (?:replacement|prosthesis)|(?:spinal )?(?:fusion|rods?\b|fixation)|arthroplasty|prosthes[ie]s
+surgical clips: (?:surgical |vascular |cholecystectomy |axillary |mediastinal )?(?:hemo)?clips?\b|sutures?\b|staples?\b
+hiatal hernia: (?:hiatal|hiatus|paraesophageal)(?: \w+)? hernias?
+elevated hemidiaphragm: (?:elevat|eventrat)(?:ed|ion of)<4> (?:hemi-?)?diaphragm\w*|eventration
+    |(?:hemi-?)?diaphragm\w*<3> (?:elevat|eventrat)\w+
+scoliosis + kyphosis: kyphoscolio\w+
+scoliosis: (?:dextro|levo|roto)?scolio\w+(?: curvature)?|(?:dextro|levo)(?:curv|convex|rotat)\w*|curvature
+kyphosis: (?:hyper)?kypho(?:sis|tic)(?: curvature| curve)?\w*
+pectus excavatum: pectus(?: excavatum)?(?: deformity)?(?! carin)|funnel chest
+degenerative change: degenerat(?:ive|ed|ion)|spondyl\w+|osteophyt\w*|spur(?:s|ring)\b|(?:osteo)?arthri\w+
+    |arthro(?:sis|path\w+)|dis[ck] (?:space )?(?:narrowing|disease)|idiopathic skeletal hyperostosis
+tortuous aorta + aortic calcification: aort(?:a|ic)<4> (?:tortu|ecta)\w*(?: and|,)<2> (?:calcif|atheroscl)\w*
+    |aort(?:a|ic)<4> (?:calcif|atheroscl)\w*(?: and|,)<2> (?:tortu|ecta)\w*
+tortuous aorta: (?:tortu|ecta[ts]|unfold|uncoil|dilat|elongat|aneurysm)\w*(?=(?: \w+){0,4}? aort(?:a|ic)\b)|tortuosity
+    |(?:prominent|prominence|enlarged)<4> aort(?:a|ic)\b
+    |aort(?:a|ic)(?:,?<1>){0,6}? (?:tortu|ecta|unfold|uncoil|dilat|elongat|prominent|aneurysm)\w*
+aortic calcification: (?:athero|arterio)scl\w+|atheromatous|(?:calcif|sclero)\w+<5> (?:aort|arch)\w*|vascular calcif\w+
+    |aort(?:a|ic)<5> (?:calcif|sclero)\w*
+lymphadenopathy: (?:lymph)?adenopathy|enlarged (?:\w+ )?(?:lymph )?nodes?
+hilar enlargement: (?:enlarge(?:d|ment of)|prominent|prominence of|full|fullness of)<2> (?:hil(?:um|a|ar)\b|perihilar)
+    |hil(?:um|a|ar)(?: is| are| appears?| contours?| regions?)*<1> (?:enlarge|prominen|fullness)\w*
+osteopenia: osteopen\w+|osteopor\w+|demineraliz\w+
+pneumoperitoneum: pneumoperitoneum|free (?:\w+[ -]?)??(?:peritoneal |abdominal |diaphragmatic )?(?:air|gas)\b
+_other: calcif\w+|deformit\w+|foreign bod\w+|lucenc\w+|thickening|densit(?:y|ies)\b|markings|peribronchial
+    |pectus carinatum|bronchi(?:tis|olitis|al wall)|cuffing|aneurysm|dislocat\w+|mastectomy|implants?\b|resection
+    |lobectomy|subluxation
+    |pneumonectomy|thoracotomy|cystic|cysts?\b|sarcoid\w*|pulmonary hypertension|rotat(?:ed|ion)|volume loss|leads?\b
+    |sclero(?:sis|tic)|bullet|shrapnel|gunshot|surg(?:ery|ical)|post-?(?:operative|surgical|op\b)|separation|fat pad
+    |crowding|artifact|obscured|piercings?|nipple ring|closure device
+    |abnormal (?:chest|radiograph|exam\w*|study|film)|pneumomediastin\w+|empyemas?\b
+    |abscess(?:es)?\b|white-?out|dextrocardia|dissections?\b|deviat(?:ed|ion)
+"""
+_SEEN = (
+    r"(?:seen|identified|visuali[sz]ed|present|evident|appreciated|demonstrated|visible|noted|detected|observed|found)"
+)
+# After these words an enumeration of what is absent has turned to what is present: "no effusion, stable cardiomegaly".
+_TURN = (
+    r"(?:an? |the )?(?:stable|unchanged|chronic|mild(?:ly)?|moderate(?:ly)?|persistent|again|old|remote|minimal(?:ly)?"
+    r"|probabl[ey]|possibl[ey]|questionable|likely|healed|calcified|prior|previous|known|residual|status post"
+    r"|borderline|suspected|increased|improv\w+|decreas\w+|worsening)\b"
+)
+# "No effusion seen, left nodule": the enumeration of what is absent ended with the verb.
+_DONE = "(?:(?<=seen)|(?<=identified)|(?<=present)|(?<=noted))"
+# event: cue, by precedence. `mentions` says what each event does.
+POINTS = rf"""
+HARD: [;!?]|\.(?=\s|$)
+TURN: :|,(?= {_TURN})|{_DONE},(?! (?:no|or|and|nor)\b)|(?<=abnormality),(?! no\b)
+COMMA: ,
+"""
+CUES = rf"""
+OR: (?:versus|vs\b\.?|and/or|or)(?= |/|$)
+PSEUDO: (?:no|not|without|or)(?: (?:significantly|substantially|appreciably|much|significant|interval|substantial|acute
+    |appreciable|definite|major|gross|obvious|notable|further|overall|real|apparent|evidence of|large|other))*
+    [ ](?:changes?(?! (?:of|to suggest)\b)|increase|decrease|growth|progression|worsening|difference|improvement)\b
+    |not(?: \w+){{0,2}}? (?:changed|increased|decreased|progressed|worsened|improved)\b
+    |no doubt|not only|(?:partial|near|incomplete|almost)\w*(?: complete\w*)?(?: interval)? (?:resol|clear)\w+(?: of)?
+KEEP: (?:compatible|consistent|associated|along|keeping) with\b
+STICKY: differential\b
+DOUBT: (?:can ?not|can't|not|unable to|difficult to|impossible to|hard to)(?: be)?(?: \w+){{0,2}}? (?:exclud(?:e|ing)
+    |rule out)\b|(?:to exclude|rule out|r/o)\b
+POST_DOUBT: (?:can ?not|can't|not)(?: be)?(?: \w+){{0,2}}? (?:excluded|ruled out)|less likely(?= *[.,;]|$)
+    |(?:may|might|could) (?:also )?be present|suspected(?= *(?:[.,;]|$))
+    |(?:is|are) (?:a|another) (?:possibility|concern|consideration)
+    |(?:is|are|remains?|be|also)(?: \w+){{0,2}}? (?:possible|likely|suspected|probable|questioned|favou?red
+    |considered|a consideration|difficult to exclude)\b
+UNLIKELY: (?:un|not (?:very |at all )?)likely|improbable|doubtful
+POST_NEG: (?:not|no longer|never)(?: (?!well|clearly|fully|only)\w+){{0,2}}? {_SEEN}\b
+    |(?:has|have|had|is|are|now)(?: (?!not|no|partially|nearly)\w+){{0,2}}? (?:resolved|cleared|disappeared|absent
+    |excluded|ruled out|removed)\b
+POST_NORMAL: (?:(?:is|are|appears?|remains?) )*(?:within (?:the )?(?:normal )?limits|unremarkable|normal)\b
+GONE: (?:resolved|cleared|removed|absent|excluded|ruled out|none)\b
+NEG: (?:no|not|without|w/o|negative for|(?:free|clear) (?:of|from)|(?:absence|lack|resolution|clearing|removal) of
+    |den(?:ies|ied)|nor|neither|never|rather than|instead of)\b
+IGNORE: (?:history of|h/o|hx of|if|indication|correlat\w+(?: \w+)? (?:as to|for|with)|evaluation (?:for|of)|to identify
+    |(?:signs?|symptoms) of)\b
+HARD: (?:but|however|although|though|except(?:ing)?|exception of|aside from|apart from|other than|besides|otherwise
+    |whereas|while|yet)\b
+SOFT: there (?:is|are|has|have|appears?|remains?|(?=may|might|could))\b|(?:and|with) (?={_TURN}|small\b|bilateral)
+    |(?:(?<=abnormality )|(?<=disease )|(?<=process ))with (?!no\b)|(?:is|are) (?:again )?{_SEEN}\b
+UNSURE: (?:possibl[ey]|possibility|probabl[ey]|may|might|could|likely|suspected|suspicious for|suspicion|suspect
+    |question(?:able|ed)?|equivocal|(?:likelihood|probability) of
+    |concern(?:ing)?(?: for)?|worrisome for|suggest\w*|perhaps|presum\w+|consider\w*
+    |favou?r\w*|borderline|evaluate for|exclude)\b
+    |(?:appropriate|proper|right|correct) clinical (?:setting|context|scenario),?
+WITH: with\b
+BOTH: (?:bilateral(?:ly)?|both|each|bi-?(?:basilar|basal|apical)|(?:right|left) ?> ?(?:right|left)
+    |(?:right|left) (?:greater|less|more|larger|worse)(?: \w+)? than (?:the )?(?:right|left))\b
+RIGHT: (?:right(?! (?:heart|atri|ventric|lateral decub))(?: middle lobe)?|r[uml]l|middle lobe)\b
+LEFT: (?:left(?! (?:heart|atri|ventric|lateral decub))(?: lingular?)?|l[ul]l|lingular?)\b
+"""
+
+
+def rows(table: str) -> list[tuple[str, str]]:
+    """The (name, pattern) rows of one of the tables above, continuation lines joined, "<n>" spelled out."""
+    table = re.sub(r"\n +", "", table)
+    table = re.sub(r"<(\d)>", r"(?: (?!(?:and|or|no|not|with|without|but)\\b)[\\w-]+){0,\1}?", table)
+    return [(name, pattern) for name, _, pattern in (row.partition(": ") for row in table.strip().splitlines())]
+
+
+NAMES = {f"F{i}": tuple(names.split(" + ")) for i, (names, _) in enumerate(rows(WORDS))}
+FINDINGS: tuple[str, ...] = tuple(dict.fromkeys(n for names in NAMES.values() for n in names if n != "_other"))
+"""The plain vocabulary: CheXpert's thirteen findings and the finer ones that reports name often."""
+# fmt: off
+SIDED: frozenset[str] = frozenset((
+    "pneumothorax", "pleural effusion", "blunted costophrenic angle", "pleural other", "pneumonia", "consolidation",
+    "atelectasis", "granuloma", "nodule", "lung lesion", "lung opacity", "bronchiectasis", "scar", "rib fracture",
+    "elevated hemidiaphragm", "hilar enlargement",
+))
+PLACED: frozenset[str] = SIDED - {
+    "pleural effusion", "blunted costophrenic angle", "rib fracture", "elevated hemidiaphragm", "hilar enlargement",
+}
+# fmt: on
+"""`SIDED`: the plain names for which right and left are told apart; `PLACED`: those for which the height is, too."""
+SIDED_FINDINGS: tuple[str, ...] = tuple(
+    key for name in FINDINGS for key in ((name, f"right {name}", f"left {name}") if name in SIDED else (name,))
+)
+"""Every key `sided_label` may return; the plain name of a sided finding stands for "side not stated"."""

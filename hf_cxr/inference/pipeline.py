@@ -1,0 +1,247 @@
+"""The `cxr-impression` pipeline: two radiographs in, an impression out. Research use only, not for diagnosis.
+
+This file travels with a checkpoint as its remote code; `remote_code.py` names the others that do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Pipeline, VisionEncoderDecoderModel
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .attention import cross_attention, overlays
+from .inputs import Numbered, numbered, read_views
+from .labeler import positive_findings
+from .remote_code import add_pipeline_code, share_weights
+from .views import UnreadableImage, pack_views
+
+OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
+GENERATE_OPTIONS = (
+    *("max_new_tokens", "num_beams", "num_return_sequences"),
+    *("do_sample", "temperature", "top_p", "top_k"),
+)
+ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
+CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
+
+
+def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, torch.Tensor]:
+    """Generate token sequences for a batch of canvases.
+
+    Args:
+        pixel_values: (batch, channels, height, width), normalised by the checkpoint's image processor.
+        generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults.
+
+    Returns `sequences` (batch, texts, length), `scores` and `truncated` (batch, texts). A score is the probability
+    that the model gives to the whole text, however it was searched or sampled: the product of its tokens'
+    probabilities, its end among them. A text that was cut short has no end; its score is 0.
+    """
+    with torch.inference_mode():
+        output = model.generate(
+            pixel_values.to(model.device, model.dtype),
+            return_dict_in_generate=True,
+            output_logits=True,  # `output_scores` are those after temperature, top_k and top_p
+            **generate_kwargs,
+        )
+        log_probabilities = model.compute_transition_scores(
+            output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
+        )
+    tokens = output.sequences[:, -log_probabilities.shape[1] :]
+    written = (tokens != model.generation_config.pad_token_id) & torch.isfinite(log_probabilities)
+    truncated = ~torch.isin(tokens, torch.as_tensor(model.generation_config.eos_token_id).to(tokens.device)).any(1)
+    scores = log_probabilities.float().masked_fill(~written, 0.0).sum(1).exp().masked_fill(truncated, 0.0)
+    batch = len(pixel_values)
+    return {
+        "sequences": output.sequences.reshape(batch, -1, output.sequences.shape[1]).cpu(),
+        "scores": scores.reshape(batch, -1).cpu(),
+        "truncated": truncated.reshape(batch, -1).cpu(),
+    }
+
+
+def decode(tokenizer, sequences: torch.Tensor, scores: torch.Tensor) -> list[dict[str, Any]]:
+    """The texts of one study, (texts, length) and (texts,), as `[{"impression": str, "score": float}]`."""
+    texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+    return [{"impression": text.strip(), "score": score} for text, score in zip(texts, scores.tolist(), strict=True)]
+
+
+def calibrated(curve: Mapping[str, Any] | None, probabilities: Sequence[float]) -> list[float]:
+    """What a text's probability is worth: the chance that its findings are exactly the radiologist's, by the curve
+    that `hf_cxr.evaluation.calibration` fitted on the validation split; the probabilities as they are where there is
+    none."""
+    if not curve:
+        return [float(value) for value in probabilities]
+    return np.interp(probabilities, curve["x"], curve["y"]).tolist()
+
+
+class ImpressionPipeline(Pipeline):
+    """Write the impression of a study from its frontal and lateral view.
+
+    A study is a dict with `frontal` and `lateral` (either may be missing or None; of a row that has both, further
+    columns are ignored) or a (frontal, lateral) tuple. Many studies are a list, a generator, a `KeyDataset` over a
+    column that holds studies or is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or
+    both. A view is a path, an http(s) address, bytes, an open file, a PIL image, a numpy array, a DICOM file, or a
+    picture of `datasets` that is not decoded. Grey levels of 8-bit pictures, and of arrays of integers from 0 to 255
+    or floats from 0 to 1, are kept; those of deeper ones and of DICOM are stretched, which can change what is written:
+    give a picture as the training data were.
+
+    Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them, in the order of the
+    search. A `score` is the chance that the text states exactly the findings that a radiologist would, as seen on the
+    validation split for the text of greedy search (for sampled and for second texts it is an order, no chance); or,
+    where the checkpoint carries no such calibration, the text's probability under the model. A text that
+    `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
+
+    Options:
+        max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
+        return_findings: add `findings`, the labels read from the text, and `possible_findings`, those it is unsure of.
+        return_attention: add `attention`, `{"frontal": …, "lateral": …}`: the decoder's cross-attention over the
+            whole text, laid on each view as a PIL image; "words" adds `attention_words`, `[(word, {…}), …]`.
+        abstain_below: withhold a text of a lower score: `{"impression": None, "score": …, "abstained": True}`.
+        on_unlikely: a picture that cannot be a chest radiograph (tiny, a strip, all one value, colour) adds its
+            `warnings` to the answer ("warn", the default), raises `UnreadableImage` ("error"), or passes ("ignore").
+        on_unreadable: a study that cannot be read raises `UnreadableImage`, a `ValueError` that says which of many it
+            is, counted from 0 ("error", the default), or the others go on, and its answer is `{"impression": None,
+            "score": None, "error": str}` ("skip").
+    """
+
+    _load_processor = False
+    _load_feature_extractor = False
+    _load_image_processor = True
+    _load_tokenizer = True
+    _pipeline_calls_generate = False  # options go straight to `generate`
+
+    def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            return []
+        return super().__call__(numbered(inputs), *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save a checkpoint that brings this code, so that it loads without the kit too; `kwargs` are those of the
+        parts' own `save_pretrained`."""
+        if kwargs.get("push_to_hub"):  # it would upload each part in a commit of its own, and no code
+            raise ValueError("save_pretrained does not push: use hf-cxr push, or push_to_hub of the pipeline")
+        add_pipeline_code(self.model, save_directory)
+        for part in (self.model, self.tokenizer, self.image_processor):
+            part.save_pretrained(save_directory, **kwargs)
+        share_weights(save_directory)
+
+    def _sanitize_parameters(
+        self,
+        return_findings: bool | None = None,
+        return_attention: bool | str | None = None,
+        abstain_below: float | None = None,
+        on_unlikely: str | None = None,
+        on_unreadable: str | None = None,
+        **generate_kwargs,
+    ):
+        generate_kwargs |= generate_kwargs.pop("generate_kwargs", {})
+        unknown = sorted(set(generate_kwargs) - set(GENERATE_OPTIONS))
+        if unknown:
+            raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join((*OPTIONS, *GENERATE_OPTIONS))}")
+        if abstain_below is not None and not 0 <= abstain_below <= 1:
+            raise ValueError(f"abstain_below is between 0 and 1, not {abstain_below}")
+        if on_unlikely not in (None, *ON_UNLIKELY):
+            raise ValueError(f"on_unlikely is one of {', '.join(ON_UNLIKELY)}, not {on_unlikely!r}")
+        if on_unreadable not in (None, *ON_UNREADABLE):
+            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, not {on_unreadable!r}")
+        if return_attention not in (None, False, True, "words"):
+            raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
+        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
+            number = generate_kwargs.get(name, 1)
+            if number is not None and (not isinstance(number, Integral) or number < 1):
+                raise ValueError(f"{name} is a whole number of at least 1, not {number!r}")
+        longest = self.model.config.decoder.max_position_embeddings - 1
+        if (tokens := generate_kwargs.get("max_new_tokens")) and tokens > longest:
+            raise ValueError(f"max_new_tokens {tokens}: this decoder writes 1 to {longest}")
+        before = {"on_unlikely": on_unlikely, "keep_views": return_attention and True}
+        after = {
+            "on_unreadable": on_unreadable,
+            "return_findings": return_findings,
+            "return_attention": return_attention,
+            "abstain_below": abstain_below,
+        }
+        forward = generate_kwargs | _given({"return_attention": return_attention and True})
+        return _given(before), forward, _given(after)
+
+    def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
+        size = self.image_processor.size["height"]
+        views: dict[str, Image.Image] = {}
+        warnings, errors = list[str](), list[tuple[str, str]]()
+        which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
+        try:
+            views, warnings = read_views(study, at_least=2 * size, doubted=on_unlikely != "ignore")
+            if warnings and on_unlikely == "error":
+                raise UnreadableImage("; ".join(warnings))
+            canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)
+        except ValueError as error:  # raised later: a process that loads data would bury it in a traceback
+            errors = [(which, str(error))]
+            canvas = Image.new("RGB", (2 * size, size))  # holds its place in the batch
+        inputs = {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
+        return inputs | {"warnings": warnings, "errors": errors, "views": views if keep_views else {}}
+
+    def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
+        pixel_values = inputs["pixel_values"]
+        outputs: dict[str, Any] = generate(self.model, pixel_values, **generate_kwargs)
+        if return_attention:
+            outputs["maps"] = torch.stack(
+                [
+                    torch.stack([cross_attention(self.model, pixels[None], text) for text in texts])
+                    for pixels, texts in zip(pixel_values, outputs["sequences"], strict=True)
+                ]
+            )
+        return outputs | {name: inputs[name] for name in ("warnings", "errors", "views")}
+
+    def postprocess(
+        self,
+        outputs,
+        on_unreadable: str = "error",
+        return_findings: bool = False,
+        return_attention: bool | str = False,
+        abstain_below: float | None = None,
+    ) -> list[dict[str, Any]]:
+        for which, error in outputs["errors"]:
+            if on_unreadable == "error":
+                raise UnreadableImage(f"{which}{error}")
+            return [{"impression": None, "score": None, "error": error}]
+        rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
+        curve = getattr(self.model.config, CALIBRATION, None)
+        for row, score in zip(rows, calibrated(curve, [row["score"] for row in rows]), strict=True):
+            row["score"] = score
+        for row, cut in zip(rows, outputs["truncated"][0].tolist(), strict=True):
+            if cut:
+                row |= {"score": 0.0, "truncated": True}
+        if return_findings:
+            rows = [row | _findings(row["impression"]) for row in rows]
+        if return_attention:
+            for row, sequence, maps in zip(rows, outputs["sequences"][0], outputs["maps"][0], strict=True):
+                row |= overlays(self.tokenizer, sequence, maps, outputs["views"], words=return_attention == "words")
+        if abstain_below is not None:
+            rows = [_withheld(row) if row["score"] < abstain_below else row | {"abstained": False} for row in rows]
+        if outputs["warnings"]:
+            rows = [row | {"warnings": list(outputs["warnings"])} for row in rows]
+        return rows
+
+
+def _findings(text: str) -> dict[str, list[str]]:
+    stated = positive_findings(text, sided=True)
+    possible = positive_findings(text, sided=True, uncertain=True) - stated
+    return {"findings": sorted(stated), "possible_findings": sorted(possible)}
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _withheld(row: dict[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(row) | {"score": row["score"], "abstained": True}
+
+
+if __package__ == "hf_cxr.inference":  # not when this file came with a checkpoint
+    PIPELINE_REGISTRY.register_pipeline(
+        "cxr-impression", pipeline_class=ImpressionPipeline, pt_model=VisionEncoderDecoderModel, type="multimodal"
+    )

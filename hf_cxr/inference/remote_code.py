@@ -1,0 +1,37 @@
+"""The files that travel with a checkpoint as its remote code, this one among them, and how they get there.
+
+They import nothing else of the kit, and only the standard library, numpy, Pillow, torch, and transformers with its
+huggingface_hub; this one the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+# The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
+# transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
+REMOTE_TASK = "chest-radiograph-impression"
+TRAVELLING = (
+    *("pipeline.py", "inputs.py", "views.py", "dicom.py", "plausibility.py", "attention.py", "remote_code.py"),
+    *("labeler.py", "labeler_lexicon.py", "labeler_location.py"),
+)
+
+
+def add_pipeline_code(model: Any, folder: str | os.PathLike) -> None:
+    """Put the travelling files into `folder` and name the pipeline in the model's config, to be saved with it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in TRAVELLING:
+        shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
+    model.config.custom_pipelines = {
+        REMOTE_TASK: {"impl": "pipeline.ImpressionPipeline", "pt": ["VisionEncoderDecoderModel"], "type": "multimodal"}
+    }
+
+
+def share_weights(folder: str | os.PathLike) -> None:
+    """Let whoever may read a checkpoint's config.json read its weights too: safetensors writes them for their owner
+    alone."""
+    for weights in Path(folder).glob("*.safetensors"):
+        shutil.copymode(Path(folder) / "config.json", weights)

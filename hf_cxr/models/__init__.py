@@ -1,0 +1,1 @@
+"""Encoder, decoder, tokenizer and image processor become one stock checkpoint."""

@@ -1,0 +1,271 @@
+"""Build or adapt encoder, decoder, tokenizer and image processor into one stock checkpoint.
+
+What leaves this room is a plain `VisionEncoderDecoderModel` with stock companions: nothing here is needed to load it.
+Training lives in `hf_cxr.training.run`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import is_torchvision_available
+
+from hf_cxr.inference.remote_code import share_weights
+from hf_cxr.models.encoders import (
+    ENCODER_SIZES,
+    PANELS,
+    UnsupportedPart,
+    adapt_encoder,
+    freeze_unused,
+    image_processor,
+    scratch_encoder,
+)
+from hf_cxr.models.encoders import PATCH_SIZE as PATCH_SIZE
+
+# From-scratch sizes. `base` is GPT-2 small.
+DECODER_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"n_embd": 128, "n_layer": 2, "n_head": 4},
+    "mini": {"n_embd": 192, "n_layer": 3, "n_head": 6},
+    "small": {"n_embd": 384, "n_layer": 6, "n_head": 6},
+    "base": {"n_embd": 768, "n_layer": 12, "n_head": 12},
+}
+CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn", "enc_to_dec_proj")  # new to a pretrained pair
+MAX_NEW_TOKENS = 128  # the longest of the 3,921 Indiana impressions has 130 words, the 95th percentile 36
+
+
+@dataclass
+class Checkpoint:
+    """The three parts that are saved together and load with plain transformers."""
+
+    model: VisionEncoderDecoderModel
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: BaseImageProcessor
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write weights (safetensors), configs, tokenizer and image processor to `folder`."""
+        for part in (self.model, self.tokenizer, self.image_processor):
+            part.save_pretrained(folder)
+        share_weights(folder)
+
+
+def load_checkpoint(folder: str, revision: str | None = None) -> Checkpoint:
+    """Load a checkpoint from a folder or a Hub id.
+
+    Raises `FileNotFoundError` where there is no such folder or repository, or the folder holds no checkpoint, and
+    `ValueError` for one of another kind or with damaged weights.
+    """
+    if Path(folder).exists() and not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no checkpoint here (config.json is missing)")
+    try:
+        config = AutoConfig.from_pretrained(folder, revision=revision)
+    except (OSError, ValueError) as error:
+        if Path(folder).exists():
+            raise
+        raise FileNotFoundError(f"{folder}: no such folder, and not to be had from the Hub ({error})") from error
+    if config.model_type != "vision-encoder-decoder":
+        raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
+    try:
+        model, info = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision, output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: its model.safetensors is damaged ({error})") from error
+    if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
+        raise ValueError(f"{folder}: its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
+    return Checkpoint(
+        ready_for_trainer(model),
+        AutoTokenizer.from_pretrained(folder, revision=revision),
+        AutoImageProcessor.from_pretrained(folder, revision=revision, **image_backend()),
+    )
+
+
+def ready_for_trainer(model: VisionEncoderDecoderModel) -> VisionEncoderDecoderModel:
+    """Cure two traps of the stock model under `Trainer`.
+
+    Its `forward` takes `**kwargs`, so `Trainer` would believe that it divides its loss by `num_items_in_batch`, and
+    gradients would come out multiplied by the accumulation steps and the number of processes. And the decoder attends
+    to the encoder's tokens alone: its pooler and mask token would be unused parameters to DDP.
+    """
+    model.accepts_loss_kwargs = False
+    freeze_unused(model.encoder)
+    return model
+
+
+def image_backend() -> dict[str, str]:
+    """Choose the Pillow backend explicitly where torchvision is missing, instead of transformers' warned fall-back."""
+    return {} if is_torchvision_available() else {"backend": "pil"}
+
+
+def panel_size_of(image_processor: BaseImageProcessor) -> int:
+    """The side of one square panel, in pixels, that a checkpoint was made for.
+
+    Raises `ValueError` if its image size is not that of a two-panel canvas (height, 2 × height).
+    """
+    size = image_processor.size
+    height, width = size["height"], size["width"]
+    if width != PANELS * height:
+        raise ValueError(f"not a two-panel checkpoint: its image processor is set to {height} × {width} pixels")
+    return height
+
+
+def build(
+    encoder: str,
+    decoder: str,
+    panel_size: int,
+    texts: Iterable[str] = (),
+    vocab_size: int = 4000,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> Checkpoint:
+    """Build a checkpoint from two parts.
+
+    Args:
+        encoder: a from-scratch size (`tiny`, `mini`, `small`, `base`), a Hub id or a local folder.
+        decoder: the same. A from-scratch decoder gets a byte-level BPE tokenizer trained on `texts`; a pretrained one
+            keeps its own.
+        panel_size: side of one square panel in pixels; the canvas is `panel_size` × `2 * panel_size`.
+        texts: the training impressions.
+        vocab_size: the most tokens that a trained tokenizer may have.
+        max_new_tokens: the longest text that `generate` writes by default.
+
+    Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
+    a decoder without cross-attention.
+    """
+    canvas = (panel_size, PANELS * panel_size)
+    encoder_model = scratch_encoder(encoder, canvas) if encoder in ENCODER_SIZES else adapt_encoder(encoder, canvas)
+    if decoder in DECODER_SIZES:
+        tokenizer = train_tokenizer(texts, vocab_size)
+        decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens)
+    else:
+        tokenizer = _own_tokenizer(decoder)
+        decoder_model = adapt_decoder(decoder)
+        if len(tokenizer) > decoder_model.get_input_embeddings().num_embeddings:
+            decoder_model.resize_token_embeddings(len(tokenizer))
+    positions = _positions(decoder_model)
+    if max_new_tokens >= positions:
+        raise UnsupportedPart(
+            f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
+        )
+    encoder_model.config._name_or_path = decoder_model.config._name_or_path = ""  # no path of this machine travels
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
+    model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
+    set_special_tokens(model, tokenizer, max_new_tokens)
+    return Checkpoint(ready_for_trainer(model), tokenizer, image_processor(encoder, canvas))
+
+
+# --- decoder and tokenizer ---------------------------------------------------------------------------------------
+
+
+def _scratch_decoder(size: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> PreTrainedModel:
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        n_positions=max(256, max_new_tokens + 1),
+        add_cross_attention=True,
+        is_decoder=True,
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),  # the same step however a batch is cut
+        **DECODER_SIZES[size],
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def adapt_decoder(name: str) -> PreTrainedModel:
+    """Load a pretrained decoder with cross-attention added. Raises `UnsupportedPart` where its type has none."""
+    config = AutoConfig.from_pretrained(name)
+    config.is_decoder, config.add_cross_attention = True, True
+    try:
+        with torch.device("meta"):  # no weights are needed to see what it has
+            keys = [key for key, _ in AutoModelForCausalLM.from_config(config).named_parameters()]
+    except ValueError:  # no causal language model at all
+        keys = []
+    if not any(mark in key for key in keys for mark in CROSS_ATTENTION):
+        raise UnsupportedPart(
+            f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the "
+            "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"
+        )
+    return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
+
+
+def _positions(decoder: PreTrainedModel) -> int:
+    """The longest text that a decoder can hold, in tokens. RoBERTa's kind counts from behind its padding token."""
+    tables = [part for name, part in decoder.named_modules() if name.endswith("embeddings.position_embeddings")]
+    used = [table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None]
+    return decoder.config.max_position_embeddings - sum(used)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the training impressions. Any text can be written in it: no unknown token."""
+    texts = list(texts)
+    if not texts:
+        raise ValueError("a from-scratch decoder needs training texts to train its tokenizer on")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=["<pad>", "<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def _own_tokenizer(decoder: str) -> PreTrainedTokenizerBase:
+    """The decoder's tokenizer, with the begin, end and (own) padding token that training and generation need."""
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.cls_token or tokenizer.eos_token
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.sep_token
+    if tokenizer.bos_token is None or tokenizer.eos_token is None:
+        raise UnsupportedPart(f"decoder {decoder}: its tokenizer has no begin or end token")
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def set_special_tokens(
+    model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = MAX_NEW_TOKENS
+) -> None:
+    """Set pad, begin, end and decoder start everywhere they are read: the config, its decoder's, and generation's."""
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    for config in (model.config, model.config.decoder):
+        for key, value in ids.items():
+            setattr(config, key, value)
+    model.config.decoder_start_token_id = model.config.decoder.decoder_start_token_id = tokenizer.bos_token_id
+    model.config.vocab_size = model.config.decoder.vocab_size
+    model.generation_config = GenerationConfig(
+        **ids,
+        decoder_start_token_id=tokenizer.bos_token_id,
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        do_sample=False,
+    )
+    model.decoder.generation_config = GenerationConfig(**ids)

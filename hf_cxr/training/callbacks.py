@@ -1,0 +1,109 @@
+"""What is told, and decided, while a model trains: the epoch, early stopping, and whether it looks at the images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from hf_cxr.data.collator import CanvasDataset
+
+EVALUATIONS = "evaluations.jsonl"
+COLLAPSED_SHARE = 0.95  # one sentence for more than this share of the studies, where the radiologists vary more
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the dataset which epoch it serves, on which its augmentation and view dropout depend."""
+
+    def __init__(self, canvases: CanvasDataset) -> None:
+        self.canvases = canvases
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.canvases.epoch.fill_(int(state.epoch or 0))
+
+
+class EarlyStopping(TrainerCallback):
+    """Stop after `patience` evaluations in a row without a better one.
+
+    Read off the log, so that a resumed run stops where the uninterrupted one would have (transformers'
+    `EarlyStoppingCallback` counts from zero again).
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop |= is_exhausted(state, args, self.patience)
+
+
+def is_exhausted(state: TrainerState, args: TrainingArguments, patience: int) -> bool:
+    """Whether the last `patience` evaluations of a log brought nothing better."""
+    key = "eval_" + str(args.metric_for_best_model).removeprefix("eval_")
+    sign = 1 if args.greater_is_better else -1
+    values = [sign * entry[key] for entry in state.log_history if key in entry]
+    return 0 < patience < len(values) and len(values) - 1 - values.index(max(values)) >= patience
+
+
+class LookCallback(TrainerCallback):
+    """At each evaluation, says in one line whether the model looks at the images, and warns when it does not.
+
+    Each evaluation's scores are also a line of `evaluations.jsonl` in the run folder.
+    """
+
+    def __init__(self, folder: Path, references: Sequence[str]) -> None:
+        self.file = folder / EVALUATIONS
+        self.share_of_truth = max(map(references.count, set(references)), default=0) / max(1, len(references))
+        self.looked = False
+
+    def on_evaluate(self, args, state, control, metrics: dict[str, Any] | None = None, **kwargs):
+        if not state.is_world_process_zero or not metrics or "eval_image_gain" not in metrics:
+            return
+        scores = {"step": state.global_step} | {key.removeprefix("eval_"): value for key, value in metrics.items()}
+        # A resumed run evaluates some steps again.
+        earlier = [row for row in read_lines(self.file) if row["step"] < state.global_step]
+        write_lines(self.file, [*earlier, scores])
+        looked_before = any(row["image_gain_low"] > 0 for row in earlier)
+        print("\n" + told(scores), flush=True)
+        if warning := warning_of(scores, looked_before, self.share_of_truth):
+            print(f"WARNING: {warning}", flush=True)
+
+
+def told(scores: dict[str, Any]) -> str:
+    """One line: distinct outputs, modal share and image gain of one evaluation."""
+    return (
+        f"step {scores['step']}: composite {scores['composite']:.3f}; {scores['distinct_outputs']:.0f} distinct "
+        f"outputs on {scores['n']:.0f} studies, the commonest on {scores['modal_share']:.0%}; image gain "
+        f"{scores['image_gain']:+.3f} finding F1 over shuffled images "
+        f"(95 % CI {scores['image_gain_low']:+.3f} to {scores['image_gain_high']:+.3f})"
+    )
+
+
+def warning_of(scores: dict[str, Any], looked_before: bool, share_of_truth: float) -> str | None:
+    """Plain words for a model that does not look at the images, or says one sentence; `None` where all is well."""
+    if scores["image_gain_low"] <= 0:
+        since = "has stopped looking" if looked_before else "does not look (yet)"
+        return (
+            f"the model {since} at the images: with the images of other patients its texts would be as right as they "
+            "are. If this stays so, lower the learning rates or lengthen the findings warm-up."
+        )
+    if scores["modal_share"] > max(COLLAPSED_SHARE, share_of_truth):
+        return (
+            f"the model says one sentence to {scores['modal_share']:.0%} of the studies; the radiologists' commonest "
+            f"sentence goes to {share_of_truth:.0%}."
+        )
+    return None
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; none where it does not exist."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a JSON-lines file, whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(file)

@@ -1,0 +1,239 @@
+"""Checkpoints during training that an interruption cannot spoil, and the account of how far a run has come.
+
+`Trainer` writes a checkpoint file by file. Here one counts only when it is whole, older ones go only afterwards, and
+what `Trainer` forgets is kept beside it, so that a resumed run logs the very losses of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from hf_cxr.training.callbacks import is_exhausted
+
+WHOLE = "complete"  # an empty file, the last to be written into a checkpoint's folder
+RUNNING_LOSS = "running_loss_{rank}.json"
+PROGRESS = "progress.json"
+STAGES = ("findings_warmup", "impressions", "evaluation", "finished")
+# Arguments that may differ between the start of a run and its continuation: they change no weight.
+HARMLESS = {"num_proc", "log_samples", "share_samples", "output_dir", "report_to", "run_name", "disable_tqdm"}
+HARMLESS |= {"dataloader_num_workers", "dataloader_prefetch_factor", "save_total_limit", "project"}
+
+
+def checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """The whole checkpoints in `folder`, oldest step first."""
+    found = (path for path in Path(folder).glob("checkpoint-*") if (path / WHOLE).is_file())
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(re.sub(r"\D", "", path.name) or -1)
+
+
+def remove_checkpoints(folder: str | os.PathLike, broken_only: bool = False) -> None:
+    """Delete the checkpoints in `folder`; with `broken_only`, those whose writing was interrupted."""
+    keep = checkpoints(folder) if broken_only else []
+    for path in Path(folder).glob("checkpoint-*"):
+        if path not in keep:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    (path / WHOLE).unlink(missing_ok=True)  # first: half of it must not count if this is interrupted
+    shutil.rmtree(path)
+
+
+def rotate(folder: str | os.PathLike, limit: int | None, best: str | None) -> None:
+    """Delete the oldest whole checkpoints beyond `limit`, but neither the last nor the best."""
+    found = checkpoints(folder)
+    kept = {found[-1].name, Path(best or "").name}
+    for path in found[: -limit if limit else 0]:
+        if path.name not in kept:
+            _remove(path)
+
+
+def agreed(value: Any) -> Any:
+    """What process 0 holds, on every process: hosts may see different disks."""
+    return broadcast_object_list([value])[0]
+
+
+@contextmanager
+def without_pushes(args: TrainingArguments) -> Iterator[None]:
+    """Keep `Trainer` from pushing meanwhile."""
+    asked, args.push_to_hub = args.push_to_hub, False
+    try:
+        yield
+    finally:
+        args.push_to_hub = asked
+
+
+class ResumableTrainer(Trainer):
+    """`Trainer` whose checkpoints are whole or not there, and whose logged losses survive a resume."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.resumed_from: Path | None = None
+        self.save_limit: int | None = None
+        self.add_callback(_RestoreRunningLoss(self))
+
+    def resume_or_train(self, patience: int = 0, start: str | None = None) -> None:
+        """Train from the last whole checkpoint in the output folder, or from the start where there is none.
+
+        Args:
+            patience: that of early stopping; a run that it has ended is not trained any further.
+            start: a checkpoint of another run to go on from, unchecked: the Trainer's `resume_from_checkpoint`.
+        """
+        if self.args.should_save:
+            remove_checkpoints(self.args.output_dir, broken_only=True)
+        self.accelerator.wait_for_everyone()
+        self.resumed_from = Path(start) if start else agreed(next(reversed(checkpoints(self.args.output_dir)), None))
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # `rotate` deletes, `Trainer` does not
+        try:
+            if self.resumed_from and not start:
+                self.args.eval_on_start = False
+                self.state = self._relocated_state(self.resumed_from / TRAINER_STATE_NAME)
+                if self.state.best_model_checkpoint and is_exhausted(self.state, self.args, patience):
+                    return self._load_best_model()
+            self.save_limit = limit
+            self.train(resume_from_checkpoint=str(self.resumed_from) if self.resumed_from else None)
+        finally:
+            self.args.save_total_limit = limit
+
+    def _relocated_state(self, file: Path) -> TrainerState:
+        """The saved state, its best checkpoint looked for in this folder: a run may have been moved."""
+        state = TrainerState.load_from_json(str(file))
+        if state.best_model_checkpoint:
+            best = Path(self.args.output_dir) / Path(state.best_model_checkpoint).name
+            if self.args.load_best_model_at_end and not (best / WHOLE).is_file():
+                raise ValueError(f"{best}: the best checkpoint of the run is gone; begin anew with --restart")
+            if state.best_model_checkpoint != str(best):
+                state.best_model_checkpoint = str(best)
+                if self.args.should_save:
+                    partial = file.with_suffix(".partial")
+                    state.save_to_json(str(partial))
+                    partial.replace(file)
+        self.accelerator.wait_for_everyone()
+        return state
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            with without_pushes(self.args):  # a push takes its time, and the checkpoint is not whole yet
+                super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # how a full disk is told
+            shutil.rmtree(folder, ignore_errors=True)
+            free = shutil.disk_usage(self.args.output_dir).free / 1e6
+            reason = f"{' '.join(str(error).split())}; {free:.0f} MB free"
+            raise OSError(f"{folder}: could not be written ({reason}); earlier checkpoints are whole") from error
+        folder.mkdir(exist_ok=True)
+        loss = {
+            "tr_loss": self._tr_loss.item(),
+            "total": self._total_loss_scalar,
+            "last_logged": self._globalstep_last_logged,
+        }
+        (folder / RUNNING_LOSS.format(rank=self.args.process_index)).write_text(json.dumps(loss), encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (folder / WHOLE).touch()
+            rotate(self.args.output_dir, self.save_limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # `save_pretrained` writes the names of older releases, which `from_pretrained` translates and `Trainer`'s own
+        # loading does not (transformers #43701, #48805): it would resume, and end with the best checkpoint, without
+        # the encoder's weights. A file in the model's own names loads both ways.
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained = functools.partial(type(model).save_pretrained, model, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            vars(model).pop("save_pretrained", None)
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        state = self.model.state_dict()
+        missing = set(load_result.missing_keys)
+        loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
+        lost = [name for name in missing if state[name].data_ptr() not in loaded]  # a tied copy is not saved twice
+        if lost or load_result.unexpected_keys:
+            names = sorted(lost) + sorted(load_result.unexpected_keys)
+            raise ValueError(
+                f"{self.args.output_dir}: a checkpoint of another model ({len(names)} weights, as {names[0]})"
+            )
+
+
+class _RestoreRunningLoss(TrainerCallback):
+    """Give a resumed trainer the loss that had gathered since the last line of the log; `Trainer` starts from 0."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        file = (self.trainer.resumed_from or Path()) / RUNNING_LOSS.format(rank=args.process_index)
+        if self.trainer.resumed_from and file.is_file():
+            loss = json.loads(file.read_text(encoding="utf-8"))
+            self.trainer._tr_loss = torch.tensor(loss["tr_loss"], device=args.device)
+            self.trainer._total_loss_scalar = loss["total"]
+            self.trainer._globalstep_last_logged = loss["last_logged"]
+
+
+# --- how far a run has come --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Keep other trainings out of a run folder. Raises `ValueError` if one is at work in it."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".training.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{folder}: another training writes to this folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_progress(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What `write_progress` wrote: `{"stage", "config"}`; `None` where no run was started."""
+    try:
+        return json.loads((Path(folder) / PROGRESS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def write_progress(folder: str | os.PathLike, stage: str, config: dict[str, Any]) -> None:
+    """Note that a run stands in `stage`, one of `STAGES`; whole or not at all."""
+    partial = Path(folder) / f".{PROGRESS}"
+    partial.write_text(json.dumps({"stage": stage, "config": config}, indent=2, default=str) + "\n", encoding="utf-8")
+    partial.replace(Path(folder) / PROGRESS)
+
+
+def check_same_run(folder: str | os.PathLike, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `ValueError` naming the arguments that keep `now` from being the continuation of `before`."""
+    now = json.loads(json.dumps(now, default=str))
+    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    told = [
+        f"{name} {before.get(name, 'not set')} → {now.get(name, 'not set')}"
+        for name in differing
+        if name not in HARMLESS
+    ]
+    if told:
+        raise ValueError(f"{folder}: cannot resume with other arguments ({'; '.join(told)}); use those, or --restart")

@@ -1,0 +1,181 @@
+"""Stage one, the findings warm-up: the encoder learns to tell findings before the decoder learns to write sentences.
+
+The labels are read from the training impressions themselves, or are the dataset's tags; the head that tells them is
+dropped afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_cxr.config import KitArguments, TrainingArguments
+from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset
+from hf_cxr.inference import labeler
+from hf_cxr.inference.remote_code import share_weights
+from hf_cxr.models.lora import adapters
+from hf_cxr.models.modeling import Checkpoint
+from hf_cxr.training.callbacks import EpochCallback
+from hf_cxr.training.checkpoints import ResumableTrainer, agreed
+from hf_cxr.training.sharding import is_sharded, whole_again
+
+MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in the warm-up
+UNTAGGED = {"no indexing", "technical quality of image unsatisfactory"}  # Indiana's words for a report without tags
+STAGE, ENCODER = "findings_warmup", "findings_encoder"  # in the run folder: checkpoints, result
+
+
+class FindingsModel(torch.nn.Module):
+    """The encoder with a multi-label head on its pooled token states. The head is dropped after the warm-up.
+
+    The pool is the mean and the maximum over the tokens: a large finding moves the mean, a small one the maximum.
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, encoder: Any, labels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._no_split_modules = encoder._no_split_modules  # where FSDP cuts
+        self.head = torch.nn.Linear(2 * encoder.config.hidden_size, labels)
+
+    def forward(self, pixel_values: torch.Tensor) -> SequenceClassifierOutput:
+        states = self.encoder(pixel_values=pixel_values)[0]
+        return SequenceClassifierOutput(logits=self.head(torch.cat([states.mean(1), states.amax(1)], dim=-1)))
+
+
+def finding_loss(
+    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Binary cross entropy summed over the known labels, divided by their number in the *global* batch.
+
+    As `hf_cxr.training.trainer.token_mean_loss`, it does not depend on how a global batch is cut. `labels`: (batch,
+    findings) of 1, 0, or `IGNORED` where the report leaves it open.
+    """
+    known = labels != IGNORED
+    total = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs["logits"][known].float(), labels[known], reduction="sum"
+    )
+    count = known.sum() if num_items_in_batch is None else num_items_in_batch
+    return total / torch.as_tensor(count).clamp(min=1)  # a small batch may hold nothing that is known
+
+
+def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
+    """Labels for the warm-up, read from the training impressions themselves.
+
+    Returns the sided finding names with at least `MIN_POSITIVES` positive studies, and a float32 array of shape
+    (studies, names): 1 stated, 0 denied or not mentioned, `IGNORED` uncertain.
+    """
+    return _table([labeler.sided_label(text) for text in texts])
+
+
+def tag_targets(tags: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
+    """Labels for the warm-up from the dataset's own tags, in the form of `finding_targets`.
+
+    A study without tags is normal; one that nobody tagged ("no indexing" in the Indiana collection) is all `IGNORED`.
+    """
+    names, targets = _table([dict.fromkeys(study, "positive") for study in tags])
+    for row, study in enumerate(tags):
+        if UNTAGGED & set(study):
+            targets[row] = IGNORED
+    known = [place for place, name in enumerate(names) if name not in UNTAGGED]
+    return [names[place] for place in known], targets[:, known]
+
+
+def _table(labelled: Sequence[dict[str, str]]) -> tuple[list[str], np.ndarray]:
+    counts = Counter(name for labels in labelled for name, status in labels.items() if status == "positive")
+    names = sorted(name for name, count in counts.items() if count >= MIN_POSITIVES)
+    value = {"positive": 1.0, "uncertain": float(IGNORED)}
+    rows = [[value.get(labels.get(name, ""), 0.0) for name in names] for labels in labelled]
+    return names, np.array(rows, dtype=np.float32).reshape(len(labelled), len(names))
+
+
+def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: TrainingArguments) -> None:
+    """Stage one: train `checkpoint.model.encoder` in place to tell the findings of the training studies.
+
+    The encoder is then saved to `findings_encoder` in the run folder, with its image processor: a stock checkpoint
+    that another run may name as its `encoder`. Where that folder exists it is loaded instead;
+    `hf_cxr.training.run` deletes it before a run that is no continuation.
+    """
+    saved = Path(args.output_dir) / ENCODER
+    if agreed(saved.is_dir()):
+        encoder = checkpoint.model.encoder
+        encoder.load_state_dict(type(encoder).from_pretrained(saved).state_dict())  # a file's names are not a module's
+        return
+    names, targets = (
+        tag_targets(packed["tags"]) if kit.findings_labels == "tags" else finding_targets(list(packed["impression"]))
+    )
+    if not names:
+        what = "tag" if kit.findings_labels == "tags" else "finding"
+        print(f"findings warm-up skipped: no {what} has {MIN_POSITIVES} positive training studies", flush=True)
+        return
+    changes: dict[str, Any] = {
+        "output_dir": str(Path(args.output_dir) / STAGE),
+        "num_train_epochs": kit.findings_warmup_epochs,
+        "learning_rate": kit.findings_warmup_learning_rate or args.learning_rate,
+        "max_steps": -1,
+        "eval_strategy": "no",
+        "save_strategy": "epoch" if args.save_strategy == "best" else args.save_strategy,
+        "save_total_limit": 1,
+        "load_best_model_at_end": False,
+        "train_sampling_strategy": "random",
+        "resume_from_checkpoint": None,
+        "eval_on_start": False,
+        "label_smoothing_factor": 0.0,
+        "gradient_checkpointing": False,
+        "activation_checkpointing": False,  # the same under the name that transformers fills in beside it
+    }
+    stage = dataclasses.replace(args, **changes)
+    canvases = CanvasDataset(
+        packed,
+        kit.panel_size,
+        targets=targets,
+        view_dropout=kit.view_dropout,
+        augmentation=kit.augmentation,
+        seed=args.seed,
+    )
+    model = FindingsModel(checkpoint.model.encoder, len(names))
+    if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
+        checkpoint.model.encoder.gradient_checkpointing_enable()
+    spare = copy.deepcopy(checkpoint.model.encoder) if is_sharded(args) else None
+    set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
+    with adapters(model, kit.lora_rank, kit.lora_alpha):
+        trainer = ResumableTrainer(
+            model=model,
+            args=stage,
+            train_dataset=canvases,
+            data_collator=CanvasCollator(checkpoint.image_processor),
+            compute_loss_func=finding_loss,
+            callbacks=[EpochCallback(canvases)],
+        )
+        trainer.resume_or_train()
+    if spare is not None:
+        checkpoint.model.encoder = whole_again(trainer.accelerator.unwrap_model(trainer.model).encoder, spare)
+        dataclasses.replace(args)  # resets accelerate's state, which remembers how this model was cut
+    if PartialState().is_main_process:
+        save_encoder(checkpoint, saved)
+    trainer.accelerator.wait_for_everyone()
+
+
+def save_encoder(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the encoder and its image processor as a stock checkpoint, whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        checkpoint.model.encoder.save_pretrained(partial)
+        checkpoint.image_processor.save_pretrained(partial)
+        share_weights(partial)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,366 @@
+"""A training run from its arguments to a filled run folder: two stages, resumed where they were interrupted.
+
+Stage one lives in `hf_cxr.training.findings_pretraining`, the trainer in `hf_cxr.training.trainer`, whole checkpoints
+in `hf_cxr.training.checkpoints`, data in `hf_cxr.data.collator`, the parts of the model in `hf_cxr.models.modeling`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from transformers import Trainer, set_seed
+
+from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
+from hf_cxr.data import licences
+from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.prepare import load_prepared
+from hf_cxr.evaluation import evaluate as evaluation
+from hf_cxr.evaluation.report import REPORT_FILES
+from hf_cxr.hub import model_card
+from hf_cxr.hub import push as hub
+from hf_cxr.inference import remote_code
+from hf_cxr.inference.pipeline import CALIBRATION
+from hf_cxr.metrics import SCALARS
+from hf_cxr.models.lora import adapters
+from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
+from hf_cxr.training import findings_pretraining, launch
+from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
+from hf_cxr.training.checkpoints import (
+    PROGRESS,
+    agreed,
+    check_same_run,
+    checkpoints,
+    only_run_in,
+    read_progress,
+    remove_checkpoints,
+    without_pushes,
+    write_progress,
+)
+from hf_cxr.training.feature_cache import encode_once
+from hf_cxr.training.samples import SampleCallback
+from hf_cxr.training.sharding import is_sharded, whole_again
+from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
+
+NOT_SELECTABLE = ("legacy_bleu4", "length_ratio")  # more of them is not better
+SELECTABLE = ("composite", "loss", "image_gain", *(name for name in SCALARS if name not in NOT_SELECTABLE))
+STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; pictures
+
+
+def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
+    """Train as the arguments say and fill the run folder `args.output_dir`.
+
+    Returns the report on the test split, or `None` where the dataset has no test studies.
+    """
+    state, started = PartialState(), time.perf_counter()
+    output = Path(args.output_dir)
+    set_seed(args.seed)
+    args.dataloader_pin_memory &= torch.cuda.is_available()
+    with state.local_main_process_first():
+        dataset = load_prepared(kit.dataset)
+    data_facts = model_card.dataset_facts(kit.dataset)  # now: the folder may hold another dataset when training ends
+    check_feasible(dataset, kit, args)
+    if args.push_to_hub and args.hub_private_repo is False and state.is_main_process:
+        _tell_of_the_licence(kit.dataset, data_facts)
+    with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
+        resumed = kit.resume and read_progress(output) is not None
+        stage = agreed(start_or_resume(kit, args, dataset) if state.is_main_process else None)
+        if stage == "finished":  # a push of it may still be due
+            report = _read_report(output)
+        else:
+            checkpoint = (
+                load_checkpoint(str(output)) if stage == "evaluation" else _train_stages(dataset, kit, args, output)
+            )
+            seconds = time.perf_counter() - started
+            report = None
+            _calibrate(checkpoint, dataset, args, output)
+            if len(dataset.get("test", ())):
+                report = evaluation.evaluate(
+                    checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
+                )
+            if state.is_main_process:
+                sizes = {name: len(split) for name, split in dataset.items()}
+                facts = model_card.training_facts(kit, args, data_facts, sizes, seconds)
+                facts |= model_card.trained_facts(output, args) | {"resumed": resumed}
+                model_card.write_model_card(output, facts)
+                write_progress(output, "finished", identity(kit, args, dataset))
+            if state.is_local_main_process:
+                shutil.rmtree(output / STATES, ignore_errors=True)
+    if args.push_to_hub and state.is_main_process:
+        _push_finished(args)
+    return report
+
+
+def _tell_of_the_licence(dataset: str, facts: dict[str, Any]) -> None:
+    if note := licences.note_on_weights(dataset, facts["account"].get("source")):
+        print(f"push_to_hub: {note}", file=sys.stderr)
+
+
+def _push_finished(args: TrainingArguments) -> None:
+    """Push the run. Raises `OSError` with the command that repeats it."""
+    try:
+        print(f"Pushed to {hub.push_as_told(args.output_dir, args)}", flush=True)
+    except (OSError, ValueError) as error:
+        public = ["--public"] if args.hub_private_repo is False else []
+        again = shlex.join(["hf-cxr", "push", args.output_dir, args.hub_model_id, *public])
+        raise OSError(f"trained, but not pushed: {error}; repeat with: {again}") from error
+
+
+def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArguments, output: Path) -> None:
+    """Fit what a `score` is worth on the validation split, and put it into the run's config.json."""
+    curve = evaluation.calibrate(checkpoint, dataset, args.per_device_eval_batch_size)
+    setattr(checkpoint.model.config, CALIBRATION, curve)
+    if PartialState().is_main_process:
+        with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as folder:
+            checkpoint.model.config.save_pretrained(folder)
+            (Path(folder) / "config.json").replace(output / "config.json")
+
+
+def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments, output: Path) -> Checkpoint:
+    """Build, warm up, fine-tune, and save the run's checkpoint."""
+    state = PartialState()
+    checkpoint = build(
+        kit.encoder,
+        kit.decoder,
+        kit.panel_size,
+        texts=evaluation.texts_of(dataset, "train"),
+        vocab_size=kit.vocab_size,
+        max_new_tokens=kit.max_target_length,
+    )
+    with state.local_main_process_first():
+        packed = {
+            name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
+            for name in ("train", "validation")
+            if len(dataset.get(name, ()))
+        }
+    if kit.findings_warmup_epochs:
+        with without_pushes(args):
+            findings_pretraining.warm_up(checkpoint, packed["train"], kit, args)
+        if state.is_main_process:
+            write_progress(output, "impressions", identity(kit, args, dataset))
+            shutil.rmtree(output / findings_pretraining.STAGE, ignore_errors=True)
+    set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
+    with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
+        trainer = fine_tune(checkpoint, packed, kit, args)
+    if state.is_main_process:
+        save_run(checkpoint, kit, args, trainer, output)
+        write_progress(output, "evaluation", identity(kit, args, dataset))
+    return checkpoint
+
+
+def identity(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> dict[str, Any]:
+    """What a run is: all that its weights depend on. A continuation has to be the same."""
+    studies = hashlib.sha256()
+    for split in ("train", "validation"):
+        for row in zip(dataset[split]["uid"], dataset[split]["impression"], strict=True) if split in dataset else ():
+            studies.update(repr(row).encode())
+    around = {"processes": args.world_size, "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no")}
+    config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
+    return config | around | {"studies_sha256": studies.hexdigest()}
+
+
+def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> str:
+    """Decide where the run begins; returns one of `hf_cxr.training.checkpoints.STAGES`.
+
+    Raises `ValueError` if `output_dir` holds a run, finished or not, or others' checkpoints, and neither `resume` nor
+    `restart` is set, if a run would be resumed with other arguments, or if it begins from what it would delete.
+    """
+    output = Path(args.output_dir)
+    progress, config = read_progress(output), identity(kit, args, dataset)
+    if kit.resume and progress:
+        check_same_run(output, progress["config"], config)
+        print(f"Resuming {output}: {_told(output, progress['stage'])}", flush=True)
+        return progress["stage"]
+    saved = [
+        path for path in (output / findings_pretraining.ENCODER, output / findings_pretraining.STAGE) if path.exists()
+    ]
+    saved += [*output.glob("checkpoint-*"), *output.glob("model*.safetensors")]
+    stage = progress["stage"] if progress else None
+    if (saved or stage in ("evaluation", "finished")) and not kit.restart:
+        what = "an interrupted run; continue it with --resume" if progress else "others' checkpoints; move them away"
+        if stage == "finished":
+            what = "a finished run; name another output_dir"
+        raise ValueError(f"{output}: holds {what} or delete it with --restart")
+    for name in ("encoder", "decoder", "resume_from_checkpoint"):
+        start = getattr(kit, name, None) or getattr(args, name, None)
+        place = Path(start).resolve() if start else None
+        if place and any(place.is_relative_to(path.resolve()) or place == output.resolve() for path in saved):
+            raise ValueError(f"{name}: {start} lies in the output_dir, which is emptied; name another output_dir")
+    if kit.resume:
+        print(f"Nothing to resume in {output}: starting anew", flush=True)
+    (output / PROGRESS).unlink(missing_ok=True)
+    for leftover in (findings_pretraining.ENCODER, findings_pretraining.STAGE, STATES, SAMPLES):
+        shutil.rmtree(output / leftover, ignore_errors=True)
+    remove_checkpoints(output)
+    for weights in output.glob("model*.safetensors"):
+        weights.unlink()
+    for stale in (EVALUATIONS, *REPORT_FILES, model_card.CARD, model_card.FACTS):
+        (output / stale).unlink(missing_ok=True)
+    stage = "findings_warmup" if kit.findings_warmup_epochs else "impressions"
+    write_progress(output, stage, config)
+    return stage
+
+
+def _told(output: Path, stage: str) -> str:
+    if stage in ("evaluation", "finished"):
+        return f"trained already, {'evaluating' if stage == 'evaluation' else 'nothing left to do'}"
+    saved = checkpoints(output / findings_pretraining.STAGE if stage == "findings_warmup" else output)
+    return f"stage {stage}, " + (f"from {saved[-1].name}" if saved else "from its start")
+
+
+def _read_report(output: Path) -> dict[str, Any] | None:
+    file = output / "report.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments) -> None:
+    """Raise `ValueError`, before any time is spent, for what would fail later on."""
+    if not len(dataset.get("train", ())):
+        raise ValueError(f"{kit.dataset}: there are no training studies")
+    if args.eval_strategy != "no" and not len(dataset.get("validation", ())):
+        raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
+    launch.check_workers()
+    if kit.resume and kit.restart:
+        raise ValueError("resume or restart: not both")
+    if kit.resume and (args.save_only_model or args.ignore_data_skip):
+        raise ValueError("resume needs save_only_model: false and ignore_data_skip: false")
+    if args.load_best_model_at_end and args.save_strategy == "steps" and args.save_steps != args.eval_steps:
+        raise ValueError(
+            "load_best_model_at_end needs a checkpoint of each evaluation: save_steps equal to eval_steps"
+        )
+    best = str(args.metric_for_best_model).removeprefix("eval_")
+    if args.load_best_model_at_end and best not in SELECTABLE:
+        raise ValueError(f"metric_for_best_model: {best!r} is none of {', '.join(SELECTABLE)}")
+    if kit.early_stopping_patience and not args.load_best_model_at_end:
+        raise ValueError("early_stopping_patience needs load_best_model_at_end: true and an eval_strategy")
+    if kit.freeze_encoder and not kit.findings_warmup_epochs and (kit.view_dropout or kit.augmentation):
+        raise ValueError(
+            "freeze_encoder: view_dropout and augmentation act in the findings warm-up only, and there is none"
+        )
+    if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
+        raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
+    if args.push_to_hub and args.hub_strategy == "every_save" and (kit.lora_rank or is_sharded(args)):
+        raise ValueError(
+            "hub_strategy: every_save pushes whole weights, which lora_rank and FSDP have at the end only"
+        )
+    if kit.lora_rank and is_sharded(args):
+        raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
+    if kit.findings_warmup_epochs and kit.findings_labels == "tags" and "tags" not in dataset["train"].column_names:
+        raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
+    for name in ("view_dropout", "augmentation"):
+        if not 0 <= getattr(kit, name) <= 1:
+            raise ValueError(f"{name} is between 0 and 1, not {getattr(kit, name)}")
+    for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_warmup_epochs"):
+        if getattr(kit, name) < 0:
+            raise ValueError(f"{name} is 0 or more, not {getattr(kit, name)}")
+
+
+def save_run(
+    checkpoint: Checkpoint, kit: KitArguments, args: TrainingArguments, trainer: Trainer, output: Path
+) -> None:
+    """Write the run's own files: checkpoint, pipeline code, resolved config, trainer state.
+
+    They are written beside and moved in at the end, so that an interruption or a full disk leaves no half checkpoint.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for abandoned in output.glob(".saving-*"):
+        shutil.rmtree(abandoned)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
+        folder = Path(name)
+        remote_code.add_pipeline_code(checkpoint.model, folder)
+        checkpoint.save_pretrained(folder)
+        (folder / "config.yaml").write_text(
+            yaml.safe_dump(resolved_config(kit, args), sort_keys=False), encoding="utf-8"
+        )
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        for stale in (*REPORT_FILES, model_card.CARD, model_card.FACTS):  # they told of other weights
+            (output / stale).unlink(missing_ok=True)
+        shutil.rmtree(output / model_card.FIGURES, ignore_errors=True)
+        for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
+            file.replace(output / file.name)
+
+
+def fine_tune(
+    checkpoint: Checkpoint, packed: dict[str, Dataset], kit: KitArguments, args: TrainingArguments
+) -> ImpressionTrainer:
+    """Stage two: train `checkpoint.model` in place, from the last whole checkpoint in `args.output_dir` on.
+
+    Returns the trainer, with its state and log.
+    """
+    model, tokenizer, output = checkpoint.model, checkpoint.tokenizer, Path(args.output_dir)
+    canvases = {
+        name: CanvasDataset(split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed)
+        for name, split in packed.items()
+    }
+    if kit.freeze_encoder:
+        model.encoder.requires_grad_(False)
+        canvases["train"].states = encode_once(
+            checkpoint, canvases["train"], output / STATES, args.per_device_eval_batch_size
+        )
+    else:
+        canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
+    latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
+
+    def compute_metrics(prediction) -> dict[str, float]:
+        predicted, labels = (
+            tokenizer.batch_decode(np.where(ids == IGNORED, tokenizer.pad_token_id, ids), skip_special_tokens=True)
+            for ids in (prediction.predictions, prediction.label_ids)
+        )
+        latest[:] = [(truth, text.strip()) for truth, text in zip(labels, predicted, strict=True)]
+        return evaluation.validation_scores(
+            [text for _, text in latest], labels, packed["validation"]["patient"], args.seed
+        )
+
+    callbacks: list[Any] = [EpochCallback(canvases["train"])]
+    if "validation" in packed:
+        callbacks.append(LookCallback(output, list(packed["validation"]["impression"])))
+    if kit.early_stopping_patience:
+        callbacks.append(EarlyStopping(kit.early_stopping_patience))
+    spare = copy.deepcopy(model) if is_sharded(args) else None
+    trainer = ImpressionTrainer(
+        model=model,
+        args=args,
+        train_dataset=canvases["train"],
+        eval_dataset=canvases.get("validation"),
+        data_collator=CanvasCollator(
+            checkpoint.image_processor, tokenizer.pad_token_id, model.config.decoder_start_token_id
+        ),
+        processing_class=tokenizer,
+        image_processor=checkpoint.image_processor,
+        compute_loss_func=token_mean_loss(args.label_smoothing_factor),
+        compute_metrics=compute_metrics if args.predict_with_generate else None,
+        callbacks=callbacks,
+        encoder_learning_rate=kit.encoder_learning_rate,
+        cross_attention_learning_rate=kit.cross_attention_learning_rate,
+    )
+    if kit.log_samples and "validation" in packed:
+        trainer.add_callback(
+            SampleCallback(
+                canvases["validation"],
+                packed["validation"]["uid"],
+                lambda: latest,
+                output / SAMPLES,
+                kit.log_samples,
+                kit.share_samples,
+                trainer.callback_handler.callbacks,
+            )
+        )
+    trainer.resume_or_train(kit.early_stopping_patience, args.resume_from_checkpoint)
+    if spare is not None:
+        checkpoint.model = whole_again(trainer.accelerator.unwrap_model(trainer.model), spare)
+    return trainer

@@ -1,0 +1,165 @@
+"""The parts of `transformers.Trainer` that two-view training needs different: loss, parameter groups, batches.
+
+What a run does with them, stage by stage, lives in `hf_cxr.training.findings_pretraining` and `hf_cxr.training.run`.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import Seq2SeqTrainer
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hf_cxr.data.collator import IGNORED, CanvasDataset
+from hf_cxr.hub import push as hub
+from hf_cxr.inference import remote_code
+from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
+from hf_cxr.training.checkpoints import ResumableTrainer
+
+MEGABATCH = 50  # global batches that are sorted by length together, as in transformers' LengthGroupedSampler
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """An order in which each global batch holds targets of like length, and the batches come in random order.
+
+    Unlike transformers' own, it draws from (seed, epoch) alone: every process and every resumed run sees one order.
+    """
+
+    def __init__(self, canvases: CanvasDataset, global_batch: int, seed: int) -> None:
+        self.lengths = torch.tensor([len(ids) for ids in canvases.labels])
+        self.canvases, self.global_batch, self.seed = canvases, global_batch, seed
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed << 20) + int(self.canvases.epoch))
+        order = torch.randperm(len(self.lengths), generator=generator)
+        batches: list[torch.Tensor] = []
+        for mega in order.split(MEGABATCH * self.global_batch):
+            batches += mega[self.lengths[mega].argsort(stable=True)].split(self.global_batch)
+        full = [batch for batch in batches if len(batch) == self.global_batch]
+        rest = [batch for batch in batches if len(batch) < self.global_batch]
+        shuffled = [full[place] for place in torch.randperm(len(full), generator=generator)] if full else []
+        return iter(torch.cat(shuffled + rest).tolist())
+
+
+class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
+    """`Seq2SeqTrainer` that evaluates every study exactly once, in the order of the split, under several processes,
+    and can give parts of the model learning rates of their own: after the warm-up the encoder knows its task, while
+    cross-attention that was added to a pretrained decoder starts from noise."""
+
+    def __init__(
+        self,
+        *args,
+        image_processor: BaseImageProcessor | None = None,
+        encoder_learning_rate: float | None = None,
+        cross_attention_learning_rate: float | None = None,
+        **kwargs,
+    ) -> None:
+        self.image_processor = image_processor
+        self.learning_rates = {"encoder": encoder_learning_rate, "cross-attention": cross_attention_learning_rate}
+        super().__init__(*args, **kwargs)
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        part_of = {parameter: part_name(name) for name, parameter in self.model.named_parameters()}
+        groups = list(optimizer.param_groups)
+        optimizer.param_groups.clear()
+        for group in groups:
+            for part in ("encoder", "cross-attention", "decoder"):
+                members = [parameter for parameter in group["params"] if part_of[parameter] == part]
+                if members:
+                    rate = self.learning_rates.get(part)
+                    own = {"params": members, "lr": group["lr"] if rate is None else rate}
+                    optimizer.add_param_group(group | own)
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.image_processor is not None and self.args.should_save:  # so that `hf-cxr evaluate` takes a checkpoint
+            self.image_processor.save_pretrained(output_dir or self.args.output_dir)
+
+    # The stock class would upload the whole folder, optimizer's state included, to a repository that is public unless
+    # told otherwise. At each save this one pushes what `hf-cxr push` does; `hf_cxr.training.run` pushes the finished
+    # run.
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        self.push_in_progress = None
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == "end":
+            return
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        with tempfile.TemporaryDirectory(dir=self.args.output_dir, prefix=".saving-") as name:
+            try:
+                remote_code.add_pipeline_code(model, name)
+                Checkpoint(model, self.processing_class, self.image_processor).save_pretrained(name)
+                card = hub.card_in_progress(self.args.hub_model_id, self.state.global_step, self.state.max_steps)
+                (Path(name) / hub.CARD).write_text(card, encoding="utf-8")
+                hub.push_as_told(name, self.args)
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # the last two of a full disk
+                told = " ".join(str(error).split()).replace(f"{name}/", "")
+                print(f"step {self.state.global_step} was not pushed: {told}; training goes on", file=sys.stderr)
+            finally:
+                vars(model.config).pop("custom_pipelines", None)  # belongs to a pushed or finished checkpoint alone
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy == "group_by_length":
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return LengthGroupedSampler(self.train_dataset, size, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset):
+        return torch.utils.data.SequentialSampler(eval_dataset)
+
+    def prediction_step(self, *args, **kwargs):
+        # The stock class writes every default into the model's generation config. Saved with the weights, they would
+        # have `generate` warn of `max_length` at each call, for ever.
+        own = copy.deepcopy(self.model.generation_config)
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.model.generation_config = own
+
+    def evaluation_loop(self, *args, **kwargs):
+        # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
+        self.gather_function = self.accelerator.gather_for_metrics
+        if self.is_fsdp_enabled:  # which the stock class does not see when accelerate has cut the model
+            self._gen_kwargs = {"synced_gpus": True} | getattr(self, "_gen_kwargs", {})
+        return super().evaluation_loop(*args, **kwargs)
+
+
+def part_name(parameter: str) -> str:
+    """`encoder`, `cross-attention` or `decoder`: the part of the model that a parameter's name puts it in."""
+    if any(mark in parameter for mark in CROSS_ATTENTION):
+        return "cross-attention"
+    return "encoder" if parameter.removeprefix("_orig_mod.").startswith("encoder.") else "decoder"
+
+
+def token_mean_loss(label_smoothing: float):
+    """Cross entropy summed over the micro-batch, divided by the target tokens of the *global* batch.
+
+    Given to `Trainer` as `compute_loss_func`, it makes loss and gradients independent of how a global batch is cut
+    into processes and accumulation steps, also where the pieces hold different numbers of tokens.
+    """
+
+    def loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
+        logits = outputs["logits"]
+        total = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+        count = labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        return total / count
+
+    return loss

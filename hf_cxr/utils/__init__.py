@@ -1,0 +1,1 @@
+"""Files written whole, and the look of pages and plots."""

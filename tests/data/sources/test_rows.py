@@ -1,0 +1,317 @@
+"""Tables of every kind and make are read as the rows that were written, or refused with the line that is wrong."""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import math
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hf_cxr.data.sources import rows as rows_module
+from hf_cxr.data.sources.rows import MAX_CELL, Row, read_rows, read_table, split_cell
+
+NAMES = st.lists(
+    st.from_regex(r"[A-Za-zé_][A-Za-z0-9_ ]{0,8}[a-z0-9]", fullmatch=True), min_size=1, max_size=5, unique=True
+)
+LATIN = st.text(st.characters(codec="cp1252", exclude_characters="\0"), max_size=20)
+ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+AWKWARD = st.sampled_from(
+    ['"', '""', "a,b;c\td", "line\nbreak", "line\r\nbreak", 'x "y", z', "", " ", "'", "nan", "1.0"]
+)
+
+
+@st.composite
+def a_table(draw, text=ANY):
+    names = draw(NAMES)
+    cells = st.lists(text | AWKWARD, min_size=len(names), max_size=len(names))
+    return names, draw(st.lists(cells, max_size=6))
+
+
+def as_read(names, rows):
+    """What must come back: stripped cells; a line of empty cells is no row."""
+    stripped = [[cell.strip() for cell in row] for row in rows]
+    return [dict(zip(names, row, strict=True)) for row in stripped if any(row)]
+
+
+def written(names, rows, **dialect) -> str:
+    stream = io.StringIO(newline="")
+    csv.writer(stream, **dialect).writerows([names, *rows])
+    return stream.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tables")
+
+
+anything = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@anything
+@given(
+    table=a_table(),
+    delimiter=st.sampled_from(",;\t"),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+)
+def test_a_table_of_any_dialect_is_read_as_it_was_written(folder, table, delimiter, end, quoting, encoding):
+    names, rows = table
+    if len(names) == 1:  # its header does not tell the delimiter
+        delimiter = ","
+    if quoting == csv.QUOTE_MINIMAL:  # Python 3.11's writer does not quote a line end of another kind
+        rows = [["".join(c for c in cell if c not in "\r\n" or c in end) for cell in row] for row in rows]
+    text = written(names, rows, delimiter=delimiter, lineterminator=end, quoting=quoting)
+    (folder / "t.csv").write_bytes(text.encode(encoding))
+    assert read_table(folder / "t.csv").columns == tuple(names)
+    assert read_rows(folder / "t.csv") == as_read(names, rows)
+
+
+@anything
+@given(table=a_table(LATIN))
+def test_windows_text_is_read_right_when_said_and_never_wrong_when_not(folder, table):
+    raw = written(*table, quoting=csv.QUOTE_ALL).encode("cp1252")
+    (folder / "t.csv").write_bytes(raw)
+    assert read_rows(folder / "t.csv", encoding="cp1252") == as_read(*table)
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        with pytest.raises(ValueError, match=r"line \d+: byte 0x.* is not utf-8"):
+            read_rows(folder / "t.csv")
+
+
+@anything
+@given(table=a_table(), end=st.sampled_from(["\n", "\r\n", "\r"]), ascii_only=st.booleans())
+def test_json_lines_json_and_parquet_are_read_as_they_were_written(folder, table, end, ascii_only):
+    names, rows = table
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    expected = [{name: cell.strip() for name, cell in record.items()} for record in records]
+    pq.write_table(
+        pa.table({name: pa.array([r[name] for r in records], pa.string()) for name in names}), folder / "t.parquet"
+    )
+    assert read_rows(folder / "t.parquet") == expected
+    if records:
+        lines = end.join(json.dumps(record, ensure_ascii=ascii_only) for record in records)
+        (folder / "t.jsonl").write_bytes(lines.encode())
+        (folder / "t.json").write_text(json.dumps(records), encoding="utf-8")
+        assert read_rows(folder / "t.jsonl") == read_rows(folder / "t.json") == expected
+
+
+@anything
+@given(
+    raw=st.binary(max_size=60) | st.text('",;\n\ra{}[]:1', max_size=30).map(str.encode),
+    suffix=st.sampled_from(["csv", "jsonl", "json", "parquet", "csv.gz"]),
+)
+def test_bytes_of_any_kind_are_rows_or_a_one_line_error(folder, raw, suffix):
+    path = folder / f"t.{suffix}"
+    path.write_bytes(raw)
+    error = None
+    try:
+        assert all(isinstance(row, Row) for row in read_rows(path))
+    except ValueError as caught:
+        error = str(caught)
+    assert error is None or (error.startswith(str(path)) and "\n" not in error)
+
+
+def table(folder: Path, content: str | bytes, name: str = "t.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_row_knows_the_line_it_starts_on(folder):
+    path = table(folder, 'uid,text\n\n1,"two\nlines"\r\n2,x\n,\n3,y\n')
+    assert [(row["uid"], row.line, row.place) for row in read_rows(path)] == [
+        ("1", 3, "line 3"), ("2", 5, "line 5"), ("3", 7, "line 7"),
+    ]  # fmt: skip
+    path = table(folder, '{"uid": 1}\n\n{"uid": 2}', "t.jsonl")
+    assert [row.place for row in read_rows(path)] == ["line 1", "line 3"]
+    path = table(folder, '[{"uid": 1},\n\n{"uid": 2}]', "t.json")
+    assert [row.place for row in read_rows(path)] == ["row 1", "row 2"]
+
+
+def test_columns_are_chosen_and_absent_optional_ones_are_empty(folder):
+    path = table(folder, "uid,text,more\n1,a,b\n")
+    assert read_rows(path, ("uid",), ("text", "comment")) == [{"uid": "1", "text": "a", "comment": ""}]
+    assert read_rows(path, ("uid",), ()) == [{"uid": "1"}]
+
+
+def test_a_missing_column_is_answered_with_those_there_are_and_the_nearest(folder):
+    path = table(folder, "StudyUID,Impresion\n1,a\n")
+    with pytest.raises(
+        ValueError, match=r"t\.csv: no column 'impression'; it has StudyUID, Impresion; did you mean 'Imp"
+    ):
+        read_rows(path, ("impression",))
+
+
+def test_a_table_without_a_header_does_not_put_a_report_into_the_message(folder):
+    path = table(folder, f"1,{'No acute cardiopulmonary abnormality. ' * 3}\n")
+    with pytest.raises(ValueError, match="its first line is no header") as caught:
+        read_rows(path, ("uid",))
+    assert "acute" not in str(caught.value)
+
+
+def test_a_column_is_found_in_any_case_unless_two_could_be_meant(folder):
+    assert read_table(table(folder, "UID,Text\n1,a\n")).column("uid") == "UID"
+    assert read_table(table(folder, "UID,uid\n1,a\n")).column("uid") == "uid"
+    assert read_table(table(folder, "UID,Text\n1,a\n")).column("findings") is None
+    with pytest.raises(ValueError, match="columns 'UID' and 'Uid' could both be 'uid'"):
+        read_table(table(folder, "UID,Uid\n1,a\n")).column("uid")
+
+
+def test_only_a_header_is_a_table_without_rows(folder):
+    assert read_rows(table(folder, "uid,text\n"), ("uid",)) == []
+
+
+def test_columns_without_a_name_are_not_read_but_count(folder):
+    path = table(folder, ",uid,text,\n0,1,a,\n1,2,b,\n")
+    assert read_rows(path) == [{"uid": "1", "text": "a"}, {"uid": "2", "text": "b"}]
+
+
+def test_spaces_after_the_delimiter_do_not_break_quotes(folder):
+    assert read_rows(table(folder, 'uid, text\n1, "a, b"\n')) == [{"uid": "1", "text": "a, b"}]
+
+
+def test_a_cell_beyond_the_csv_modules_limit_is_read_and_the_limit_is_left_as_it_was(folder):
+    before = csv.field_size_limit()
+    long = "word " * 50_000
+    assert read_rows(table(folder, f"uid,text\n1,{long}\n"))[0]["text"] == long.strip()
+    with pytest.raises(ValueError, match=r"line 2: field larger than field limit"):
+        read_rows(table(folder, f'uid,text\n1,"{"x" * (MAX_CELL + 1)}\n'))
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"", "an empty file"),
+        ("t.csv", codecs.BOM_UTF8 + b" \r\n", "an empty file"),
+        ("t.jsonl", b"\n", "an empty file"),
+        ("t.csv", b"uid,text\n1,a\n2,caf\xe9\n", r"line 3: byte 0xe9 at 18 is not utf-8; save it as UTF-8, or give"),
+        ("t.csv", codecs.BOM_UTF16_LE + b"u\0i\0d\0\n\0\x00\xd8", r"line 2: byte 0x00 at 10 is not utf-16-le$"),
+        ("t.csv", b"uid,text\n1,a\n2,\0\n", "line 3: a NUL byte"),
+        ("t.csv", "uid\n1\n".encode("utf-16-le"), "line 1: a NUL byte .*give encoding utf-16"),
+        ("t.csv", b"uid,text,uid\n", r"column 'uid' occurs twice \(columns 1 and 3\)"),
+        ("t.csv", b"uid,text\n1,a\n2,no effusion, clear\n", "line 3: 3 cells under 2 columns"),
+        ("t.csv", b'uid,text\n1,"a\n2,b\n', "line 2: .*quote that is not closed"),
+        ("t.csv", b'uid,text\n1,"large" heart\n', "line 2: .*quote"),
+        ("t.csv", b"uid,text\n1,no\reffusion\n", "line 2: new-line character seen in unquoted field .a quote"),
+        ("t.csv", b"uid,text\r1,no\neffusion\r", "line 2: new-line character seen in unquoted field .a quote"),
+        ("t.json", b'{"uid": 1}', "not a JSON list of objects"),
+        ("t.json", b'[{"uid": 1}, 2]', "row 2: not a JSON object"),
+        ("t.json", b"[" * 100_000, "malformed JSON"),
+        ("t.jsonl", b'{"uid": 1}\n{"uid": 2\n', r"line 2: malformed JSON \(column"),
+        ("t.jsonl", b'{"uid": 1}\n[1]\n', "line 2: not a JSON object"),
+        ("t.jsonl", b'{"uid": 1, "uid": 2}\n', "line 1: malformed JSON .a key occurs twice"),
+        ("t.jsonl", b'{"uid": 1, "uid ": 2}\n', "line 1: a key occurs twice"),
+        ("t.jsonl", b'{"uid": {"a": 1}}\n', "line 1: column 'uid' holds a dict"),
+        ("t.jsonl", b'{"uid": "a\\u0000"}\n', "line 1: column 'uid' holds a NUL"),
+        ("t.jsonl", b'{"uid": "\\ud800"}\n', "line 1: column 'uid' holds half a character"),
+        ("t.parquet", b"PAR1 and nothing more", "not a Parquet file, or damaged"),
+        ("t.parquet", b"", "not a Parquet file, or damaged"),
+        ("t.csv.gz", gzip.compress(b"uid,text\n1,a\n" * 99, mtime=0)[:-9], "damaged or truncated gzip"),
+        ("t.csv.gz", b"uid,text\n", "damaged or truncated gzip"),
+        ("t.xlsx", b"PK", "not a known kind of table; save it as .csv"),
+        ("t.parquet.gz", b"", "not a known kind of table"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_file_and_line(folder, name, content, message):
+    path = table(folder, content, name)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_rows(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+    assert "effusion" not in str(caught.value)  # of a cell nothing is told
+
+
+def test_a_byte_order_mark_goes_before_the_encoding_that_is_given(folder):
+    path = table(folder, codecs.BOM_UTF8 + "uid\né\n".encode())
+    assert read_rows(path, encoding="cp1252") == [{"uid": "é"}]
+
+
+def test_an_encoding_that_does_not_fit_or_exist_is_an_error(folder):
+    path = table(folder, "uid\né\n")
+    for encoding in ("latin-9000", "base64"):
+        with pytest.raises(ValueError, match=f"unknown encoding '{encoding}'"):
+            read_rows(path, encoding=encoding)
+    with pytest.raises(ValueError, match=r"line 2: byte 0xc3 at 4 is not ascii$"):
+        read_rows(path, encoding="ascii")
+
+
+def test_a_gzipped_table_is_read(folder):
+    assert read_rows(table(folder, gzip.compress(b"uid\n1\n"), "t.csv.gz")) == [{"uid": "1"}]
+
+
+def test_a_table_that_would_fill_the_memory_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(rows_module, "MAX_BYTES", 10_000)
+    path = table(folder, gzip.compress(b"uid,text\n" + b"1,a\n" * 10_000), "t.csv.gz")
+    with pytest.raises(ValueError, match="more than 10,000 bytes"):
+        read_rows(path)
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_of_its_kind(folder):
+    for name in ("none.csv", "none.jsonl", "none.parquet"):
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            read_rows(folder / name)
+    for name in ("folder.csv", "folder.parquet"):
+        (folder / name).mkdir()
+        with pytest.raises(IsADirectoryError, match="is a folder"):
+            read_rows(folder / name)
+
+
+def test_parquet_numbers_and_gaps_become_plain_text(folder):
+    columns = {
+        "uid": pa.array([1000, None, 3], pa.int64()),
+        "gap": pa.array([1000.0, None, math.nan]),
+        "share": [0.5, -2.0, 1e300],
+        "flag": [True, False, None],
+        "day": [date(2020, 1, 2), None, None],
+        "price": pa.array([Decimal("12.00"), Decimal("12.50"), None], pa.decimal128(6, 2)),
+        "listed": [["a ", "b"], [], None],
+        "bytes": [b"text", None, None],
+        "kind": pa.array(["x", "x", None]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), folder / "t.parquet")
+    read = read_rows(folder / "t.parquet")
+    assert list(read[0].values()) == ["1000", "1000", "0.5", "true", "2020-01-02", "12", "a\nb", "text", "x"]
+    assert list(read[1].values()) == ["", "", "-2", "false", "", "12.50", "", "", "x"]
+    assert [read[2][name] for name in ("uid", "gap", "share")] == ["3", "", "1e+300"]
+
+
+def test_json_numbers_and_gaps_become_plain_text(folder):
+    values = (
+        '{"a": 12345678901234567890123, "b": 1000.0, "c": null, "d": NaN, "e": true, "f": [1, null, "x"], "g": 0.5}'
+    )
+    read = read_rows(table(folder, values, "t.jsonl"))
+    assert list(read[0].values()) == ["12345678901234567890123", "1000", "", "", "true", "1\nx", "0.5"]
+
+
+def test_a_parquet_column_nobody_asks_for_may_hold_anything(folder):
+    image = pa.array([{"bytes": b"\xff", "path": "a.png"}])
+    pq.write_table(pa.table({"uid": ["1"], "image": image}), folder / "t.parquet")
+    assert read_rows(folder / "t.parquet", ("uid",), ()) == [{"uid": "1"}]
+    with pytest.raises(ValueError, match="row 1: column 'image' holds a dict"):
+        read_rows(folder / "t.parquet")
+
+
+def test_a_parquet_file_damaged_in_its_middle_is_an_error(folder):
+    pq.write_table(pa.table({"uid": [str(i) for i in range(5000)]}), folder / "t.parquet", compression="zstd")
+    raw = bytearray((folder / "t.parquet").read_bytes())
+    raw[10:3000] = bytes(2990)
+    (folder / "t.parquet").write_bytes(raw)
+    with pytest.raises(ValueError, match="damaged Parquet"):
+        read_rows(folder / "t.parquet")
+
+
+def test_a_cell_of_several_values_is_cut_at_each_kind_of_separator():
+    assert split_cell(" a.png; b.png|c.png\nd.png;; ") == ["a.png", "b.png", "c.png", "d.png"]
+    assert split_cell("") == []

@@ -1,0 +1,101 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers import radiograph, tiny_checkpoint
+from PIL import Image
+
+from hf_cxr import pack_views
+from hf_cxr.data.builder import FEATURES
+from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+
+SIZE = 32
+
+
+def encoded(seed: int | None) -> dict | None:
+    if seed is None:
+        return None
+    stream = io.BytesIO()
+    Image.fromarray(radiograph(seed)).save(stream, "PNG")
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+@pytest.fixture
+def studies() -> Dataset:
+    views = [(1, 2), (3, None), (None, 4)] + [(seed, seed + 1) for seed in range(10, 27)]
+    rows = [
+        {
+            "uid": str(index),
+            "frontal": encoded(frontal),
+            "lateral": encoded(lateral),
+            "impression": "No acute disease." if index % 2 else "Cardiomegaly. Small left effusion.",
+            "findings": "",
+            "indication": "",
+            "tags": [],
+            "patient": index,
+            "frontal_confidence": None,
+            "lateral_confidence": None,
+        }
+        for index, (frontal, lateral) in enumerate(views)
+    ]
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def test_a_batch_equals_what_the_stock_image_processor_makes_of_the_packed_views(studies):
+    checkpoint = tiny_checkpoint(SIZE)
+    canvases = CanvasDataset(pack_dataset(studies, SIZE), SIZE)
+    batch = CanvasCollator(checkpoint.image_processor)([canvases[index] for index in range(3)])["pixel_values"]
+    packed = [pack_views(study["frontal"], study["lateral"], size=SIZE) for study in studies.select(range(3))]
+    expected = checkpoint.image_processor(packed, return_tensors="pt")["pixel_values"]
+    assert batch.shape == (3, 3, SIZE, 2 * SIZE)
+    assert torch.allclose(batch, expected, atol=1e-6)
+
+
+def test_a_missing_view_is_an_empty_panel_in_the_batch(studies):
+    canvases = CanvasDataset(pack_dataset(studies, SIZE), SIZE)
+    assert canvases[1]["canvas"][:, :SIZE].any()
+    assert not canvases[1]["canvas"][:, SIZE:].any()
+    assert not canvases[2]["canvas"][:, :SIZE].any()
+
+
+def test_labels_end_with_the_end_token_and_the_decoder_sees_them_shifted(studies):
+    checkpoint = tiny_checkpoint(SIZE)
+    tokenizer = checkpoint.tokenizer
+    canvases = CanvasDataset(pack_dataset(studies, SIZE), SIZE, tokenizer)
+    collate = CanvasCollator(checkpoint.image_processor, tokenizer.pad_token_id, tokenizer.bos_token_id)
+    batch = collate([canvases[0], canvases[1]])
+    expected = checkpoint.model.prepare_decoder_input_ids_from_labels(batch["labels"])
+    assert torch.equal(batch["decoder_input_ids"], expected)
+    for row, text in zip(batch["labels"], studies["impression"], strict=False):
+        ids = row[row != IGNORED]
+        assert ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(ids[:-1]) == text
+
+
+def test_a_long_target_is_cut_and_still_ends(studies):
+    tokenizer = tiny_checkpoint(SIZE).tokenizer
+    labels = CanvasDataset(pack_dataset(studies, SIZE), SIZE, tokenizer, max_length=4).labels
+    assert all(len(ids) <= 4 and ids[-1] == tokenizer.eos_token_id for ids in labels)
+
+
+def test_view_dropout_empties_one_panel_of_pairs_only_and_repeats_exactly(studies):
+    packed = pack_dataset(studies, SIZE)
+    plain = CanvasDataset(packed, SIZE)
+    dropping = CanvasDataset(packed, SIZE, view_dropout=0.5, seed=3)
+    first = [dropping[index]["canvas"].copy() for index in range(len(plain))]
+    emptied = 0
+    for index, canvas in enumerate(first):
+        whole = plain[index]["canvas"]
+        left, right = (np.array_equal(canvas[:, s], whole[:, s]) for s in (slice(0, SIZE), slice(SIZE, None)))
+        assert left or right, "never both"
+        emptied += not (left and right)
+        if index in (1, 2):
+            assert left, "a single-view study keeps its view"
+            assert right, "a single-view study keeps its view"
+    assert 0 < emptied < len(first)
+    again = CanvasDataset(packed, SIZE, view_dropout=0.5, seed=3)
+    assert all(np.array_equal(again[index]["canvas"], canvas) for index, canvas in enumerate(first))
+    dropping.epoch.fill_(1)
+    assert any(not np.array_equal(dropping[index]["canvas"], canvas) for index, canvas in enumerate(first))

@@ -1,0 +1,131 @@
+"""Every picture of a collection, read once into a store."""
+
+import io
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_cxr.data import images as pictures
+from hf_cxr.data.archives import Archived
+from hf_cxr.data.images import Picture, read_pictures
+from hf_cxr.data.study import Radiograph, Study
+
+datasets.disable_progress_bars()
+
+
+def noise(width=60, height=50, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def read(tmp_path, *sources, size=384, num_proc=1, view="frontal"):
+    study = Study("1", tuple(s if isinstance(s, Radiograph) else Radiograph(s, view) for s in sources))
+    store = tmp_path / "store.bin"
+    (found,) = read_pictures([study], size, store, num_proc)
+    content = store.read_bytes()
+    return [
+        Image.open(io.BytesIO(content[p.start : p.start + p.length])) if isinstance(p, Picture) else p for p in found
+    ]
+
+
+def tar(path, **members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"./png/{name}.png")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_pictures_are_stored_without_loss_and_never_enlarged(tmp_path):
+    small, large = read(tmp_path, noise(30, 20), noise(300, 150), size=100)
+    assert (small.format, small.mode) == ("PNG", "L")
+    assert np.array_equal(np.asarray(small), np.asarray(noise(30, 20)))
+    assert large.size == (100, 50)
+
+
+def test_pictures_of_an_archive_are_found_in_one_pass_whatever_their_order_and_folder(tmp_path, monkeypatch):
+    archive = tar(tmp_path / "a.tgz", CXR2=png(noise(seed=2)), other=b"not asked for", CXR1=png(noise(seed=1)))
+    passes = []
+    members = pictures.archives.members
+    monkeypatch.setattr(pictures.archives, "members", lambda *a: passes.append(a[0]) or members(*a))
+    lying_open = tmp_path / "3.png"
+    lying_open.write_bytes(png(noise(seed=3)))
+    names = [Radiograph(Archived(archive, str(n)), "frontal", f"{n}.png") for n in (1, 2, 4)]
+    one, two, none, three = read(tmp_path, *names, lying_open)
+    for seed, image in ((1, one), (2, two), (3, three)):
+        assert np.array_equal(np.asarray(image), np.asarray(noise(seed=seed)))
+    assert none == "image file missing in a.tgz: 4.png"
+    assert passes == [archive]
+
+
+def test_a_member_can_be_asked_for_by_its_path_where_names_repeat(tmp_path):
+    archive = tmp_path / "a.tgz"
+    with tarfile.open(archive, "w:gz") as stream:
+        for study in ("a", "b"):
+            content = png(noise(seed=ord(study)))
+            info = tarfile.TarInfo(f"root/images/{study}/0.png")
+            info.size = len(content)
+            stream.addfile(info, io.BytesIO(content))
+    found = read(tmp_path, *(Radiograph(Archived(archive, f"images/{s}/0.png"), "frontal") for s in "ba"))
+    assert [np.asarray(image)[0, 0] for image in found] == [np.asarray(noise(seed=ord(s)))[0, 0] for s in "ba"]
+
+
+def test_what_cannot_be_read_is_told_by_its_name_alone(tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(png(noise())[:200])
+    flat = Image.new("L", (9, 9), 7)
+    archive = tar(tmp_path / "a.tgz", zero=b"", bad=b"<html>")
+    inside = [Radiograph(Archived(archive, name), "frontal", f"{name}.png") for name in ("zero", "bad")]
+    reasons = read(tmp_path, broken, tmp_path / "gone.png", Radiograph(flat, "frontal", "flat"), *inside)
+    assert reasons[0].startswith("broken.png: truncated")
+    assert reasons[1] == "image file missing: gone.png"
+    assert reasons[2] == "flat: blank, every pixel has the same value"
+    assert reasons[3] == "zero.png: zero bytes"
+    assert reasons[4].startswith("bad.png: not an image")
+    assert not any(str(tmp_path) in reason for reason in reasons)
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path):
+    studies = [Study(str(i), (Radiograph(png(noise(seed=i)), None, f"{i}.png"),)) for i in range(40)]
+    stores = []
+    for num_proc in (1, 3):
+        found = read_pictures(studies, 32, tmp_path / "store.bin", num_proc)
+        stores.append((found, (tmp_path / "store.bin").read_bytes()))
+    assert stores[0] == stores[1]
+
+
+def test_equal_pictures_have_equal_digests_whatever_their_files_are(tmp_path):
+    (tmp_path / "a.bmp").write_bytes(b"")
+    noise().save(tmp_path / "a.bmp")
+    study = Study("1", tuple(Radiograph(s, "frontal") for s in (tmp_path / "a.bmp", noise(), noise(seed=1))))
+    ((first, same, other),) = read_pictures([study], 384, tmp_path / "store.bin")
+    assert first.digest == same.digest != other.digest
+
+
+def test_pixels_are_looked_at_only_where_the_view_is_not_known(tmp_path):
+    study = Study("1", (Radiograph(noise(), "frontal"), Radiograph(noise())))
+    ((known, unknown),) = read_pictures([study], 64, tmp_path / "store.bin")
+    assert known.evidence is None
+    assert isinstance(unknown.evidence, float)
+
+
+def die():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_an_error_and_not_a_wait_for_ever(tmp_path):
+    studies = [Study(str(i), (Radiograph(die, "frontal"),)) for i in range(3)]
+    with pytest.raises(OSError, match="was killed"):
+        read_pictures(studies, 32, tmp_path / "store.bin", 2)

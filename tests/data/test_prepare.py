@@ -1,0 +1,565 @@
+"""From a source to a dataset: the account, the splits, and a folder that any `load_dataset` reads."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+from helpers import LISTEN
+from PIL import Image
+
+import hf_cxr
+from hf_cxr.data.prepare import FEATURES, StudyBuilder, format_waterfall, load_studies, plan, prepare
+from hf_cxr.data.splits import split_of
+from hf_cxr.utils.files import is_empty, move_in, undisturbed, workshop
+
+datasets.disable_progress_bars()
+PHANTOM = {"num_studies": 24, "size": 32}
+
+
+def noise(width=60, height=50, seed=0, dtype=np.uint8):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (height, width), dtype=dtype))
+
+
+def write_collection(root: Path, num=12) -> Path:
+    """A small collection in the Kaggle form: every study with a frontal, all but the second with a lateral."""
+    images = root / "images"
+    images.mkdir(parents=True)
+    reports, projections = (
+        ["uid,MeSH,Problems,image,indication,comparison,findings,impression"],
+        ["uid,filename,projection"],
+    )
+    for uid in range(1, num + 1):
+        reports.append(f"{uid},normal,normal,PA,Cough.,None.,Clear lungs.,Normal chest {uid}.")
+        for view in ("Frontal",) if uid == 2 else ("Frontal", "Lateral"):
+            name = f"{uid}_{view}.png"
+            noise(seed=uid).save(images / name)
+            projections.append(f"{uid},{name},{view}")
+    (root / "indiana_reports.csv").write_text("\n".join(reports))
+    (root / "indiana_projections.csv").write_text("\n".join(projections))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_collection(tmp_path / "root")
+
+
+def rejects_of(folder: Path) -> dict[str, str]:
+    rows = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+    return {row["uid"]: row["reason"] for row in rows}
+
+
+def rows_of(folder: Path, tmp_path: Path) -> dict[str, dict]:
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    return {row["uid"]: row for split in loaded.values() for row in split}
+
+
+def assert_closes(account):
+    steps = account["steps"]
+    for before, after in pairwise(steps):
+        assert before["kept"] - after["dropped"] == after["kept"]
+    assert steps[-1]["kept"] == sum(account["splits"].values())
+
+
+# The account
+
+
+def test_a_split_file_decides_and_leaves_out_what_it_does_not_name(root, tmp_path):
+    table = tmp_path / "splits.csv"
+    table.write_bytes(b"\xef\xbb\xbfsplit,uid\r\ntest,1\r\nval,3\r\ntrain,5\r\n")
+    account = prepare("kaggle", tmp_path / "out", root=root, split_file=table, size=32)
+    assert_closes(account)
+    assert account["splits"] == {"train": 1, "validation": 1, "test": 1}
+    assert account["options"]["split_file"] == "splits.csv"
+    assert rejects_of(tmp_path / "out")["2"] == "not named in the split file"
+    assert (tmp_path / "out" / "splits.csv").read_text() == "uid,split\n5,train\n3,validation\n1,test\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("uid,part\n1,test\n", "no column 'split'"),
+        ("uid,split\n1,exam\n", "line 2: unknown split 'exam'"),
+        ("uid,split\n1,\n", "line 2: an empty uid or split"),
+        ("uid,split\n1,test\n1,train\n", "line 3: uid '1' is in both"),
+        ("uid,split\nnobody,test\n", "no usable study"),
+    ],
+)
+def test_a_bad_split_file_is_a_one_line_error(root, tmp_path, content, what):
+    (tmp_path / "splits.csv").write_text(content)
+    with pytest.raises(ValueError, match=what) as caught:
+        prepare("kaggle", tmp_path / "out", root=root, split_file=tmp_path / "splits.csv")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
+    table = root / "indiana_reports.csv"
+    table.write_text(table.read_text().replace("Normal chest 4.", "") + "\n90,normal,normal,PA,,,,No image listed.\n")
+    images = root / "images"
+    (images / "5_Lateral.png").unlink()
+    (images / "6_Frontal.png").write_bytes(b"")
+    png = (images / "7_Frontal.png").read_bytes()
+    (images / "7_Frontal.png").write_bytes(png[: len(png) // 2])
+    (images / "8_Lateral.png").write_text("<html>")
+    noise(dtype=np.uint16).save(images / "9_Frontal.png")
+    noise().convert("RGB").save(images / "10_Frontal.png")
+
+    account = prepare("kaggle", tmp_path / "out", root=root, size=32, num_proc=2)
+    assert_closes(account)
+    assert account["steps"][0]["kept"] == 13
+    rejects = rejects_of(tmp_path / "out")
+    assert list(rejects) == ["4", "5", "6", "7", "8", "90"]  # in the order of the source
+    assert rejects["4"] == "no impression text"
+    assert rejects["5"] == "image file missing: 5_Lateral.png (lateral)"
+    assert rejects["6"] == "frontal: 6_Frontal.png: zero bytes"
+    assert rejects["7"].startswith("frontal: 7_Frontal.png: truncated")
+    assert rejects["8"].startswith("lateral: 8_Lateral.png: not an image")
+    assert rejects["90"] == "no image listed"
+    rows = rows_of(tmp_path / "out", tmp_path)
+    assert set(rows) | set(rejects) == {*(str(uid) for uid in range(1, 13)), "90"}
+    assert rows["2"]["lateral"] is None
+    assert rows["2"]["frontal"].size == (32, 27)
+    assert {row["frontal"].mode for row in rows.values()} == {"L"}
+
+
+def test_pictures_are_accounted_for_and_every_pair_can_be_a_row(root, tmp_path):
+    table = root / "indiana_projections.csv"
+    names = [("3", "3_b.png", "Frontal"), ("3", "3_c.png", "Lateral"), ("4", "4_b.png", "Frontal")]
+    table.write_text(table.read_text() + "\n" + "\n".join(",".join(row) for row in names))
+    for seed, (_, name, _) in enumerate(names):
+        noise(seed=100 + seed).save(root / "images" / name)
+    (root / "images" / "4_b.png").write_bytes(b"")
+
+    best = prepare("kaggle", tmp_path / "best", root=root, size=32)
+    assert best["images"] == {"spare": 2, "unreadable": 1, "used": 23}
+    assert "4,4_b.png,frontal,1.000,unreadable,4_b.png: zero bytes\n" in (tmp_path / "best/images.csv").read_text()
+    both = prepare("kaggle", tmp_path / "both", root=root, size=32, require="both")
+    assert rejects_of(tmp_path / "both") == {"2": "no lateral view"}
+    assert both["steps"][-2] == {"step": "with both views", "kept": 11, "dropped": 1}
+
+    account = prepare("kaggle", tmp_path / "all", root=root, size=32, pairs="all")
+    assert account["images"] == {"unreadable": 1, "used": 25}
+    rows = rows_of(tmp_path / "all", tmp_path)
+    assert {uid for uid in rows if uid.startswith("3")} == {"3", "3#2", "3#3", "3#4"}
+    assert sum(account["splits"].values()) == 15
+    assert sum(account["studies"].values()) == 12
+    patients = {uid: row["patient"] for uid, row in rows.items()}
+    assert len({patients[uid] for uid in ("3", "3#2", "3#3", "3#4")}) == 1
+    assert len(set(patients.values())) == 12
+    splits = dict(line.split(",") for line in (tmp_path / "all" / "splits.csv").read_text().splitlines())
+    assert splits["3"] == splits["3#2"] == splits["3#3"] == splits["3#4"]
+    pairs = {(row["frontal"].tobytes(), row["lateral"].tobytes()) for uid, row in rows.items() if uid[0] == "3"}
+    assert len(pairs) == 4
+
+
+def test_equal_pictures_of_two_patients_keep_them_together(root, tmp_path):
+    seed = next(s for s in range(99) if "test" in {split_of(str(uid), s) for uid in range(1, 13)})
+    account = prepare("kaggle", tmp_path / "apart", root=root, size=32, seed=seed)
+    homes = dict(line.split(",") for line in (tmp_path / "apart" / "splits.csv").read_text().splitlines())
+    first = next(uid for uid, split in homes.items() if split == "test")
+    other = next(uid for uid, split in homes.items() if split == "train")
+    assert account["patients_tied_by_a_picture"] == {"patients": 0, "largest_group": 0}
+    shutil.copy(root / "images" / f"{first}_Frontal.png", root / "images" / f"{other}_Frontal.png")
+    account = prepare("kaggle", tmp_path / "together", root=root, size=32, seed=seed)
+    together = dict(line.split(",") for line in (tmp_path / "together" / "splits.csv").read_text().splitlines())
+    assert together[first] == together[other]
+    assert account["patients_tied_by_a_picture"] == {"patients": 2, "largest_group": 2}
+    assert "2 patients share a picture with another" in (tmp_path / "together" / "README.md").read_text()
+    (tmp_path / "file.csv").write_text(f"uid,split\n{first},test\n{other},train\nstranger,test\n")
+    account = prepare("kaggle", tmp_path / "parted", root=root, size=32, split_file=tmp_path / "file.csv")
+    assert rejects_of(tmp_path / "parted")[other] == "a study in a later split has the same picture"
+    assert account["splits"] == {"train": 0, "validation": 0, "test": 1}
+    assert account["split_file_uids_without_a_study"] == 1
+
+
+def test_what_went_in_and_came_out_can_be_checked_by_its_hash(root, tmp_path):
+    def sha256(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    account = prepare("kaggle", tmp_path / "out", root=root, size=32)
+    tables = ("indiana_reports.csv", "indiana_projections.csv")
+    assert account["tables"] == {name: sha256(root / name) for name in tables}
+    assert account["splits_sha256"] == sha256(tmp_path / "out" / "splits.csv")
+    assert account["splits_sha256"] in (tmp_path / "out" / "README.md").read_text()
+    noise(seed=77).save(root / "images" / "1_Frontal.png")
+    again = prepare("kaggle", tmp_path / "again", root=root, size=32)
+    assert again["images_sha256"] != account["images_sha256"]
+
+
+def test_when_nothing_can_be_used_the_commonest_reason_is_said_and_nothing_is_written(root, tmp_path):
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"no usable study among 12: 12 not with readable images.*uid 1.*zero bytes"
+    ) as caught:
+        prepare("kaggle", tmp_path / "new" / "out", root=root)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+
+
+def test_the_waterfall_is_printed_step_by_step():
+    steps = [{"step": "in the source", "kept": 1200, "dropped": 0}, {"step": "readable", "kept": 1000, "dropped": 200}]
+    text = format_waterfall({"steps": steps, "splits": {"train": 1000, "validation": 0}})
+    assert [line.split() for line in text.splitlines()] == [
+        ["in", "the", "source", "1,200"],
+        ["readable", "1,000", "(−200)"],
+        ["→", "train", "1,000"],
+        ["→", "validation", "0"],
+    ]
+
+
+def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
+    account = prepare("kaggle", tmp_path / "out", root=iu, size=64)
+    assert_closes(account)
+    kept = {step["step"]: step["kept"] for step in account["steps"]}
+    assert (kept["in the source"], kept["with impression"], account["steps"][-1]["kept"]) == (3851, 3820, 5)
+    assert account["images"] == {"spare": 1, "study left out": 7455, "used": 10}
+    rejects = rejects_of(tmp_path / "out")
+    assert len(rejects) == 3846
+    rows = rows_of(tmp_path / "out", tmp_path)
+    assert set(rows) == {"2", "54", "300", "905", "1000"}
+    assert all(row["frontal"] and row["lateral"] for row in rows.values())
+
+
+# The folder
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    out = tmp_path_factory.mktemp("phantom") / "deep" / "out"
+    return prepare("phantom", out, **PHANTOM), out
+
+
+def test_a_process_that_knows_nothing_of_hf_cxr_reads_the_folder(phantom, tmp_path):
+    account, out = phantom
+    code = (
+        "import sys, json, datasets; d = datasets.load_dataset(sys.argv[1]);"
+        "print(json.dumps([{n: len(s) for n, s in d.items()}, d['train'][0]['frontal'].size, 'hf_cxr' in sys.modules,"
+        "str(d['train'].features)]))"
+    )
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-I", "-c", code, str(out)]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    counts, size, imported, features = json.loads(done.stdout)
+    assert counts == {name: count for name, count in account["splits"].items() if count}
+    assert (size, imported, features) == ([32, 32], False, str(FEATURES))
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_number_of_processes(phantom, tmp_path):
+    account, out = phantom
+    assert prepare("phantom", tmp_path / "again", **PHANTOM, num_proc=2) == account
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert "data/train-00000-of-00001.parquet" in names
+    assert {"README.md", "prepare.json", "rejects.jsonl", "images.csv", "splits.csv"} < set(names)
+    assert (
+        sorted(str(p.relative_to(tmp_path / "again")) for p in (tmp_path / "again").rglob("*") if p.is_file()) == names
+    )
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_seed_and_size_reach_a_source_that_draws_its_studies(phantom, tmp_path):
+    first = prepare("phantom", tmp_path / "out", num_studies=3, size=40, seed=5)
+    assert first["options"]["source_options"] == {"num_studies": 3, "size": 40, "seed": 5}
+    row = next(iter(rows_of(tmp_path / "out", tmp_path).values()))
+    assert (row["frontal"] or row["lateral"]).size == (40, 40)
+    assert row["uid"].startswith("phantom-5-")
+
+
+def test_a_large_split_is_written_in_several_files(phantom_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_cxr.data.prepare.SHARD_BYTES", 8_000)
+    prepare("phantom", tmp_path / "out", num_studies=238, size=32)
+    files = sorted((tmp_path / "out" / "data").glob("train-*"))
+    assert len(files) > 1
+    assert files[-1].name == f"train-{len(files) - 1:05d}-of-{len(files):05d}.parquet"
+    assert list(rows_of(tmp_path / "out", tmp_path)) == list(rows_of(phantom_folder, tmp_path / "whole"))
+    assert (tmp_path / "out" / "splits.csv").read_bytes() == (phantom_folder / "splits.csv").read_bytes()
+
+
+def test_the_card_says_what_the_dataset_is_and_the_hub_can_read_it(phantom, iu, tmp_path):
+    account, out = phantom
+    card = huggingface_hub.DatasetCard.load(out / "README.md")
+    filled = [name for name, count in account["splits"].items() if count]
+    assert [entry["split"] for entry in card.data.configs[0]["data_files"]] == filled
+    assert {split["name"]: split["num_examples"] for split in card.data.dataset_info["splits"]} == {
+        name: account["splits"][name] for name in filled
+    }
+    assert "| in the source | 24 | 0 |" in card.text
+    assert "seed 0" in card.text
+    prepare("kaggle", tmp_path / "out", root=iu, size=32)
+    card = huggingface_hub.DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "cc-by-nc-nd-4.0"
+    assert "redistribution" in card.text
+
+
+def test_no_file_tells_where_the_collection_lies_on_this_machine(root, tmp_path):
+    (root / "images" / "3_Frontal.png").write_bytes(b"")
+    prepare("kaggle", tmp_path / "out", root=root, size=32)
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_a_full_folder_is_not_touched_unless_told_and_then_only_a_dataset(phantom, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    prepare("phantom", out, num_studies=3, size=32)  # an empty folder is as good as none
+    before = (out / "prepare.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"out: holds files already.*--overwrite"):
+        prepare("phantom", out, num_studies=4, size=32)
+    assert (out / "prepare.json").read_bytes() == before
+    assert prepare("phantom", out, num_studies=4, size=32, overwrite=True)["steps"][0]["kept"] == 4
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="not a prepared dataset"):
+        prepare("phantom", tmp_path / "mine", num_studies=3, size=32, overwrite=True)
+    with pytest.raises(FileExistsError, match="is a file"):
+        prepare("phantom", tmp_path / "mine" / "thesis.txt", num_studies=3, size=32, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_a_failed_overwrite_leaves_the_old_dataset(root, tmp_path):
+    prepare("phantom", tmp_path / "out", num_studies=3, size=32)
+    before = (tmp_path / "out" / "prepare.json").read_bytes()
+    (root / "indiana_reports.csv").write_text("uid\n1\n")
+    with pytest.raises(ValueError, match="no column"):
+        prepare("kaggle", tmp_path / "out", root=root, overwrite=True)
+    assert (tmp_path / "out" / "prepare.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_an_impossible_size_is_an_error(root, tmp_path, size):
+    with pytest.raises(ValueError, match="size"):
+        prepare("kaggle", tmp_path / "out", root=root, size=size)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_filled_and_not_replaced(tmp_path):
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "volume")
+    inode = (tmp_path / "volume").stat().st_ino
+    prepare("phantom", tmp_path / "link", num_studies=3, size=32)
+    assert (tmp_path / "volume").stat().st_ino == inode  # it may be a mount point
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in (tmp_path / "volume").iterdir()} >= {"data", "prepare.json"}
+    assert not [path for path in (tmp_path / "volume").iterdir() if path.name.startswith(".")]
+    with pytest.raises(FileExistsError, match="holds files already"):
+        prepare("phantom", tmp_path / "volume", num_studies=3, size=32)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_of_two_that_finish_at_the_same_moment_one_wins_whole(tmp_path, there):
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+
+    def check():
+        if out.exists() and not is_empty(out):
+            raise FileExistsError("holds files already")
+        time.sleep(0.3)  # the other looks too
+
+    def finish(name):
+        with workshop(out) as folder:
+            made = folder / "made"
+            (made / "data").mkdir(parents=True)
+            for file in ("README.md", "data/train"):
+                (made / file).write_text(name)
+            try:
+                move_in(made, out, check)
+            except FileExistsError:
+                return "says so"
+        return name
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(finish, ("one", "other")))
+    assert sorted(told) in (["one", "says so"], ["other", "says so"])
+    assert {(out / file).read_text() for file in ("README.md", "data/train")} == set(told) - {"says so"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    def fill():
+        with workshop(tmp_path / "out") as folder:
+            (folder / "half").write_text("")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"out: no space left on its disk; nothing was written"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_uid_that_looks_like_a_further_pair_is_left_out_only_where_pairs_are_made(tmp_path):
+    noise().save(tmp_path / "a.png")
+    noise(seed=1).save(tmp_path / "b.png")
+    table = tmp_path / "t.csv"
+    table.write_text("uid,frontal,impression\ns,a.png;b.png,Normal.\ns#2,b.png,Scar.\n")
+    account = prepare("table", tmp_path / "all", root=table, size=32, pairs="all")
+    assert rejects_of(tmp_path / "all") == {"s#2": "its uid ends like that of a further pair"}
+    assert (account["splits"]["train"] + account["splits"]["test"] + account["splits"]["validation"]) == 2
+    prepare("table", tmp_path / "best", root=table, size=32)
+    assert set(rows_of(tmp_path / "best", tmp_path)) == {"s", "s#2"}
+
+
+def test_studies_of_unnamed_patients_are_counted_and_told(tmp_path, root):
+    for name in "abc":
+        noise(seed=ord(name)).save(tmp_path / f"{name}.png")
+    rows = ("s,a.png,Normal.,", "t,b.png,Normal.,p", "u,c.png,Normal.,")
+    for number, told in ((3, " (2 studies name no patient; each counts as a patient of its own)."), (2, ".")):
+        lines = ["uid,frontal,impression,patient", *(rows if number == 3 else (row + "q" for row in rows))]
+        (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+        account = prepare("table", tmp_path / f"out{number}", root=tmp_path / "t.csv", size=32)
+        assert account["studies_without_a_patient"] == (2 if number == 3 else 0)
+        card = (tmp_path / f"out{number}" / "README.md").read_text()
+        assert f"No patient and no picture is in two splits{told} `splits.csv`" in card
+    assert prepare("kaggle", tmp_path / "kaggle", root=root, size=32)["studies_without_a_patient"] == 0
+    assert prepare("phantom", tmp_path / "phantom", num_studies=3, size=32)["studies_without_a_patient"] == 0
+
+
+def test_a_plan_counts_the_rows_that_prepare_writes(tmp_path):
+    for name in "abc":
+        noise(seed=ord(name)).save(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text("uid,frontal,lateral,impression\ns,a.png;b.png,c.png,Normal.\n")
+    options = {"root": tmp_path / "t.csv", "pairs": "all"}
+    assert plan("table", **options)["splits"] == prepare("table", tmp_path / "out", size=32, **options)["splits"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "1 studies in 2 rows" in card
+
+
+@pytest.mark.parametrize("num_proc", [0, -1])
+def test_an_impossible_number_of_processes_is_an_error(tmp_path, num_proc):
+    with pytest.raises(ValueError, match="num_proc must be at least 1"):
+        prepare("phantom", tmp_path / "out", num_studies=3, size=32, num_proc=num_proc)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="out: cannot be made"):
+        prepare("phantom", tmp_path / "file" / "out", num_studies=3, size=32)
+    assert (tmp_path / "file").read_text() == ""
+
+
+def run_prepare(out: Path, **options) -> subprocess.Popen:
+    code = f"{LISTEN}from hf_cxr.data.prepare import prepare; prepare('phantom', {str(out)!r}, **{options!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(hf_cxr.__file__).parents[1], start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_an_interruption_half_way_leaves_nothing(tmp_path, num_proc, sent):
+    process = run_prepare(tmp_path / "out", num_studies=5_000, size=64, num_proc=num_proc)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".hf-cxr-*/**/pictures.bin")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.killpg(process.pid, sent)  # as a terminal or a scheduler does
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def listening():
+    """Ctrl-C is heard, which is not so in a job of a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_what_is_undisturbed_hears_ctrl_c_afterwards_whichever_thread_it_reaches(listening):
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    steps = []
+
+    def interrupted_early():
+        with undisturbed():
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            time.sleep(0.2)
+            steps.append("all of it")
+        steps.append("and more")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_early()
+    finally:
+        over.set()
+        other.join()
+    assert steps == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tmp_path):
+    both = [run_prepare(tmp_path / "out", num_studies=40, size=64) for _ in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes == [0, 1], errors
+    assert any("FileExistsError" in text and "holds files already" in text for text in errors)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(rows_of(tmp_path / "out", tmp_path)) == 40
+
+
+# load_studies
+
+
+def test_load_studies_follows_the_files_of_the_collection(root, tmp_path):
+    def load():
+        return load_studies("kaggle", root=root, size=32, cache_dir=tmp_path / "cache")
+
+    def impressions(dataset):
+        return {row["uid"]: row["impression"] for split in dataset.values() for row in split}
+
+    first = load()
+    assert not list((tmp_path / "cache").rglob("pictures.bin"))
+    assert load()["train"].cache_files == first["train"].cache_files  # built once
+    assert "in the source" in first["train"].info.description
+    assert first["train"].features == FEATURES
+    table = root / "indiana_reports.csv"
+    table.write_text(table.read_text().replace("Normal chest 1.", "Changed."))
+    assert impressions(load())["1"] == "Changed."
+    noise(20, 20).save(root / "images" / "1_Frontal.png")
+    sizes = {row["uid"]: row["frontal"].size for split in load().values() for row in split}
+    assert sizes["1"] == (20, 20)
+
+
+def test_load_studies_and_prepare_hold_the_same_rows(phantom, tmp_path):
+    _, out = phantom
+    cached = load_studies("phantom", **PHANTOM, cache_dir=tmp_path / "cache")
+    stored = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "stored"))
+    assert cached.keys() == stored.keys()
+    for name in stored:
+        for mine, theirs in zip(cached[name], stored[name], strict=True):
+            for view in ("frontal", "lateral"):
+                assert (mine[view] is None) == (theirs[view] is None)
+                assert mine.pop(view) == theirs.pop(view)
+            assert mine == theirs
+
+
+def test_the_builder_can_be_used_by_itself(tmp_path):
+    builder = StudyBuilder(cache_dir=str(tmp_path), source="phantom", options={"num_studies": 5, "size": 32})
+    builder.download_and_prepare()
+    assert len(builder.as_dataset(split="train")) == builder.info.splits["train"].num_examples
+
+
+def test_an_unknown_source_is_a_one_line_error(tmp_path):
+    for call in (lambda: prepare("fantom", tmp_path / "out"), lambda: load_studies("fantom", cache_dir=tmp_path)):
+        with pytest.raises(ValueError, match=r"unknown source 'fantom'.*did you mean 'phantom'"):
+            call()
+    assert list(tmp_path.iterdir()) == []

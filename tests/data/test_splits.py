@@ -1,0 +1,165 @@
+"""Which records are kept, and in which split each study goes."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_cxr.data import splits
+from hf_cxr.data.study import SCAR_POLICIES, Radiograph, Study, clean_text
+
+PICTURE = (Radiograph(b"x", "frontal"),)
+
+
+def make_study(uid, **facts):
+    return Study(uid=str(uid), images=PICTURE, **facts)
+
+
+def assign(studies, pictures=None, **options):
+    return splits.assign(studies, {s.uid: (pictures or {}).get(s.uid, ()) for s in studies}, **options)
+
+
+# Splits
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text(min_size=1, max_size=5), unique=True, min_size=2, max_size=12), st.integers(0, 99), st.data())
+def test_a_patient_keeps_its_split_when_others_come_or_go(patients, seed, data):
+    studies = [make_study(name) for name in patients]
+    some = data.draw(st.lists(st.sampled_from(studies), min_size=1, unique_by=lambda study: study.uid))
+    everywhere = assign(studies, seed=seed)
+    assert assign(some, seed=seed) == {study.uid: everywhere[study.uid] for study in some}
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 99))
+def test_studies_of_one_patient_never_cross_splits(owners, seed):
+    studies = [make_study(i, patient=f"p{p}") for i, p in enumerate(owners)]
+    homes = assign(studies, seed=seed)
+    assert len({(study.patient, homes[study.uid]) for study in studies}) == len(set(owners))
+    assert set(homes.values()) <= set(splits.SPLITS)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 9), st.sets(st.integers(0, 12), max_size=3)), max_size=30), st.integers(0, 9))
+def test_studies_that_share_a_picture_never_cross_splits_and_none_is_lost(rows, seed):
+    studies = [make_study(i, patient=f"p{patient}") for i, (patient, _) in enumerate(rows)]
+    homes = assign(studies, {str(i): [str(d) for d in digests] for i, (_, digests) in enumerate(rows)}, seed=seed)
+    places = {}
+    for i, (_, digests) in enumerate(rows):
+        for digest in digests:
+            assert homes[str(i)] == places.setdefault(digest, homes[str(i)])
+    assert "" not in homes.values()
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(st.sampled_from(splits.SPLITS), st.sets(st.integers(0, 9), max_size=3)), max_size=20),
+)
+def test_where_a_split_file_parts_equal_pictures_the_later_split_keeps_them(rows):
+    studies = [make_study(i) for i in range(len(rows))]
+    chosen = {str(i): split for i, (split, _) in enumerate(rows)}
+    homes = assign(studies, {str(i): [str(d) for d in ds] for i, (_, ds) in enumerate(rows)}, chosen=chosen)
+    for i, (split, digests) in enumerate(rows):
+        shared = {other for other, theirs in rows if digests & theirs}
+        last = all(splits.SPLITS.index(other) <= splits.SPLITS.index(split) for other in shared)
+        assert homes[str(i)] == (split if last else "")
+
+
+def test_patients_tied_by_a_picture_go_where_the_first_of_them_goes():
+    names = [str(uid) for uid in range(60)]
+    test, train = [uid for uid in names if splits.split_of(uid) == "test"], "0"
+    assert splits.split_of(train) == "train"
+    assert test[0] == "1"
+    assert assign([make_study("30"), make_study("0")], {"30": ["a"], "0": ["a"]}) == {"30": "train", "0": "train"}
+    assert assign([make_study("30"), make_study("0")]) == {"30": "test", "0": "train"}
+
+
+def test_patients_who_share_pictures_are_counted():
+    studies = [make_study(uid) for uid in "abcde"]
+    digests = {"a": ["1"], "b": ["1", "2"], "c": ["2"], "d": ["3"], "e": ["4", "4"]}
+    assert splits.tied_patients(studies, digests) == {"patients": 3, "largest_group": 3}
+    assert splits.tied_patients(studies, dict.fromkeys("abcde", ())) == {"patients": 0, "largest_group": 0}
+
+
+def test_split_shares_are_80_10_10_and_the_seed_matters():
+    names = [splits.split_of(str(uid)) for uid in range(20_000)]
+    shares = [names.count(name) / len(names) for name in splits.SPLITS]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+    assert names != [splits.split_of(str(uid), seed=1) for uid in range(20_000)]
+
+
+def test_splits_are_the_same_on_every_machine_and_in_every_release():
+    assert [uid for uid in range(60) if splits.split_of(str(uid)) == "test"] == [1, 30, 41, 43, 48]
+
+
+def test_a_split_that_the_source_publishes_is_used():
+    studies = [make_study(i, split="val" if i % 2 else "test") for i in range(6)]
+    assert list(assign(studies).values()) == ["test", "validation"] * 3
+
+
+def test_a_study_without_a_published_split_goes_with_its_patient_and_its_picture():
+    studies = [make_study("a", patient="p", split="test"), make_study("b", patient="p"), make_study("c")]
+    assert assign(studies, {"a": ["1"], "c": ["1"]}) == {"a": "test", "b": "test", "c": "test"}
+
+
+def test_a_published_split_that_parts_a_patient_is_an_error_that_does_not_name_the_patient():
+    studies = [make_study(uid, patient="Jane Doe", split=split) for uid, split in (("a", "train"), ("b", "test"))]
+    with pytest.raises(ValueError, match=r"a patient would be in both train and test \(uid 'b'\)") as caught:
+        assign(studies)
+    assert "Jane" not in str(caught.value)
+
+
+def test_an_unknown_published_split_is_an_error():
+    with pytest.raises(ValueError, match="a: unknown split 'exam'"):
+        assign([make_study("a", split="exam")])
+
+
+# Records
+
+
+def test_section_says_which_text_a_study_must_have():
+    studies = [
+        make_study("i", impression="Normal."),
+        make_study("f", findings="Clear."),
+        make_study("b", impression="Normal.", findings="Clear."),
+        make_study("none", impression=" \n", findings=""),
+    ]
+    for section, kept in (("impression", "ib"), ("findings", "fb"), ("both", "b")):
+        assert sorted(study.uid for study in splits.plan(studies, section=section).studies) == sorted(kept)
+    with pytest.raises(ValueError, match="unknown section 'conclusion': choose one of impression, findings, both"):
+        splits.plan(studies, section="conclusion")
+
+
+def test_a_collection_of_the_other_section_says_which_option_reads_it():
+    with pytest.raises(ValueError, match=r"no usable study among 1: .*there are findings texts: --section findings"):
+        splits.plan([make_study("a", findings="Clear.")])
+
+
+def test_a_record_that_the_reader_could_not_read_is_listed_with_its_problem():
+    made = splits.plan([make_study("a", impression="Normal."), Study("row 3", problem="row 3 has no uid")])
+    assert made.rejects == [{"uid": "row 3", "step": "with a readable record", "reason": "row 3 has no uid"}]
+    assert [step["kept"] for step in made.steps][:2] == [2, 1]
+
+
+def test_texts_are_kept_clean_and_a_text_that_cleaning_empties_is_accounted_for():
+    studies = [
+        make_study("a", impression="1. Normal  chest.. 2. XXXX effusion.", findings="XXXX clear."),
+        make_study("b", impression="XXXX."),
+    ]
+    for scars in SCAR_POLICIES:
+        kept = splits.plan(studies, scars=scars).studies[0]
+        assert kept.impression == clean_text(studies[0].impression, scars)
+        assert kept.findings == clean_text(studies[0].findings, scars)
+        assert ("XXXX" in kept.impression) == (scars == "keep")
+        assert kept.uid == "a"
+    made = splits.plan(studies, scars="drop_sentence")
+    reason = "nothing left of the impression text"
+    assert made.rejects == [{"uid": "b", "step": "with impression after cleaning", "reason": reason}]
+    assert [study.uid for study in made.rejected] == ["b"]
+    with pytest.raises(ValueError, match="scars"):
+        splits.plan(studies, scars="burn")
+
+
+def test_a_uid_that_occurs_twice_is_an_error():
+    with pytest.raises(ValueError, match="uid 'a' occurs twice"):
+        splits.plan([make_study("a", impression="Normal.")] * 2)

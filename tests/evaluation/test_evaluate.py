@@ -1,0 +1,205 @@
+import json
+
+import numpy as np
+import pytest
+from datasets import DatasetDict
+from helpers import tiny_checkpoint
+
+from hf_cxr import metrics
+from hf_cxr.data.prepare import load_prepared, prepare
+from hf_cxr.evaluation import evaluate as evaluation
+from hf_cxr.evaluation.baselines import BLIND, NEAREST
+from hf_cxr.evaluation.calibration import MIN_STUDIES
+from hf_cxr.evaluation.report import report_markdown
+from hf_cxr.inference.pipeline import CALIBRATION
+
+NORMAL = "No acute cardiopulmonary abnormality."
+ABNORMAL = ["Cardiomegaly.", "Small left pleural effusion.", "Right pneumothorax.", "Pulmonary edema.", "Scoliosis."]
+STABLE = {"n", "bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro"}
+STABLE |= {
+    "per_finding",
+    "distinct_outputs",
+    "modal_output",
+    "modal_share",
+    "floors",
+    "shuffled",
+    "image_gain",
+    "ci95",
+}
+STABLE |= {"signature"}
+
+
+def rows_of(predictions, references):
+    return [
+        {"uid": str(index), "impression": truth, "prediction": said, "score": 0.5}
+        for index, (said, truth) in enumerate(zip(predictions, references, strict=True))
+    ]
+
+
+@pytest.fixture
+def truths():
+    return [NORMAL, *ABNORMAL] * 20
+
+
+def test_the_report_holds_the_stable_keys(truths):
+    report = evaluation.build_report(rows_of(truths, truths), truths, truths)
+    assert set(report) >= STABLE | {"strata", "oracle", "inputs", "calibration", "verdict", "reads_images"}
+    for scores in (*report["floors"].values(), report["oracle"], report["shuffled"], report["image_gain"]):
+        assert set(scores) >= set(metrics.SCALARS)
+    assert tuple(report["floors"]) == BLIND
+    assert report["image_gain"]["bleu4"] == pytest.approx(report["bleu4"] - report["shuffled"]["bleu4"])
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_a_text_of_one_training_patient_is_not_told_in_the_report(truths):
+    train = [NORMAL] * 3 + ["No acute cardiopulmonary abnormality. Mr Doe has cardiomegaly."]
+    report = evaluation.build_report(rows_of(truths, truths), train, [train[-1]] * 5)
+    assert report["floors"]["most_frequent"]["modal_output"] == NORMAL
+    assert report["floors"]["best_constant"]["modal_output"] is None
+    assert "Doe" not in json.dumps(report)
+
+
+def test_a_model_that_is_right_reads_the_images(truths):
+    report = evaluation.build_report(rows_of(truths, truths), truths, truths)
+    assert report["verdict"].startswith("Reads the images: yes")
+    assert report["reads_images"] is True
+    assert report["permutation_p"] == pytest.approx(0.001)
+    assert report["finding_f1_micro"] == 1
+    assert report["shuffled"]["finding_f1_micro"] < 0.5
+
+
+def test_one_constant_sentence_does_not_read_the_images(truths):
+    report = evaluation.build_report(rows_of([NORMAL] * len(truths), truths), truths, truths)
+    assert report["verdict"].startswith("Does not read the images")
+    assert "no better than a blind guesser" in report["verdict"]
+    assert report["reads_images"] is False
+    assert (report["distinct_outputs"], report["modal_share"]) == (1, 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_texts_drawn_blindly_do_not_read_the_images_however_varied(truths, seed):
+    blind = [truths[index] for index in np.random.default_rng(seed).permutation(len(truths))]
+    report = evaluation.build_report(rows_of(blind, truths), truths, truths)
+    assert report["distinct_outputs"] > 1
+    assert report["verdict"].startswith("Does not read the images")
+
+
+def test_a_split_without_findings_cannot_tell_whether_the_model_looks():
+    report = evaluation.build_report(rows_of([NORMAL] * 30, [NORMAL] * 30), [NORMAL], [NORMAL])
+    assert report["reads_images"] is None
+    assert "cannot be told" in report["verdict"]
+
+
+def test_the_interval_narrows_with_more_studies(truths):
+    rng = np.random.default_rng(0)
+    said = [text if rng.random() < 0.7 else NORMAL for text in truths * 10]
+    few = evaluation.build_report(rows_of(said[:60], (truths * 10)[:60]), truths, truths)
+    many = evaluation.build_report(rows_of(said, truths * 10), truths, truths)
+    widths = [np.diff(report["ci95"]["finding_f1_micro"])[0] for report in (few, many)]
+    assert widths[1] < widths[0] / 2
+
+
+def test_reports_of_one_study_or_without_training_texts_say_what_they_can():
+    report = evaluation.build_report(rows_of([NORMAL], [NORMAL]))
+    assert (report["floors"], report["oracle"], report["ci95"], report["reads_images"]) == ({}, {}, {}, None)
+    assert "Too few studies" in report["verdict"]
+    report_markdown(report)
+    with pytest.raises(ValueError, match="no studies"):
+        evaluation.build_report([])
+
+
+@pytest.fixture(scope="module")
+def evaluated(phantom_folder, tmp_path_factory):
+    """Report, rows and folder of an untrained checkpoint on a dataset whose validation split is large enough."""
+    dataset = load_prepared(str(phantom_folder))
+    train = dataset["train"]
+    dataset = DatasetDict(
+        train=train.select(range(60)), validation=train.select(range(60, 120)), test=train.select(range(120, 160))
+    )
+    out, checkpoint = tmp_path_factory.mktemp("evaluated"), tiny_checkpoint()
+    report = evaluation.evaluate(checkpoint, dataset, out=out, batch_size=16)
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return report, rows, out, dataset, checkpoint
+
+
+def test_evaluating_a_checkpoint_fills_the_folder(evaluated):
+    report, rows, out, dataset, _ = evaluated
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == report
+    assert {file.name for file in out.iterdir()} == {"report.json", "report.md", "report.html", "predictions.jsonl"}
+    assert [row["uid"] for row in rows] == list(dataset["test"]["uid"])
+    assert "split test; max_new_tokens 12; num_beams 1" in report["signature"]
+
+
+def test_an_untrained_model_does_not_read_the_images(evaluated):
+    assert evaluated[0]["reads_images"] is False
+
+
+def test_every_floor_is_there_with_the_nearest_neighbours(evaluated):
+    assert tuple(evaluated[0]["floors"]) == (*BLIND, *NEAREST)
+
+
+def test_the_model_is_also_asked_with_less_input(evaluated):
+    report, rows, _, _, _ = evaluated
+    two = sum(row["views"] == "both" for row in rows)
+    assert 0 < two < len(rows)
+    assert {name: part["n"] for name, part in report["inputs"].items()} == {
+        "mean_image": len(rows),
+        "both_views": two,
+        "frontal_only": two,
+        "lateral_only": two,
+    }
+
+
+def test_each_row_tells_what_was_matched_missed_and_invented(evaluated):
+    _, rows, _, _, _ = evaluated
+    for row in rows:
+        there, stated = set(row["matched"]) | set(row["missed"]), set(row["matched"]) | set(row["invented"])
+        assert there == evaluation.positive_findings(row["impression"], sided=True)
+        assert stated == evaluation.positive_findings(row["prediction"], sided=True)
+    assert any(row["missed"] for row in rows)
+
+
+def test_a_checkpoint_without_calibration_gets_one_for_the_report_from_the_validation_split(evaluated):
+    report, rows, _, _, checkpoint = evaluated
+    assert (report["calibration"]["source"], report["calibration"]["n_fit"]) == ("validation split", 60)
+    assert report["calibration"]["n"] == len(rows)
+    assert getattr(checkpoint.model.config, CALIBRATION, None) is None, "the checkpoint itself is left as it is"
+    assert {row["score"] for row in rows} != {row["sequence_probability"] for row in rows}
+
+
+def test_the_split_that_is_evaluated_is_never_calibrated_on(evaluated):
+    _, _, _, dataset, checkpoint = evaluated
+    report = evaluation.evaluate(checkpoint, dataset, split="validation", batch_size=16)
+    assert report["calibration"] is None
+
+
+def test_too_small_a_validation_split_makes_no_calibration(evaluated):
+    _, _, _, dataset, checkpoint = evaluated
+    few = DatasetDict(validation=dataset["validation"].select(range(MIN_STUDIES - 1)))
+    assert evaluation.calibrate(checkpoint, few) is None
+
+
+def test_what_cannot_be_evaluated_is_told_before_any_time_is_spent(evaluated, tmp_path, monkeypatch):
+    _, _, _, dataset, checkpoint = evaluated
+    monkeypatch.setattr(evaluation, "open_canvases", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="is a file, not a folder"):
+        evaluation.evaluate(checkpoint, dataset, out=tmp_path / "file")
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, validation, test"):
+        evaluation.evaluate(checkpoint, dataset, split="dev")
+    with pytest.raises(ValueError, match="holds no studies"):
+        evaluation.evaluate(checkpoint, DatasetDict(test=dataset["test"].select([])))
+
+
+def test_a_dataset_prepared_anew_in_the_same_folder_is_not_served_from_the_cache(tmp_path):
+    for seed in (0, 1):
+        prepare("phantom", tmp_path / "dataset", size=16, num_studies=30, seed=seed, overwrite=True)
+        uids = load_prepared(str(tmp_path / "dataset"))["train"]["uid"]
+        assert all(uid.startswith(f"phantom-{seed}-") for uid in uids)
+
+
+def test_a_folder_that_is_no_prepared_dataset_is_one_clear_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run hf-cxr prepare"):
+        load_prepared(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no such prepared dataset"):
+        load_prepared(str(tmp_path / "nowhere"))

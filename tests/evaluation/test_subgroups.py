@@ -1,0 +1,62 @@
+import pytest
+
+from hf_cxr import metrics
+from hf_cxr.evaluation.subgroups import SMALL, strata
+
+TRUTH = [
+    "No acute cardiopulmonary abnormality.",
+    "Cardiomegaly.",
+    "Cardiomegaly. Small left pleural effusion. Stable since the last examination of the chest.",
+    "Possible pneumonia.",
+] * 10
+SAID = ["No acute cardiopulmonary abnormality.", "Cardiomegaly.", "No acute disease.", "No acute disease."] * 10
+
+
+@pytest.fixture
+def found():
+    views = ["both", "frontal", "both", "lateral"] * 10
+    return strata(metrics.study_statistics(SAID, TRUTH), TRUTH, views, range(len(TRUTH)), seed=0)
+
+
+def test_every_study_is_in_one_stratum_of_each_kind(found):
+    assert {name: s["n"] for name, s in found["findings"].items()} == {
+        "normal": 10,
+        "one finding": 10,
+        "several findings": 10,
+        "other": 10,
+    }
+    for kind in ("length", "views"):
+        assert sum(s["n"] for s in found[kind].values()) == len(TRUTH)
+    assert found["length"]["long"]["n"] == 20, "more than the median of 4 tokens"
+    assert found["views"]["two views"]["n"] == 20
+    assert found["finding"]["cardiomegaly"]["n"] == 20
+    assert list(found["finding"]) == ["cardiomegaly", "pleural effusion"], "the commonest first, absent ones left out"
+
+
+def test_a_stratum_is_scored_on_its_own_studies(found):
+    assert found["findings"]["one finding"]["finding_f1_micro"] == 1
+    assert found["findings"]["several findings"]["finding_f1_micro"] == 0
+    assert found["findings"]["normal"]["bleu4"] == pytest.approx(1)
+    assert found["findings"]["normal"]["normal_accuracy"] == 1
+    chosen = [i for i, text in enumerate(TRUTH) if "Cardiomegaly" in text]
+    alone = metrics.corpus_bleu([SAID[i] for i in chosen], [TRUTH[i] for i in chosen])["bleu4"]
+    assert found["finding"]["cardiomegaly"]["bleu4"] == pytest.approx(alone)
+
+
+def test_where_there_is_nothing_to_find_there_is_no_finding_f1(found):
+    assert found["findings"]["normal"]["finding_f1_micro"] is None
+    assert "finding_f1_micro" not in found["findings"]["normal"]["ci95"]
+    assert "bleu4" in found["findings"]["normal"]["ci95"]
+
+
+def test_small_strata_are_marked_and_have_wide_intervals(found):
+    assert SMALL == 30
+    assert found["findings"]["normal"]["small"]
+    low, high = found["finding"]["cardiomegaly"]["ci95"]["finding_f1_micro"]
+    assert low < found["finding"]["cardiomegaly"]["finding_f1_micro"] < high
+
+
+def test_a_stratum_of_one_patient_has_no_interval():
+    found = strata(metrics.study_statistics(SAID[:4], TRUTH[:4]), TRUTH[:4], ["both"] * 4, ["p"] * 4, 0)
+    assert found["findings"]["normal"]["ci95"] == {}
+    assert list(found["views"]) == ["two views"]

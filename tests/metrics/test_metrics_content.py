@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from hf_cxr import metrics
+from hf_cxr.inference.labeler import FINDINGS
+from hf_cxr.metrics.content import content_statistics
+
+TRUTH = ["Cardiomegaly.", "No acute disease.", "Small left pleural effusion."]
+SAID = ["Cardiomegaly.", "Pulmonary edema.", "No acute disease."]
+
+
+def test_an_invented_and_a_missed_finding_both_cost_f1():
+    scores = metrics.finding_scores(SAID, TRUTH)
+    assert scores["finding_f1_micro"] == pytest.approx(2 / (2 + 1 + 1))
+    assert scores["per_finding"]["edema"] == {"n": 0, "precision": 0.0, "recall": None, "f1": 0.0}
+    assert scores["per_finding"]["pleural effusion"]["recall"] == 0
+    assert scores["finding_f1_macro"] == pytest.approx(0.5), "over the findings that the references hold"
+
+
+def test_precision_counts_the_invented_and_recall_the_missed():
+    scores = metrics.finding_scores(
+        ["Cardiomegaly. Pulmonary edema.", "Cardiomegaly.", "Scoliosis."], ["Cardiomegaly."] * 3
+    )
+    assert scores["finding_precision_micro"] == pytest.approx(2 / 4)
+    assert scores["finding_recall_micro"] == pytest.approx(2 / 3)
+
+
+def test_finding_statistics_are_counts_by_study_and_finding():
+    counts = metrics.finding_statistics(SAID, TRUTH)
+    assert counts.shape == (3, len(FINDINGS), 3)
+    assert counts[0, FINDINGS.index("cardiomegaly")].tolist() == [1, 0, 0]
+    assert counts[1, FINDINGS.index("edema")].tolist() == [0, 1, 0]
+    assert counts[2, FINDINGS.index("pleural effusion")].tolist() == [0, 0, 1]
+    assert counts.sum() == 3
+
+
+def test_a_possible_finding_counts_only_in_the_uncertain_reading():
+    scores = metrics.finding_scores(["Possible pneumonia."], ["Pneumonia."])
+    assert scores["finding_f1_micro"] == 0
+    assert scores["finding_f1_micro_uncertain"] == 1
+
+
+def test_a_right_effusion_called_left_is_an_error_with_sides_only():
+    scores = metrics.finding_scores(["Small left pleural effusion."], ["Small right pleural effusion."])
+    assert scores["finding_f1_micro"] == 1
+    assert scores["finding_f1_micro_sided"] == scores["finding_f1_micro_located"] == 0
+
+
+def test_an_upper_nodule_called_lower_is_an_error_with_places_only():
+    scores = metrics.finding_scores(["Nodule in the right lower lobe."], ["Nodule in the right upper lobe."])
+    assert scores["finding_f1_micro"] == scores["finding_f1_micro_sided"] == 1
+    assert scores["finding_f1_micro_located"] < 1
+
+
+def test_invented_and_missed_labels_are_told_apart_in_every_reading():
+    compared = content_statistics(["Cardiomegaly. Scoliosis. Small left pleural effusion."], ["Cardiomegaly."])
+    assert compared.readings[0].tolist() == [[1, 2, 0]] * 3
+    compared = content_statistics(["Cardiomegaly."], ["Cardiomegaly. Scoliosis. Small left pleural effusion."])
+    assert compared.readings[0].tolist() == [[1, 0, 2]] * 3
+
+
+def test_nothing_to_find_and_nothing_found_is_zero_not_an_error():
+    scores = metrics.finding_scores(["No acute disease."], ["Normal chest."])
+    assert scores.pop("per_finding") == {}
+    assert set(scores.values()) == {0.0}
+
+
+def test_normal_accuracy_asks_whether_both_texts_are_normal():
+    said = ["No acute disease.", "No acute disease.", "Cardiomegaly.", "Scoliosis.", ""]
+    true = ["Normal chest.", "Cardiomegaly.", "Normal chest.", "Pulmonary edema.", "Normal chest."]
+    assert metrics.normal_accuracy(said, true) == pytest.approx(2 / 5)
+
+
+def test_f1_takes_any_leading_axes():
+    counts = np.array([[[2, 1, 1], [0, 0, 0]], [[1, 0, 0], [0, 1, 0]]])
+    np.testing.assert_allclose(metrics.f1(counts), [[2 / 3, 0], [1, 0]])

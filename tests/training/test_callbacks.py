@@ -1,0 +1,143 @@
+"""What training tells of itself: the composite, the image gain, and the warning when a model stops looking."""
+
+import json
+
+import pytest
+from datasets import DatasetDict
+from helpers import TINY_RECIPE, write_config
+from transformers import TrainerControl, TrainerState
+
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.collator import CanvasDataset
+from hf_cxr.data.prepare import load_prepared
+from hf_cxr.evaluation.evaluate import composite, validation_scores
+from hf_cxr.training.callbacks import LookCallback, read_lines, warning_of
+from hf_cxr.training.run import check_feasible, train
+
+TRUTHS = ["Right pleural effusion.", "Cardiomegaly.", "No acute cardiopulmonary abnormality.", "Scoliosis."] * 10
+CONSTANT = ["No acute cardiopulmonary abnormality."] * len(TRUTHS)
+
+
+def test_the_composite_prefers_a_model_that_looks_to_a_better_sentence():
+    # BLEU alone prefers the sentence: the looking model words everything its own way.
+    truths = ["No acute cardiopulmonary abnormality."] * 30 + ["Right pleural effusion.", "Cardiomegaly."] * 5
+    looking = [
+        text.replace("No acute cardiopulmonary abnormality.", "The lungs are clear.")
+        .replace("Right pleural effusion.", "There is fluid: right pleural effusion is seen today.")
+        .replace("Cardiomegaly.", "The heart shows cardiomegaly.")
+        for text in truths
+    ]
+    constant = ["No acute cardiopulmonary abnormality."] * len(truths)
+    ours, theirs = validation_scores(looking, truths), validation_scores(constant, truths)
+    assert theirs["bleu4"] > ours["bleu4"]
+    assert ours["composite"] > theirs["composite"]
+
+
+def test_the_composite_is_the_mean_of_its_three_parts():
+    assert composite({"finding_f1_micro": 0.6, "image_gain": 0.3, "bleu4": 0.3}) == pytest.approx(0.4)
+    assert composite({"finding_f1_micro": 0.6, "image_gain": -0.3, "bleu4": 0.3}) == pytest.approx(0.3)
+
+
+def test_image_gain_is_that_of_the_report():
+    scores = validation_scores(TRUTHS, TRUTHS)
+    assert scores["image_gain"] > 0.5
+    assert scores["image_gain_low"] > 0
+    blind = validation_scores(CONSTANT, TRUTHS)
+    assert blind["image_gain"] == 0
+    assert blind["image_gain_low"] <= 0
+
+
+def test_each_epoch_is_told_to_the_dataset(phantom_folder, tmp_path, monkeypatch):
+    told, plain = [], CanvasDataset.canvas
+
+    def listening(self, index):
+        told.append(int(self.epoch))
+        return plain(self, index)
+
+    monkeypatch.setattr(CanvasDataset, "canvas", listening)
+    config = write_config(
+        tmp_path / "c.yaml",
+        **TINY_RECIPE | {"num_train_epochs": 3, "do_eval": False},
+        dataset=str(phantom_folder),
+        output_dir=str(tmp_path / "run"),
+        eval_strategy="no",
+    )
+    training_only = DatasetDict(train=load_prepared(str(phantom_folder))["train"].select(range(20)))
+    monkeypatch.setattr("hf_cxr.training.run.load_prepared", lambda folder: training_only)
+    train(*parse_arguments(config))
+    assert told[:60] == [0] * 20 + [1] * 20 + [2] * 20
+
+
+def row(step: int, texts: list[str]) -> dict:
+    return {"step": step} | validation_scores(texts, TRUTHS)
+
+
+def test_a_model_that_does_not_look_is_told_so_in_plain_words():
+    assert "does not look (yet) at the images" in warning_of(row(1, CONSTANT), False, 0.25)
+    assert "has stopped looking at the images" in warning_of(row(1, CONSTANT), True, 0.25)
+    assert warning_of(row(1, TRUTHS), True, 0.25) is None
+
+
+def test_one_sentence_for_nearly_all_is_a_warning_unless_the_radiologists_do_the_same():
+    scores = row(1, TRUTHS) | {"modal_share": 0.97}
+    assert "says one sentence to 97% of the studies" in warning_of(scores, True, 0.4)
+    assert warning_of(scores, True, 0.98) is None
+
+
+def evaluate(callback, step: int, texts: list[str]) -> None:
+    metrics = {f"eval_{name}": value for name, value in validation_scores(texts, TRUTHS).items()}
+    state = TrainerState(global_step=step)
+    callback.on_evaluate(None, state, TrainerControl(), metrics=metrics)
+
+
+def test_each_evaluation_is_told_and_written_once_also_after_a_resume(tmp_path, capsys):
+    callback = LookCallback(tmp_path, TRUTHS)
+    evaluate(callback, 10, TRUTHS)
+    assert "step 10: composite" in capsys.readouterr().out
+    evaluate(callback, 20, CONSTANT)
+    out = capsys.readouterr().out
+    assert "1 distinct outputs on 40 studies, the commonest on 100%" in out
+    assert "WARNING: the model has stopped looking at the images" in out
+    evaluate(LookCallback(tmp_path, TRUTHS), 20, TRUTHS)  # resumed from before step 20
+    rows = read_lines(tmp_path / "evaluations.jsonl")
+    assert [entry["step"] for entry in rows] == [10, 20]
+    assert rows[1]["image_gain"] > 0.5
+
+
+def test_a_training_run_reports_distinct_outputs_modal_share_and_image_gain(phantom_folder, tmp_path, capsys):
+    recipe = TINY_RECIPE | {"dataset": str(phantom_folder), "output_dir": str(tmp_path / "run")}
+    recipe |= {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-6}
+    train(*parse_arguments(write_config(tmp_path / "c.yaml", **recipe)))
+    out = capsys.readouterr().out
+    assert out.count("WARNING: the model does not look (yet) at the images") == 2
+    rows = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    assert [entry["step"] for entry in rows] == [2, 4]
+    assert rows[0].keys() >= {"distinct_outputs", "modal_share", "image_gain", "composite", "bleu4", "loss"}
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert any("eval_image_gain" in entry for entry in state["log_history"]), "trackers see it as well"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"early_stopping_patience": 2}, "early_stopping_patience needs load_best_model_at_end"),
+        ({"view_dropout": 1.5}, "view_dropout is between 0 and 1, not 1.5"),
+        ({"augmentation": -1}, "augmentation is between 0 and 1, not -1"),
+        ({"resume": True, "restart": True}, "resume or restart: not both"),
+        ({"freeze_encoder": True, "augmentation": 0.5}, "act in the findings warm-up only, and there is none"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_before_any_time_is_spent(phantom_folder, tmp_path, options, message):
+    recipe = TINY_RECIPE | {"dataset": str(phantom_folder), "output_dir": str(tmp_path / "run")} | options
+    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe))
+    with pytest.raises(ValueError, match=message):
+        check_feasible(load_prepared(str(phantom_folder)), kit, args)
+
+
+def test_the_best_model_is_the_best_in_the_composite_unless_told_otherwise(tmp_path):
+    _, args = parse_arguments(write_config(tmp_path / "c.yaml", dataset="d"))
+    assert (args.metric_for_best_model, args.greater_is_better) == ("composite", True)
+    _, args = parse_arguments(write_config(tmp_path / "c.yaml", dataset="d", metric_for_best_model="loss"))
+    assert (args.metric_for_best_model, args.greater_is_better) == ("loss", False)
+    _, args = parse_arguments(write_config(tmp_path / "c.yaml", dataset="d", predict_with_generate=False))
+    assert args.metric_for_best_model is None

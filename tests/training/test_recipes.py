@@ -1,0 +1,55 @@
+"""Every recipe in configs/ trains as it stands, with small parts of the same form in place of the Hub's."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import ROOT, gpt2_folder, vit_folder
+from transformers import SwinConfig, SwinModel, ViTImageProcessorPil
+
+from hf_cxr.config import parse_arguments
+from hf_cxr.training.run import train
+
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def swin_folder(folder: Path) -> str:
+    """A pretrained square Swin in Hub form, with random weights."""
+    config = SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    SwinModel(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains_both_its_stages(recipe, phantom_folder, tmp_path):
+    values = yaml.safe_load(recipe.read_text())
+    if values.get("lora_rank") and not importlib.util.find_spec("peft"):
+        pytest.skip("peft is not installed")
+    words = ["--dataset", phantom_folder, "--output_dir", tmp_path / "run", "--panel_size", 32, "--use_cpu", "true"]
+    words += ["--findings_warmup_epochs", 1, "--num_train_epochs", 1, "--max_target_length", 24]
+    words += ["--dataloader_num_workers", 0]
+    if "/" in values["encoder"]:
+        maker = swin_folder if "swin" in values["encoder"] else vit_folder
+        options = {} if maker is swin_folder else {"image_size": 32}
+        words += ["--encoder", maker(tmp_path / "encoder", **options), "--decoder", gpt2_folder(tmp_path / "decoder")]
+    kit, args = parse_arguments(recipe, [str(word) for word in words])
+    assert train(kit, args)["n"] > 0
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["global_step"] > 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_selects_by_the_composite_and_never_flips(recipe):
+    values = yaml.safe_load(recipe.read_text())
+    assert "metric_for_best_model" not in values, "the default is the composite"
+    if recipe.stem != "demo":
+        assert values["load_best_model_at_end"]
+        assert values["early_stopping_patience"] > 0
+        assert values["view_dropout"] > 0
+    text = recipe.read_text()
+    assert text.startswith("#")
+    for told in ("batch", "memory", "epoch"):
+        assert told in text.lower(), f"the recipe states its {told}"

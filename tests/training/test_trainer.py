@@ -1,0 +1,167 @@
+"""Parameter groups, batches, and options that must not change what is learned."""
+
+import copy
+
+import pytest
+import torch
+from helpers import TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
+from transformers import BertConfig, BertLMHeadModel
+
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.collator import CanvasDataset, pack_dataset
+from hf_cxr.data.prepare import load_prepared
+from hf_cxr.models.modeling import build
+from hf_cxr.training.run import fine_tune
+from hf_cxr.training.trainer import LengthGroupedSampler, part_name
+
+
+@pytest.fixture(scope="module")
+def packed(phantom_folder):
+    return pack_dataset(load_prepared(str(phantom_folder))["train"], 32)
+
+
+def run(checkpoint, packed, tmp_path, **values):
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "logging_steps": 1, "seed": 0}
+    recipe |= {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_steps": 5} | values
+    kit, args = parse_arguments(write_config(tmp_path / "config.yaml", **recipe))
+    return fine_tune(checkpoint, {"train": packed}, kit, args)
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+# --- parameter groups --------------------------------------------------------------------------------------------
+
+
+def test_encoder_cross_attention_and_decoder_have_learning_rates_of_their_own(packed, tmp_path):
+    encoder, decoder = vit_folder(tmp_path / "vit", image_size=32), gpt2_folder(tmp_path / "gpt2")
+    checkpoint = build(encoder, decoder, 32, max_new_tokens=20)
+    rates = {"encoder_learning_rate": 1e-5, "cross_attention_learning_rate": 1e-2, "learning_rate": 1e-3}
+    trainer = run(checkpoint, packed, tmp_path, max_steps=1, weight_decay=0.1, lr_scheduler_type="constant", **rates)
+    names = {parameter: name for name, parameter in checkpoint.model.named_parameters()}
+    expected = {"encoder": 1e-5, "cross-attention": 1e-2, "decoder": 1e-3}
+    seen = set()
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            part = part_name(names[parameter])
+            assert group["lr"] == expected[part], names[parameter]
+            seen.add((part, group["weight_decay"] > 0))
+    assert seen == {(part, decayed) for part in expected for decayed in (True, False)}
+    trained = {parameter for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    assert trained == {parameter for parameter in checkpoint.model.parameters() if parameter.requires_grad}
+
+
+def test_what_is_new_to_a_pretrained_pair_counts_as_cross_attention(tmp_path):
+    encoder, decoder = vit_folder(tmp_path / "vit", hidden=48), gpt2_folder(tmp_path / "gpt2")
+    names = [name for name, _ in build(encoder, decoder, 64, max_new_tokens=20).model.named_parameters()]
+    new = {name for name in names if part_name(name) == "cross-attention"}
+    assert {"enc_to_dec_proj.weight", "decoder.transformer.h.0.ln_cross_attn.weight"} <= new
+    assert any("h.0.crossattention.c_attn" in name for name in new)
+    bert = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50,
+        is_decoder=True, add_cross_attention=True,
+    )  # fmt: skip
+    bert_names = [f"decoder.{name}" for name, _ in BertLMHeadModel(bert).named_parameters()]
+    assert {part_name(name) for name in bert_names} == {"decoder", "cross-attention"}, "not its own `encoder`"
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+def test_length_groups_hold_each_study_once_and_pad_less(packed):
+    canvases = CanvasDataset(packed, 32, tiny_checkpoint().tokenizer, seed=0)
+    sampler = LengthGroupedSampler(canvases, 8, seed=0)
+    order = list(sampler)
+    assert sorted(order) == list(range(len(canvases)))
+    assert order == list(sampler), "the same in every process and after every resume"
+    canvases.epoch.fill_(1)
+    assert order != list(sampler)
+    canvases.epoch.fill_(0)
+
+    def padding(order):
+        lengths = [len(canvases.labels[row]) for row in order]
+        batches = [lengths[start : start + 8] for start in range(0, len(lengths), 8)]
+        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+
+    random = torch.randperm(len(canvases), generator=torch.Generator().manual_seed(0)).tolist()
+    assert padding(order) < 0.5 * padding(random)
+    firsts = [max(len(canvases.labels[row]) for row in order[start : start + 8]) for start in range(0, len(order), 8)]
+    assert firsts != sorted(firsts), "the batches themselves come in random order"
+
+
+def test_length_grouped_training_leaves_the_order_of_evaluation_alone(phantom_folder, packed, tmp_path):
+    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    options = {"train_sampling_strategy": "group_by_length", "eval_strategy": "steps", "eval_steps": 1}
+    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, **options))
+    checkpoint = tiny_checkpoint()
+    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
+    labels = trainer.predict(trainer.eval_dataset).label_ids
+    texts = checkpoint.tokenizer.batch_decode(labels.clip(0), skip_special_tokens=True)
+    expected = checkpoint.tokenizer.batch_decode(
+        [checkpoint.tokenizer(text).input_ids[: kit.max_target_length - 1] for text in validation["impression"]],
+        skip_special_tokens=True,
+    )
+    assert texts == expected
+
+
+def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packed, tmp_path):
+    """The stock class fills it with defaults: a `max_length` of 20, which `generate` warns of ever after."""
+    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, eval_strategy="steps", eval_steps=1))
+    checkpoint = tiny_checkpoint()
+    before = checkpoint.model.generation_config.to_diff_dict()
+    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
+    assert any("eval_composite" in entry for entry in trainer.state.log_history)
+    assert checkpoint.model.generation_config.to_diff_dict() == before
+    assert checkpoint.model.generation_config.max_length is None
+
+
+# --- options that must not change what is learned ----------------------------------------------------------------
+
+
+def test_gradient_checkpointing_gives_the_same_losses_bit_for_bit(packed, tmp_path):
+    checkpoint = tiny_checkpoint()
+    plain = run(copy.deepcopy(checkpoint), packed, tmp_path)
+    saving = run(checkpoint, packed, tmp_path, activation_checkpointing=True)
+    assert checkpoint.model.is_gradient_checkpointing
+    assert losses(plain) == losses(saving)
+
+
+def test_bf16_gives_the_same_losses_within_one_percent(packed, tmp_path):
+    checkpoint = tiny_checkpoint()
+    seen = []
+    checkpoint.model.encoder.layers[0].mlp.fc1.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype)
+    )
+    half = run(copy.deepcopy(checkpoint), packed, tmp_path, bf16=True)
+    assert set(seen) == {torch.bfloat16}
+    full = run(checkpoint, packed, tmp_path)
+    assert losses(half) == pytest.approx(losses(full), rel=0.01)
+    assert losses(half) != losses(full)
+
+
+@pytest.mark.slow
+def test_compiling_gives_the_same_losses_within_a_ten_thousandth(packed, tmp_path):
+    no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    decoder = gpt2_folder(tmp_path / "gpt2", **no_dropout)
+    checkpoint = build(vit_folder(tmp_path / "vit", image_size=32), decoder, 32, max_new_tokens=20)
+    plain = run(copy.deepcopy(checkpoint), packed, tmp_path, max_steps=3)
+    torch._dynamo.utils.counters.clear()
+    compiled = run(checkpoint, packed, tmp_path, max_steps=3, torch_compile=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
+    torch._dynamo.reset()
+
+
+def test_label_smoothing_changes_the_loss_as_its_formula_says(packed, tmp_path):
+    logits, labels = torch.randn(1, 4, 9), torch.tensor([[1, 2, 3, -100]])
+    from hf_cxr.training.trainer import token_mean_loss
+
+    log = logits.log_softmax(-1)[0, :3]
+    expected = -(0.9 * log[range(3), [1, 2, 3]] + 0.1 * log.mean(-1)).mean()
+    assert token_mean_loss(0.1)({"logits": logits}, labels).item() == pytest.approx(expected.item(), rel=1e-5)
+    smooth = run(tiny_checkpoint(), packed, tmp_path, label_smoothing_factor=0.1, max_steps=1)
+    assert losses(smooth) != losses(run(tiny_checkpoint(), packed, tmp_path, max_steps=1))
