@@ -1,12 +1,12 @@
-"""What the findings warm-up and view dropout are worth, at equal total compute, on the phantom.
+"""What the findings pretraining and view dropout are worth, at equal total compute, on the phantom.
 
-    python benchmarks/ablation.py [--seeds 0 1 2] [--studies 4000] [--arms warmup none pairs view_dropout]
+    python benchmarks/ablation.py [--seeds 0 1 2] [--studies 4000] [--arms pretraining none pairs view_dropout]
 
 Arms, all in the sizes of `configs/demo.yaml`, each trained from scratch on the same studies of each seed:
-- `warmup`: the demo's recipe (findings warm-up of the encoder, then fine-tuning);
-- `none`: no warm-up; epochs are added until it takes at least as many floating-point operations, and its encoder
-  learns at `--encoder-learning-rate` (the demo's small one is meant for an encoder that has been warmed up);
-- `pairs`: as `warmup`, on studies that all have two views (`--require both`): one view alone is new to the model;
+- `pretraining`: the demo's recipe (findings pretraining of the encoder, then fine-tuning);
+- `none`: no findings pretraining; epochs are added until it takes at least as many floating-point operations, and its
+  encoder learns at `--encoder-learning-rate` (the demo's small one is meant for an encoder that has been pretrained);
+- `pairs`: as `pretraining`, on studies that all have two views (`--require both`): one view alone is new to the model;
 - `view_dropout`: as `pairs`, with one panel emptied at random in one study of five.
 
 Prints finding micro-F1 on the test split, mean and standard error over seeds, and what each arm loses on the findings
@@ -86,7 +86,14 @@ def run_arm(
     words = ["--dataset", dataset, "--output_dir", folder / f"{arm}-{seed}", "--seed", seed, "--disable_tqdm", "true"]
     words += ["--restart"]
     if arm == "none":
-        words += ["--findings_warmup_epochs", 0, "--encoder_learning_rate", encoder_rate, "--num_train_epochs", epochs]
+        words += [
+            "--findings_pretraining_epochs",
+            0,
+            "--encoder_learning_rate",
+            encoder_rate,
+            "--num_train_epochs",
+            epochs,
+        ]
     if arm == "view_dropout":
         words += ["--view_dropout", VIEW_DROPOUT]
     started = time.perf_counter()
@@ -98,7 +105,7 @@ def run_arm(
     row = {
         "arm": arm,
         "seed": seed,
-        "epochs": [kit.findings_warmup_epochs, args.num_train_epochs],
+        "epochs": [kit.findings_pretraining_epochs, args.num_train_epochs],
         "encoder_learning_rate": kit.encoder_learning_rate,
         "seconds": time.perf_counter() - started,
         "n": report["n"],
@@ -116,10 +123,10 @@ def equal_compute_epochs(seed: int, folder: Path, studies: int) -> float:
     kit, args = parse_arguments(packaged_config("demo.yaml"), ["--dataset", "none", "--output_dir", str(folder)])
     checkpoint = build(kit.encoder, kit.decoder, kit.panel_size, texts=["No acute abnormality."] * 9, vocab_size=600)
     one, two = flops_per_study(checkpoint)
-    epochs = math.ceil(args.num_train_epochs + kit.findings_warmup_epochs * one / two)
+    epochs = math.ceil(args.num_train_epochs + kit.findings_pretraining_epochs * one / two)
     print(
         f"Operations a study: stage one {one / 1e9:.2f} G, stage two {two / 1e9:.2f} G. "
-        f"{kit.findings_warmup_epochs:g} + {args.num_train_epochs:g} epochs = {epochs} epochs without it."
+        f"{kit.findings_pretraining_epochs:g} + {args.num_train_epochs:g} epochs = {epochs} epochs without it."
     )
     return epochs
 
@@ -128,8 +135,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--studies", type=int, default=4000)
-    parser.add_argument("--arms", nargs="+", default=["warmup", "none", "pairs", "view_dropout"])
-    parser.add_argument("--encoder-learning-rate", type=float, default=1.25e-4, help="of the arm without warm-up")
+    parser.add_argument("--arms", nargs="+", default=["pretraining", "none", "pairs", "view_dropout"])
+    parser.add_argument("--encoder-learning-rate", type=float, default=1.25e-4, help="of the arm without pretraining")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -157,10 +164,10 @@ def main() -> None:
             f"{arm:13} {' '.join(f'{score:.3f}' for score in scores):20} {means[arm][0]:6.3f} {error:6.3f} "
             f"{shuffled:9.3f} {both:6.3f} {frontal:8.3f} {lost:6.3f}"
         )
-    if {"warmup", "none"} <= means.keys():
-        gain = means["warmup"][0] - means["none"][0]
-        error = math.hypot(means["warmup"][1], means["none"][1])
-        print(f"Warm-up against none: {gain:+.3f} finding F1, standard error of the difference {error:.3f}.")
+    if {"pretraining", "none"} <= means.keys():
+        gain = means["pretraining"][0] - means["none"][0]
+        error = math.hypot(means["pretraining"][1], means["none"][1])
+        print(f"Pretraining against none: {gain:+.3f} finding F1, standard error of the difference {error:.3f}.")
     print(json.dumps(rows))
 
 

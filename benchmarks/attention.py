@@ -1,6 +1,6 @@
 """Does the decoder's attention lie on the finding while it writes the finding's word? On studies of the phantom.
 
-python benchmarks/attention.py runs/demo runs/demo/dataset [--picture docs/attention.png]
+python benchmarks/attention.py runs/demo runs/demo/dataset [--image docs/attention.png]
 python benchmarks/attention.py runs/demo runs/demo/dataset --compare    # other readings, on the validation split
 
 The true region of a finding is where the same study, drawn without that finding, differs by `LEAST` grey levels or
@@ -83,7 +83,7 @@ def last_layer(model, pixels: torch.Tensor, sequence: torch.Tensor, tokens: list
 
 
 def passed(model, pixels: torch.Tensor, sequence: torch.Tensor, tokens: list[int], backward: bool = False):
-    """Encoder's and cross-attention of the whole text, lists of (heads, queries, keys), and the picture.
+    """Encoder's and cross-attention of the whole text, lists of (heads, queries, keys), and the image.
 
     With `backward`, of the mean log probability of `tokens`: what is returned has gradients.
     """
@@ -143,7 +143,7 @@ def gradient(through_encoder: bool) -> Reading:
     return read
 
 
-def picture_gradient(model, pixels, sequence, tokens):
+def image_gradient(model, pixels, sequence, tokens):
     grid = last_layer(model, pixels, sequence, tokens)
     slope = passed(model, pixels, sequence, tokens, backward=True)[2].grad.abs().sum(1)
     return torch.nn.functional.adaptive_avg_pool2d(slope, (len(grid), 2 * len(grid)))[0]
@@ -156,7 +156,7 @@ READINGS: dict[str, Reading] = {
     "rollout through the encoder": rollout,
     "attention × gradient": gradient(through_encoder=False),
     "the same through the encoder": gradient(through_encoder=True),
-    "gradient on the picture": picture_gradient,
+    "gradient on the image": image_gradient,
 }
 
 
@@ -283,10 +283,10 @@ def table(samples: list[Sample]) -> list[str]:
     return lines
 
 
-# --- picture ------------------------------------------------------------------------------------------------------
+# --- image ------------------------------------------------------------------------------------------------------
 
 
-def picture(dataset, samples: list[Sample], number: int = 6) -> Image.Image:
+def image(dataset, samples: list[Sample], number: int = 6) -> Image.Image:
     """Both views of the first `number` samples of different findings, as they are and with overlay and region."""
     by_finding: dict[str, Sample] = {}
     for sample in samples:
@@ -311,7 +311,7 @@ def picture(dataset, samples: list[Sample], number: int = 6) -> Image.Image:
 
 
 def outlined(shown: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The picture with the border of `mask` in blue; gaps of up to four pixels are closed, for the eye alone."""
+    """The image with the border of `mask` in blue; gaps of up to four pixels are closed, for the eye alone."""
     closed = Image.fromarray(mask.astype(np.uint8) * 255)
     closed = closed.filter(ImageFilter.MaxFilter(5)).filter(ImageFilter.MinFilter(5))
     large = closed.resize(shown.size, Image.Resampling.BICUBIC).point(lambda value: 255 * (value > 127))
@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("dataset", help="a prepared phantom")
     parser.add_argument("--split", help="default: test; with --compare validation")
     parser.add_argument("--compare", action="store_true", help="print one line for each of several readings")
-    parser.add_argument("--picture", help="PNG to write")
+    parser.add_argument("--image", help="PNG to write")
     args = parser.parse_args()
     split = args.split or ("validation" if args.compare else "test")
     checkpoint, dataset = load_checkpoint(args.checkpoint), load_prepared(args.dataset)[split]
@@ -340,8 +340,8 @@ def main() -> None:
     samples = collect(checkpoint, dataset)
     print(f"{split}: {len(samples)} findings of {len({sample.uid for sample in samples})} studies\n")
     print("\n".join(table(samples)))
-    if args.picture:
-        picture(dataset, samples).save(args.picture, optimize=True)
+    if args.image:
+        image(dataset, samples).save(args.image, optimize=True)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hf_cxr.data.study import SCAR_POLICIES, clean_text, sentences
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, clean_text, sentences
 from hf_cxr.inference.labeler import positive_findings
 
 KINDS: dict[str, str] = {
     "enumeration marker (1., 2.)": r"(?:^|(?<=[.!?:;] ))\d{1,2}[.)],?\s*(?=[^\W\d])",
-    "scar (XXXX)": r"X{3,}",
+    "placeholder (XXXX)": r"X{3,}",
     "doubled full stop": r"\.\s*\.",
     "white space before punctuation": r"\s[.,;:](?!\d)",
     "no space after a full stop": r"[a-z]{2}\.[A-Z][a-z]",
@@ -44,17 +44,19 @@ def read_impressions(path: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, required=True, help="NLMCXR_reports.tgz or indiana_reports.csv")
-    parser.add_argument("--pairs", type=int, default=0, help="also print so many random before/after pairs with scars")
-    parser.add_argument("--changed", action="store_true", help="pairs of any change, not only of scars")
+    parser.add_argument(
+        "--pairs", type=int, default=0, help="also print so many random before/after pairs with placeholders"
+    )
+    parser.add_argument("--changed", action="store_true", help="pairs of any change, not only of placeholders")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     published = read_impressions(args.reports)
     start = time.perf_counter()
-    cleaned = {policy: [clean_text(text, policy) for text in published] for policy in SCAR_POLICIES}
-    speed = len(published) * len(SCAR_POLICIES) / (time.perf_counter() - start)
+    cleaned = {policy: [clean_text(text, policy) for text in published] for policy in PLACEHOLDER_POLICIES}
+    speed = len(published) * len(PLACEHOLDER_POLICIES) / (time.perf_counter() - start)
 
     print(f"{len(published)} impressions; how many hold …\n")
-    print(f"| | published | {' | '.join(SCAR_POLICIES)} |\n|---|---:|{'---:|' * len(SCAR_POLICIES)}")
+    print(f"| | published | {' | '.join(PLACEHOLDER_POLICIES)} |\n|---|---:|{'---:|' * len(PLACEHOLDER_POLICIES)}")
     for kind, pattern in KINDS.items():
         counts = [sum(bool(re.search(pattern, t)) for t in texts) for texts in (published, *cleaned.values())]
         print(f"| {kind} | {' | '.join(map(str, counts))} |")

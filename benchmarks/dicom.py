@@ -1,12 +1,12 @@
-"""Does a DICOM file read back as the picture that was put into it? Structural similarity per class of header.
+"""Does a DICOM file read back as the image that was put into it? Structural similarity per class of header.
 
     python benchmarks/dicom.py --images ../shared/data/iu/images ../shared/data/nih_frontal \\
         --headers ../shared/data/iu/dicom_headers.csv.gz
 
-Each picture is written with header combinations that occur in the table (photometric interpretation, bits, rescale,
-window, view) to a temporary folder, so that a viewer which follows the header would show the picture; then it is read
+Each image is written with header combinations that occur in the table (photometric interpretation, bits, rescale,
+window, view) to a temporary folder, so that a viewer which follows the header would show the image; then it is read
 with `hf_cxr.inference.views` and compared with the source, and with the source after the stretch that the reader gives
-to every deep picture: what still differs then is the reader's fault. `write_dicom` is also what the tests make their
+to every deep image: what still differs then is the reader's fault. `write_dicom` is also what the tests make their
 files with. Needs the extra `dicom`. """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ COLUMNS = (
 
 
 def write_dicom(stored: np.ndarray, syntax: str = EXPLICIT, frame: bytes | None = None, **header: Any) -> bytes:
-    """A DICOM file of one greyscale picture.
+    """A DICOM file of one greyscale image.
 
     Args:
         stored: Stored values, integers of shape (rows, columns), or (frames, rows, columns).
-        syntax: UID of the transfer syntax. With a compressed one `frame` is the compressed picture, except where
+        syntax: UID of the transfer syntax. With a compressed one `frame` is the compressed image, except where
             pydicom can compress by itself (RLE, and JPEG-LS with pyjpegls).
         header: Elements by DICOM keyword; `None` leaves one out. Default: MONOCHROME2, 12 of 16 bits, unsigned.
     """
@@ -78,30 +78,30 @@ def write_dicom(stored: np.ndarray, syntax: str = EXPLICIT, frame: bytes | None 
     return buffer.getvalue()
 
 
-def stored_values(picture: np.ndarray, header: dict[str, Any]) -> np.ndarray:
-    """Stored values such that a viewer which follows the header shows `picture`, 8-bit grey."""
+def stored_values(image: np.ndarray, header: dict[str, Any]) -> np.ndarray:
+    """Stored values such that a viewer which follows the header shows `image`, 8-bit grey."""
     top = (1 << header["BitsStored"]) - 1
     low, high = 0.0, float(top)
     if window := first_window(header):
         centre, width = window
         low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
-    grey = picture / 255.0
+    grey = image / 255.0
     if header["PhotometricInterpretation"] == "MONOCHROME1":
         grey = 1 - grey
     return np.clip(np.rint(low + grey * (high - low)), 0, top).astype(np.uint16)
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean structural similarity of two 8-bit grey pictures (Wang et al. 2004: 11 × 11 Gaussian window, sigma 1.5)."""
+    """Mean structural similarity of two 8-bit grey images (Wang et al. 2004: 11 × 11 Gaussian window, sigma 1.5)."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     weights /= weights.sum()
 
-    def blur(picture: np.ndarray) -> np.ndarray:
+    def blur(image: np.ndarray) -> np.ndarray:
         for axis in (0, 1):
-            views = np.lib.stride_tricks.sliding_window_view(picture, 11, axis=axis)
-            picture = views @ weights
-        return picture
+            views = np.lib.stride_tricks.sliding_window_view(image, 11, axis=axis)
+            image = views @ weights
+        return image
 
     mean_a, mean_b = blur(a), blur(b)
     var_a, var_b, both = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
@@ -129,7 +129,7 @@ def read_headers(path: Path) -> Counter[tuple[tuple[str, Any], ...]]:
 
 
 def first_window(header: dict[str, Any]) -> tuple[float, float] | None:
-    """(centre, width) of the first window, in values of the picture."""
+    """(centre, width) of the first window, in values of the image."""
     if "WindowWidth" not in header:
         return None
     return tuple(float(str(header[name]).split("\\")[0]) for name in ("WindowCenter", "WindowWidth"))  # type: ignore
@@ -148,19 +148,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="structural similarity of DICOM files read back")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of PNG radiographs")
     parser.add_argument("--headers", type=Path, required=True, help="table of header values, CSV or CSV.gz")
-    parser.add_argument("--size", type=int, default=512, help="longer side of the test pictures")
+    parser.add_argument("--size", type=int, default=512, help="longer side of the test images")
     parser.add_argument("--combinations", type=int, default=4, help="most combinations written of each class")
     options = parser.parse_args()
     paths = [path for folder in options.images for path in sorted(folder.glob("*.png"))]
-    pictures = [np.asarray(shrink(read_radiograph(path), options.size)) for path in paths]
-    if not pictures:
+    images = [np.asarray(shrink(read_radiograph(path), options.size)) for path in paths]
+    if not images:
         parser.error(f"no PNG file in {', '.join(map(str, options.images))}")
 
-    alike = [np.asarray(read_radiograph(picture.astype(np.float32))) for picture in pictures]
+    alike = [np.asarray(read_radiograph(image.astype(np.float32))) for image in images]
     classes: dict[str, list[tuple[dict[str, Any], int]]] = defaultdict(list)
     for combination, count in read_headers(options.headers).items():
         classes[header_class(dict(combination))].append((dict(combination), count))
-    print(f"{len(pictures)} pictures of {options.size} pixels; similarity 1 = equal")
+    print(f"{len(images)} images of {options.size} pixels; similarity 1 = equal")
     print(f"{'':84} {'to the source':>17} {'stretched alike':>17}")
     print(f"{'class':56} {'headers':>8} {'distinct':>8} {'written':>8}" + f" {'median':>8} {'min':>8}" * 2)
     everything: list[tuple[float, float]] = []
@@ -172,10 +172,10 @@ def main() -> None:
             chosen = np.unique(np.linspace(0, len(combinations) - 1, options.combinations).astype(int))
             scores = []
             for header in (combinations[i][0] for i in chosen):
-                for picture, stretched in zip(pictures, alike, strict=True):
-                    path.write_bytes(write_dicom(stored_values(picture, header), **header))
+                for image, stretched in zip(images, alike, strict=True):
+                    path.write_bytes(write_dicom(stored_values(image, header), **header))
                     back = np.asarray(read_radiograph(path))
-                    scores.append((similarity(back, picture), similarity(back, stretched)))
+                    scores.append((similarity(back, image), similarity(back, stretched)))
             everything += scores
             print_row(name, sum(n for _, n in combinations), len(combinations), scores)
     print_row("all", sum(n for rows in classes.values() for _, n in rows), sum(map(len, classes.values())), everything)

@@ -1,8 +1,8 @@
-"""What guessers reach on the real two-view impressions (Kaggle form of the Indiana collection), as published.
+"""What baselines reach on the real two-view impressions (Kaggle form of the Indiana collection), as published.
 
-python benchmarks/floors.py --root ../shared/data/iu [--seeds 5]
+python benchmarks/baselines.py --root ../shared/data/iu [--seeds 5]
 
-70/10/20 by uid, one permutation per seed; every text as published, white space aside. Needs no pictures.
+70/10/20 by uid, one permutation per seed; every text as published, white space aside. Needs no images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "finding_f1_micr
 def read_impressions(root: Path) -> list[str]:
     """The impressions of the studies with both views, in the order of their uids."""
     studies = [s for s in kaggle.studies(root, demand_images=False) if s.impression.strip()]
-    views = ({picture.view for picture in s.images} for s in studies)
+    views = ({image.view for image in s.images} for s in studies)
     both = [s for s, shown in zip(studies, views, strict=True) if shown >= {"frontal", "lateral"}]
     return [" ".join(s.impression.split()) for s in sorted(both, key=lambda s: int(s.uid))]
 
@@ -39,9 +39,9 @@ def main() -> None:
     for seed in range(args.seeds):
         shuffled = [texts[i] for i in np.random.default_rng(seed).permutation(n)]
         train, validation, test = shuffled[: cuts[0]], shuffled[cuts[0] : cuts[1]], shuffled[cuts[1] :]
-        guessers = blind_predictions(train, validation, len(test), seed)
-        guessers["label oracle"] = oracle_predictions(train, test)
-        for name, guessed in guessers.items():
+        baselines = blind_predictions(train, validation, len(test), seed)
+        baselines["label oracle"] = oracle_predictions(train, test)
+        for name, guessed in baselines.items():
             row = metrics.study_statistics(guessed, test).scores()
             scores.setdefault(name, []).append([row[key] for key in SHOWN])
     print(f"{n} studies with both views; mean (and standard deviation) of {args.seeds} splits, seeds from 0\n")

@@ -38,7 +38,7 @@ RECIPE = {
     "encoder": "tiny",
     "panel_size": 32,
     "max_target_length": 24,
-    "findings_warmup_epochs": 2,
+    "findings_pretraining_epochs": 2,
     "num_train_epochs": 2,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 2,

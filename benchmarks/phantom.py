@@ -64,7 +64,7 @@ def main() -> None:
     start = time.process_time()
     collection = list(studies(5000))
     print(f"text: {(time.process_time() - start) / 5000 * 1e6:.0f} µs per study")
-    print(f"pictures: {studies_per_second(args.num_studies, args.size):.0f} studies/s at {args.size} px, one core")
+    print(f"images: {studies_per_second(args.num_studies, args.size):.0f} studies/s at {args.size} px, one core")
     count = Counter(tag for study in collection for tag in study.tags)
     print(f"{'normal':24}{sum(not s.tags for s in collection) / 50:5.1f} %")
     for tag in TAGS:

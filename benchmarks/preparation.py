@@ -1,4 +1,4 @@
-"""How fast `prepare` reads full-size pictures, beside Pillow alone on the same files and cores, and its memory.
+"""How fast `prepare` reads full-size images, beside Pillow alone on the same files and cores, and its memory.
 
 python benchmarks/preparation.py --folder /tmp/phantom1024     # draws the files once, then measures
 """
@@ -94,15 +94,15 @@ def pillow_alone(files: list[str], cores: int, work: Callable[[str], object] = d
 
 def print_choices(files: list[str]) -> None:
     """What the cheaper resize costs in fidelity, and what the choice of zlib's strategy gains."""
-    pictures = [decode(path) for path in files]
-    errors = [np.square(np.asarray(bicubic(p), float) - np.asarray(shrink(p, SIZE), float)).mean() for p in pictures]
+    images = [decode(path) for path in files]
+    errors = [np.square(np.asarray(bicubic(p), float) - np.asarray(shrink(p, SIZE), float)).mean() for p in images]
     print(f"\nresize against bicubic alone, PSNR, least of {len(files)}: {10 * np.log10(255**2 / max(errors)):.1f} dB")
-    small = [shrink(picture, SIZE) for picture in pictures]
+    small = [shrink(image, SIZE) for image in images]
     for name, strategy in (("default", -1), ("run-length", zlib.Z_RLE)):
         start, stored = time.perf_counter(), 0
-        for picture in small:
+        for image in small:
             buffer = io.BytesIO()
-            picture.save(buffer, "PNG", compress_type=strategy)
+            image.save(buffer, "PNG", compress_type=strategy)
             stored += buffer.tell()
         each = (time.perf_counter() - start) / len(small)
         print(f"PNG of {SIZE} px, zlib {name}: {1000 * each:.1f} ms, {stored / len(small) / 1000:.1f} kB")
@@ -152,8 +152,8 @@ def main() -> None:
     print(
         f"{args.num_studies} studies, {len(files)} PNG of {args.pixels} px, {args.cores} cores, {args.rounds} rounds"
     )
-    print(f"Pillow decode + resize  {pillow:6.1f} s  {len(files) / pillow:6.1f} pictures/s")
-    print(f"hf-cxr prepare          {prepare:6.1f} s  {len(files) / prepare:6.1f} pictures/s")
+    print(f"Pillow decode + resize  {pillow:6.1f} s  {len(files) / pillow:6.1f} images/s")
+    print(f"hf-cxr prepare          {prepare:6.1f} s  {len(files) / prepare:6.1f} images/s")
     print(
         f"prepare / Pillow speed  {pillow / prepare:.2f} ({median(cheap) / prepare:.2f} with the kit's resize in both)"
     )

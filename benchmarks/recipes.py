@@ -192,7 +192,7 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
     tokens = min(tokens, kit.max_target_length)
     model = build_from_config(kit).train()
     cached = kit.freeze_encoder
-    warm_up = 0
+    pretrain_on_findings = 0
     with adapters(model, kit.lora_rank, kit.lora_alpha) if kit.lora_rank else contextlib.nullcontext():
         if kit.freeze_encoder:
             model.encoder.requires_grad_(False)
@@ -201,10 +201,10 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
         activations = saved_bytes(model, make_batch(model, kit.panel_size, kit.max_target_length, cached))
         batch = make_batch(model, kit.panel_size, tokens, cached)
         flops = step_flops(lambda: loss_of(model, batch))
-    if kit.findings_warmup_epochs:
+    if kit.findings_pretraining_epochs:
         model.encoder.requires_grad_(True)
         pixels = make_batch(model, kit.panel_size, 1)["pixel_values"]
-        warm_up = step_flops(lambda: model.encoder(pixel_values=pixels)[0].sum())
+        pretrain_on_findings = step_flops(lambda: model.encoder(pixel_values=pixels)[0].sum())
     return {
         "recipe": config.name,
         "encoder": kit.encoder,
@@ -217,8 +217,8 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
         "memory_bytes": 4 * total + 12 * trained + activations * args.per_device_train_batch_size,
         "padded_target_length": tokens,
         "step_flops": flops,
-        "warmup_flops": warm_up,
-        "warmup_epochs": kit.findings_warmup_epochs,
+        "findings_pretraining_flops": pretrain_on_findings,
+        "findings_pretraining_epochs": kit.findings_pretraining_epochs,
         "epochs": args.num_train_epochs,
         "encoder_states_once": cached,
     }
@@ -231,14 +231,14 @@ def epoch_seconds(flops: float, studies: int, peak_tflops: float, utilisation: f
 def with_times(row: dict[str, Any], studies: int, peak: float, utilisation: float) -> dict[str, Any]:
     """The row with seconds of an epoch of each stage and hours of the run (training alone, on one GPU)."""
     stage_two = epoch_seconds(row["step_flops"], studies, peak, utilisation)
-    stage_one = epoch_seconds(row["warmup_flops"], studies, peak, utilisation)
-    hours = (stage_one * row["warmup_epochs"] + stage_two * row["epochs"]) / 3600
-    return row | {"epoch_seconds": stage_two, "warmup_epoch_seconds": stage_one, "run_hours": hours}
+    stage_one = epoch_seconds(row["findings_pretraining_flops"], studies, peak, utilisation)
+    hours = (stage_one * row["findings_pretraining_epochs"] + stage_two * row["epochs"]) / 3600
+    return row | {"epoch_seconds": stage_two, "findings_pretraining_epoch_seconds": stage_one, "run_hours": hours}
 
 
 def table(result: dict[str, Any]) -> str:
     head = "| recipe | parameters (trained), M | batch | activations, MB a study | memory, GB | GFLOP a study | "
-    head += "epoch, s | warm-up epoch, s | run, h |"
+    head += "epoch, s | pretraining epoch, s | run, h |"
     lines = [head, "|---" * 9 + "|"]
     for row in result["recipes"]:
         if "error" in row:
@@ -248,7 +248,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"| {row['recipe']} | {millions} | {row['batch']} | {row['activation_bytes'] / 1e6:.0f} "
             f"| {row['memory_bytes'] / 1e9:.1f} | {row['step_flops'] / 1e9:.1f} | {row['epoch_seconds']:.3g} "
-            f"| {row['warmup_epoch_seconds']:.3g} | {row['run_hours']:.2g} |"
+            f"| {row['findings_pretraining_epoch_seconds']:.3g} | {row['run_hours']:.2g} |"
         )
     device = result["device"]
     lines += [

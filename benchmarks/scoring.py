@@ -1,4 +1,4 @@
-"""Seconds to score 10,000 studies in full: every metric, floors, shuffles, intervals, strata. No model is run.
+"""Seconds to score 10,000 studies in full: every metric, baselines, shuffles, intervals, subgroups. No model is run.
 
 python benchmarks/scoring.py [--studies 10000] [--unique]
 

@@ -75,7 +75,7 @@ DEFAULTS = {"demo": {"batch": 32, "steps": 30}, "vit_gpt2": {"batch": 2, "steps"
 CONTESTANTS = ("tutorial", "tutorial, longest", "tutorial, small files", "kit", "ceiling")
 BATCHES, BEAMS = (1, 8, 32), (1, 4)
 GPT2_TOKENS = 50257
-TEXTS = 4000  # phantom impressions that a tokenizer is trained on; they cost no picture
+TEXTS = 4000  # phantom impressions that a tokenizer is trained on; they cost no image
 
 
 # --- what is trained ---------------------------------------------------------------------------------------------
@@ -134,18 +134,18 @@ def make_material(options: argparse.Namespace, folder: Path) -> Material:
     write_collection(files, options.studies, options.image_size, os.cpu_count() or 1)
     with (files / "studies.csv").open(encoding="utf-8", newline="") as stream:
         table = {row["uid"]: row for row in csv.DictReader(stream)}
-    pictures = sorted({str(files / row[view]) for row in table.values() for view in VIEWS if row[view]})
-    for picture in pictures:  # into the disk cache, for all
-        Path(picture).read_bytes()
+    images = sorted({str(files / row[view]) for row in table.values() for view in VIEWS if row[view]})
+    for image in images:  # into the disk cache, for all
+        Path(image).read_bytes()
 
     started = time.perf_counter()
-    for picture in pictures:
-        with Image.open(picture) as image:
-            image.load()
-    lap("decode one full-size PNG", len(pictures))
+    for image in images:
+        with Image.open(image) as opened:
+            opened.load()
+    lap("decode one full-size PNG", len(images))
     (folder / "small").mkdir()
-    for picture in pictures:
-        panel(picture, kit.panel_size).save(folder / "small" / Path(picture).name)
+    for image in images:
+        panel(image, kit.panel_size).save(folder / "small" / Path(image).name)
     lap("shrink the files of one study for the tutorial way", len(table))
     stored = max(32, kit.panel_size) if options.model == "demo" else 384  # as `hf-cxr demo` and `prepare` have it
     prepare("table", folder / "dataset", root=files / "studies.csv", size=stored)
@@ -263,9 +263,7 @@ def time_kit(options: argparse.Namespace, material: Material, batches: list[dict
             self.add_callback(clock)
 
         def training_step(self, model, inputs, *args, **kwargs):
-            kept = (
-                inputs if not batches else inputs | {"pixel_values": batches[0]["pixel_values"]}
-            )  # one picture serves
+            kept = inputs if not batches else inputs | {"pixel_values": batches[0]["pixel_values"]}  # one image serves
             batches.append(dict(kept))
             return super().training_step(model, inputs, *args, **kwargs)
 

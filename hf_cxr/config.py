@@ -29,8 +29,8 @@ class KitArguments:
     panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
     max_target_length: int = field(default=128, metadata={"help": "Longest impression in tokens, the end included."})
-    findings_warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of stage one; 0 skips it."})
-    findings_warmup_learning_rate: float | None = field(
+    findings_pretraining_epochs: float = field(default=0.0, metadata={"help": "Epochs of stage one; 0 skips it."})
+    findings_pretraining_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}
     )
     findings_labels: str = field(
@@ -63,7 +63,7 @@ class KitArguments:
     )
     log_samples: int = field(default=4, metadata={"help": "Validation studies shown at each evaluation; 0: none."})
     share_samples: bool = field(
-        default=False, metadata={"help": "Send those pictures and texts to trackers on other machines, too."}
+        default=False, metadata={"help": "Send those images and texts to trackers on other machines, too."}
     )
     resume: bool = field(default=False, metadata={"help": "Continue an interrupted run in output_dir."})
     restart: bool = field(default=False, metadata={"help": "Delete the run in output_dir and begin anew."})

@@ -50,7 +50,7 @@ def run_folder(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
         **TINY_RECIPE,
         dataset=str(phantom_folder),
         output_dir=str(folder),
-        findings_warmup_epochs=1,
+        findings_pretraining_epochs=1,
         per_device_train_batch_size=16,
         learning_rate=0.001,
         eval_strategy="epoch",

@@ -61,7 +61,7 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
         **TINY_RECIPE,
         dataset=dataset,
         output_dir=str(folder / f"{stage}-{accumulation}"),
-        findings_warmup_epochs=STEPS * GLOBAL_BATCH / len(packed),
+        findings_pretraining_epochs=STEPS * GLOBAL_BATCH / len(packed),
         per_device_train_batch_size=GLOBAL_BATCH // (accumulation * processes),
         gradient_accumulation_steps=accumulation,
         max_steps=STEPS,
@@ -77,9 +77,9 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
     checkpoint = tiny_checkpoint()
     if stage == "findings":
         log = []
-        listen = {"on_log": lambda *_, logs, **__: log.append(logs)}  # the warm-up keeps its log to itself
+        listen = {"on_log": lambda *_, logs, **__: log.append(logs)}  # findings pretraining keeps its log to itself
         findings_pretraining.EpochCallback = type("Listener", (EpochCallback,), listen)
-        findings_pretraining.warm_up(checkpoint, packed, kit, args)
+        findings_pretraining.pretrain_on_findings(checkpoint, packed, kit, args)
         findings_pretraining.EpochCallback = EpochCallback
     else:
         log = training.fine_tune(checkpoint, {"train": packed}, kit, args).state.log_history

@@ -16,7 +16,7 @@ REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <eCitation><uId id="CXR{uid}"/><MedlineCitation><Article><Abstract>
 <AbstractText Label="FINDINGS">{text}</AbstractText><AbstractText Label="IMPRESSION">{text}</AbstractText>
 </Abstract></Article></MedlineCitation><MeSH><major>normal</major></MeSH>{images}</eCitation>"""
-BLOCKS = {"frontal": "1001", "lateral": "2001"}  # of Open-i's picture names
+BLOCKS = {"frontal": "1001", "lateral": "2001"}  # of Open-i's image names
 
 Drawn = list[tuple[int, str, dict[str, bytes]]]
 
@@ -31,14 +31,14 @@ def draw(number: int, size: int = 96) -> Drawn:
 
 def open_i(folder: Path, drawn: Drawn) -> None:
     """`NLMCXR_reports.tgz` and `NLMCXR_png.tgz`, as the publisher offers them."""
-    reports, pictures = {}, {}
+    reports, images = {}, {}
     for uid, text, views in drawn:
         names = {view: f"CXR{uid}_IM-{uid:04d}-{BLOCKS[view]}" for view in views}
-        images = "".join(f'<parentImage id="{name}"/>' for name in names.values())
-        reports[f"ecgen-radiology/{uid}.xml"] = REPORT.format(uid=uid, text=escape(text), images=images).encode()
-        pictures |= {f"{names[view]}.png": content for view, content in views.items()}
+        listed = "".join(f'<parentImage id="{name}"/>' for name in names.values())
+        reports[f"ecgen-radiology/{uid}.xml"] = REPORT.format(uid=uid, text=escape(text), images=listed).encode()
+        images |= {f"{names[view]}.png": content for view, content in views.items()}
     folder.mkdir()
-    for name, files in (("NLMCXR_reports.tgz", reports), ("NLMCXR_png.tgz", pictures)):
+    for name, files in (("NLMCXR_reports.tgz", reports), ("NLMCXR_png.tgz", images)):
         with tarfile.open(folder / name, "w:gz") as archive:
             for path, content in files.items():
                 entry = tarfile.TarInfo(path)
@@ -61,22 +61,22 @@ def kaggle(folder: Path, drawn: Drawn) -> None:
 
 
 def r2gen(archive: Path, drawn: Drawn) -> None:
-    """`iu_xray.zip`: `annotation.json` and two pictures a study."""
+    """`iu_xray.zip`: `annotation.json` and two images a study."""
     pairs = [(uid, text, list(views.values())) for uid, text, views in drawn if len(views) == 2]
     splits: dict[str, list] = {"train": [], "val": [], "test": []}
     with zipfile.ZipFile(archive, "w") as file:
-        for number, (uid, text, pictures) in enumerate(pairs):
+        for number, (uid, text, images) in enumerate(pairs):
             name = f"CXR{uid}_IM-{uid:04d}"
             paths = [f"{name}/{place}.png" for place in (0, 1)]
             split = {8: "val", 9: "test"}.get(number % 10, "train")
             splits[split].append({"id": name, "report": text, "image_path": paths, "split": split})
-            for path, content in zip(paths, pictures, strict=True):
+            for path, content in zip(paths, images, strict=True):
                 file.writestr(f"iu_xray/images/{path}", content)
         file.writestr("iu_xray/annotation.json", json.dumps(splits))
 
 
 def own_table(path: Path, drawn: Drawn) -> None:
-    """A hospital's export: a CSV with names of its own, and picture files beside it."""
+    """A hospital's export: a CSV with names of its own, and image files beside it."""
     rows = []
     for uid, text, views in drawn:
         row = {"accession": uid, "pa_file": "", "lat_file": "", "conclusion": text}
@@ -100,7 +100,7 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _png(picture) -> bytes:
+def _png(image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

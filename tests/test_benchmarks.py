@@ -90,25 +90,33 @@ def test_parameters_of_a_recipe_are_those_of_the_model_that_it_trains(recipes, t
 def test_flops_of_a_dense_model_are_six_a_weight_and_token(recipes, tmp_path: Path):
     """Forward 2, backward 4: what the encoder's weights alone need on its 33 tokens is a tight lower bound."""
     config = write_config(
-        tmp_path / "c.yaml", dataset="x", encoder="tiny", decoder="tiny", panel_size=64, findings_warmup_epochs=1
+        tmp_path / "c.yaml", dataset="x", encoder="tiny", decoder="tiny", panel_size=64, findings_pretraining_epochs=1
     )
     row = recipes.estimate(config)
     weights = 4 * (4 * 128 * 128 + 2 * 128 * 256)  # four layers: attention and feed-forward of `tiny`
-    assert 6 * weights * 33 < row["warmup_flops"] < 1.2 * 6 * weights * 33
+    assert 6 * weights * 33 < row["findings_pretraining_flops"] < 1.2 * 6 * weights * 33
 
 
 def test_frozen_encoder_whose_states_are_kept_is_not_counted_in_a_step(recipes, tmp_path: Path):
     common = {"dataset": "x", "encoder": "tiny", "decoder": "tiny", "panel_size": 64}
     whole = recipes.estimate(write_config(tmp_path / "whole.yaml", **common))
     frozen = recipes.estimate(write_config(tmp_path / "frozen.yaml", **common, freeze_encoder=True))
-    warmed = recipes.estimate(  # view dropout acts in its warm-up; stage two reads the kept states all the same
-        write_config(tmp_path / "w.yaml", **common, freeze_encoder=True, findings_warmup_epochs=1, view_dropout=0.1)
+    pretrained = (
+        recipes.estimate(  # view dropout acts in its pretraining; stage two reads the kept states all the same
+            write_config(
+                tmp_path / "w.yaml", **common, freeze_encoder=True, findings_pretraining_epochs=1, view_dropout=0.1
+            )
+        )
     )
     assert frozen["parameters"] == whole["parameters"]
     assert frozen["trained_parameters"] < whole["trained_parameters"]
-    assert frozen["step_flops"] == warmed["step_flops"] <= whole["step_flops"] - warmed["warmup_flops"]
-    assert frozen["activation_bytes"] == warmed["activation_bytes"] < whole["activation_bytes"]
-    assert frozen["warmup_flops"] == 0 < warmed["warmup_flops"]
+    assert (
+        frozen["step_flops"]
+        == pretrained["step_flops"]
+        <= whole["step_flops"] - pretrained["findings_pretraining_flops"]
+    )
+    assert frozen["activation_bytes"] == pretrained["activation_bytes"] < whole["activation_bytes"]
+    assert frozen["findings_pretraining_flops"] == 0 < pretrained["findings_pretraining_flops"]
 
 
 def test_unknown_part_is_named_and_the_other_recipes_are_counted(recipes, tmp_path: Path, monkeypatch):

@@ -1,5 +1,5 @@
 """Every command and every snippet of README and docs runs, as printed, in a folder that looks like a user's: the
-collection in its published forms (filled with phantom studies), pictures, and a Hub on this machine that holds small
+collection in its published forms (filled with phantom studies), images, and a Hub on this machine that holds small
 stand-ins for the pretrained models. What is not run is listed below with its reason."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOT_RUN = {
     "python -m hf_cxr.metrics.clinical": "needs the extra `clinical`; see tests/metrics/test_metrics_clinical.py",
 }
 REFUSED_WITHOUT_GPU = {"--accelerate_config fsdp2": "FSDP needs GPUs", "--accelerate_config deepspeed": "deepspeed"}
-SHORTER = ["--num_train_epochs", "1", "--findings_warmup_epochs", "1", "--max_target_length", "24"]
+SHORTER = ["--num_train_epochs", "1", "--findings_pretraining_epochs", "1", "--max_target_length", "24"]
 SMALLER = {"4000": "160", "8": "2", "CONFIG": "CONFIG.yaml"}  # studies of the phantom, processes; one config
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9]*|.*…")  # a word of a command that the reader replaces; CONFIG is a file here
 
@@ -117,10 +117,10 @@ def sandbox(tmp_path_factory):
     published_forms.r2gen(folder / "iu_xray.zip", drawn)
     published_forms.own_table(folder / "export.csv", drawn)
     both = next(views for _, _, views in drawn if len(views) == 2)
-    for view, picture in both.items():
-        (folder / f"{view}.png").write_bytes(picture)
+    for view, image in both.items():
+        (folder / f"{view}.png").write_bytes(image)
         (folder / f"{view}s").mkdir()
-        (folder / f"{view}s" / "a.png").write_bytes(picture)
+        (folder / f"{view}s" / "a.png").write_bytes(image)
     published_forms.write_table(
         folder / "studies.csv", [{"uid": "a", "frontal": "frontal.png"}, {"uid": "b", "frontal": "frontal.png"}]
     )

@@ -14,15 +14,15 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PICTURES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4}
+IMAGES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4}
 SMALL = {"HF_CXR_NUM_STUDIES": "600", "HF_CXR_EPOCHS": "1", "HF_CXR_WARMUP_EPOCHS": "1"}
 
 
-def pictures(notebook) -> list[bytes]:
-    """The PNG pictures among the outputs."""
+def images(notebook) -> list[bytes]:
+    """The PNG images among the outputs."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     shown = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    return [base64.b64decode(picture) for picture in shown]
+    return [base64.b64decode(image) for image in shown]
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +32,17 @@ def desk(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_its_pictures(path, desk, monkeypatch):
+def test_a_notebook_runs_and_shows_its_images(path, desk, monkeypatch):
     """In the order of their numbers, in one folder: the second trains what the third and fourth use."""
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(desk)}}).execute()
     assert "seem to have been set" not in json.dumps(notebook), "generate warns at each call"
-    shown = pictures(notebook)
-    assert len(shown) >= PICTURES[path.stem]
+    shown = images(notebook)
+    assert len(shown) >= IMAGES[path.stem]
     for content in shown:
-        assert np.asarray(Image.open(io.BytesIO(content)).convert("L")).std() > 5, "not an empty picture"
+        assert np.asarray(Image.open(io.BytesIO(content)).convert("L")).std() > 5, "not an empty image"
 
 
 @pytest.mark.slow
@@ -56,14 +56,14 @@ def test_a_run_of_ones_own_is_read_with_its_own_dataset(run_folder, tmp_path, mo
     same = "assert wrong and [study['impression'] for study in studies] == [row['impression'] for row in wrong]"
     notebook.cells.append(nbformat.v4.new_code_cell(same))
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert len(pictures(notebook)) == 3  # without that of the calibration, which so few studies do not have
+    assert len(images(notebook)) == 3  # without that of the calibration, which so few studies do not have
     monkeypatch.setenv("HF_CXR_DATASET", str(tmp_path / "absent"))
     with pytest.raises(Exception, match=r"absent"):
         NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 def test_notebooks_are_kept_without_outputs_and_traces_of_a_machine():
-    assert [path.stem for path in NOTEBOOKS] == sorted(PICTURES)
+    assert [path.stem for path in NOTEBOOKS] == sorted(IMAGES)
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)

@@ -1,6 +1,6 @@
-"""What each `hf-cxr` command does with its options: calls the room that does the work, and prints what that gives.
+"""What each `hf-cxr` command does with its options: calls the module that does the work, and prints what that gives.
 
-Rooms are imported within the commands, so that `--help` and errors of usage need none of them.
+Modules are imported within the commands, so that `--help` and errors of usage need none of them.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 INTERRUPTED = 130
-PICTURE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
+IMAGE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
 RESEARCH_USE = "Research use only, not for diagnosis."
 
 
 def run_prepare(options: argparse.Namespace) -> None:
-    from hf_cxr.data.prepare import format_waterfall, plan, prepare
+    from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     shared = ("section", "split_file", "views", "pairs", "require", "seed")
     chosen: dict[str, Any] = {name: getattr(options, name) for name in shared}
-    optional = ("root", "num_studies", "scars", "images", "encoding")
+    optional = ("root", "num_studies", "placeholders", "images", "encoding")
     chosen |= {name: value for name in optional if (value := getattr(options, name)) is not None}
     if options.columns:
         chosen["columns"] = _pairs_of(options.columns)
     if options.plan:
-        account = plan(options.source, **chosen)
-        print(format_waterfall(account))
-        print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in account["views"].items()))
+        preparation = plan(options.source, **chosen)
+        print(format_preparation(preparation))
+        print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in preparation["views"].items()))
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
     settings = {name: getattr(options, name) for name in ("size", "num_proc", "overwrite")}
-    print(format_waterfall(prepare(options.source, options.out, **settings, **chosen)))
+    print(format_preparation(prepare(options.source, options.out, **settings, **chosen)))
 
 
 def _pairs_of(words: Sequence[str]) -> dict[str, str]:
@@ -88,7 +88,7 @@ def run_train(options: argparse.Namespace) -> None:
     lost = launch.command_that_lost_processes()
     asked = options.num_processes or options.accelerate_config or torch.cuda.device_count() > 1
     if lost or (asked and not launch.is_launched()):
-        parse_arguments(options.config, options.overrides)  # a bad config is told once, not by every process
+        parse_arguments(options.config, options.overrides)  # a bad config is line once, not by every process
         if lost:
             return launch.start(lost, words)
         processes = options.num_processes
@@ -179,8 +179,8 @@ def run_predict(options: argparse.Namespace) -> None:
 def _print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         row = {"uid": uid} | answer
-        told = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
-        print(told, flush=True)
+        line = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+        print(line, flush=True)
         return
     prefix = f"{uid}\t" if uid is not None else ""
     warnings = list(answer.get("warnings", ()))
@@ -188,10 +188,10 @@ def _print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> Non
         warnings.append("the text was cut short, by --max-new-tokens or by the checkpoint's own limit")
     for warning in warnings:
         print(f"{prefix}warning: {warning}", file=sys.stderr)
-    print(prefix + _told(answer), flush=True)
+    print(prefix + answer_line(answer), flush=True)
 
 
-def _told(row: dict[str, Any]) -> str:
+def answer_line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"not read: {row['error']}"
     return f"abstained (score {row['score']:.2f})" if row.get("abstained") else row["impression"]
@@ -234,7 +234,7 @@ def _studies_in_folders(folders: dict[str, str]) -> list[tuple[str, dict[str, st
     studies: dict[str, dict[str, str | None]] = {}
     for view, folder in folders.items():
         for name in _files_under(Path(folder)):
-            uid, path = re.sub(PICTURE_ENDINGS, "", name), str(Path(folder) / name)
+            uid, path = re.sub(IMAGE_ENDINGS, "", name), str(Path(folder) / name)
             known = studies.setdefault(uid, {}).setdefault(view, path)
             if known != path:
                 raise ValueError(f"{known} and {path}: which of them is the {view} view of {uid}?")

@@ -1,4 +1,4 @@
-"""The whole way on the embedded collection: prepare, warm up, fine-tune, evaluate, card, three studies shown."""
+"""The whole way on the embedded collection: prepare, pretrain, fine-tune, evaluate, card, three studies shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from hf_cxr import pack_views
 from hf_cxr.cli.commands import print_report
 from hf_cxr.config import parse_arguments
-from hf_cxr.data.prepare import format_waterfall, load_prepared, prepare
+from hf_cxr.data.prepare import format_preparation, load_prepared, prepare
 from hf_cxr.training.run import train
 
 SHOWN = 3
@@ -27,7 +27,7 @@ def demo(out: Path, seed: int = 0, num_studies: int = 8000) -> None:
         ["--dataset", str(dataset), "--output_dir", str(out), "--seed", str(seed), "--restart"],
     )
     print(f"1. Drawing {num_studies} synthetic studies, seed {seed}", flush=True)
-    account = prepare(
+    preparation = prepare(
         "phantom",
         dataset,
         size=kit.panel_size,
@@ -36,7 +36,7 @@ def demo(out: Path, seed: int = 0, num_studies: int = 8000) -> None:
         num_proc=min(os.cpu_count() or 1, 8),
         overwrite=True,
     )
-    print(format_waterfall(account))
+    print(format_preparation(preparation))
     print("2. Training: the encoder learns findings, then the model learns to write", flush=True)
     report = train(kit, args)
     if report:  # of few studies none is in the test split
@@ -45,12 +45,12 @@ def demo(out: Path, seed: int = 0, num_studies: int = 8000) -> None:
 
 
 def show_studies(run: Path, dataset: Path) -> None:
-    """Print truth and output of the first abnormal test studies and save their pictures as `examples.png`."""
+    """Print truth and output of the first abnormal test studies and save their images as `examples.png`."""
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     test = load_prepared(str(dataset))["test"]
     chosen = [index for index, tags in enumerate(test["tags"]) if tags][:SHOWN]
     sheet = Image.new("RGB", (2 * THUMBNAIL, THUMBNAIL * max(1, len(chosen))))
-    print(f"\n3. Test studies, pictures in {run / 'examples.png'}")
+    print(f"\n3. Test studies, images in {run / 'examples.png'}")
     for place, index in enumerate(chosen):
         study, row = test[index], rows[index]
         sheet.paste(pack_views(study["frontal"], study["lateral"], size=THUMBNAIL), (0, place * THUMBNAIL))

@@ -60,7 +60,7 @@ def make_parser() -> Parser:
     )
     prepare.add_argument("--root", help="folder of the collection; for a table, its file")
     prepare.add_argument("--out", help="folder to make; must not hold files yet")
-    prepare.add_argument("--plan", action="store_true", help="only count what would be kept; no picture is opened")
+    prepare.add_argument("--plan", action="store_true", help="only count what would be kept; no image is opened")
     prepare.add_argument("--section", default="impression", choices=("impression", "findings", "both"))
     prepare.add_argument("--size", type=int, default=384, help="longer side of a stored image in pixels (default 384)")
     prepare.add_argument("--split-file", help="CSV with columns uid and split, instead of the hash split")
@@ -77,7 +77,9 @@ def make_parser() -> Parser:
     )
     prepare.add_argument("--images", help="table only: folder that its image paths are relative to")
     prepare.add_argument("--encoding", help="table only: encoding of its text, if it is not UTF-8")
-    prepare.add_argument("--scars", help="what to do with XXXX de-identification scars: drop, drop_sentence or keep")
+    prepare.add_argument(
+        "--placeholders", help="what to do with XXXX de-identification placeholders: drop, drop_sentence or keep"
+    )
     prepare.add_argument("--seed", type=int, default=0, help="seed of the split, and of the phantom")
     prepare.add_argument("--num-studies", type=int, help="phantom only: how many studies (default 5000)")
     prepare.add_argument("--num-proc", type=int, default=1, help="processes that read images")
@@ -85,13 +87,13 @@ def make_parser() -> Parser:
 
     explore = command(
         "explore",
-        "Show a prepared dataset in figures and pictures: an HTML page, PNG files and the same numbers as JSON.",
+        "Show a prepared dataset in figures and images: an HTML page, PNG files and the same numbers as JSON.",
         "hf-cxr explore data/indiana --out runs/explore",
     )
     explore.add_argument("dataset", help="prepared folder or Hub id")
     explore.add_argument("--out", required=True, help="folder to make")
     explore.add_argument(
-        "--findings", nargs="+", default=(), help="findings to show pictures of (default: the commonest)"
+        "--findings", nargs="+", default=(), help="findings to show images of (default: the commonest)"
     )
     explore.add_argument("--split", default="all", help="describe this split only (default: all)")
     explore.add_argument("--seed", type=int, default=0, help="seed of the studies that are shown")
@@ -126,7 +128,7 @@ def make_parser() -> Parser:
 
     evaluate = command(
         "evaluate",
-        "Score a checkpoint on a split, beside image-blind floors and shuffled images.",
+        "Score a checkpoint on a split, beside image-blind baselines and shuffled images.",
         "hf-cxr evaluate runs/iu data/indiana --split test --out runs/iu",
     )
     evaluate.add_argument("checkpoint", help="run folder or Hub id")
@@ -137,7 +139,7 @@ def make_parser() -> Parser:
     evaluate.add_argument("--out", help="folder for report.html, .md, .json and predictions.jsonl")
     evaluate.add_argument("--batch-size", type=_count, default=32)
     evaluate.add_argument("--num-beams", type=_count, default=1)
-    evaluate.add_argument("--seed", type=int, default=0, help="seed of floors, shuffles and intervals")
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of baselines, shuffles and intervals")
     evaluate.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, to stdout")
 
     compare = command(
@@ -202,7 +204,7 @@ def make_parser() -> Parser:
 
     demo = command(
         "demo",
-        "The whole way on the embedded collection: prepare, warm up, fine-tune, evaluate, card, three studies shown.",
+        "The whole way on the embedded collection: prepare, pretrain, fine-tune, evaluate, card, three studies shown.",
         "hf-cxr demo --out runs/demo",
     )
     demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")

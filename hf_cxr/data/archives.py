@@ -73,12 +73,12 @@ _DAMAGE = (
 
 
 class UnsafeArchive(ValueError):
-    """A member that no honest archive of pictures or reports has. The message names the archive and the member."""
+    """A member that no honest archive of images or reports has. The message names the archive and the member."""
 
 
 @dataclass(frozen=True)
 class Archived:
-    """A picture inside an archive: found in one pass by the `image_key` of its member name, or by its path."""
+    """An image inside an archive: found in one pass by the `image_key` of its member name, or by its path."""
 
     archive: Path
     key: str
@@ -87,7 +87,7 @@ class Archived:
 
 
 def image_key(name: str) -> str:
-    """What the published forms of one picture have in common: no folder, no prefix "CXR", no picture suffix.
+    """What the published forms of one image have in common: no folder, no prefix "CXR", no image suffix.
 
     Open-i writes the number of its first study twice ("CXR1_1_IM-0001-3001"), Kaggle once.
 

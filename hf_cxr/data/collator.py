@@ -1,7 +1,7 @@
 """From a prepared dataset to batches: both views packed once into canvases, then served from a memory map.
 
 Packing (decode, fit, place) happens once per dataset and panel size; what an epoch pays for is a copy and a
-normalisation. Training, evaluation and the warm-up all read images through this room.
+normalisation. Training, evaluation and findings pretraining all read images through this module.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class CanvasCollator:
         self.scale = image_processor.rescale_factor / std
         self.shift = mean / std
         if all((values == values[:, :1]).all() for values in (self.scale, self.shift)):
-            # Three equal channels of a grey picture are one, seen three times: a third of the work and of the memory.
+            # Three equal channels of a grey image are one, seen three times: a third of the work and of the memory.
             self.scale, self.shift = self.scale[:, :1], self.shift[:, :1]
         self.pad_token_id, self.start_token_id = pad_token_id, start_token_id or 0
 

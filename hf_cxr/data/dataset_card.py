@@ -1,4 +1,5 @@
-"""The card (README.md) of a prepared dataset: YAML that the Hub and `load_dataset` read, and the account in words."""
+"""The card (README.md) of a prepared dataset: YAML that the Hub and `load_dataset` read, and the preparation report in
+words."""
 
 from __future__ import annotations
 
@@ -98,7 +99,7 @@ dataset = load_dataset("path/or/repo")  # {", ".join(name for name, count in fac
 
 {_table(("split", "studies", "rows"), _sizes(facts))}
 
-Split: {split_rule}. No patient and no picture is in two splits{_tied(facts)}{
+Split: {split_rule}. No patient and no image is in two splits{_tied(facts)}{
         _unnamed(facts)
     }. `splits.csv` lists every row; its SHA-256 is \
 `{facts["splits_sha256"]}`.
@@ -128,8 +129,10 @@ missing or damaged is left out whole: an empty view means that the study never h
 
 ## How it was made
 
-- Section asked for: `{options["section"]}`. De-identification scars (`XXXX`) in impression and findings: policy \
-`{options["scars"]}`.
+- Section asked for: `{
+        options["section"]
+    }`. De-identification placeholders (`XXXX`) in impression and findings: policy \
+`{options["placeholders"]}`.
 - Images: 8-bit grey PNG, longer side at most {options["size"]} pixels, aspect ratio kept, never enlarged.
 - Which two: {_pair_rule(options)}
 - Options of the source: {_options(options["source_options"])}. Everything else is in `prepare.json`.
@@ -156,11 +159,11 @@ def _sizes(facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _tied(facts: Mapping[str, Any]) -> str:
-    tied = facts["patients_tied_by_a_picture"]
+    tied = facts["patients_tied_by_an_image"]
     if not tied["patients"]:
         return ""
     return (
-        f"; {tied['patients']:,} patients share a picture with another and are kept together, "
+        f"; {tied['patients']:,} patients share an image with another and are kept together, "
         f"{tied['largest_group']:,} in the largest group"
     )
 

@@ -143,7 +143,7 @@ def download(
     stop = threading.Event()
     names = [chosen.files[part] for part in parts]
     fetches = [_Fetch(url + name, out / name, chosen.checksums.get(name), i, stop) for i, name in enumerate(names)]
-    told: list[BaseException] = []
+    reported: list[BaseException] = []
     with ThreadPoolExecutor(min(workers, len(fetches))) as pool:
         jobs = [pool.submit(fetch.run, unpack) for fetch in fetches]
         try:
@@ -152,14 +152,14 @@ def download(
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for job in done:
                     if waiting and (error := job.exception()):
-                        told.append(error)
+                        reported.append(error)
                         log.error("%s (the other files go on)", error)
         except BaseException:  # Ctrl-C: the threads end at their next chunk, the parts stay
             stop.set()
             raise
     errors = [error for job in jobs if (error := job.exception())]
     for error in errors[1:]:
-        if error not in told:
+        if error not in reported:
             log.error("%s", error)
     if errors:
         raise errors[0]
@@ -294,22 +294,22 @@ class _Fetch:
         version = {"etag": headers.get("ETag"), "modified": headers.get("Last-Modified")}
         if status == 200:
             size = _number(headers.get("Content-Length"))
-            self.make_room((size or 0) - have)
+            self.check_disk_space((size or 0) - have)
             self.notes.unlink(missing_ok=True)
             self.part.write_bytes(b"")
             self.write_notes({**version, "size": size})
             return size
         start, end, size = _content_range(headers.get("Content-Range"))
         if not have or start != have or (size is not None and end != size - 1):
-            told = headers.get("Content-Range", "nothing")
-            raise self.error(f"asked for the bytes from {have} on, the server sent {told[:80]!r}")
+            sent = headers.get("Content-Range", "nothing")
+            raise self.error(f"asked for the bytes from {have} on, the server sent {sent[:80]!r}")
         known = {key: value for key, value in notes.items() if value is not None}
         if any(
             value is not None and value != known.get(key, value) for key, value in {**version, "size": size}.items()
         ):
             self.discard()
             raise _Broken("the remote file has changed", 0.0)
-        self.make_room((size or 0) - have)
+        self.check_disk_space((size or 0) - have)
         self.write_notes({**notes, "size": known.get("size", size)})
         return known.get("size", size)
 
@@ -344,7 +344,7 @@ class _Fetch:
             archives.extract(self.target, folder, lambda name: not self.check_stop())
         return folder
 
-    def make_room(self, needed: int) -> None:
+    def check_disk_space(self, needed: int) -> None:
         free = shutil.disk_usage(self.target.parent).free
         if needed > free:
             raise self.error(f"{needed:,} bytes are to come, but the disk has {free:,} free")

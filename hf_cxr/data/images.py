@@ -1,7 +1,7 @@
-"""Every picture of a collection, read once: in parallel, and in one pass through each archive.
+"""Every image of a collection, read once: in parallel, and in one pass through each archive.
 
-What comes out are small PNG files one after the other in a store on disk, and per picture what the rest of the house
-needs to know of it. How one picture is decoded lives in `hf_cxr.inference.views`.
+What comes out are small PNG files one after the other in a store on disk, and per image what the rest of the kit
+needs to know of it. How one image is decoded lives in `hf_cxr.inference.views`.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ from hf_cxr.utils.files import ENDINGS, undisturbed
 
 MISSING = "image file missing"
 AHEAD = 8
-"""Pictures in work or waiting per process: bounds the memory, whatever the size of the collection."""
+"""Images in work or waiting per process: bounds the memory, whatever the size of the collection."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Key = tuple[int, int]
-"""(index of the study, index of the picture in it)"""
+"""(index of the study, index of the image in it)"""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that could be read, and where the store keeps it."""
+class StoredImage:
+    """An image that could be read, and where the store keeps it."""
 
     start: int
     length: int
     """Its PNG: so many bytes of the store from `start` on."""
     digest: str
-    """SHA-256 of the PNG: two equal ones are the same picture, whatever their files were."""
+    """SHA-256 of the PNG: two equal ones are the same image, whatever their files were."""
     evidence: float | None = None
-    """Log-odds that it is frontal, by its pixels; only for a picture whose view the collection does not name."""
+    """Log-odds that it is frontal, by its pixels; only for an image whose view the collection does not name."""
     hint: str | None = None
     """The view its DICOM header names, if any."""
 
 
-def read_pictures(
+def read_images(
     studies: Sequence[Study], size: int, store: Path, num_proc: int = 1
-) -> list[tuple[Picture | str, ...]]:
-    """Read every picture of every study and append it, shrunk and as 8-bit grey PNG, to the file `store`.
+) -> list[tuple[StoredImage | str, ...]]:
+    """Read every image of every study and append it, shrunk and as 8-bit grey PNG, to the file `store`.
 
     Args:
-        studies: Records with pictures, not opened.
-        size: Longer side of a stored picture in pixels, at most.
+        studies: Records with images, not opened.
+        size: Longer side of a stored image in pixels, at most.
         store: The file to make.
         num_proc: Processes that read. The result does not depend on it.
 
     Returns:
-        For each study, in order, for each of its pictures: a `Picture`, or the reason why it cannot be read.
+        For each study, in order, for each of its images: a `StoredImage`, or the reason why it cannot be read.
 
     Raises:
         ValueError: If an archive is broken or unsafe.
         OSError: If the store cannot be written or an archive cannot be read.
     """
-    found: dict[Key, Picture | str] = {}
+    found: dict[Key, StoredImage | str] = {}
     total = sum(len(study.images) for study in studies)
-    with store.open("wb") as stream, tqdm(total=total, desc="Reading pictures", unit=" pictures") as progress:
+    with store.open("wb") as stream, tqdm(total=total, desc="Reading images", unit=" images") as progress:
         start = 0
         for key, (result, reason) in _in_order(_read_one, _jobs(studies, size), num_proc):
             if result is None:
@@ -84,7 +84,7 @@ def read_pictures(
             else:
                 png, digest, evidence, hint = result
                 stream.write(png)
-                found[key] = Picture(start, len(png), digest, evidence, hint)
+                found[key] = StoredImage(start, len(png), digest, evidence, hint)
                 start += len(png)
             progress.update()
     return [
@@ -94,7 +94,7 @@ def read_pictures(
 
 
 def _jobs(studies: Sequence[Study], size: int) -> Iterator[tuple[Key, tuple[Any, ...]]]:
-    """What is to be read: first the pictures that lie open, then each archive in one pass."""
+    """What is to be read: first the images that lie open, then each archive in one pass."""
     shelves: dict[Path, dict[str, list[Key]]] = {}
     for s, study in enumerate(studies):
         for i, radiograph in enumerate(study.images):
@@ -197,6 +197,6 @@ def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
             pool.submit(int)  # starts the processes
         yield pool
     except BrokenProcessPool:
-        raise OSError("a process that reads pictures was killed (out of memory?): try a smaller --num-proc") from None
+        raise OSError("a process that reads images was killed (out of memory?): try a smaller --num-proc") from None
     finally:
         pool.shutdown(cancel_futures=True)

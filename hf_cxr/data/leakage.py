@@ -26,11 +26,11 @@ def text_overlap(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int
         if name == "train":
             continue
         words = [_words(text) for text in texts]
-        strange = [text for text in words if text not in train]
+        unseen = [text for text in words if text not in train]
         near = sum(
-            len(text) >= NEAR_WORDS and any(variant in near_train for variant in _one_less(text)) for text in strange
+            len(text) >= NEAR_WORDS and any(variant in near_train for variant in _one_less(text)) for text in unseen
         )
-        overlap[str(name)] = {"studies": len(words), "same": len(words) - len(strange), "near": near}
+        overlap[str(name)] = {"studies": len(words), "same": len(words) - len(unseen), "near": near}
     return overlap
 
 

@@ -22,7 +22,7 @@ LICENCES: dict[str, tuple[str, str]] = {
     "kaggle": INDIANA,
     "openi": INDIANA,
     "r2gen": INDIANA,
-    "phantom": ("apache-2.0", "Synthetic pictures and texts drawn by hf-cxr; no patient is behind any of them."),
+    "phantom": ("apache-2.0", "Synthetic images and texts drawn by hf-cxr; no patient is behind any of them."),
 }
 """Source → its licence (a Hub identifier) and what it means for the reader of the card."""
 UNKNOWN = ("other", "The licence of the source is not known to hf-cxr: check it before you share this dataset.")
@@ -56,11 +56,11 @@ def check_may_be_public(folder: Path) -> None:
     source = json_object(folder / "prepare.json").get("source")
     stated, known = stated_licence(folder), LICENCES.get(str(source), ("",))[0]
     forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
-    strange = next((licence for licence in stated.split() if not re.fullmatch(_FREE, licence)), None)
+    unknown = next((licence for licence in stated.split() if not re.fullmatch(_FREE, licence)), None)
     if forbidden:
         why = f"its licence ({forbidden}) forbids sharing derivatives such as resized images"
-    elif strange:
-        why = f"its licence ({strange}) is none that hf-cxr knows to allow it"
+    elif unknown:
+        why = f"its licence ({unknown}) is none that hf-cxr knows to allow it"
     elif not stated:
         why = "its licence is unknown (README.md names none)"
     else:

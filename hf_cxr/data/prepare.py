@@ -1,6 +1,6 @@
 """Source → dataset: `load_studies` into the datasets cache, `prepare` into a folder that `load_dataset` reads.
 
-Which studies are kept is decided in `hf_cxr.data.splits`, pictures are read in `hf_cxr.data.builder`, the card is
+Which studies are kept is decided in `hf_cxr.data.splits`, images are read in `hf_cxr.data.builder`, the card is
 written in `hf_cxr.data.dataset_card`."""
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from hf_cxr import __version__
 from hf_cxr.data import sources
 from hf_cxr.data.builder import FEATURES, StudyBuilder
 from hf_cxr.data.dataset_card import dataset_card
-from hf_cxr.data.images import Picture
-from hf_cxr.data.provenance import add_steps, format_waterfall
+from hf_cxr.data.images import StoredImage
+from hf_cxr.data.provenance import add_steps, format_preparation
 from hf_cxr.data.selection import BOTH, VIEWS, select
 from hf_cxr.data.splits import SPLITS, assign
-from hf_cxr.utils.files import is_empty, move_in, workshop
+from hf_cxr.utils.files import commit, is_empty, staging_folder
 
-__all__ = ["FEATURES", "StudyBuilder", "format_waterfall", "load_prepared", "load_studies", "plan", "prepare"]
+__all__ = ["FEATURES", "StudyBuilder", "format_preparation", "load_prepared", "load_studies", "plan", "prepare"]
 
 PLACES = {"root", "images"}
 """Options of sources that are folders on this machine."""
@@ -49,16 +49,17 @@ def load_studies(
     pairs: str = "best",
     require: str = "any",
     seed: int = 0,
-    scars: str = "drop",
+    placeholders: str = "drop",
     num_proc: int = 1,
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> DatasetDict:
     """A collection as a `DatasetDict`, built once into the datasets cache and again only when its files change.
 
-    The arguments are those of `prepare`. The account of what was left out is in `dataset["train"].info.description`.
+    The arguments are those of `prepare`. The preparation report of what was left out is in
+    `dataset["train"].info.description`.
     """
-    settings = _settings(section, size, split_file, views, pairs, require, seed, scars)
+    settings = _settings(section, size, split_file, views, pairs, require, seed, placeholders)
     builder = _builder(source, settings, options, cache_dir=cache_dir)
     with _plain_errors():
         builder.download_and_prepare(num_proc=num_proc)
@@ -76,12 +77,13 @@ def prepare(
     pairs: str = "best",
     require: str = "any",
     seed: int = 0,
-    scars: str = "drop",
+    placeholders: str = "drop",
     num_proc: int = 1,
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Write a collection as a dataset folder: Parquet, card, account. All of it or, on any failure, nothing.
+    """Write a collection as a dataset folder: Parquet, card, preparation report. All of it or, on any failure,
+    nothing.
 
     The same input gives the same bytes, whatever `num_proc` is.
 
@@ -93,20 +95,20 @@ def prepare(
         size: Longer side of a stored image in pixels, at most. For the phantom also the size it is drawn in.
         split_file: CSV with the columns `uid` and `split`; studies it does not name are left out.
         views: CSV that names the view of images, in place of what the collection says (`view_labels`).
-        pairs: "best", one row per study, or "all", a row for each frontal × lateral pair of pictures in a study.
+        pairs: "best", one row per study, or "all", a row for each frontal × lateral pair of images in a study.
         require: "any" view makes a study, or "both" are needed.
         seed: Seed of the split. For the phantom also the seed it is drawn from.
-        scars: What to do with de-identification scars, one of `hf_cxr.data.study.SCAR_POLICIES`.
+        placeholders: What to do with de-identification placeholders, one of `hf_cxr.data.study.PLACEHOLDER_POLICIES`.
         num_proc: Processes that read images.
         overwrite: Replace `out` if it is a prepared dataset.
         options: What the source takes: `root` for a collection on disk, `columns` for a table, `num_studies` for the
             phantom.
 
     Returns:
-        The account, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`, closing),
-        `splits` (name → rows), `studies` (name → studies), `images` (use → pictures), `studies_without_a_patient`,
-        `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`, `versions`.
-        `format_waterfall` prints it.
+        The preparation report, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`,
+        closing), `splits` (name → rows), `studies` (name → studies), `images` (use → images),
+        `studies_without_a_patient`, `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`,
+        `versions`. `format_preparation` prints it.
 
     Raises:
         FileExistsError: If `out` holds files already, and `overwrite` is not set or they are no prepared dataset.
@@ -117,14 +119,14 @@ def prepare(
     _check_free(out, overwrite)
     if num_proc < 1:
         raise ValueError(f"num_proc must be at least 1; got {num_proc}")
-    settings = _settings(section, size, split_file, views, pairs, require, seed, scars)
-    with workshop(out) as folder, _plain_errors():
+    settings = _settings(section, size, split_file, views, pairs, require, seed, placeholders)
+    with staging_folder(out) as folder, _plain_errors():
         builder = _builder(source, settings, options, cache_dir=folder / "cache", config_id="new")
         built, finished = folder / "built", folder / "dataset"
         builder.download_and_prepare(str(built), file_format="parquet", max_shard_size=SHARD_BYTES, num_proc=num_proc)
-        facts = _facts(builder, json.loads((built / "account.json").read_text(encoding="utf-8")))
+        facts = _facts(builder, json.loads((built / "preparation.json").read_text(encoding="utf-8")))
         _arrange(built, finished, builder.info.splits, facts)
-        move_in(finished, out, lambda: _check_free(out, overwrite))
+        commit(finished, out, lambda: _check_free(out, overwrite))
     return facts
 
 
@@ -137,10 +139,10 @@ def plan(
     pairs: str = "best",
     require: str = "any",
     seed: int = 0,
-    scars: str = "drop",
+    placeholders: str = "drop",
     **options: Any,
 ) -> dict[str, Any]:
-    """What `prepare` would keep if every picture were there and readable; opens tables only and writes nothing.
+    """What `prepare` would keep if every image were there and readable; opens tables only and writes nothing.
 
     Returns:
         `steps` and `splits` as `prepare` does, and `views`: how many studies have both, or only one of them. Views
@@ -148,18 +150,20 @@ def plan(
     """
     if "demand_images" in sources.takes(source):
         options["demand_images"] = False
-    settings = _settings(section, 384, split_file, views, pairs, require, seed, scars)
+    settings = _settings(section, 384, split_file, views, pairs, require, seed, placeholders)
     config = _builder(source, settings, options, config_id="plan").config
     planned = config.plan()
-    selections = [select(study, [Picture(0, 0, "")] * len(study.images), pairs, require) for study in planned.studies]
+    selections = [
+        select(study, [StoredImage(0, 0, "")] * len(study.images), pairs, require) for study in planned.studies
+    ]
     kept = [study for study, selection in zip(planned.studies, selections, strict=True) if selection.rows]
     rejects = [{"step": selection.step} for selection in selections if selection.step]
     add_steps(planned.steps, [BOTH] if require == "both" else [], rejects)
-    homes = assign(kept, {study.uid: () for study in kept}, seed, config.named_splits())
+    split_of_uid = assign(kept, {study.uid: () for study in kept}, seed, config.named_splits())
     rows = Counter[str]()
     for study, selection in zip(planned.studies, selections, strict=True):
         if selection.rows:
-            rows[homes[study.uid]] += len(selection.rows)
+            rows[split_of_uid[study.uid]] += len(selection.rows)
     found = Counter(frozenset(view for view, _ in selection.views) for selection in selections if selection.rows)
     return {
         "steps": planned.steps,
@@ -219,14 +223,14 @@ def _settings(
     pairs: str,
     require: str,
     seed: int,
-    scars: str,
+    placeholders: str,
 ) -> dict[str, Any]:
     """The fields of `StudyConfig` that do not depend on the source."""
     return {
         "section": section,
         "size": size,
         "seed": seed,
-        "scars": scars,
+        "placeholders": placeholders,
         "split_file": None if split_file is None else str(Path(split_file).absolute()),
         "views": None if views is None else str(Path(views).absolute()),
         "pairs": pairs,
@@ -257,10 +261,15 @@ def _builder(
     )
 
 
-def _facts(builder: StudyBuilder, account: dict[str, Any]) -> dict[str, Any]:
+def _facts(builder: StudyBuilder, preparation: dict[str, Any]) -> dict[str, Any]:
     """The content of `prepare.json`. Places on this machine are cut to their last part or left out."""
     config = builder.config
-    options = {"section": config.section, "size": config.size, "seed": config.seed, "scars": config.scars}
+    options = {
+        "section": config.section,
+        "size": config.size,
+        "seed": config.seed,
+        "placeholders": config.placeholders,
+    }
     options |= {"pairs": config.pairs, "require": config.require}
     options |= {
         name: Path(path).name if path else None for name in ("split_file", "views") for path in [getattr(config, name)]
@@ -270,7 +279,7 @@ def _facts(builder: StudyBuilder, account: dict[str, Any]) -> dict[str, Any]:
     return {
         "source": config.source,
         "options": options,
-        **account,
+        **preparation,
         "tables": _sha256_of(tables),
         "versions": _versions(),
     }

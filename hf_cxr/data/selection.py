@@ -1,13 +1,13 @@
-"""Which two pictures of a study become its frontal and its lateral view.
+"""Which two images of a study become its frontal and its lateral view.
 
 The rule, in order (`docs/data.md` says it for readers):
 
-1. A picture is frontal or lateral as the collection or a `--views` table says (confidence 1), else as
+1. An image is frontal or lateral as the collection or a `--views` table says (confidence 1), else as
    `hf_cxr.data.view_labels` decides from names, pixels and DICOM header.
-2. A view that a study lists, and of which no picture can be read, rejects the study: an empty panel would say that the
+2. A view that a study lists, and of which no image can be read, rejects the study: an empty panel would say that the
    study never had it.
-3. Of several readable pictures of one view the one with the highest confidence is taken, of equals the first in the
-   collection's order. `pairs="all"` makes a row of each frontal with each lateral picture instead.
+3. Of several readable images of one view the one with the highest confidence is taken, of equals the first in the
+   collection's order. `pairs="all"` makes a row of each frontal with each lateral image instead.
 4. A view that the study never had stays empty, unless `require="both"`.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from hf_cxr.data.archives import image_key
-from hf_cxr.data.images import MISSING, Picture
+from hf_cxr.data.images import MISSING, StoredImage
 from hf_cxr.data.study import Study
 from hf_cxr.data.view_labels import decide_views
 
@@ -27,26 +27,26 @@ PAIRS = ("best", "all")
 REQUIRE = ("any", "both")
 
 FOUND, READABLE, BOTH = "with image files found", "with readable images", "with both views"
-"""Steps of the waterfall that are decided here."""
+"""Steps of the preparation report that are decided here."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is made of a study's pictures."""
+    """What is made of a study's images."""
 
     views: tuple[tuple[str, float], ...]
-    """View and confidence of each picture."""
+    """View and confidence of each image."""
     rows: tuple[tuple[int | None, int | None], ...] = ()
-    """Indices of the frontal and the lateral picture of each row; `None`: the study has no such view."""
+    """Indices of the frontal and the lateral image of each row; `None`: the study has no such view."""
     step: str = ""
-    """The step of the waterfall that the study does not pass; then there are no rows."""
+    """The step of the preparation report that the study does not pass; then there are no rows."""
     reason: str = ""
 
 
 def label_views(studies: Iterable[Study], table: Mapping[str, str]) -> tuple[list[Study], int]:
     """The studies with the views that a table names (`hf_cxr.data.view_labels.read_view_table`) in place of their own.
 
-    Returns them, and how many pictures the table does not name. Raises `ValueError` if it names none.
+    Returns them, and how many images the table does not name. Raises `ValueError` if it names none.
     """
     labelled, known, unnamed = [], 0, 0
     for study in studies:
@@ -60,15 +60,15 @@ def label_views(studies: Iterable[Study], table: Mapping[str, str]) -> tuple[lis
     return labelled, unnamed
 
 
-def select(study: Study, pictures: Sequence[Picture | str], pairs: str = "best", require: str = "any") -> Selection:
-    """Choose the rows of a study from its pictures; one that could not be read is a reason, not a picture."""
-    views = _views(study, pictures)
+def select(study: Study, images: Sequence[StoredImage | str], pairs: str = "best", require: str = "any") -> Selection:
+    """Choose the rows of a study from its images; one that could not be read is a reason, not an image."""
+    views = _views(study, images)
     candidates: dict[str, list[int | None]] = {}
     for view in VIEWS:
         listed = [i for i, (name, _) in enumerate(views) if name == view]
-        readable = [i for i in listed if isinstance(pictures[i], Picture)]
+        readable = [i for i in listed if isinstance(images[i], StoredImage)]
         if listed and not readable:
-            reason = str(pictures[listed[0]])
+            reason = str(images[listed[0]])
             step = FOUND if reason.startswith(MISSING) else READABLE
             return Selection(views, step=step, reason=f"{reason} ({view})" if step == FOUND else f"{view}: {reason}")
         readable.sort(key=lambda i: -views[i][1])  # stable: equals stay in the collection's order
@@ -81,12 +81,12 @@ def select(study: Study, pictures: Sequence[Picture | str], pairs: str = "best",
     return Selection(views, tuple(rows))
 
 
-def _views(study: Study, pictures: Sequence[Picture | str]) -> tuple[tuple[str, float], ...]:
+def _views(study: Study, images: Sequence[StoredImage | str]) -> tuple[tuple[str, float], ...]:
     open_ones = [i for i, radiograph in enumerate(study.images) if radiograph.view is None]
     names = [study.images[i].label for i in open_ones]
-    known = [picture if isinstance(picture := pictures[i], Picture) else None for i in open_ones]
-    evidence = [None if picture is None else picture.evidence for picture in known]
-    hints = [None if picture is None else picture.hint for picture in known]
+    known = [image if isinstance(image := images[i], StoredImage) else None for i in open_ones]
+    evidence = [None if image is None else image.evidence for image in known]
+    hints = [None if image is None else image.hint for image in known]
     decided = dict(zip(open_ones, decide_views(names, evidence, hints) if names else [], strict=True))
     return tuple(
         decided[i] if radiograph.view is None else (radiograph.view, 1.0) for i, radiograph in enumerate(study.images)

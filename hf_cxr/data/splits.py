@@ -1,6 +1,6 @@
 """Which records a dataset keeps, and in which split each of them goes.
 
-Only records are looked at here; pictures are read in `hf_cxr.data.images` and chosen in `hf_cxr.data.selection`.
+Only records are looked at here; images are read in `hf_cxr.data.images` and chosen in `hf_cxr.data.selection`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _ALIASES = {"training": "train", "val": "validation", "valid": "validation", "de
 
 @dataclass(frozen=True)
 class Plan:
-    """The studies whose records can be used, with clean text, and what was left out before any picture was opened."""
+    """The studies whose records can be used, with clean text, and what was left out before any image was opened."""
 
     studies: list[Study]
     rejected: list[Study]
     steps: list[dict[str, Any]]
-    """The waterfall so far: `{"step", "kept", "dropped"}`, in order."""
+    """The steps so far: `{"step", "kept", "dropped"}`, in order."""
     rejects: list[dict[str, str]]
     """`{"uid", "step", "reason"}` of each study left out, in the order of the source."""
     order: dict[str, int]
@@ -57,18 +57,19 @@ def split_of(patient: str, seed: int = 0) -> str:
 def plan(
     studies: Iterable[Study],
     section: str = "impression",
-    scars: str = "drop",
+    placeholders: str = "drop",
     named: Container[str] | None = None,
 ) -> Plan:
     """Clean the texts and decide which records can be used; studies that are not `named` (in a split file) are not.
 
     Raises:
-        ValueError: For an unknown section or scar policy, a uid that occurs twice, or if no study at all can be used.
+        ValueError: For an unknown section or placeholder policy, a uid that occurs twice, or if no study at all can be
+            used.
     """
     if section not in SECTIONS:
         raise ValueError(f"unknown section {section!r}: choose one of {', '.join(SECTIONS)}")
     names = " and ".join(SECTIONS[section])
-    # Step of the waterfall → why a study (as published, cleaned) does not pass it; "" if it does.
+    # Step of the preparation report → why a study (as published, cleaned) does not pass it; "" if it does.
     tests: dict[str, Callable[[Study, Study], str]] = {
         "with a readable record": lambda raw, clean: raw.problem,
         f"with {names}": lambda raw, clean: _empty(raw, section, "no {} text"),
@@ -85,7 +86,9 @@ def plan(
             raise ValueError(f"uid {study.uid!r} occurs twice in the source")
         made.order[study.uid] = len(made.order)
         clean = replace(
-            study, impression=clean_text(study.impression, scars), findings=clean_text(study.findings, scars)
+            study,
+            impression=clean_text(study.impression, placeholders),
+            findings=clean_text(study.findings, placeholders),
         )
         failed = next(((step, reason) for step, test in tests.items() if (reason := test(study, clean))), None)
         if failed:
@@ -102,32 +105,32 @@ def plan(
 
 def assign(
     studies: Sequence[Study],
-    pictures: Mapping[str, Iterable[str]],
+    images: Mapping[str, Iterable[str]],
     seed: int = 0,
     chosen: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """uid → the split of each study, such that neither a patient nor a picture is in two splits.
+    """uid → the split of each study, such that neither a patient nor an image is in two splits.
 
     A study's split is the one a split file gives it, else the one the collection publishes for it or for another study
-    of its patient, else `split_of` its patient. Patients who share a picture are taken for one, the first of them in
+    of its patient, else `split_of` its patient. Patients who share an image are taken for one, the first of them in
     alphabetical order; so the split of a study changes with the studies around it only if a new one ties it to another
-    patient by a shared picture.
+    patient by a shared image.
 
     Args:
         studies: Studies to keep.
-        pictures: uid → digests of the pictures of that study.
+        images: uid → digests of the images of that study.
         seed: Seed of `split_of`.
         chosen: uid → split, of a split file.
 
     Returns:
-        The split of each study, or "" for one that shares a picture with a study of a later split (train, validation,
+        The split of each study, or "" for one that shares an image with a study of a later split (train, validation,
         test), where a split file or the collection puts the two apart.
 
     Raises:
         ValueError: For a patient whom the split file or the collection puts into two splits, or an unknown split.
     """
     owners = {study.uid: study.patient or study.uid for study in studies}
-    family = _families(owners, pictures)
+    family = _families(owners, images)
     given = {
         study.uid: _split_name(chosen[study.uid] if chosen is not None else study.split, study.uid)
         for study in studies
@@ -135,43 +138,43 @@ def assign(
     inherited: dict[str, str] = {}
     for uid, split in given.items():
         if split is not None:
-            kin = family[owners[uid]]
-            inherited[kin] = max(split, inherited.get(kin, split), key=SPLITS.index)
+            group = family[owners[uid]]
+            inherited[group] = max(split, inherited.get(group, split), key=SPLITS.index)
     splits = {
         uid: given[uid] or inherited.get(family[owner]) or split_of(family[owner], seed)
         for uid, owner in owners.items()
     }
-    homes: dict[str, str] = {}
+    split_of_uid: dict[str, str] = {}
     for uid, owner in owners.items():
-        if homes.setdefault(owner, splits[uid]) != splits[uid]:
+        if split_of_uid.setdefault(owner, splits[uid]) != splits[uid]:
             raise ValueError(
-                f"a patient would be in both {homes[owner]} and {splits[uid]} (uid {uid!r}): "
+                f"a patient would be in both {split_of_uid[owner]} and {splits[uid]} (uid {uid!r}): "
                 "give a split file that keeps each patient in one split"
             )
     latest: dict[str, int] = {}
     for uid in owners:
-        for digest in pictures[uid]:
+        for digest in images[uid]:
             latest[digest] = max(latest.get(digest, 0), SPLITS.index(splits[uid]))
     return {
-        uid: split if all(latest[digest] == SPLITS.index(split) for digest in pictures[uid]) else ""
+        uid: split if all(latest[digest] == SPLITS.index(split) for digest in images[uid]) else ""
         for uid, split in splits.items()
     }
 
 
-def tied_patients(studies: Sequence[Study], pictures: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """How many patients share a picture with another, and how many the largest group of such patients holds.
+def tied_patients(studies: Sequence[Study], images: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """How many patients share an image with another, and how many the largest group of such patients holds.
 
-    A picture that very many share (a placeholder, say) would put all of them into one split.
+    An image that very many share (a placeholder, say) would put all of them into one split.
     """
-    groups = Counter(_families({study.uid: study.patient or study.uid for study in studies}, pictures).values())
+    groups = Counter(_families({study.uid: study.patient or study.uid for study in studies}, images).values())
     return {
         "patients": sum(size for size in groups.values() if size > 1),
         "largest_group": max((size for size in groups.values() if size > 1), default=0),
     }
 
 
-def _families(owners: Mapping[str, str], pictures: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Patient → the first, in alphabetical order, of the patients tied to this one by shared pictures."""
+def _families(owners: Mapping[str, str], images: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Patient → the first, in alphabetical order, of the patients tied to this one by shared images."""
     first = {owner: owner for owner in owners.values()}
 
     def find(owner: str) -> str:
@@ -181,7 +184,7 @@ def _families(owners: Mapping[str, str], pictures: Mapping[str, Iterable[str]]) 
 
     seen: dict[str, str] = {}
     for uid, owner in owners.items():
-        for digest in pictures[uid]:
+        for digest in images[uid]:
             one, other = sorted((find(seen.setdefault(digest, owner)), find(owner)))
             first[other] = one
     return {owner: find(owner) for owner in first}
@@ -210,7 +213,7 @@ def read_split_file(path: str | Path) -> dict[str, str]:
 
 
 def fingerprint(studies: Iterable[Study], tables: Iterable[str | Path | None] = ()) -> str:
-    """A hash of all that studies are made of: texts and tables, and name, size and time of change of picture files."""
+    """A hash of all that studies are made of: texts and tables, and name, size and time of change of image files."""
     digest = hashlib.sha256(__version__.encode())
     for study in studies:
         for radiograph in study.images:

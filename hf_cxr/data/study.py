@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One picture of a study, not opened."""
+    """One image of a study, not opened."""
 
     source: ViewSource | Archived
-    """A path, encoded bytes, a picture, a picklable callable that returns a picture, or a file in an archive."""
+    """A path, encoded bytes, an image, a picklable callable that returns an image, or a file in an archive."""
     view: str | None = None
     """"frontal" or "lateral" where the collection says so; `None`: to be decided from names and pixels."""
     name: str = ""
-    """What accounts and messages call it: the file name."""
+    """What preparation reports and messages call it: the file name."""
 
     @property
     def label(self) -> str:
         """`name`, or the file name of a path."""
-        return self.name or (Path(self.source).name if isinstance(self.source, (str, Path)) else "picture")
+        return self.name or (Path(self.source).name if isinstance(self.source, (str, Path)) else "image")
 
 
 @dataclass(frozen=True)
 class Study:
-    """One examination of one patient: its pictures and the report's sections, as published.
+    """One examination of one patient: its images and the report's sections, as published.
 
-    Which pictures become the frontal and the lateral view of a row is decided in `hf_cxr.data.selection`.
+    Which images become the frontal and the lateral view of a row is decided in `hf_cxr.data.selection`.
     """
 
     uid: str
     images: tuple[Radiograph, ...] = ()
-    """All pictures that the collection lists, in its order, whether their files are there or not."""
+    """All images that the collection lists, in its order, whether their files are there or not."""
     impression: str = ""
     findings: str = ""
     indication: str = ""
@@ -60,14 +60,17 @@ class Study:
     """Why the record itself cannot be used, as told by the reader of the collection."""
 
 
-SCAR_POLICIES = ("drop", "drop_sentence", "keep")
-"""What `clean_text` does with a scar, the `XXXX` that de-identification left: drop it and mend the grammar around it,
-drop every sentence that holds one, or keep it."""
+PLACEHOLDER_POLICIES = ("drop", "drop_sentence", "keep")
+"""What `clean_text` does with a placeholder, the `XXXX` that de-identification left: drop it and mend the grammar
+around it, drop every sentence that holds one, or keep it."""
 
-_ONE_SCAR = r"[<(\[]*(?<![A-Za-z])X{3,}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
-_SCAR = re.compile(_ONE_SCAR)
-_RUN = rf"{_ONE_SCAR}(?:[\s,/&.-]*(?:(?:and|at|by|to)\s+)?{_ONE_SCAR})*(?:-(?=\w)|\s+(?i:hours|[ap]\.?m\.?)(?!\w))?"
-# Words that only point at what the scar hid, dropped with it where nothing is left for them to point at.
+_ONE_PLACEHOLDER = r"[<(\[]*(?<![A-Za-z])X{3,}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
+_PLACEHOLDER = re.compile(_ONE_PLACEHOLDER)
+_RUN = (
+    rf"{_ONE_PLACEHOLDER}(?:[\s,/&.-]*(?:(?:and|at|by|to)\s+)?{_ONE_PLACEHOLDER})*"
+    r"(?:-(?=\w)|\s+(?i:hours|[ap]\.?m\.?)(?!\w))?"
+)
+# Words that only point at what the placeholder hid, dropped with it where nothing is left for them to point at.
 _POINTER = (
     r"(?:(?:(?:as|when|were|was|and)\s+)*compared\s+(?:to|with)|in\s+comparison\s+(?:to|with)|comparison|dated|dr\.?|of|in"
     r"|on|at|to|from|with|by|since|for|as|and|or|than|via|per|the|an?|this|these|that|is|are|was|were|been|most|please"
@@ -77,7 +80,7 @@ _NOTHING_LEFT = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:in|on|at|from|with|by|since|for|an
 _MENDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
-        (rf"(?<=\b[Xx]-){_ONE_SCAR}", "ray"),  # "chest x-XXXX"
+        (rf"(?<=\b[Xx]-){_ONE_PLACEHOLDER}", "ray"),  # "chest x-XXXX"
         (
             rf"(?<=\w)(?:\s+(?:an?|the))?\s+{_RUN}\s+of\b",
             "",
@@ -106,7 +109,9 @@ _EMPTY_WORDS = frozenset(
         " since thank thanks than that the these this to was were with",
     )
 )
-_NOTIFIED = re.compile(rf"\W*Drs?\.?\s+{_ONE_SCAR}.*\b(?:finding|result)s\b")  # "Dr. XXXX was notified of the results"
+_NOTIFIED = re.compile(
+    rf"\W*Drs?\.?\s+{_ONE_PLACEHOLDER}.*\b(?:finding|result)s\b"
+)  # "Dr. XXXX was notified of the results"
 _FIRST_WORD = re.compile(r"(\W*)(\w*)")
 _ENUMERATOR = re.compile(
     r"(?<!\S)(?:#\s?(\d{1,2})[.):]?|\(?(\d{1,2})[.)]),?"
@@ -145,29 +150,30 @@ def sentences(text: str) -> list[str]:
     return [s for s in [*found, text[start:].strip()] if s]
 
 
-def clean_text(text: str, scars: str = "drop") -> str:
-    """Returns `text` as one line of plain sentences: no enumeration, one full stop at each end, scars by policy.
+def clean_text(text: str, placeholders: str = "drop") -> str:
+    """Returns `text` as one line of plain sentences: no enumeration, one full stop at each end, placeholders by
+    policy.
 
-    `scars` is one of `SCAR_POLICIES`; `docs/cleaning.md` says why "drop" is the default, with counts. Case stays as
-    published except where a dropped scar opened the sentence. Applying it twice changes nothing more. A text without
-    scars never comes back empty unless it holds no letter or digit.
+    `placeholders` is one of `PLACEHOLDER_POLICIES`; `docs/cleaning.md` says why "drop" is the default, with counts.
+    Case stays as published except where a dropped placeholder opened the sentence. Applying it twice changes nothing
+    more. A text without placeholders never comes back empty unless it holds no letter or digit.
 
     Raises:
-        ValueError: if `scars` is not a known policy.
+        ValueError: if `placeholders` is not a known policy.
     """
-    if scars not in SCAR_POLICIES:
-        raise ValueError(f"scars must be one of {', '.join(SCAR_POLICIES)}; got {scars!r}")
-    while (cleaned := _clean_once(text, scars)) != text:  # one rule may expose work for an earlier one
+    if placeholders not in PLACEHOLDER_POLICIES:
+        raise ValueError(f"placeholders must be one of {', '.join(PLACEHOLDER_POLICIES)}; got {placeholders!r}")
+    while (cleaned := _clean_once(text, placeholders)) != text:  # one rule may expose work for an earlier one
         text = cleaned
     return text
 
 
-def _clean_once(text: str, scars: str) -> str:
+def _clean_once(text: str, placeholders: str) -> str:
     text = html.unescape(re.sub(r"(?i)<br\s*/?>", " ", text))
     text = " ".join(re.sub(r"\[\s*<|>\s*\]", " ", text).split())
     text = _drop_enumeration(text)
-    if scars != "keep" and _SCAR.search(text):
-        mend = _mend if scars == "drop" else lambda sentence: "" if _SCAR.search(sentence) else sentence
+    if placeholders != "keep" and _PLACEHOLDER.search(text):
+        mend = _mend if placeholders == "drop" else lambda sentence: "" if _PLACEHOLDER.search(sentence) else sentence
         text = " ".join(mend(sentence) for sentence in sentences(text))
     for pattern, by in _PUNCTUATION:
         text = pattern.sub(by, text)
@@ -176,8 +182,8 @@ def _clean_once(text: str, scars: str) -> str:
 
 
 def _mend(sentence: str) -> str:
-    """The sentence without its scars; empty where nothing is said without them."""
-    if not _SCAR.search(sentence):
+    """The sentence without its placeholders; empty where nothing is said without them."""
+    if not _PLACEHOLDER.search(sentence):
         return sentence
     if _NOTIFIED.match(sentence):
         return ""

@@ -1,6 +1,6 @@
 """Frontal or lateral: decided from file names, pixels and the DICOM header where the collection does not say.
 
-The evidence is a sum of log-odds (natural logarithm, positive for frontal), weighed together for all pictures of a
+The evidence is a sum of log-odds (natural logarithm, positive for frontal), weighed together for all images of a
 study. `docs/views.md` says how often it is right; `benchmarks/view_labels.py` measures that.
 """
 
@@ -18,7 +18,7 @@ from PIL import Image
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.sources.rows import read_table
 
-# How often a picture is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
+# How often an image is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
 # "1000_IM-0003-4004". Counted on half of the Kaggle form's uids (`benchmarks/view_labels.py --fit`).
 SUFFIXES: dict[str, tuple[int, int]] = {
     "1001": (1458, 92),
@@ -39,20 +39,20 @@ would give odds of 260 for the first to be the frontal one, ten times what is co
 have the least log-loss on the same half of the uids."""
 
 FIRST = 0.5
-"""Log-odds for the first picture of several in sorted order."""
+"""Log-odds for the first image of several in sorted order."""
 
 FRONTAL_HEADER, LATERAL_HEADER = 0.6, -4.0
-"""A DICOM header that names a frontal view is right for 66 % of the pictures, one that names a lateral for 99.9 %
+"""A DICOM header that names a frontal view is right for 66 % of the images, one that names a lateral for 99.9 %
 (`dicom_headers.csv.gz` of torchxrayvision against the Kaggle form's projections, all uids); rounded towards 0."""
 
 SYMMETRIC, SLOPE, MOST = 0.62, 25.0, 3.0
-"""Symmetry at which a picture is as likely frontal as lateral, log-odds per unit of it, and their bound: set by hand,
-between the least symmetric frontal (0.65) and the most symmetric lateral (0.58) of the 17 real pictures at hand."""
+"""Symmetry at which an image is as likely frontal as lateral, log-odds per unit of it, and their bound: set by hand,
+between the least symmetric frontal (0.65) and the most symmetric lateral (0.58) of the 17 real images at hand."""
 
 BOTH_VIEWS = 5.5
-"""Log-odds that two pictures of a study show two views rather than one."""
+"""Log-odds that two images of a study show two views rather than one."""
 MOST_JOINT = 8
-"""Pictures of a study that are weighed together; of more, each is decided by itself."""
+"""Images of a study that are weighed together; of more, each is decided by itself."""
 
 _GRID = 48
 _IMAGE_COLUMNS = ("image", "filename", "file", "image_id", "imageid", "name", "path")
@@ -64,7 +64,7 @@ _LATERAL = re.compile(r"^(?:l|ll|rl|lat|lateral|left lateral|right lateral|large
 def decide_views(
     names: Sequence[str], pixels: Sequence[float | None] = (), hints: Sequence[str | None] = ()
 ) -> list[tuple[str, float]]:
-    """View and confidence (0.5 to 1) of each picture of one study.
+    """View and confidence (0.5 to 1) of each image of one study.
 
     Args:
         names: File names, in the order of the collection.
@@ -92,15 +92,15 @@ def decide_views(
 
 
 def name_evidence(name: str) -> float:
-    """Log-odds that a picture is frontal, by the last block of its name; 0 for a block that says nothing."""
+    """Log-odds that an image is frontal, by the last block of its name; 0 for a block that says nothing."""
     frontal, lateral = SUFFIXES.get(image_key(name).rpartition("-")[2], (0, 0))
     return math.log((frontal + 1) / (lateral + 1))
 
 
 def pixel_evidence(image: Image.Image) -> float:
-    """Log-odds that a picture (mode "L") is frontal: a frontal chest is nearly symmetric, a lateral is not.
+    """Log-odds that an image (mode "L") is frontal: a frontal chest is nearly symmetric, a lateral is not.
 
-    The symmetry is the correlation of the picture with its mirror image about the vertical axis where it is greatest,
+    The symmetry is the correlation of the image with its mirror image about the vertical axis where it is greatest,
     each row less its mean, flat borders cut away. Brightness, contrast and inversion do not change it.
     """
     grid = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.float32)
@@ -154,7 +154,7 @@ def read_view_table(path: str | Path) -> dict[str, str]:
 
 
 def _joint(evidence: Sequence[float]) -> list[float]:
-    """Probability of each picture to be frontal, over all ways to name the views of a study."""
+    """Probability of each image to be frontal, over all ways to name the views of a study."""
     weights = {}
     for way in product((True, False), repeat=len(evidence)):
         odds = sum(e / 2 if frontal else -e / 2 for e, frontal in zip(evidence, way, strict=True))

@@ -1,4 +1,5 @@
-"""What a guesser would write: image-blind floors, the nearest training study, and the oracle that knows the findings.
+"""What a baseline would write: image-blind baselines, the nearest training study, and the oracle that knows the
+findings.
 
 All of them know the training texts, none the test texts (the oracle knows their findings). They are scored on the same
 studies as the model, so that a score can be read.
@@ -20,7 +21,7 @@ _CHUNK = 512  # rows of the similarity matrix at a time
 
 
 def blind_predictions(train: Sequence[str], validation: Sequence[str], n: int, seed: int) -> dict[str, list[str]]:
-    """What image-blind guessers that know the training texts would write for `n` studies; none without such texts.
+    """What image-blind baselines that know the training texts would write for `n` studies; none without such texts.
 
     Constants are chosen on the validation split (on the training split where there is none): `best_constant` is the
     training impression of highest BLEU-4 there, `length_matched` the most frequent one of those whose length is the

@@ -132,9 +132,10 @@ def image_gain(
 def permutation_p(stated: np.ndarray, true: np.ndarray, seed: int, permutations: int = PERMUTATIONS) -> float:
     """How likely texts that have nothing to do with their images reach this finding F1 (micro) or more.
 
-    The exact permutation test of "the texts do not depend on the images": the texts are dealt to the studies anew, and
-    the share of deals that do at least as well is counted, the real one among them (Phipson and Smyth 2010). As
-    permuting leaves how much is stated and how much is true as they are, F1 orders the deals as true positives do.
+    The exact permutation test of "the texts do not depend on the images": the texts are permuted to the studies anew,
+    and the share of permutations that do at least as well is counted, the real one among them (Phipson and Smyth
+    2010). As permuting leaves how much is stated and how much is true as they are, F1 orders the permutations as true
+    positives do.
 
     Args:
         stated, true: which findings a text states and which are there, bool, (studies, findings).

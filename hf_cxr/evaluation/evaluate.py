@@ -1,6 +1,7 @@
-"""What a model's scores mean: the report of a checkpoint on one split, with floors, the look test and intervals.
+"""What a model's scores mean: the report of a checkpoint on one split, with baselines, the image-shuffle test and
+intervals.
 
-How a single score is computed lives in `hf_cxr.metrics`, guessers in `hf_cxr.evaluation.baselines`, bootstrap and
+How a single score is computed lives in `hf_cxr.metrics`, baselines in `hf_cxr.evaluation.baselines`, bootstrap and
 permutations in `hf_cxr.evaluation.bootstrap`, generation in `hf_cxr.evaluation.prediction`, the report on paper in
 `hf_cxr.evaluation.report`."""
 
@@ -22,14 +23,14 @@ from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import BLIND, blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
 from hf_cxr.evaluation.report import write_report
-from hf_cxr.evaluation.subgroups import strata
+from hf_cxr.evaluation.subgroups import subgroups
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import CALIBRATION, calibrated
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import Checkpoint
 
 READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
-LOOK = ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
+IMAGE_SHUFFLE = ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
 
 
 def texts_of(dataset: DatasetDict, split: str) -> list[str]:
@@ -51,9 +52,9 @@ def validation_scores(
     name, gain = "finding_f1_micro", {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0}
     if len(predictions) > 1:
         statistics = metrics.study_statistics(predictions, references)
-        look = _look(statistics, predictions, references, patients or range(len(predictions)), seed)
-        low, high = look["image_gain_ci95"].get(name, (0.0, 0.0))
-        gain = {"image_gain": look["image_gain"][name], "image_gain_low": low, "image_gain_high": high}
+        shuffle = _image_shuffle(statistics, predictions, references, patients or range(len(predictions)), seed)
+        low, high = shuffle["image_gain_ci95"].get(name, (0.0, 0.0))
+        gain = {"image_gain": shuffle["image_gain"][name], "image_gain_low": low, "image_gain_high": high}
     return {"n": len(references)} | numbers | gain | {"composite": composite(numbers | gain)}
 
 
@@ -65,7 +66,7 @@ def composite(scores: Mapping[str, float]) -> float:
     return (scores["finding_f1_micro"] + max(0.0, scores["image_gain"]) + scores["bleu4"]) / 3
 
 
-def _look(
+def _image_shuffle(
     statistics: metrics.Statistics,
     predictions: Sequence[str],
     references: Sequence[str],
@@ -99,8 +100,8 @@ def build_report(
 
     Args:
         rows: `{"uid", "impression", "prediction"}`, and where known `patient` and `views`, of every study.
-        train, validation: the texts of the other two splits, which floors know.
-        nearest: name → texts of nearest-neighbour guessers (see `floors.nearest_predictions`).
+        train, validation: the texts of the other two splits, which baselines know.
+        nearest: name → texts of nearest-neighbour baselines (see `baselines.nearest_predictions`).
         inputs: name → (rows, texts) that the model wrote from other input, as from one view alone.
         calibrated: the report's `calibration` part.
 
@@ -115,14 +116,14 @@ def build_report(
         statistics = metrics.study_statistics(predictions, references)
         report = {"n": len(rows), "patients": len(set(patients)), **scores}
         progress.update()
-        guessers = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
-        report["floors"] = {name: _guesser_scores(texts, references, train) for name, texts in guessers.items()}
-        report["oracle"] = _guesser_scores(oracle_predictions(train, references), references, train) if train else {}
+        baselines = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
+        report["baselines"] = {name: _baseline_scores(texts, references, train) for name, texts in baselines.items()}
+        report["oracle"] = _baseline_scores(oracle_predictions(train, references), references, train) if train else {}
         progress.update()
         report |= (
-            _look(statistics, predictions, references, patients, seed)
+            _image_shuffle(statistics, predictions, references, patients, seed)
             if len(rows) > 1
-            else {name: {} for name in LOOK}
+            else {name: {} for name in IMAGE_SHUFFLE}
         )
         counts = statistics.findings
         stated, true = counts[..., :2].sum(-1) > 0, counts[..., ::2].sum(-1) > 0
@@ -139,7 +140,7 @@ def build_report(
         }
         progress.update()
         views = [row.get("views", "both") for row in rows]
-        report["strata"] = strata(statistics, references, views, patients, seed)
+        report["subgroups"] = subgroups(statistics, references, views, patients, seed)
         progress.update()
     report["calibration"] = calibrated
     report["signature"] = (
@@ -150,8 +151,8 @@ def build_report(
     return report | verdict(report)
 
 
-def _guesser_scores(texts: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, Any]:
-    """A guesser's scores. A text that one training patient alone has is not told: reports are shared."""
+def _baseline_scores(texts: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, Any]:
+    """A baseline's scores. A text that one training patient alone has is not told: reports are shared."""
     scores = metrics.study_statistics(texts, references).scores() | metrics.diversity(texts)
     return scores if train.count(scores["modal_output"]) > 1 else scores | {"modal_output": None}
 
@@ -176,10 +177,10 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         f"{'Reads the images: yes' if reads else 'Does not read the images'} ({gain:+.2f} finding F1 over shuffled "
         f"images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation p = {p:.3f})"
     )
-    floors = [report["floors"][name]["bleu4"] for name in BLIND if name in report["floors"]]
-    if floors:
-        beats = "better" if report["bleu4"] > max(floors) else "no better"
-        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than a blind guesser's {max(floors):.3f}"
+    baselines = [report["baselines"][name]["bleu4"] for name in BLIND if name in report["baselines"]]
+    if baselines:
+        beats = "better" if report["bleu4"] > max(baselines) else "no better"
+        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {max(baselines):.3f}"
     return {"reads_images": reads, "verdict": f"{sentence}."}
 
 
@@ -198,7 +199,7 @@ def evaluate(
     """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
 
     The model writes once for the split as it is, once more for each view alone, and once from the mean training
-    picture; its encoder reads the training split for the nearest-neighbour floor. A checkpoint without a calibration
+    image; its encoder reads the training split for the nearest-neighbour baseline. A checkpoint without a calibration
     is calibrated on the validation split for this report alone.
     """
     if split not in dataset:
@@ -231,7 +232,7 @@ def evaluate(
     settings = {"max_new_tokens": checkpoint.model.generation_config.max_new_tokens, "num_beams": 1} | generate_kwargs
     report["signature"] += f"; split {split}" + "".join(f"; {name} {value}" for name, value in settings.items())
     if out is not None and PartialState().is_main_process:
-        write_report(report, rows, out, pictures=lambda index: (studies[index]["frontal"], studies[index]["lateral"]))
+        write_report(report, rows, out, images=lambda index: (studies[index]["frontal"], studies[index]["lateral"]))
     return report
 
 
@@ -296,7 +297,7 @@ def _calibration_for(
 def _nearest(
     checkpoint: Checkpoint, dataset: DatasetDict, canvases: CanvasDataset, batch_size: int
 ) -> dict[str, list[str]]:
-    """The texts of the two guessers that copy the nearest training study."""
+    """The texts of the two baselines that copy the nearest training study."""
     if not len(dataset.get("train", ())):
         return {}
     train = embed(checkpoint, open_canvases(checkpoint, dataset["train"]), batch_size, "Encoding the training split")
@@ -312,10 +313,10 @@ def _other_inputs(
     batch_size: int,
     generate_kwargs: dict[str, Any],
 ) -> dict[str, tuple[Sequence[int], Sequence[str]]]:
-    """What the model writes from the mean picture and, for studies with both views, from each view alone."""
+    """What the model writes from the mean image and, for studies with both views, from each view alone."""
     seen = open_canvases(checkpoint, dataset["train"]) if len(dataset.get("train", ())) else canvases
     mean = mean_canvas(seen)
-    [(constant, _)] = write_texts(checkpoint, lambda _: mean, [0], 1, "Mean picture", **generate_kwargs)
+    [(constant, _)] = write_texts(checkpoint, lambda _: mean, [0], 1, "Mean image", **generate_kwargs)
     everybody, two = range(len(rows)), [index for index, row in enumerate(rows) if row["views"] == "both"]
     inputs: dict[str, tuple[Sequence[int], Sequence[str]]] = {"mean_image": (everybody, [constant] * len(rows))}
     if two:

@@ -53,7 +53,7 @@ def write_texts(
     canvas: Callable[[int], Canvas],
     indices: Sequence[int],
     batch_size: int,
-    told: str = "Generating",
+    description: str = "Generating",
     **generate_kwargs,
 ) -> list[tuple[str, float]]:
     """The text of each of `indices` and its probability under the model, in their order and on every process."""
@@ -69,11 +69,11 @@ def write_texts(
         ]
         return [(row["impression"], row["score"]) for row in best]
 
-    return _shared_out(write, indices, batch_size, told)
+    return _shared_out(write, indices, batch_size, description)
 
 
 def embed(
-    checkpoint: Checkpoint, canvases: CanvasDataset, batch_size: int, told: str = "Encoding"
+    checkpoint: Checkpoint, canvases: CanvasDataset, batch_size: int, description: str = "Encoding"
 ) -> dict[str, np.ndarray]:
     """Two embeddings of every study, float32 (studies, dimensions), on every process.
 
@@ -92,7 +92,7 @@ def embed(
             )
         return list(zip(small, states, strict=True))
 
-    pairs = _shared_out(encode, range(len(canvases)), batch_size, told)
+    pairs = _shared_out(encode, range(len(canvases)), batch_size, description)
     return {
         name: np.stack([pair[place] for pair in pairs])
         for place, name in enumerate(("nearest_pixels", "nearest_encoder"))
@@ -116,7 +116,7 @@ def views_of(canvas: Canvas) -> str:
 
 
 def mean_canvas(canvases: CanvasDataset) -> Canvas:
-    """The mean picture of a split, rounded to grey levels."""
+    """The mean image of a split, rounded to grey levels."""
     total = np.zeros(canvases.canvas(0).shape)
     for index in range(len(canvases)):
         total += canvases.canvas(index)
@@ -127,13 +127,15 @@ def _at_work(checkpoint: Checkpoint):
     return checkpoint.model.eval().to(PartialState().device)
 
 
-def _shared_out(work: Callable[[Sequence[int]], list], indices: Sequence[int], batch_size: int, told: str) -> list:
+def _shared_out(
+    work: Callable[[Sequence[int]], list], indices: Sequence[int], batch_size: int, description: str
+) -> list:
     """`work` on every index exactly once, by all processes together; the results in the order of `indices`."""
     state = PartialState()
     mine = range(state.process_index, len(indices), state.num_processes)
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     done: list[tuple[int, Any]] = []
-    for places in tqdm(batches, desc=told, disable=not state.is_main_process):
+    for places in tqdm(batches, desc=description, disable=not state.is_main_process):
         done += zip(places, work([indices[place] for place in places]), strict=True)
     if state.num_processes > 1:
         done = gather_object(done)

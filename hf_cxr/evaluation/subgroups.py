@@ -15,15 +15,15 @@ SCORES = ("bleu4", "rougeL", "finding_f1_micro", "normal_accuracy")
 SMALL = 30  # studies; below this a score says little and is shown in grey
 
 
-def strata(
+def subgroups(
     statistics: Statistics, references: Sequence[str], views: Sequence[str], patients: Sequence[Any], seed: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Kind of stratum → name → `{n, small, bleu4, rougeL, finding_f1_micro, normal_accuracy, ci95}`; empty strata are
-    left out. Where no text states a finding, finding F1 is `None`: there is nothing to find.
+    """Kind of subgroup → name → `{n, small, bleu4, rougeL, finding_f1_micro, normal_accuracy, ci95}`; empty subgroups
+    are left out. Where no text states a finding, finding F1 is `None`: there is nothing to find.
 
     Findings are those that the radiologist's text states; "other" are texts that state none and yet are not normal
     (something is only possible, or outside the vocabulary). "Long" are texts of more 13a tokens than the median. The
-    intervals are of the bootstrap over the stratum's patients.
+    intervals are of the bootstrap over the subgroup's patients.
 
     Args:
         views: "both", "frontal", "lateral" or "none" for each study.
@@ -47,17 +47,19 @@ def strata(
     }
     owners = np.asarray(patients)
     return {
-        kind: {name: _stratum(statistics.take(mask), owners[mask], seed) for name, mask in group.items() if mask.any()}
+        kind: {
+            name: _subgroup(statistics.take(mask), owners[mask], seed) for name, mask in group.items() if mask.any()
+        }
         for kind, group in masks.items()
     }
 
 
-def _stratum(statistics: Statistics, patients: np.ndarray, seed: int) -> dict[str, Any]:
+def _subgroup(statistics: Statistics, patients: np.ndarray, seed: int) -> dict[str, Any]:
     scores, bounds = statistics.scores(), study_intervals(statistics, patients.tolist(), seed)
-    told = [name for name in SCORES if name != "finding_f1_micro" or statistics.findings[..., ::2].any()]
+    shown = [name for name in SCORES if name != "finding_f1_micro" or statistics.findings[..., ::2].any()]
     return {
         "n": statistics.n,
         "small": statistics.n < SMALL,
-        **{name: float(scores[name]) if name in told else None for name in SCORES},
-        "ci95": {name: bounds[name] for name in told if name in bounds},
+        **{name: float(scores[name]) if name in shown else None for name in SCORES},
+        "ci95": {name: bounds[name] for name in shown if name in bounds},
     }

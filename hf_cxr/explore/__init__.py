@@ -23,10 +23,10 @@ from PIL import Image
 
 from hf_cxr import __version__
 from hf_cxr.data.prepare import load_prepared
-from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, in_studies, picture_bytes
+from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, image_bytes, in_studies
 from hf_cxr.inference.labeler import FINDINGS, POSITIVE, is_normal, label
 from hf_cxr.inference.views import FORMATS
-from hf_cxr.utils.files import is_empty, move_in, workshop
+from hf_cxr.utils.files import commit, is_empty, staging_folder
 
 NORMAL = "normal"
 SHEETS, TILES = 4, 8
@@ -45,12 +45,13 @@ def explore(
     """Describe a prepared dataset: `index.html`, `figures/*.png` and `explore.json` in the folder `out`, or nothing.
 
     Args:
-        dataset: A prepared dataset, its folder or its Hub id. A folder also has the account (`prepare.json`).
+        dataset: A prepared dataset, its folder or its Hub id. A folder also has the preparation report
+            (`prepare.json`).
         out: The folder to make. An earlier result there is replaced.
-        findings: What to show contact sheets of: names of `hf_cxr.inference.labeler.FINDINGS`, or "normal". Default: the
-            most frequent findings and normal studies.
-        split: Describe this split only. Duplicates and floors need the others too and always look at all.
-        seed: Seed of the studies shown, of the random floor and of the intervals. Same input and seed, same bytes.
+        findings: What to show contact sheets of: names of `hf_cxr.inference.labeler.FINDINGS`, or "normal". Default:
+            the most frequent findings and normal studies.
+        split: Describe this split only. Duplicates and baselines need the others too and always look at all.
+        seed: Seed of the studies shown, of the random baseline and of the intervals. Same input and seed, same bytes.
 
     Returns:
         The content of `explore.json`.
@@ -58,7 +59,7 @@ def explore(
     Raises:
         FileExistsError: If `out` holds anything but an earlier result.
         FileNotFoundError: If there is no such dataset.
-        ValueError: For an empty dataset, studies without text, an unknown finding or split, a broken picture.
+        ValueError: For an empty dataset, studies without text, an unknown finding or split, a broken image.
         ModuleNotFoundError: If matplotlib is missing.
     """
     try:
@@ -83,23 +84,23 @@ def explore(
     if not described:
         raise ValueError(f"{name}: no studies to explore")
 
-    account = _account(folder)
+    preparation = _preparation(folder)
     facts: dict[str, Any] = {
-        "dataset": {"name": name, "source": account["source"], "section": section, "split": split, "seed": seed},
+        "dataset": {"name": name, "source": preparation["source"], "section": section, "split": split, "seed": seed},
         "hf-cxr": __version__,
     }
-    facts |= count(described, rows, section, seed) | {"account": account, "images": _images(folder, described)}
+    facts |= count(described, rows, section, seed) | {"preparation": preparation, "images": _images(folder, described)}
     facts["contact_sheets"], shown = _choose(described, section, findings, facts["findings"]["rows"], seed)
     facts["sentences"] = page.sentences(facts)
-    with workshop(out) as bench:
+    with staging_folder(out) as bench:
         folder_made = bench / "made"
         folder_made.mkdir()
         figures = draw.draw(facts, folder_made / "figures")
-        pictures = draw.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
-        (folder_made / "index.html").write_text(page.page(facts, figures, pictures), encoding="utf-8")
+        images = draw.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
+        (folder_made / "index.html").write_text(page.page(facts, figures, images), encoding="utf-8")
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder_made / "explore.json").write_text(text + "\n", encoding="utf-8")
-        move_in(folder_made, out, lambda: _check_free(out))
+        commit(folder_made, out, lambda: _check_free(out))
     return facts
 
 
@@ -115,7 +116,7 @@ def _checked(dataset: DatasetDict) -> DatasetDict:
 
 
 def _rows(dataset: DatasetDict, name: str) -> Iterator[Row]:
-    """Every row; its pictures are hashed and measured, not decoded, and forgotten."""
+    """Every row; its images are hashed and measured, not decoded, and forgotten."""
     with tqdm(total=sum(map(len, dataset.values())), desc="Exploring", unit=" studies") as progress:
         for split, part in dataset.items():
             index = 0
@@ -146,12 +147,12 @@ def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
         if record[view] is None:
             continue
         try:
-            encoded = picture_bytes(record[view])
+            encoded = image_bytes(record[view])
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
                 sizes[view] = image.size
         except Exception as error:
             reason = type(error).__name__
-            raise ValueError(f"{name}: the {view} picture of {uid} ({split}) cannot be read ({reason})") from None
+            raise ValueError(f"{name}: the {view} image of {uid} ({split}) cannot be read ({reason})") from None
         digests[view] = hashlib.sha256(encoded).hexdigest()
         if record.get(f"{view}_confidence") is not None:
             confidences[view] = float(record[f"{view}_confidence"])
@@ -159,7 +160,7 @@ def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
     return Row(split, index, uid, texts, record.get("patient"), sizes, digests, confidences)
 
 
-def _account(folder: Path | None) -> dict[str, Any]:
+def _preparation(folder: Path | None) -> dict[str, Any]:
     """What `prepare.json` says of the way from the collection to the dataset; empty where there is none."""
     path = None if folder is None else folder / "prepare.json"
     if path is None or not path.is_file():
@@ -168,11 +169,13 @@ def _account(folder: Path | None) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         return {"source": facts["source"], "steps": facts["steps"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not an account of hf-cxr prepare ({type(error).__name__}: {error})") from None
+        raise ValueError(
+            f"{path}: not an preparation report of hf-cxr prepare ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _images(folder: Path | None, rows: Sequence[Row]) -> dict[str, Any]:
-    """How many pictures the studies have: as published if `images.csv` tells, else as many as the columns hold."""
+    """How many images the studies have: as published if `images.csv` tells, else as many as the columns hold."""
     studies = {row.study for row in rows}
     path = None if folder is None else folder / "images.csv"
     if path is not None and path.is_file():
@@ -184,7 +187,7 @@ def _images(folder: Path | None, rows: Sequence[Row]) -> dict[str, Any]:
         distinct: dict[str, set[str]] = defaultdict(set)
         for row in rows:
             distinct[row.study] |= set(row.digests.values())
-        counts, use = Counter({uid: len(pictures) for uid, pictures in distinct.items()}), {}
+        counts, use = Counter({uid: len(images) for uid, images in distinct.items()}), {}
     spread = Counter(counts[uid] for uid in studies)
     source = "columns" if path is None or not path.is_file() else "images.csv"
     return {"from": source, "n": len(studies), "counts": histogram(spread), "use": use}

@@ -23,9 +23,8 @@ SECTIONS = ("impression", "findings", "indication")
 TOGETHER = 12
 """Findings in the table of co-occurrence."""
 ENOUGH = 10
-"""Positive training studies a finding needs for the findings warm-up:
-`hf_cxr.training.findings_pretraining.MIN_POSITIVES`, told again here because that room is too heavy to enter for a
-number."""
+"""Positive training studies a finding needs for the findings pretraining:
+`hf_cxr.training.findings_pretraining.MIN_POSITIVES`, written again here because that module is slow to import."""
 FUNCTION_WORDS = frozenset(
     "a an and are as at be been by can for from has have in into is it its may of on or since than that the there"
     " these this to was were which with within".split()
@@ -33,7 +32,7 @@ FUNCTION_WORDS = frozenset(
 """Left out of the lists of words and bigrams. Negations stay: "no acute" is what such a collection is about."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’./-][^\W_]+)*")
-_SCAR = re.compile(r"(?<![A-Za-z])X{3,}")
+_PLACEHOLDER = re.compile(r"(?<![A-Za-z])X{3,}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Row:
     texts: Mapping[str, str]
     patient: Any
     sizes: Mapping[str, tuple[int, int]]
-    """View → width and height of its picture; only the views that are there. So are the two below."""
+    """View → width and height of its image; only the views that are there. So are the two below."""
     digests: Mapping[str, str]
     confidences: Mapping[str, float]
     study: str = ""
@@ -64,8 +63,8 @@ def in_studies(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, study=study_of(row)) for row in rows]
 
 
-def picture_bytes(stored: Mapping[str, Any]) -> bytes:
-    """The encoded picture of an `Image` column that is not decoded."""
+def image_bytes(stored: Mapping[str, Any]) -> bytes:
+    """The encoded image of an `Image` column that is not decoded."""
     return Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
 
 
@@ -79,7 +78,7 @@ def count(rows: Sequence[Row], everything: Sequence[Row], target: str, seed: int
         "n": {
             "studies": len(studies),
             "rows": len(rows),
-            "pictures": len({digest for row in rows for digest in row.digests.values()}),
+            "images": len({digest for row in rows for digest in row.digests.values()}),
             "splits": {split: len(part) for split, part in by_split.items()},
         },
         "views": _views(studies),
@@ -90,11 +89,11 @@ def count(rows: Sequence[Row], everything: Sequence[Row], target: str, seed: int
         "findings": _findings(texts, by_split),
         "duplicates": {
             "text": text_overlap(by_split),
-            "pictures": _shared(everything),
+            "images": _shared(everything),
             "patients_across_splits": _patients(everything),
         },
-        "scars": {section: _scars([row.texts[section] for row in studies]) for section in SECTIONS},
-        "floors": _floors(everything, target, seed),
+        "placeholders": {section: _placeholders([row.texts[section] for row in studies]) for section in SECTIONS},
+        "baselines": _baselines(everything, target, seed),
     }
 
 
@@ -251,16 +250,16 @@ def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> di
 
 
 def _shared(rows: Sequence[Row]) -> dict[str, Any]:
-    """Pictures, equal to the byte as stored, that several studies or even several splits have."""
+    """Images, equal to the byte as stored, that several studies or even several splits have."""
     owners: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         for digest in row.digests.values():
             owners[digest].add((row.split, row.study))
-    across = [homes for homes in owners.values() if len({split for split, _ in homes}) > 1]
-    touched = sorted({home for homes in across for home in homes})
+    across = [places for places in owners.values() if len({split for split, _ in places}) > 1]
+    touched = sorted({place for places in across for place in places})
     return {
         "n": len(owners),
-        "in several studies": sum(len(homes) > 1 for homes in owners.values()),
+        "in several studies": sum(len(places) > 1 for places in owners.values()),
         "across splits": len(across),
         "studies across splits": dict(Counter(split for split, _ in touched)),
     }
@@ -268,20 +267,24 @@ def _shared(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _patients(rows: Iterable[Row]) -> int | None:
     """Patients with studies in several splits; `None` where the dataset does not say who is whose."""
-    homes: dict[Any, set[str]] = defaultdict(set)
+    splits_of: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
         if row.patient is not None:
-            homes[row.patient].add(row.split)
-    return sum(len(splits) > 1 for splits in homes.values()) if homes else None
+            splits_of[row.patient].add(row.split)
+    return sum(len(splits) > 1 for splits in splits_of.values()) if splits_of else None
 
 
-def _scars(texts: Sequence[str]) -> dict[str, int]:
-    counts = [len(_SCAR.findall(text)) for text in texts]
-    return {"n": sum(bool(text.strip()) for text in texts), "with scars": sum(map(bool, counts)), "scars": sum(counts)}
+def _placeholders(texts: Sequence[str]) -> dict[str, int]:
+    counts = [len(_PLACEHOLDER.findall(text)) for text in texts]
+    return {
+        "n": sum(bool(text.strip()) for text in texts),
+        "with placeholders": sum(map(bool, counts)),
+        "placeholders": sum(counts),
+    }
 
 
-def _floors(rows: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
-    """Scores of image-blind guessers on the test split (the validation split where there is none), as evaluated."""
+def _baselines(rows: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
+    """Scores of image-blind baselines on the test split (the validation split where there is none), as evaluated."""
     by_split: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         by_split[row.split].append(row.texts[target])

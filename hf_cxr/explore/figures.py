@@ -21,14 +21,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, picture_bytes
+from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, image_bytes
 from hf_cxr.inference.views import fit_panel, read_radiograph
 from hf_cxr.utils.plots import (
+    BACKGROUND,
     INK,
     LINE,
     MAIN,
     MUTED,
-    PAPER,
     QUIET,
     SECOND,
     STYLE,
@@ -39,7 +39,7 @@ from hf_cxr.utils.plots import (
     svg,
 )
 
-FLOOR_LABELS = {
+BASELINE_LABELS = {
     "most_frequent": "most frequent\ntraining impression",
     "best_constant": "constant of\nbest BLEU-4",
     "length_matched": "constant of\nmatched length",
@@ -47,14 +47,14 @@ FLOOR_LABELS = {
 }
 PANEL = 192
 """Side of one view on a contact sheet in pixels."""
-SHEET_PAPER, SHEET_INK = 18, 200
+SHEET_BACKGROUND, SHEET_INK = 18, 200
 
 
 def draw(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Write every figure that `facts` has numbers for as PNG into `folder`; returns name → SVG for the page."""
     folder.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
-        "account": _account,
+        "preparation": _preparation,
         "views": _views,
         "images": _images,
         "sizes": _sizes,
@@ -66,7 +66,7 @@ def draw(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
         "findings": _findings,
         "together": _together,
         "duplicates": _duplicates,
-        "floors": _floors,
+        "baselines": _baselines,
     }
     drawn = {}
     for name, make in makers.items():
@@ -75,9 +75,9 @@ def draw(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
             if figure is not None:
                 FigureCanvasAgg(figure)
                 stream = io.BytesIO()
-                figure.savefig(stream, dpi=160, facecolor=PAPER)
+                figure.savefig(stream, dpi=160, facecolor=BACKGROUND)
                 with Image.open(stream) as image:
-                    ImageOps.expand(image.convert("RGB"), 20, PAPER).save(folder / f"{name}.png", optimize=True)
+                    ImageOps.expand(image.convert("RGB"), 20, BACKGROUND).save(folder / f"{name}.png", optimize=True)
                 drawn[name] = svg(figure, name)
     return drawn
 
@@ -114,8 +114,8 @@ def _number(value: float) -> str:
 # --- the figures --------------------------------------------------------------------------------------------------
 
 
-def _account(facts: Mapping[str, Any]) -> Figure | None:
-    steps = facts["account"]["steps"]
+def _preparation(facts: Mapping[str, Any]) -> Figure | None:
+    steps = facts["preparation"]["steps"]
     if not steps:
         return None
     kept, dropped = [step["kept"] for step in steps], [step["dropped"] for step in steps]
@@ -141,7 +141,7 @@ def _views(facts: Mapping[str, Any]) -> Figure:
 
 def _images(facts: Mapping[str, Any]) -> Figure:
     counts, n = facts["images"]["counts"], facts["images"]["n"]
-    labels = [f"{images} picture{'s' * (images != 1)}" for images, _ in counts]
+    labels = [f"{images} image{'s' * (images != 1)}" for images, _ in counts]
     notes = [f"{_number(studies)}  ({_percent(studies / n)})" for _, studies in counts]
     return _bars(labels, {"studies": ([studies for _, studies in counts], MAIN)}, notes)
 
@@ -255,7 +255,7 @@ def _together(facts: Mapping[str, Any]) -> Figure | None:
             strength = 0.06 + 0.94 * count / row[y] / largest
             colour, alpha = (LINE, 1.0) if x == y else (MAIN, strength)
             axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, facecolor=colour, alpha=alpha))
-            ink = PAPER if x != y and strength > 0.8 else INK
+            ink = BACKGROUND if x != y and strength > 0.8 else INK
             axes.text(x, y, str(count), ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
@@ -282,8 +282,8 @@ def _duplicates(facts: Mapping[str, Any]) -> Figure | None:
     return _bars(list(overlap), parts, notes)
 
 
-def _floors(facts: Mapping[str, Any]) -> Figure | None:
-    rows = facts["floors"]["rows"]
+def _baselines(facts: Mapping[str, Any]) -> Figure | None:
+    rows = facts["baselines"]["rows"]
     if not rows:
         return None
     scores = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L", "finding_f1_micro": "finding F1"}
@@ -300,7 +300,7 @@ def _floors(facts: Mapping[str, Any]) -> Figure | None:
         axes.set_xlim(-0.09 * longest, 1.15 * longest)
         axes.set_xticks([])
         axes.set_ylim(len(rows) - 0.6, -0.7)
-        axes.set_yticks(range(len(rows)), [FLOOR_LABELS.get(row["name"], row["name"]) for row in rows])
+        axes.set_yticks(range(len(rows)), [BASELINE_LABELS.get(row["name"], row["name"]) for row in rows])
         bare(axes)
     return figure
 
@@ -335,7 +335,7 @@ def _canvas(row: Row, dataset: DatasetDict) -> Image.Image:
             place = (left + PANEL // 2, PANEL // 2)
             ImageDraw.Draw(canvas).text(place, f"no {view} view", fill=130, anchor="mm", font=_font(13))
         else:
-            canvas.paste(fit_panel(read_radiograph(picture_bytes(record[view])), PANEL), (left, 0))
+            canvas.paste(fit_panel(read_radiograph(image_bytes(record[view])), PANEL), (left, 0))
     return canvas
 
 
@@ -344,7 +344,7 @@ def _sheet(canvases: Sequence[Image.Image], uids: Sequence[str], columns: int = 
     columns = min(columns, len(canvases))
     lines = -(-len(canvases) // columns)
     across, down = 2 * PANEL + gap, PANEL + caption + gap
-    sheet = Image.new("L", (columns * across + gap, lines * down + gap), SHEET_PAPER)
+    sheet = Image.new("L", (columns * across + gap, lines * down + gap), SHEET_BACKGROUND)
     for number, (canvas, uid) in enumerate(zip(canvases, uids, strict=True)):
         left, top = gap + number % columns * across, gap + number // columns * down
         sheet.paste(canvas, (left, top))

@@ -8,18 +8,18 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hf_cxr.utils.plots import FLOORS, NBSP, number, percent, score, template
+from hf_cxr.utils.plots import BASELINES, NBSP, number, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
 NOUNS = {"impression": ("impression", "impressions"), "findings": ("findings text", "findings texts")}
 
 
-def page(facts: Mapping[str, Any], figures: Mapping[str, str], pictures: Sequence[Sequence[str]]) -> str:
-    """One HTML file that needs no other: `figures` as SVG by name, `pictures` as data addresses for each sheet."""
+def page(facts: Mapping[str, Any], figures: Mapping[str, str], images: Sequence[Sequence[str]]) -> str:
+    """One HTML file that needs no other: `figures` as SVG by name, `images` as data addresses for each sheet."""
     safe = {name: Markup(svg) for name, svg in figures.items()}  # drawn by us; matplotlib escapes the texts in it
     one, many = NOUNS[facts["dataset"]["section"]]
     return template(TEMPLATE).render(
-        facts=facts, figures=safe, pictures=pictures, floor_names=FLOORS, one=one, many=many
+        facts=facts, figures=safe, images=images, baseline_names=BASELINES, one=one, many=many
     )
 
 
@@ -33,7 +33,7 @@ def _count(value: int, one: str, many: str = "") -> str:
 def sentences(facts: Mapping[str, Any]) -> dict[str, str]:
     """Section → one plain sentence, in the order of the page."""
     makers = {
-        "account": _account,
+        "preparation": _preparation,
         "views": _views,
         "sizes": _sizes,
         "lengths": _lengths,
@@ -43,14 +43,14 @@ def sentences(facts: Mapping[str, Any]) -> dict[str, str]:
         "together": _together,
         "sheets": _sheets,
         "duplicates": _duplicates,
-        "scars": _scars,
-        "floors": _floors,
+        "placeholders": _placeholders,
+        "baselines": _baselines,
     }
     return {name: make(facts) for name, make in makers.items()}
 
 
-def _account(facts: Mapping[str, Any]) -> str:
-    steps = facts["account"]["steps"]
+def _preparation(facts: Mapping[str, Any]) -> str:
+    steps = facts["preparation"]["steps"]
     if not steps:
         return "What was left out on the way here is not known: there is no prepare.json beside this dataset."
     start, end = steps[0]["kept"], steps[-1]["kept"]
@@ -82,10 +82,10 @@ def _views(facts: Mapping[str, Any]) -> str:
 def _sizes(facts: Mapping[str, Any]) -> str:
     filled = [size for size in facts["sizes"].values() if size["n"]]
     if not filled:
-        return "This dataset holds no pictures."
+        return "This dataset holds no images."
     longest = max(size["longer side"]["max"] for size in filled)
     return (
-        f"Stored pictures are at most {number(longest)} pixels at their longer side: a larger panel_size only "
+        f"Stored images are at most {number(longest)} pixels at their longer side: a larger panel_size only "
         "enlarges them and shows a model nothing more."
     )
 
@@ -134,7 +134,7 @@ def _findings(facts: Mapping[str, Any]) -> str:
     often = sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"])
     return (
         f"{normal}, and {number(often)} of the {_count(len(findings['rows']), 'finding')} met here have the "
-        f"{findings['enough']} positive training studies that the findings warm-up asks for; expect little on the "
+        f"{findings['enough']} positive training studies that the findings pretraining asks for; expect little on the "
         "rest."
     )
 
@@ -153,51 +153,56 @@ def _together(facts: Mapping[str, Any]) -> str:
 def _sheets(facts: Mapping[str, Any]) -> str:
     return (
         "Look before you train: the frontal view belongs on the left, upright, bones bright, and the finding named "
-        "above the pictures should be there to see."
+        "above the images should be there to see."
     )
 
 
 def _duplicates(facts: Mapping[str, Any]) -> str:
     overlap = {name: counts for name, counts in facts["duplicates"]["text"].items() if counts["studies"]}
-    across = facts["duplicates"]["pictures"]["across splits"]
+    across = facts["duplicates"]["images"]["across splits"]
     if not facts["n"]["splits"].get("train") or not overlap:
         return "A training split and another one are not both here, so nothing can be shared by the two."
     name = "test" if "test" in overlap else next(iter(overlap))
     counts, many = overlap[name], NOUNS[facts["dataset"]["section"]][1]
-    pictures = (
-        f"{_count(across, 'picture is', 'pictures are')} in several splits, which flatters every score"
+    images = (
+        f"{_count(across, 'image is', 'images are')} in several splits, which flatters every score"
         if across
-        else "no picture is in two splits"
+        else "no image is in two splits"
     )
     return (
         f"{percent(counts['same'] / counts['studies'])} of the {number(counts['studies'])} {name} {many} also occur "
-        f"word for word in training{', so reciting is rewarded' if counts['same'] else ''}; {pictures}."
+        f"word for word in training{', so reciting is rewarded' if counts['same'] else ''}; {images}."
     )
 
 
-def _scars(facts: Mapping[str, Any]) -> str:
+def _placeholders(facts: Mapping[str, Any]) -> str:
     section = facts["dataset"]["section"]
-    scars, many = facts["scars"][section], NOUNS[section][1]
-    others = {name: counts for name, counts in facts["scars"].items() if name != section and counts["with scars"]}
-    inputs = " and ".join(f"{number(counts['with scars'])} {name} texts" for name, counts in others.items())
+    placeholders, many = facts["placeholders"][section], NOUNS[section][1]
+    others = {
+        name: counts
+        for name, counts in facts["placeholders"].items()
+        if name != section and counts["with placeholders"]
+    }
+    inputs = " and ".join(f"{number(counts['with placeholders'])} {name} texts" for name, counts in others.items())
     rest = f"; {inputs} hold some, which matters only if you show them to a model" if others else ""
-    if not scars["with scars"]:
-        return f"No de-identification scar (XXXX) is left in the {number(scars['n'])} {many}{rest}."
+    if not placeholders["with placeholders"]:
+        return f"No de-identification placeholder (XXXX) is left in the {number(placeholders['n'])} {many}{rest}."
     return (
-        f"{percent(scars['with scars'] / scars['n'])} of the {number(scars['n'])} {many} hold a de-identification "
-        f"scar (XXXX), which a model learns to write{rest}."
+        f"{percent(placeholders['with placeholders'] / placeholders['n'])} of the {number(placeholders['n'])} {many} "
+        f"hold a de-identification placeholder (XXXX), which a model learns to write{rest}."
     )
 
 
-def _floors(facts: Mapping[str, Any]) -> str:
-    floors = facts["floors"]
-    if not floors["rows"]:
-        return "No floors: they need a training split, and a test or validation split to be scored on."
-    bleu, findings = (max(floors["rows"], key=lambda row: row[key]) for key in ("bleu4", "finding_f1_micro"))
+def _baselines(facts: Mapping[str, Any]) -> str:
+    baselines = facts["baselines"]
+    if not baselines["rows"]:
+        return "No baselines: they need a training split, and a test or validation split to be scored on."
+    bleu, findings = (max(baselines["rows"], key=lambda row: row[key]) for key in ("bleu4", "finding_f1_micro"))
     return (
-        f"Without a look at any picture, {FLOORS.get(bleu['name'], bleu['name'])} reaches BLEU-4 "
-        f"{score(bleu['bleu4'])} on the {number(floors['n'])} {floors['split']} studies, and no blind guesser gets a "
-        f"finding F1 above {score(findings['finding_f1_micro'])}: a model has to beat both."
+        f"Without a look at any image, {BASELINES.get(bleu['name'], bleu['name'])} reaches BLEU-4 "
+        f"{score(bleu['bleu4'])} on the {number(baselines['n'])} {baselines['split']} studies, and "
+        f"no image-blind baseline gets a finding F1 above {score(findings['finding_f1_micro'])}: "
+        "a model has to beat both."
     )
 
 

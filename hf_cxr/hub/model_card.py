@@ -1,6 +1,6 @@
 """The model card of a run. Nothing in it is filled in by hand: its words are in the top-level `model_card.md`, its
 figures come from the run's own files: `card.json` (what training knew), `report.json`, `predictions.jsonl` and
-`config.json`. Its tables live in `hf_cxr.hub.model_card_tables`, its pictures in `hf_cxr.evaluation.report.figures`,
+`config.json`. Its tables live in `hf_cxr.hub.model_card_tables`, its images in `hf_cxr.evaluation.report.figures`,
 pushing it in `hf_cxr.hub.push`, the card of a dataset in `dataset_card`."""
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def training_facts(
     """What the card says of a run: data (the `dataset_facts` of when it was loaded), recipe, environment. Paths are
     cut to their last part."""
     return {
-        "folder": _as_told(Path(args.output_dir)),
+        "folder": _as_given(Path(args.output_dir)),
         **data,
         "splits": split_sizes,
         "encoder": _part_name(kit.encoder),
@@ -76,7 +76,7 @@ def training_facts(
         and kit.decoder in DECODER_SIZES
         and not args.resume_from_checkpoint,
         "panel_size": kit.panel_size,
-        "warmup_epochs": kit.findings_warmup_epochs,
+        "findings_pretraining_epochs": kit.findings_pretraining_epochs,
         "epochs": args.num_train_epochs,
         "max_steps": args.max_steps,
         "learning_rate": args.learning_rate,
@@ -106,7 +106,7 @@ def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
         "trained_epochs": round(state["epoch"] or 0, 2),
         "trained_steps": state["global_step"],
         "best_step": best,
-        "warmed_up": (run / "findings_encoder").is_dir(),
+        "findings_pretrained": (run / "findings_encoder").is_dir(),
     }
 
 
@@ -117,25 +117,25 @@ def _base_models(kit: KitArguments) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def _as_told(folder: Path) -> str:
+def _as_given(folder: Path) -> str:
     """A folder as the user named it, unless that tells of the machine: then its last part."""
     private = folder.is_absolute() or ".." in folder.parts or str(folder).startswith("~")
     return folder.resolve().name if private or not folder.name else folder.as_posix()
 
 
 def dataset_facts(dataset: str, revision: str | None = None) -> dict[str, Any]:
-    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `account` (its prepare.json),
+    """`dataset` (the source of a prepared folder, else a Hub id), `dataset_on_hub`, `preparation` (its prepare.json),
     `licence` (as the card of a folder states it, or `None`).
 
     Args:
         revision: of a dataset on the Hub, its newest if `None`.
     """
-    folder, account = Path(dataset), _account(dataset, revision)
+    folder, preparation = Path(dataset), _preparation(dataset, revision)
     on_hub = not folder.exists() and bool(re.fullmatch(HUB_ID, dataset))
     return {
-        "dataset": dataset if on_hub else account.get("source", folder.name),
+        "dataset": dataset if on_hub else preparation.get("source", folder.name),
         "dataset_on_hub": on_hub,
-        "account": account,
+        "preparation": preparation,
         "licence": _licence_of(folder),
     }
 
@@ -146,16 +146,16 @@ def _licence_of(folder: Path) -> str | None:
     return None
 
 
-def _account(dataset: str, revision: str | None) -> dict[str, Any]:
+def _preparation(dataset: str, revision: str | None) -> dict[str, Any]:
     """The prepare.json of a folder or of a dataset on the Hub; empty where it has none."""
     file = Path(dataset) / "prepare.json"
     try:
         if not Path(dataset).exists():
             file = Path(hf_hub_download(dataset, file.name, repo_type="dataset", revision=revision))
-        account = _json(file)
+        preparation = _json(file)
     except (OSError, ValueError, HTTPError):
         return {}
-    return account if isinstance(account, dict) else {}
+    return preparation if isinstance(preparation, dict) else {}
 
 
 def evaluated_on(
@@ -171,9 +171,9 @@ def evaluated_on(
             f"{Path(run) / FACTS}: not there, so the card is left as it was; the report is written (the run was "
             "trained by an earlier version of hf-cxr)"
         )
-    ours, theirs = (one["account"].get("splits_sha256") for one in (facts, data))
+    ours, theirs = (one["preparation"].get("splits_sha256") for one in (facts, data))
     own = ours == theirs if ours and theirs else facts["dataset"] == data["dataset"]
-    source = data["account"].get("source")
+    source = data["preparation"].get("source")
     return facts | {"evaluated_on": {"dataset": data["dataset"], "split": split, "own": own, "source": source}}
 
 
@@ -191,13 +191,13 @@ def card_template() -> str:
 def write_model_card(run: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> None:
     """Write the run's README.md, its figures, and `facts` as card.json (`None`: those that are there), all or none."""
     folder = Path(run)
-    told = dict(_facts_of(folder) if facts is None else facts)
+    facts = dict(_facts_of(folder) if facts is None else facts)
     report = _json(folder / "report.json")
-    pictures = {f"{FIGURES}/{name}.png": picture for name, picture in (draw_png(report) if report else {}).items()}
-    text = _card(folder, told, report, pictures, None)
-    told[WRITTEN] = _sha256(text)
-    replace_files(folder, {**pictures, FACTS: json.dumps(told, indent=2, ensure_ascii=False) + "\n", CARD: text})
-    for name in {f"{FIGURES}/{name}.png" for name in CARD_FIGURES} - set(pictures):
+    images = {f"{FIGURES}/{name}.png": image for name, image in (draw_png(report) if report else {}).items()}
+    text = _card(folder, facts, report, images, None)
+    facts[WRITTEN] = _sha256(text)
+    replace_files(folder, {**images, FACTS: json.dumps(facts, indent=2, ensure_ascii=False) + "\n", CARD: text})
+    for name in {f"{FIGURES}/{name}.png" for name in CARD_FIGURES} - set(images):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -245,17 +245,17 @@ def _card(
 ) -> str:
     facts = dict(facts)
     facts["calibrated"] = (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION)
-    source = facts["account"].get("source")
+    source = facts["preparation"].get("source")
     in_training = {"dataset": facts["dataset"], "split": "test", "own": True, "source": source}
-    told_on = facts.get("evaluated_on") or in_training
+    scored_on = facts.get("evaluated_on") or in_training
     if report:
-        told_on |= {"split": report.get("split", told_on["split"])}
-    overlap = facts["account"].get("text_overlap") or {}
+        scored_on |= {"split": report.get("split", scored_on["split"])}
+    overlap = facts["preparation"].get("text_overlap") or {}
     shown = {
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
         "parameters": model_card_tables.parameters(folder),
         "repo": repo_id or facts["folder"],
-        "told_on": told_on,
+        "scored_on": scored_on,
         "report": report,
         "synthetic": source in SYNTHETIC,
         "synthetic_alone": _is_synthetic_alone(facts),
@@ -265,13 +265,13 @@ def _card(
     }
     if report:
         # Not those of a model that learned from patients, either: it may know their reports by heart.
-        show_texts = source in SYNTHETIC and told_on["source"] in SYNTHETIC
+        show_texts = source in SYNTHETIC and scored_on["source"] in SYNTHETIC
         shown |= {
             "score_table": score_table(report),
             "every_score": model_card_tables.every_score(report),
             "counts": model_card_tables.finding_counts(report),
             "finding_table": model_card_tables.finding_table(report),
-            "strata_table": model_card_tables.strata_table(report),
+            "subgroups_table": model_card_tables.subgroups_table(report),
             "failures": model_card_tables.failures(_rows(folder / "predictions.jsonl"), show_texts),
             "show_texts": show_texts,
             "sentences": sentences(report),
@@ -279,18 +279,18 @@ def _card(
             "alt": CARD_FIGURES,
             "percent": percent,
         }
-    data = _metadata(facts, report, told_on, repo_id)
+    data = _metadata(facts, report, scored_on, repo_id)
     card = ModelCard.from_template(data, template_str=card_template(), **facts | shown)
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
 def _is_synthetic_alone(facts: Mapping[str, Any]) -> bool:
-    """Whether a model has seen nothing but synthetic pictures, its pretrained parts included."""
-    return facts["account"].get("source") in SYNTHETIC and facts.get("from_scratch", not facts["base_models"])
+    """Whether a model has seen nothing but synthetic images, its pretrained parts included."""
+    return facts["preparation"].get("source") in SYNTHETIC and facts.get("from_scratch", not facts["base_models"])
 
 
 def _metadata(
-    facts: Mapping[str, Any], report: Mapping[str, Any] | None, told_on: Mapping[str, Any], repo_id: str | None
+    facts: Mapping[str, Any], report: Mapping[str, Any] | None, scored_on: Mapping[str, Any], repo_id: str | None
 ) -> ModelCardData:
     """The YAML head. A licence is stated of what learned from the phantom alone: else that of the data and of the
     pretrained parts has a say, and the owner."""
@@ -303,9 +303,9 @@ def _metadata(
         EvalResult(
             task_type="image-to-text",
             task_name="Chest radiograph impression",
-            dataset_type=re.sub(r"[^\w./-]+", "-", told_on["dataset"]),  # the Hub refuses other signs
-            dataset_name=told_on["dataset"],
-            dataset_split=told_on["split"],
+            dataset_type=re.sub(r"[^\w./-]+", "-", scored_on["dataset"]),  # the Hub refuses other signs
+            dataset_name=scored_on["dataset"],
+            dataset_split=scored_on["split"],
             metric_type=METRIC_TYPES.get(name, name),
             metric_name=METRIC_NAMES.get(name, name),
             metric_value=round(value, 4),

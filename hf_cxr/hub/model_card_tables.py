@@ -66,7 +66,7 @@ def finding_counts(report: Mapping[str, Any]) -> dict[str, int | None]:
 
 def every_score(report: Mapping[str, Any]) -> str:
     """A table of every scalar with its interval, beside shuffled images and the best guess without any image."""
-    blind = [report["floors"][name] for name in BLIND if name in report["floors"]]
+    blind = [report["baselines"][name] for name in BLIND if name in report["baselines"]]
     rows = []
     for name in SCALARS:
         best = max((scores[name] for scores in blind), default=None) if name != "length_ratio" else None
@@ -76,7 +76,7 @@ def every_score(report: Mapping[str, Any]) -> str:
 
 
 def finding_table(report: Mapping[str, Any]) -> str:
-    """A table of every finding, the commonest first, with the F1 of the same texts dealt out at random."""
+    """A table of every finding, the commonest first, with the F1 of the same texts permuted at random."""
     rows = []
     for name, row in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"]):
         shares = (_two(row[key]) for key in ("precision", "recall", "f1"))
@@ -100,7 +100,7 @@ def _two(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def strata_table(report: Mapping[str, Any]) -> str:
+def subgroups_table(report: Mapping[str, Any]) -> str:
     """Scores by kind of study; kinds of few studies are left out. Empty where none is left."""
     rows = [
         [
@@ -112,7 +112,7 @@ def strata_table(report: Mapping[str, Any]) -> str:
             score(row["bleu4"]),
         ]
         for kind in ("findings", "length", "views")
-        for name, row in report.get("strata", {}).get(kind, {}).items()
+        for name, row in report.get("subgroups", {}).get(kind, {}).items()
         if not row["small"]
     ]
     head = ["studies", "n", "finding F1", "95 % interval", "normal or abnormal", "BLEU-4"]
@@ -142,7 +142,7 @@ def failures(rows: Sequence[Mapping[str, Any]], show_texts: bool) -> dict[str, A
 
 def _failure_table(rows: Iterable[Mapping[str, Any]], show_texts: bool) -> str:
     texts = {"impression": "the study's text", "prediction": "the model's text"} if show_texts else {}
-    told = [
+    cells = [
         [
             f"{row['score']:.2f}",
             *(", ".join(row[kind]) or "–" for kind in ("matched", "missed", "invented")),
@@ -150,4 +150,4 @@ def _failure_table(rows: Iterable[Mapping[str, Any]], show_texts: bool) -> str:
         ]
         for row in rows
     ]
-    return table(["score", "found", "missed", "invented", *texts.values()], told)
+    return table(["score", "found", "missed", "invented", *texts.values()], cells)

@@ -1,4 +1,4 @@
-"""What may leave this machine: which files make up a run or a dataset, whether they are whole, and whether one of them
+"""The privacy check: which files make up a run or a dataset, whether they are whole, and whether one of them
 tells of the machine, of its user, or holds a token. The way to the Hub is `hf_cxr.hub.push`.
 """
 
@@ -21,10 +21,10 @@ from PIL import Image
 from pyarrow import ArrowException, types
 from safetensors import SafetensorError, safe_open
 
-from hf_cxr.inference.remote_code import TRAVELLING
+from hf_cxr.inference.remote_code import REMOTE_CODE_FILES
 from hf_cxr.utils.files import json_object
 
-CARD, FACTS, CONFIG, ACCOUNT = "README.md", "card.json", "config.json", "prepare.json"
+CARD, FACTS, CONFIG, PREPARATION = "README.md", "card.json", "config.json", "prepare.json"
 INDEX, CODE = "model.safetensors.index.json", "pipeline.py"
 VOCABULARIES = (
     "tokenizer.json",
@@ -34,27 +34,27 @@ VOCABULARIES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
-# What a pushed run consists of. Predictions hold the reports of the collection, so they stay at home.
+# What a pushed run consists of. Predictions hold the reports of the collection, so they stay here.
 RUN_FILES = (
     *("model.safetensors", "model-*.safetensors", INDEX),
     *(CONFIG, "generation_config.json", "preprocessor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *(*VOCABULARIES, "merges.txt", "bpe.codes"),
-    *TRAVELLING,
+    *REMOTE_CODE_FILES,
     *(CARD, "report.json", "report.md"),
     # Those of `report.CARD_FIGURES`, whose import would take matplotlib; a test holds them together.
-    *(f"figures/{name}.png" for name in ("look", "findings", "reliability", "risk")),
+    *(f"figures/{name}.png" for name in ("image_shuffle", "findings", "reliability", "risk")),
 )
-DATASET_FILES = ("data/*.parquet", CARD, ACCOUNT, "splits.csv")
+DATASET_FILES = ("data/*.parquet", CARD, PREPARATION, "splits.csv")
 
 TOKEN = r"(?:hf|api_org)_[A-Za-z0-9]{30,}"
-SOMEBODYS_HOME = (
+HOME_FOLDER = (
     r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}(?:Users|Documents and Settings)\\{1,2})"
     r"(?!(?:user|username|you|name)\b)[\w.-]+"
 )
-# Where disks and homes are mounted: a path from there on tells of a machine, in whatever text it stands.
+# Where disks and split_of_uid are mounted: a path from there on tells of a machine, in whatever text it stands.
 MOUNTED = (
-    r"(?:(?<=file://)|(?<![\w.:/~-]))/(?:mnt|media|Volumes|scratch|gpfs|lustre|nfs|homes|srv|data|work|workspace|root"
+    r"(?:(?<=file://)|(?<![\w.:/~-]))/(?:mnt|media|Volumes|scratch|gpfs|lustre|nfs|split_of_uid|srv|data|work|workspace|root"
     r"|private|opt|tmp|var)/[\w.][^\s\"'`]*"
 )
 # A whole string that is a path: of a program that names a file of its machine, in JSON or in a table.
@@ -71,12 +71,12 @@ def kind_of(path: Path, dataset: bool) -> str:
     """
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder")
-    is_run, is_dataset = (path / CONFIG).is_file(), (path / ACCOUNT).is_file()
+    is_run, is_dataset = (path / CONFIG).is_file(), (path / PREPARATION).is_file()
     if dataset and not is_dataset:
-        what = "this is a run; push it without --dataset" if is_run else f"no prepared dataset (no {ACCOUNT})"
+        what = "this is a run; push it without --dataset" if is_run else f"no prepared dataset (no {PREPARATION})"
         raise FileNotFoundError(f"{path}: {what}")
     if not is_run and not is_dataset:
-        raise FileNotFoundError(f"{path}: neither a checkpoint ({CONFIG}) nor a prepared dataset ({ACCOUNT})")
+        raise FileNotFoundError(f"{path}: neither a checkpoint ({CONFIG}) nor a prepared dataset ({PREPARATION})")
     return "dataset" if dataset or not is_run else "model"
 
 
@@ -135,14 +135,15 @@ def _check_data(path: Path, files: Mapping[str, Path]) -> None:
                 rows[split] = rows.get(split, 0) + pq.ParquetFile(file).metadata.num_rows
             except (ArrowException, OSError) as error:
                 raise ValueError(f"{file}: damaged ({_one_line(error)}); nothing was pushed") from None
-    for split, count in json_object(path / ACCOUNT).get("splits", {}).items():
+    for split, count in json_object(path / PREPARATION).get("splits", {}).items():
         if rows.get(split, 0) != count:
             raise ValueError(f"{path}: split {split} has {rows.get(split, 0)} of {count} rows; nothing was pushed")
 
 
-def account_of(run: Path) -> dict[str, Any]:
-    """The account of the dataset that a run was trained on, from its card.json; empty where there is none."""
-    return json_object(run / FACTS).get("account", {}) if (run / FACTS).is_file() else {}
+def preparation_of(run: Path) -> dict[str, Any]:
+    """The preparation report of the dataset that a run was trained on, from its card.json; empty where there is
+    none."""
+    return json_object(run / FACTS).get("preparation", {}) if (run / FACTS).is_file() else {}
 
 
 def dataset_of(run: Path) -> str | None:
@@ -167,7 +168,7 @@ def _one_line(error: BaseException) -> str:
 
 def read_text(file: Path) -> str:
     """What can be read in a file: all of it; of weights the header; of Parquet the footer and every different string
-    but the pictures, one a line, as JSON; of a picture its comments too."""
+    but the images, one a line, as JSON; of an image its comments too."""
     if file.suffix == ".safetensors":
         with file.open("rb") as stream:
             length = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))[0]
@@ -187,11 +188,11 @@ def _strings_of_parquet(file: Path) -> Iterator[str]:
     for key, value in (parquet.metadata.metadata or {}).items():
         yield f"{key.decode(errors='replace')}: {value.decode(errors='replace')}"
     leaves = [parquet.schema.column(number) for number in range(len(parquet.schema))]
-    texts, told = [leaf.path for leaf in leaves if str(leaf.logical_type) == "String"], set[str]()
+    texts, seen = [leaf.path for leaf in leaves if str(leaf.logical_type) == "String"], set[str]()
     for batch in parquet.iter_batches(columns=texts):
         for column in _leaves(batch):
-            new = {value for value in column.unique().to_pylist() if value} - told
-            told |= new
+            new = {value for value in column.unique().to_pylist() if value} - seen
+            seen |= new
             yield from new
 
 
@@ -235,8 +236,8 @@ def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | Non
 
 
 def _found(file: Path, what: str, where: str) -> ValueError:
-    told = textwrap.shorten(where, 120, placeholder=" …") or where[:120]
-    return ValueError(f"{file}: holds {what} ({told}); take it out there, then push again")
+    shown = textwrap.shorten(where, 120, placeholder=" …") or where[:120]
+    return ValueError(f"{file}: holds {what} ({shown}); take it out there, then push again")
 
 
 def _is_prose(string: str) -> bool:
@@ -289,4 +290,4 @@ def _traces(path: Path) -> dict[str, str]:
     if user not in ("", "root"):
         folders = r"(?:(?:file://|(?<![\w:/.]))/(?:[\w.-]+/)*|\b[A-Za-z]:\\{1,2}(?:[\w.-]+\\{1,2})*)"
         traces["a path with your user name"] = rf"{folders}{re.escape(user)}(?![\w-])"
-    return traces | {"a home folder": SOMEBODYS_HOME}
+    return traces | {"a home folder": HOME_FOLDER}

@@ -1,7 +1,7 @@
-"""The Hub: pushing runs and datasets, in one commit, private unless told so, after a look for what must not leave this
-machine.
+"""The Hub: pushing runs and datasets, in one commit, private unless asked otherwise, after a look for what must not
+leave this machine.
 
-What may leave is decided in `hf_cxr.hub.privacy`; the card of a run lives in `hf_cxr.hub.model_card`, that of a
+What may be pushed is decided in `hf_cxr.hub.privacy`; the card of a run lives in `hf_cxr.hub.model_card`, that of a
 dataset in `hf_cxr.data.dataset_card`."""
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hf_cxr.hub.privacy import (
     CARD,
     CONFIG,
     FACTS,
-    account_of,
     check_nothing_private,
     dataset_of,
     files_to_push,
     is_ours,
     kind_of,
+    preparation_of,
     read_text,
 )
 
@@ -81,10 +81,10 @@ def push(
     try:
         return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
     except (HTTPError, RuntimeError) as error:
-        raise OSError(f"{repo_id}: {_told(error)}") from error
+        raise OSError(f"{repo_id}: {_reason(error)}") from error
 
 
-def push_as_told(folder: str | os.PathLike, args: Any) -> str:
+def push_as_asked(folder: str | os.PathLike, args: Any) -> str:
     """Push a run as the Trainer's arguments say: `hub_model_id`, `hub_token`, and private unless `hub_private_repo` is
     false."""
     return push(folder, args.hub_model_id, public=args.hub_private_repo is False, token=args.hub_token)
@@ -126,7 +126,7 @@ def licence_note(run: str | os.PathLike) -> str | None:
     """What to consider before the weights of a run become public: the licence of what it was trained on."""
     if not (Path(run) / CONFIG).is_file():
         return None
-    return licences.note_on_weights(dataset_of(Path(run)), account_of(Path(run)).get("source"))
+    return licences.note_on_weights(dataset_of(Path(run)), preparation_of(Path(run)).get("source"))
 
 
 # --- the way there -----------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class _ImpatientFactory:
         return client
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """An error of the Hub's client in one line: what, and what to do."""
     while isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading", around the cause
         error = error.__cause__

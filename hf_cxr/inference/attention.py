@@ -1,6 +1,6 @@
 """Where the decoder's cross-attention went while it wrote: maps over the canvas, and overlays on the views.
 
-This file travels with a checkpoint as remote code, so it imports only numpy, Pillow and torch. Attention is no
+A checkpoint brings this file as remote code, so it imports only numpy, Pillow and torch. Attention is no
 explanation: it tells what was read, not why a word was chosen.
 """
 

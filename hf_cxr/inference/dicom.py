@@ -1,6 +1,6 @@
-"""One greyscale picture out of a DICOM file, and the view its header names. Nothing else leaves this file.
+"""One greyscale image out of a DICOM file, and the view its header names. Nothing else leaves this file.
 
-It travels with a checkpoint beside `views.py`, which calls it: standard library and numpy, and pydicom (the extra
+It comes with a checkpoint beside `views.py`, which calls it: standard library and numpy, and pydicom (the extra
 `dicom`) when a file is read. What becomes of the values, 8-bit grey, is decided in `views.py`.
 """
 
@@ -29,7 +29,7 @@ PIXEL_TAGS = [
     *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
 ]
 
-# Which decoder is asked for a compressed picture, whatever else is installed: the pixels must not depend on that. GDCM
+# Which decoder is asked for a compressed image, whatever else is installed: the pixels must not depend on that. GDCM
 # is not among them: on damaged JPEG Lossless, JPEG 2000 and baseline frames it aborts the whole process.
 DECODERS = {
     "1.2.840.10008.1.2": "",  # implicit little endian, and the next three: not compressed
@@ -55,7 +55,7 @@ TALKERS = (
 
 
 class Frame(NamedTuple):
-    """A picture: `values[places]`, brighter where greater. `values[i]` occurs `counts[i]` times, padding 0 times."""
+    """An image: `values[places]`, brighter where greater. `values[i]` occurs `counts[i]` times, padding 0 times."""
 
     places: np.ndarray
     values: np.ndarray
@@ -68,7 +68,7 @@ class Refused(ValueError):
 
 
 def read_frame(stream: BinaryIO, max_pixels: int) -> Frame | str:
-    """The picture of a DICOM file, or in a few words why there is none.
+    """The image of a DICOM file, or in a few words why there is none.
 
     The reason is returned, not raised: pydicom's exceptions quote header values, and neither the cause nor the context
     of what the caller raises may lead back to them.
@@ -79,7 +79,7 @@ def read_frame(stream: BinaryIO, max_pixels: int) -> Frame | str:
         except Refused as error:
             return str(error)
         except Exception as error:
-            return f"not a DICOM picture, or truncated or damaged ({type(error).__name__})"
+            return f"not a DICOM image, or truncated or damaged ({type(error).__name__})"
 
 
 def frame_view(stream: BinaryIO) -> str | None:
@@ -174,12 +174,12 @@ def _frame(stream: BinaryIO, max_pixels: int) -> Frame:
         raise Refused("a DICOM file of several frames; one radiograph is expected")
     photometric = str(header.PhotometricInterpretation)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(header.get("SamplesPerPixel") or 1) != 1:
-        raise Refused("a DICOM picture that is not greyscale (MONOCHROME1 or MONOCHROME2)")
+        raise Refused("a DICOM image that is not greyscale (MONOCHROME1 or MONOCHROME2)")
     if rows * columns > max_pixels:
         raise Refused(f"too large (the limit is {max_pixels:,} pixels)")
     stored = _stored_values(header)
     if int(stored.max()) - int(stored.min()) >= 1 << 16:
-        raise Refused("a DICOM picture of more than 16 bits")
+        raise Refused("a DICOM image of more than 16 bits")
 
     low = int(stored.min())
     places = (stored - stored.dtype.type(low)).view(f"u{stored.dtype.itemsize}")  # a signed difference may wrap
@@ -189,15 +189,15 @@ def _frame(stream: BinaryIO, max_pixels: int) -> Frame:
         ends = int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))
         counts[(values >= min(ends)) & (values <= max(ends))] = 0
     if not counts.any():
-        raise Refused("a DICOM picture of nothing but padding")
+        raise Refused("a DICOM image of nothing but padding")
     values = _looked_up(values, counts, header).astype(np.float64)
     if not np.isfinite(values).all():
-        raise Refused("a DICOM picture with a rescale that gives no numbers")
+        raise Refused("a DICOM image with a rescale that gives no numbers")
     return Frame(places, -values if photometric == "MONOCHROME1" else values, counts, _named_view(header))
 
 
 def _looked_up(values: np.ndarray, counts: np.ndarray, header: Any) -> np.ndarray:
-    """Stored values through the modality LUT or rescale, and the first VOI LUT or window if it shows the picture."""
+    """Stored values through the modality LUT or rescale, and the first VOI LUT or window if it shows the image."""
     pixels = _pydicom().pixels
     values = pixels.apply_modality_lut(values, header)
     try:
@@ -228,7 +228,7 @@ def _stored_values(header: Any) -> np.ndarray:
         segments = _jpeg_segments(_pydicom().encaps.get_frame(header.PixelData, 0, number_of_frames=1))
         size = segments.get("frame", b"")[1:5]  # JPEG 2000 has no such segment; Pillow sets its own limit there
         if size and size != int(header.Rows).to_bytes(2, "big") + int(header.Columns).to_bytes(2, "big"):
-            raise Refused("the compressed picture is not as large as the DICOM header says")
+            raise Refused("the compressed image is not as large as the DICOM header says")
         if decoder == "lossless":
             stored = _decode_lossless_jpeg(segments)
             if header.PixelRepresentation:
@@ -279,15 +279,15 @@ def _decode_lossless_jpeg(segments: dict[str, Any]) -> np.ndarray:
     data = re.split(rb"\xff+[^\x00\xff\xd0-\xd7]", segments["data"], maxsplit=1)[0]
     parts = re.split(rb"\xff[\xd0-\xd7]", data)
     lines = segments.get("restart", 0) // columns or rows
-    picture = np.empty((rows, columns), dtype=np.uint16)
+    image = np.empty((rows, columns), dtype=np.uint16)
     for top, part in zip(range(0, rows, lines), parts, strict=True):
         height = min(lines, rows - top)
         values = _huffman_differences(part, height * columns, segments[f"table {scan[2] >> 4}"])
         values = values.reshape(height, columns)
         values[0, 0] += 1 << (frame[0] - shift - 1)
         values[:, 0] = values[:, 0].cumsum()
-        picture[top : top + height] = (values.cumsum(axis=1) << shift) & 0xFFFF
-    return picture
+        image[top : top + height] = (values.cumsum(axis=1) << shift) & 0xFFFF
+    return image
 
 
 def _huffman_differences(data: bytes, count: int, table: bytes) -> np.ndarray:

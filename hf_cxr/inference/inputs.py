@@ -1,8 +1,8 @@
-"""What can be given to the pipeline: many studies in whatever form, the views of a study, a picture at an address.
+"""What can be given to the pipeline: many studies in whatever form, the views of a study, an image at an address.
 
-This file travels with a checkpoint as remote code, so it imports only the standard library, numpy, Pillow, torch,
-transformers and its huggingface_hub, and what travels too. It opens no connection but to an address that is given as a
-view.
+A checkpoint brings this file as remote code, so it imports only the standard library, numpy, Pillow, torch,
+transformers and its huggingface_hub, and what comes with it. It opens no connection but to an address that is given as
+a view.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Rows(Dataset):
 
     def __getitem__(self, index: int) -> Numbered:
         study = self.studies[index]
-        return Numbered(index, {view: self.picture(view, study[view]) for view in self.views} if self.views else study)
+        return Numbered(index, {view: self.image(view, study[view]) for view in self.views} if self.views else study)
 
-    def picture(self, view: str, stored: Any) -> Any:
-        """A picture that `datasets` alone can open, in an archive or on a file system of its own, as a callable."""
+    def image(self, view: str, stored: Any) -> Any:
+        """An image that `datasets` alone can open, in an archive or on a file system of its own, as a callable."""
         features = getattr(self.studies, "features", None)
         if (
             features
@@ -101,7 +101,7 @@ def _of_datasets(rows):
 
 
 def _undecoded(rows, views: Sequence[str]):
-    """The rows of a `datasets.Dataset` with their pictures as they are stored, so that a damaged one is an error of
+    """The rows of a `datasets.Dataset` with their images as they are stored, so that a damaged one is an error of
     its study alone. Rows of another kind, or with a format of the user's, as they are."""
     if getattr(rows, "format", {"type": "none"})["type"] is None:
         for view in views:
@@ -165,7 +165,7 @@ def _views_of(study) -> tuple[Any, Any]:
 
 def _taken(source):
     """What `read_radiograph` reads of a view: what is at an address, in an open file, behind a callable, or in a
-    picture of `datasets` that is not decoded; anything else as it is."""
+    image of `datasets` that is not decoded; anything else as it is."""
     if isinstance(source, Mapping):
         source = source.get("bytes") or source.get("path")
     if isinstance(source, str):

@@ -2,7 +2,7 @@
 
 The rules read English chest radiograph reports: findings and cues are found in one pass (`labeler_lexicon` lists
 them), then each mention gets its sides and heights (`labeler_location`). docs/labeler.md tells how well that agrees
-with the human tags of the Indiana reports. Standard library only: this file and its two siblings travel with a
+with the human tags of the Indiana reports. Standard library only: this file and its two siblings come with a
 checkpoint."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
 _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;])*?\bor\b")
 _REASON = re.compile(r"\b(?:given|because|since|as|due|based|in|considering|absent)\b")
-_SCARS = re.compile(r"\bx{3,}\w*")
+_PLACEHOLDERS = re.compile(r"\bx{3,}\w*")
 
 
 class Mention(NamedTuple):
@@ -79,12 +79,12 @@ def _names_next(text: str, position: int) -> bool:
 @lru_cache(maxsize=65536)
 def mentions(text: str) -> tuple[Mention, ...]:
     """Every mention of a finding, in order; the name "_other" stands for an abnormality outside the vocabulary."""
-    text = " ".join(_SCARS.sub(" ", text.lower()).split())
+    text = " ".join(_PLACEHOLDERS.sub(" ", text.lower()).split())
     found: list[Mention] = []
     clause: list[_Hit] = []  # mentions since the last full stop, semicolon, "but" …
     sides: list[Where] = []
     high: list[Where] | None = None  # read once something is found that has a height
-    floors = [0]  # places that a side does not reach across
+    starts = [0]  # places that a side does not reach across
     since = segment = 0  # index into `clause`: the first mention since the last turn, since the last comma
     negative = unsure = sticky = ignored = after_or = unchanged = False
 
@@ -97,7 +97,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
             previous.append(previous[-1] if behind.start == hit.end + 1 else hit.end)
         for i in range(len(clause) - 1, -1, -1):
             hit, following = clause[i], clause[i + 1].start if i + 1 < len(clause) else None
-            floor = max(f for f in floors if f <= hit.start)
+            floor = max(f for f in starts if f <= hit.start)
             at = Bounds(hit.start, hit.end, floor, previous[i], following, end)
             where, places = sides_of(at, sides, text), []
             if not PLACED.isdisjoint(hit.names):
@@ -152,7 +152,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
             negative = sticky = ignored = after_or = unchanged = False
             unsure = ahead  # "?pneumonia"
             since = segment = 0
-            floors[:] = [match.end()]
+            starts[:] = [match.end()]
         elif event == "SOFT":
             negative = unsure = sticky = after_or = unchanged = False
             since = segment = len(clause)
@@ -166,7 +166,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
             since = segment = len(clause)
         elif event == "NEG":
             negative, unsure, after_or, unchanged = True, False, False, False
-            floors.append(match.start())
+            starts.append(match.start())
         elif event == "PSEUDO":
             negative, unchanged = False, text.startswith((" in ", " of "), match.end())
         elif event in ("UNSURE", "STICKY"):

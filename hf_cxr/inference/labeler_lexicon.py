@@ -3,7 +3,7 @@ and the vocabulary that follows from them. Tables only; the reading is done ther
 
 The idea of the cues is NegEx's (Chapman et al., J Biomed Inform 2001: cue, scope, terminator) with the classes of the
 CheXpert labeler (Irvin et al., AAAI 2019); the lists are our own, tuned on Indiana reports (`benchmarks/labeler.py`).
-Standard library only: this file travels with a checkpoint.
+Standard library only: a checkpoint brings this file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where a finding is: which of the sides and heights that a sentence names belong to which of its mentions.
 
 Right, left or both, and upper, middle or lower; what a mention is, and whether it is denied,
-`hf_cxr.inference.labeler` says. Standard library only: this file travels with a checkpoint."""
+`hf_cxr.inference.labeler` says. Standard library only: a checkpoint brings this file."""
 
 from __future__ import annotations
 

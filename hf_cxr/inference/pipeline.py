@@ -1,6 +1,6 @@
 """The `cxr-impression` pipeline: two radiographs in, an impression out. Research use only, not for diagnosis.
 
-This file travels with a checkpoint as its remote code; `remote_code.py` names the others that do.
+A checkpoint brings this file as remote code; `remote_code.py` names the others that do.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class ImpressionPipeline(Pipeline):
     columns are ignored) or a (frontal, lateral) tuple. Many studies are a list, a generator, a `KeyDataset` over a
     column that holds studies or is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or
     both. A view is a path, an http(s) address, bytes, an open file, a PIL image, a numpy array, a DICOM file, or a
-    picture of `datasets` that is not decoded. Grey levels of 8-bit pictures, and of arrays of integers from 0 to 255
+    image of `datasets` that is not decoded. Grey levels of 8-bit images, and of arrays of integers from 0 to 255
     or floats from 0 to 1, are kept; those of deeper ones and of DICOM are stretched, which can change what is written:
-    give a picture as the training data were.
+    give an image as the training data were.
 
     Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them, in the order of the
     search. A `score` is the chance that the text states exactly the findings that a radiologist would, as seen on the
@@ -102,7 +102,7 @@ class ImpressionPipeline(Pipeline):
         return_attention: add `attention`, `{"frontal": …, "lateral": …}`: the decoder's cross-attention over the
             whole text, laid on each view as a PIL image; "words" adds `attention_words`, `[(word, {…}), …]`.
         abstain_below: withhold a text of a lower score: `{"impression": None, "score": …, "abstained": True}`.
-        on_unlikely: a picture that cannot be a chest radiograph (tiny, a strip, all one value, colour) adds its
+        on_unlikely: an image that cannot be a chest radiograph (tiny, a strip, all one value, colour) adds its
             `warnings` to the answer ("warn", the default), raises `UnreadableImage` ("error"), or passes ("ignore").
         on_unreadable: a study that cannot be read raises `UnreadableImage`, a `ValueError` that says which of many it
             is, counted from 0 ("error", the default), or the others go on, and its answer is `{"impression": None,

@@ -1,6 +1,6 @@
-"""Can this picture be a chest radiograph at all? Doubts in words; what a model makes of a picture lives elsewhere.
+"""Can this image be a chest radiograph at all? Doubts in words; what a model makes of an image lives elsewhere.
 
-This file travels with a checkpoint as remote code, so it imports only the standard library, numpy, Pillow and
+A checkpoint brings this file as remote code, so it imports only the standard library, numpy, Pillow and
 `views.py`. It knows nothing of anatomy: a radiograph of a hand, or a lateral view given as the frontal one, raises no
 doubt.
 """
@@ -43,12 +43,12 @@ def doubts(source: Any, grey: Image.Image) -> list[str]:
     if np.ptp(np.asarray(grey)) < LEAST_RANGE:
         found.append("all pixels have one value")
     elif colour(source) > MOST_COLOUR:
-        found.append("a colour picture, not a radiograph")
+        found.append("a colour image, not a radiograph")
     return found
 
 
 def colour(source: Any) -> float:
-    """How coloured a picture is: the mean of max − min over its channels, 0 (grey) to 255."""
+    """How coloured an image is: the mean of max − min over its channels, 0 (grey) to 255."""
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] < 3:
             return 0.0

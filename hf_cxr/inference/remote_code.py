@@ -1,4 +1,4 @@
-"""The files that travel with a checkpoint as its remote code, this one among them, and how they get there.
+"""The files that a checkpoint brings as its remote code, this one among them, and how they get there.
 
 They import nothing else of the kit, and only the standard library, numpy, Pillow, torch, and transformers with its
 huggingface_hub; this one the standard library alone.
@@ -11,19 +11,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-# The task name that travels in a checkpoint. It differs from the one that `import hf_cxr` registers, because
+# The task name in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
 REMOTE_TASK = "chest-radiograph-impression"
-TRAVELLING = (
+REMOTE_CODE_FILES = (
     *("pipeline.py", "inputs.py", "views.py", "dicom.py", "plausibility.py", "attention.py", "remote_code.py"),
     *("labeler.py", "labeler_lexicon.py", "labeler_location.py"),
 )
 
 
 def add_pipeline_code(model: Any, folder: str | os.PathLike) -> None:
-    """Put the travelling files into `folder` and name the pipeline in the model's config, to be saved with it."""
+    """Put the remote code files into `folder` and name the pipeline in the model's config, to be saved with it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in TRAVELLING:
+    for name in REMOTE_CODE_FILES:
         shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
     model.config.custom_pipelines = {
         REMOTE_TASK: {"impl": "pipeline.ImpressionPipeline", "pt": ["VisionEncoderDecoderModel"], "type": "multimodal"}

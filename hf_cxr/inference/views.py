@@ -1,7 +1,7 @@
 """Pixels: read one radiograph to 8-bit grey, and pack the two views of a study on one canvas.
 
-This file travels with a checkpoint as remote code, so it imports only the standard library, numpy and Pillow, and
-`dicom.py`, which travels too, when a DICOM file is met. Which file of a study is the frontal view is decided in
+A checkpoint brings this file as remote code, so it imports only the standard library, numpy and Pillow, and
+`dicom.py`, which comes with it, when a DICOM file is met. Which file of a study is the frontal view is decided in
 `hf_cxr.data.selection`. Safe to call from several threads and processes.
 """
 
@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 ViewSource = str | Path | bytes | Image.Image | np.ndarray | Callable[[], Image.Image | np.ndarray]
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are decoded (a decompression bomb). The largest flat-panel detectors for
+"""Larger images are refused before they are decoded (a decompression bomb). The largest flat-panel detectors for
 chest radiography give under 20 million pixels."""
 
 # The bitmap formats radiographs are exchanged in. An allow-list, because Pillow would run Ghostscript on an EPS file.
@@ -29,7 +29,7 @@ FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 
 
 class UnreadableImage(ValueError):
-    """A picture that cannot be read. The message is one line: which picture, and what is wrong with it."""
+    """An image that cannot be read. The message is one line: which image, and what is wrong with it."""
 
 
 def read_radiograph(source: ViewSource, *, at_least: int | None = None) -> Image.Image:
@@ -45,19 +45,19 @@ def read_radiograph(source: ViewSource, *, at_least: int | None = None) -> Image
         A Pillow image of mode "L": pixels only, no metadata. Colour becomes luma (ITU-R 601-2); transparency is laid
         on black; the EXIF orientation is applied. Eight-bit values are kept as they are; so are those of an array of
         another type that are all from 0 to 255 (integers) or from 0 to 1 (floats, which are multiplied by 255). Deeper
-        integers and other floats, and 16-bit pictures whatever their values, are stretched linearly so that their
+        integers and other floats, and 16-bit images whatever their values, are stretched linearly so that their
         0.5th and 99.5th percentile become 0 and 255: the container's range says little (12 bits in 16), and one hot
-        pixel must not darken the rest. There NaN becomes black, and a constant picture is black.
+        pixel must not darken the rest. There NaN becomes black, and a constant image is black.
 
         DICOM: modality LUT or rescale, then the first VOI LUT or window, MONOCHROME1 inverted, then stretched in the
         same way whatever the depth; padding is black. The stretch follows a window too, so that the same plate
         exported with and without a window, or with the full-range window that many machines write, gives the same
-        picture. A window that leaves under a quarter of the pixels unclipped is wrong, and is ignored.
+        image. A window that leaves under a quarter of the pixels unclipped is wrong, and is ignored.
         PresentationLUTShape says once more what the photometric interpretation says, and is not read.
 
     Raises:
         UnreadableImage: For every failure: no such file, zero bytes, not an image, truncated, more than `MAX_PIXELS`
-            pixels, an array of another shape, several pictures in one file (pages, animation, DICOM frames), 16-bit
+            pixels, an array of another shape, several images in one file (pages, animation, DICOM frames), 16-bit
             colour or a coloured DICOM file. Of a DICOM header no word is in the message, nor in a log or a warning.
         TypeError: If `source` is none of the above.
     """
@@ -71,7 +71,7 @@ def read_with_hint(source: ViewSource, *, at_least: int | None = None) -> tuple[
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), "image bytes", at_least)
     if isinstance(source, Image.Image):
-        return _to_grey(source, _line(str(getattr(source, "filename", "") or "picture"))), None
+        return _to_grey(source, _line(str(getattr(source, "filename", "") or "image"))), None
     if isinstance(source, np.ndarray):
         return _array_to_grey(eight_bits(source), "array"), None
     if callable(source):
@@ -80,7 +80,7 @@ def read_with_hint(source: ViewSource, *, at_least: int | None = None) -> tuple[
 
 
 def called(source: Callable[[], Image.Image | np.ndarray]) -> Image.Image | np.ndarray:
-    """The picture that a callable returns; `UnreadableImage` if it fails, or returns something else."""
+    """The image that a callable returns; `UnreadableImage` if it fails, or returns something else."""
     name = getattr(source, "__name__", type(source).__name__)
     try:
         made = source()
@@ -108,7 +108,7 @@ def header_view(source: ViewSource) -> str | None:
 
 
 def fit_panel(image: Image.Image, size: int) -> Image.Image:
-    """Fit a picture into a square panel: aspect ratio kept, centred, black around it. Mode "L", `size` × `size`."""
+    """Fit an image into a square panel: aspect ratio kept, centred, black around it. Mode "L", `size` × `size`."""
     _check_size(size)
     if image.mode != "L":
         image = read_radiograph(image)
@@ -119,7 +119,7 @@ def fit_panel(image: Image.Image, size: int) -> Image.Image:
 
 
 def shrink(image: Image.Image, size: int) -> Image.Image:
-    """Scale a picture down until its longer side is `size` pixels; a smaller one is returned as it is."""
+    """Scale an image down until its longer side is `size` pixels; a smaller one is returned as it is."""
     _check_size(size)
     if max(image.size) <= size:
         return image
@@ -204,12 +204,12 @@ def _decode(stream: BinaryIO, name: str, at_least: int | None) -> tuple[Image.Im
         raise UnreadableImage(_line(f"{name}: not an image that can be read ({error})")) from error
     with image:
         try:
-            # The further pictures of an MPO, the JPEG of some cameras, are previews.
+            # The further images of an MPO, the JPEG of some cameras, are previews.
             several = getattr(image, "is_animated", False) and image.format != "MPO"
         except Exception as error:
             raise UnreadableImage(_line(f"{name}: truncated or damaged ({error})")) from error
         if several:
-            raise UnreadableImage(f"{name}: several pictures in one file (pages or animation); one is expected")
+            raise UnreadableImage(f"{name}: several images in one file (pages or animation); one is expected")
         if not image.mode.startswith("I") and image.tile and re.search(r";16[BLN]", str(image.tile[0][3])):
             raise UnreadableImage(f"{name}: 16 bits a channel, with colour or alpha, cannot be read; save it as grey")
         if at_least is not None and _pixels(image.size) <= MAX_PIXELS:
@@ -234,7 +234,7 @@ def _to_grey(image: Image.Image, name: str) -> Image.Image:
     try:
         with _whole_files_only:
             image.load()
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # `exif_transpose` copies even an upright picture
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # `exif_transpose` copies even an upright image
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):
             return _array_to_grey(np.asarray(image), name)
@@ -301,7 +301,7 @@ def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
 
 
 def eight_bits(array: np.ndarray) -> np.ndarray:
-    """An array as `uint8` where its numbers are those of an 8-bit picture in a larger type; else as it is. Floats may
+    """An array as `uint8` where its numbers are those of an 8-bit image in a larger type; else as it is. Floats may
     leave 0 to 1 a little, as interpolated ones do; NaN becomes 0."""
     if array.dtype.kind not in "iuf" or array.dtype == np.uint8 or not array.size:
         return array

@@ -40,8 +40,8 @@ DEFINITIONS: dict[str, str] = {
     "punctuation, no stemming, idf of the references scored",
     "exact match": "equal but for white space",
     "finding F1": "positives of hf_cxr.inference.labeler in the text as it is, side ignored, uncertain ones left out; "
-    "macro: mean over the findings that the references hold; uncertain: possible ones counted as stated; sided: right, "
-    "left and no side are three labels; located: side and place are part of the label",
+    "macro: mean over the findings that the references hold; uncertain: possible ones counted as stated; sided: "
+    "right, left and no side are three labels; located: side and place are part of the label",
     "normal accuracy": "is_normal of hf_cxr.inference.labeler agrees",
     "length ratio": "13a tokens written / in the references",
     "diversity": "different texts, and the share of the commonest",
@@ -62,7 +62,7 @@ SIGNATURE = signature("none")
 class Statistics:
     """Per-study statistics of predictions against references, from which scores follow for any weighting of studies.
 
-    CIDEr's idf is that of all references given to `study_statistics`, also in a stratum or a bootstrap sample.
+    CIDEr's idf is that of all references given to `study_statistics`, also in a subgroup or a bootstrap sample.
     """
 
     bleu: np.ndarray

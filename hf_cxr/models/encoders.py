@@ -1,7 +1,7 @@
 """Image encoders on the two-panel canvas: from scratch, or a pretrained square one adapted to it.
 
 Which types of transformers work and which cannot is told in `docs/encoders.md` and held by
-`tests/models/test_encoders.py`. What leaves this room is a stock encoder with a stock image processor."""
+`tests/models/test_encoders.py`. What leaves this module is a stock encoder with a stock image processor."""
 
 from __future__ import annotations
 

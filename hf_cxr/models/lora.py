@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021) in the pretrained layers, by peft; merged at the end of each stage.
 
 What is new to a pretrained pair is trained in full: the cross-attention, and the positions that tell the two panels
-apart. What leaves this room is the stock model again: nobody who loads the checkpoint needs peft.
+apart. What leaves this module is the stock model again: nobody who loads the checkpoint needs peft.
 """
 
 from __future__ import annotations

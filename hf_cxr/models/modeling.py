@@ -1,7 +1,7 @@
 """Build or adapt encoder, decoder, tokenizer and image processor into one stock checkpoint.
 
-What leaves this room is a plain `VisionEncoderDecoderModel` with stock companions: nothing here is needed to load it.
-Training lives in `hf_cxr.training.run`.
+What leaves this module is a plain `VisionEncoderDecoderModel` with stock companions: nothing here is needed to load
+it. Training lives in `hf_cxr.training.run`.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def build(
         raise UnsupportedPart(
             f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
         )
-    encoder_model.config._name_or_path = decoder_model.config._name_or_path = ""  # no path of this machine travels
+    encoder_model.config._name_or_path = decoder_model.config._name_or_path = ""  # no path of this machine is saved
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
     model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
     set_special_tokens(model, tokenizer, max_new_tokens)

@@ -47,7 +47,7 @@ def is_exhausted(state: TrainerState, args: TrainingArguments, patience: int) ->
     return 0 < patience < len(values) and len(values) - 1 - values.index(max(values)) >= patience
 
 
-class LookCallback(TrainerCallback):
+class ImageUseCallback(TrainerCallback):
     """At each evaluation, says in one line whether the model looks at the images, and warns when it does not.
 
     Each evaluation's scores are also a line of `evaluations.jsonl` in the run folder.
@@ -56,7 +56,7 @@ class LookCallback(TrainerCallback):
     def __init__(self, folder: Path, references: Sequence[str]) -> None:
         self.file = folder / EVALUATIONS
         self.share_of_truth = max(map(references.count, set(references)), default=0) / max(1, len(references))
-        self.looked = False
+        self.evaluated = False
 
     def on_evaluate(self, args, state, control, metrics: dict[str, Any] | None = None, **kwargs):
         if not state.is_world_process_zero or not metrics or "eval_image_gain" not in metrics:
@@ -65,13 +65,13 @@ class LookCallback(TrainerCallback):
         # A resumed run evaluates some steps again.
         earlier = [row for row in read_lines(self.file) if row["step"] < state.global_step]
         write_lines(self.file, [*earlier, scores])
-        looked_before = any(row["image_gain_low"] > 0 for row in earlier)
-        print("\n" + told(scores), flush=True)
-        if warning := warning_of(scores, looked_before, self.share_of_truth):
+        used_before = any(row["image_gain_low"] > 0 for row in earlier)
+        print("\n" + scores_line(scores), flush=True)
+        if warning := warning_of(scores, used_before, self.share_of_truth):
             print(f"WARNING: {warning}", flush=True)
 
 
-def told(scores: dict[str, Any]) -> str:
+def scores_line(scores: dict[str, Any]) -> str:
     """One line: distinct outputs, modal share and image gain of one evaluation."""
     return (
         f"step {scores['step']}: composite {scores['composite']:.3f}; {scores['distinct_outputs']:.0f} distinct "
@@ -81,13 +81,13 @@ def told(scores: dict[str, Any]) -> str:
     )
 
 
-def warning_of(scores: dict[str, Any], looked_before: bool, share_of_truth: float) -> str | None:
+def warning_of(scores: dict[str, Any], used_before: bool, share_of_truth: float) -> str | None:
     """Plain words for a model that does not look at the images, or says one sentence; `None` where all is well."""
     if scores["image_gain_low"] <= 0:
-        since = "has stopped looking" if looked_before else "does not look (yet)"
+        since = "has stopped looking" if used_before else "does not look (yet)"
         return (
             f"the model {since} at the images: with the images of other patients its texts would be as right as they "
-            "are. If this stays so, lower the learning rates or lengthen the findings warm-up."
+            "are. If this stays so, lower the learning rates or lengthen the findings pretraining."
         )
     if scores["modal_share"] > max(COLLAPSED_SHARE, share_of_truth):
         return (

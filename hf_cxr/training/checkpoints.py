@@ -1,4 +1,4 @@
-"""Checkpoints during training that an interruption cannot spoil, and the account of how far a run has come.
+"""Checkpoints during training that an interruption cannot spoil, and the preparation report of how far a run has come.
 
 `Trainer` writes a checkpoint file by file. Here one counts only when it is whole, older ones go only afterwards, and
 what `Trainer` forgets is kept beside it, so that a resumed run logs the very losses of an uninterrupted one.
@@ -28,7 +28,7 @@ from hf_cxr.training.callbacks import is_exhausted
 WHOLE = "complete"  # an empty file, the last to be written into a checkpoint's folder
 RUNNING_LOSS = "running_loss_{rank}.json"
 PROGRESS = "progress.json"
-STAGES = ("findings_warmup", "impressions", "evaluation", "finished")
+STAGES = ("findings_pretraining", "impressions", "evaluation", "finished")
 # Arguments that may differ between the start of a run and its continuation: they change no weight.
 HARMLESS = {"num_proc", "log_samples", "share_samples", "output_dir", "report_to", "run_name", "disable_tqdm"}
 HARMLESS |= {"dataloader_num_workers", "dataloader_prefetch_factor", "save_total_limit", "project"}
@@ -230,10 +230,12 @@ def check_same_run(folder: str | os.PathLike, before: dict[str, Any], now: dict[
     """Raise `ValueError` naming the arguments that keep `now` from being the continuation of `before`."""
     now = json.loads(json.dumps(now, default=str))
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    told = [
+    changed = [
         f"{name} {before.get(name, 'not set')} → {now.get(name, 'not set')}"
         for name in differing
         if name not in HARMLESS
     ]
-    if told:
-        raise ValueError(f"{folder}: cannot resume with other arguments ({'; '.join(told)}); use those, or --restart")
+    if changed:
+        raise ValueError(
+            f"{folder}: cannot resume with other arguments ({'; '.join(changed)}); use those, or --restart"
+        )

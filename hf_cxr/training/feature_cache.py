@@ -45,7 +45,7 @@ def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path
                 batch = encoder(pixel_values=pixels)[0].float().cpu().numpy()
             if states is None:
                 shape = (len(canvases), *batch.shape[1:])
-                _check_room(file.parent, 4 * int(np.prod(shape)))
+                _check_disk_space(file.parent, 4 * int(np.prod(shape)))
                 states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
             states[start : start + len(batch)] = batch
         if states is not None:
@@ -55,8 +55,8 @@ def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path
         partial.unlink(missing_ok=True)
 
 
-def _check_room(folder: Path, needed: int) -> None:
-    """A memory map on a full disk ends the process without a word (SIGBUS), so room is asked for beforehand."""
+def _check_disk_space(folder: Path, needed: int) -> None:
+    """A memory map on a full disk ends the process without a word (SIGBUS), so the space is asked for beforehand."""
     disk = os.statvfs(folder)
     if needed > (free := disk.f_bavail * disk.f_frsize):
         raise OSError(f"{folder}: the frozen encoder's states need {needed / 1e9:.1f} GB, there are {free / 1e9:.1f}")

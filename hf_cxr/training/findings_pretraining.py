@@ -1,4 +1,5 @@
-"""Stage one, the findings warm-up: the encoder learns to tell findings before the decoder learns to write sentences.
+"""Stage one, the findings pretraining: the encoder learns to tell findings before the decoder learns to write
+sentences.
 
 The labels are read from the training impressions themselves, or are the dataset's tags; the head that tells them is
 dropped afterwards.
@@ -31,13 +32,13 @@ from hf_cxr.training.callbacks import EpochCallback
 from hf_cxr.training.checkpoints import ResumableTrainer, agreed
 from hf_cxr.training.sharding import is_sharded, whole_again
 
-MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in the warm-up
+MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in findings pretraining
 UNTAGGED = {"no indexing", "technical quality of image unsatisfactory"}  # Indiana's words for a report without tags
-STAGE, ENCODER = "findings_warmup", "findings_encoder"  # in the run folder: checkpoints, result
+STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # in the run folder: checkpoints, result
 
 
 class FindingsModel(torch.nn.Module):
-    """The encoder with a multi-label head on its pooled token states. The head is dropped after the warm-up.
+    """The encoder with a multi-label head on its pooled token states. The head is dropped after findings pretraining.
 
     The pool is the mean and the maximum over the tokens: a large finding moves the mean, a small one the maximum.
     """
@@ -72,7 +73,7 @@ def finding_loss(
 
 
 def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
-    """Labels for the warm-up, read from the training impressions themselves.
+    """Labels for findings pretraining, read from the training impressions themselves.
 
     Returns the sided finding names with at least `MIN_POSITIVES` positive studies, and a float32 array of shape
     (studies, names): 1 stated, 0 denied or not mentioned, `IGNORED` uncertain.
@@ -81,7 +82,7 @@ def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
 
 
 def tag_targets(tags: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
-    """Labels for the warm-up from the dataset's own tags, in the form of `finding_targets`.
+    """Labels for findings pretraining from the dataset's own tags, in the form of `finding_targets`.
 
     A study without tags is normal; one that nobody tagged ("no indexing" in the Indiana collection) is all `IGNORED`.
     """
@@ -101,7 +102,7 @@ def _table(labelled: Sequence[dict[str, str]]) -> tuple[list[str], np.ndarray]:
     return names, np.array(rows, dtype=np.float32).reshape(len(labelled), len(names))
 
 
-def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: TrainingArguments) -> None:
+def pretrain_on_findings(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: TrainingArguments) -> None:
     """Stage one: train `checkpoint.model.encoder` in place to tell the findings of the training studies.
 
     The encoder is then saved to `findings_encoder` in the run folder, with its image processor: a stock checkpoint
@@ -118,12 +119,12 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     )
     if not names:
         what = "tag" if kit.findings_labels == "tags" else "finding"
-        print(f"findings warm-up skipped: no {what} has {MIN_POSITIVES} positive training studies", flush=True)
+        print(f"findings pretraining skipped: no {what} has {MIN_POSITIVES} positive training studies", flush=True)
         return
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / STAGE),
-        "num_train_epochs": kit.findings_warmup_epochs,
-        "learning_rate": kit.findings_warmup_learning_rate or args.learning_rate,
+        "num_train_epochs": kit.findings_pretraining_epochs,
+        "learning_rate": kit.findings_pretraining_learning_rate or args.learning_rate,
         "max_steps": -1,
         "eval_strategy": "no",
         "save_strategy": "epoch" if args.save_strategy == "best" else args.save_strategy,
@@ -148,7 +149,7 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
     model = FindingsModel(checkpoint.model.encoder, len(names))
     if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
         checkpoint.model.encoder.gradient_checkpointing_enable()
-    spare = copy.deepcopy(checkpoint.model.encoder) if is_sharded(args) else None
+    unsharded = copy.deepcopy(checkpoint.model.encoder) if is_sharded(args) else None
     set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
     with adapters(model, kit.lora_rank, kit.lora_alpha):
         trainer = ResumableTrainer(
@@ -160,8 +161,8 @@ def warm_up(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: Tr
             callbacks=[EpochCallback(canvases)],
         )
         trainer.resume_or_train()
-    if spare is not None:
-        checkpoint.model.encoder = whole_again(trainer.accelerator.unwrap_model(trainer.model).encoder, spare)
+    if unsharded is not None:
+        checkpoint.model.encoder = whole_again(trainer.accelerator.unwrap_model(trainer.model).encoder, unsharded)
         dataclasses.replace(args)  # resets accelerate's state, which remembers how this model was cut
     if PartialState().is_main_process:
         save_encoder(checkpoint, saved)

@@ -40,7 +40,7 @@ from hf_cxr.metrics import SCALARS
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
 from hf_cxr.training import findings_pretraining, launch
-from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, LookCallback
+from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     PROGRESS,
     agreed,
@@ -59,7 +59,7 @@ from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 
 NOT_SELECTABLE = ("legacy_bleu4", "length_ratio")  # more of them is not better
 SELECTABLE = ("composite", "loss", "image_gain", *(name for name in SCALARS if name not in NOT_SELECTABLE))
-STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; pictures
+STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
 
 
 def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
@@ -107,14 +107,14 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
 
 
 def _tell_of_the_licence(dataset: str, facts: dict[str, Any]) -> None:
-    if note := licences.note_on_weights(dataset, facts["account"].get("source")):
+    if note := licences.note_on_weights(dataset, facts["preparation"].get("source")):
         print(f"push_to_hub: {note}", file=sys.stderr)
 
 
 def _push_finished(args: TrainingArguments) -> None:
     """Push the run. Raises `OSError` with the command that repeats it."""
     try:
-        print(f"Pushed to {hub.push_as_told(args.output_dir, args)}", flush=True)
+        print(f"Pushed to {hub.push_as_asked(args.output_dir, args)}", flush=True)
     except (OSError, ValueError) as error:
         public = ["--public"] if args.hub_private_repo is False else []
         again = shlex.join(["hf-cxr", "push", args.output_dir, args.hub_model_id, *public])
@@ -132,7 +132,7 @@ def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArgum
 
 
 def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments, output: Path) -> Checkpoint:
-    """Build, warm up, fine-tune, and save the run's checkpoint."""
+    """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
     state = PartialState()
     checkpoint = build(
         kit.encoder,
@@ -148,9 +148,9 @@ def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArgumen
             for name in ("train", "validation")
             if len(dataset.get(name, ()))
         }
-    if kit.findings_warmup_epochs:
+    if kit.findings_pretraining_epochs:
         with without_pushes(args):
-            findings_pretraining.warm_up(checkpoint, packed["train"], kit, args)
+            findings_pretraining.pretrain_on_findings(checkpoint, packed["train"], kit, args)
         if state.is_main_process:
             write_progress(output, "impressions", identity(kit, args, dataset))
             shutil.rmtree(output / findings_pretraining.STAGE, ignore_errors=True)
@@ -184,7 +184,7 @@ def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: Dataset
     progress, config = read_progress(output), identity(kit, args, dataset)
     if kit.resume and progress:
         check_same_run(output, progress["config"], config)
-        print(f"Resuming {output}: {_told(output, progress['stage'])}", flush=True)
+        print(f"Resuming {output}: {_progress_so_far(output, progress['stage'])}", flush=True)
         return progress["stage"]
     saved = [
         path for path in (output / findings_pretraining.ENCODER, output / findings_pretraining.STAGE) if path.exists()
@@ -211,15 +211,15 @@ def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: Dataset
         weights.unlink()
     for stale in (EVALUATIONS, *REPORT_FILES, model_card.CARD, model_card.FACTS):
         (output / stale).unlink(missing_ok=True)
-    stage = "findings_warmup" if kit.findings_warmup_epochs else "impressions"
+    stage = "findings_pretraining" if kit.findings_pretraining_epochs else "impressions"
     write_progress(output, stage, config)
     return stage
 
 
-def _told(output: Path, stage: str) -> str:
+def _progress_so_far(output: Path, stage: str) -> str:
     if stage in ("evaluation", "finished"):
         return f"trained already, {'evaluating' if stage == 'evaluation' else 'nothing left to do'}"
-    saved = checkpoints(output / findings_pretraining.STAGE if stage == "findings_warmup" else output)
+    saved = checkpoints(output / findings_pretraining.STAGE if stage == "findings_pretraining" else output)
     return f"stage {stage}, " + (f"from {saved[-1].name}" if saved else "from its start")
 
 
@@ -248,9 +248,9 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         raise ValueError(f"metric_for_best_model: {best!r} is none of {', '.join(SELECTABLE)}")
     if kit.early_stopping_patience and not args.load_best_model_at_end:
         raise ValueError("early_stopping_patience needs load_best_model_at_end: true and an eval_strategy")
-    if kit.freeze_encoder and not kit.findings_warmup_epochs and (kit.view_dropout or kit.augmentation):
+    if kit.freeze_encoder and not kit.findings_pretraining_epochs and (kit.view_dropout or kit.augmentation):
         raise ValueError(
-            "freeze_encoder: view_dropout and augmentation act in the findings warm-up only, and there is none"
+            "freeze_encoder: view_dropout and augmentation act in the findings pretraining only, and there is none"
         )
     if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
@@ -260,12 +260,16 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         )
     if kit.lora_rank and is_sharded(args):
         raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
-    if kit.findings_warmup_epochs and kit.findings_labels == "tags" and "tags" not in dataset["train"].column_names:
+    if (
+        kit.findings_pretraining_epochs
+        and kit.findings_labels == "tags"
+        and "tags" not in dataset["train"].column_names
+    ):
         raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
     for name in ("view_dropout", "augmentation"):
         if not 0 <= getattr(kit, name) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {getattr(kit, name)}")
-    for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_warmup_epochs"):
+    for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs"):
         if getattr(kit, name) < 0:
             raise ValueError(f"{name} is 0 or more, not {getattr(kit, name)}")
 
@@ -288,7 +292,7 @@ def save_run(
             yaml.safe_dump(resolved_config(kit, args), sort_keys=False), encoding="utf-8"
         )
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        for stale in (*REPORT_FILES, model_card.CARD, model_card.FACTS):  # they told of other weights
+        for stale in (*REPORT_FILES, model_card.CARD, model_card.FACTS):  # they are of other weights
             (output / stale).unlink(missing_ok=True)
         shutil.rmtree(output / model_card.FIGURES, ignore_errors=True)
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
@@ -328,10 +332,10 @@ def fine_tune(
 
     callbacks: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
-        callbacks.append(LookCallback(output, list(packed["validation"]["impression"])))
+        callbacks.append(ImageUseCallback(output, list(packed["validation"]["impression"])))
     if kit.early_stopping_patience:
         callbacks.append(EarlyStopping(kit.early_stopping_patience))
-    spare = copy.deepcopy(model) if is_sharded(args) else None
+    unsharded = copy.deepcopy(model) if is_sharded(args) else None
     trainer = ImpressionTrainer(
         model=model,
         args=args,
@@ -361,6 +365,6 @@ def fine_tune(
             )
         )
     trainer.resume_or_train(kit.early_stopping_patience, args.resume_from_checkpoint)
-    if spare is not None:
-        checkpoint.model = whole_again(trainer.accelerator.unwrap_model(trainer.model), spare)
+    if unsharded is not None:
+        checkpoint.model = whole_again(trainer.accelerator.unwrap_model(trainer.model), unsharded)
     return trainer

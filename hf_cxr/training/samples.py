@@ -1,4 +1,4 @@
-"""What the model writes for a few validation studies, at each evaluation: as pictures, as rows, and in the trackers.
+"""What the model writes for a few validation studies, at each evaluation: as images, as rows, and in the trackers.
 
 Radiographs and reports are patient data. The files and the trackers on this machine always show them; a tracker on
 another machine gets them only where the run is told to share.
@@ -22,7 +22,7 @@ from hf_cxr.training.callbacks import read_lines, write_lines
 
 SIDE, TEXT_WIDTH, MARGIN = 224, 620, 16  # pixels: one panel, the column of text, the space around both
 FONT_SIZE, LINE = 14, 19
-MOST_LINES = 8  # of one text in the picture; the row and the trackers hold all of it
+MOST_LINES = 8  # of one text in the image; the row and the trackers hold all of it
 INK, GREY, GREEN, RED, ORANGE = "#111111", "#6b6b6b", "#1a7f37", "#cf222e", "#b35900"
 
 
@@ -87,7 +87,7 @@ class SampleCallback(TrainerCallback):
 
 
 def to_tensorboard(callbacks: Sequence[TrainerCallback], samples: Sequence[Sample], step: int) -> None:
-    """One picture and one text for each study, with the writer of the Trainer's own callback."""
+    """One image and one text for each study, with the writer of the Trainer's own callback."""
     for writer in filter(None, (getattr(callback, "tb_writer", None) for callback in callbacks)):
         for sample in samples:
             tag = f"samples/{sample.uid}"
@@ -104,15 +104,15 @@ def wandb_hosted() -> bool:
 
 
 def to_wandb(samples: Sequence[Sample], step: int) -> None:
-    """Pictures with captions: those of a `wandb.Table` would lie in a cache of the home folder, outside the run's."""
+    """Images with captions: those of a `wandb.Table` would lie in a cache of the home folder, outside the run's."""
     import wandb
 
     if wandb.run is not None:  # the step is a value, as in the Trainer's own rows: wandb counts for itself
-        pictures = [
+        images = [
             wandb.Image(draw(each), caption=f"{each.uid}\ntruth: {each.impression}\noutput: {each.prediction}")
             for each in samples
         ]
-        wandb.log({"samples": pictures, "train/global_step": step})
+        wandb.log({"samples": images, "train/global_step": step})
 
 
 def trackio_hosted() -> bool:
@@ -138,10 +138,10 @@ def to_trackio(samples: Sequence[Sample], step: int) -> None:
 def write_files(folder: Path, samples: Sequence[Sample], step: int) -> None:
     """Write the contact sheet of `step`, and its rows behind those of earlier steps; each file whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture = folder / f"step-{step:06d}.png"
-    partial = picture.with_name(f".{picture.name}.partial")
+    image = folder / f"step-{step:06d}.png"
+    partial = image.with_name(f".{image.name}.partial")
     contact_sheet(samples, f"step {step}").save(partial, format="PNG")
-    partial.replace(picture)
+    partial.replace(image)
     file = folder / "samples.jsonl"
     earlier = [row for row in read_lines(file) if row["step"] < step]  # a resumed run evaluates some steps again
     rows = [
@@ -153,15 +153,15 @@ def write_files(folder: Path, samples: Sequence[Sample], step: int) -> None:
 
 def contact_sheet(samples: Sequence[Sample], title: str) -> Image.Image:
     """The drawn samples below each other, under a title."""
-    pictures = [draw(sample) for sample in samples]
+    images = [draw(sample) for sample in samples]
     head = LINE + MARGIN
-    sheet = Image.new("RGB", (pictures[0].width, head + sum(picture.height for picture in pictures)), "white")
+    sheet = Image.new("RGB", (images[0].width, head + sum(image.height for image in images)), "white")
     pen, top = ImageDraw.Draw(sheet), head
     pen.text((MARGIN, MARGIN), title, INK, _font())
-    for picture in pictures:
-        sheet.paste(picture, (0, top))
+    for image in images:
+        sheet.paste(image, (0, top))
         pen.line((MARGIN, top, sheet.width - MARGIN, top), "#d0d0d0")
-        top += picture.height
+        top += image.height
     return sheet
 
 
@@ -173,7 +173,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def draw(sample: Sample) -> Image.Image:
-    """A sample as an RGB picture: the canvas, beside it both texts, then the findings they share and do not share."""
+    """A sample as an RGB image: the canvas, beside it both texts, then the findings they share and do not share."""
     font = _font()
     lines = [(line, GREY) for line in wrap(f"study {sample.uid}", font, most=2)]
     for name, text in (("truth", sample.impression), ("output", sample.prediction)):
@@ -188,16 +188,16 @@ def draw(sample: Sample) -> Image.Image:
         if found:
             lines += [(line, colour) for line in wrap(f"{name}: {', '.join(sorted(found))}", font)]
     height = max(SIDE, LINE * len(lines)) + 2 * MARGIN
-    picture = Image.new("RGB", (2 * SIDE + TEXT_WIDTH + 3 * MARGIN, height), "white")
-    picture.paste(Image.fromarray(sample.canvas).resize((2 * SIDE, SIDE)), (MARGIN, MARGIN))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (2 * SIDE + TEXT_WIDTH + 3 * MARGIN, height), "white")
+    image.paste(Image.fromarray(sample.canvas).resize((2 * SIDE, SIDE)), (MARGIN, MARGIN))
+    pen = ImageDraw.Draw(image)
     for place, (view, panel) in enumerate(zip(("frontal", "lateral"), np.hsplit(sample.canvas, 2), strict=True)):
         if not panel.any():
             middle = (MARGIN + SIDE * (place + 0.5), MARGIN + SIDE / 2)
             pen.text(middle, f"no {view}", "#a0a0a0", font, anchor="mm")
     for place, (line, colour) in enumerate(lines):
         pen.text((2 * SIDE + 2 * MARGIN, MARGIN + LINE * place), line, colour, font)
-    return picture
+    return image
 
 
 def wrap(text: str, font, width: int = TEXT_WIDTH, most: int = MOST_LINES) -> list[str]:

@@ -17,8 +17,9 @@ def is_sharded(args: TrainingArguments) -> bool:
     return bool(args.fsdp or args.deepspeed) or launch.is_fsdp() or launch.is_deepspeed()
 
 
-def whole_again(trained: torch.nn.Module, spare: torch.nn.Module) -> torch.nn.Module:
-    """Return `spare`, a copy made before training, with the trained weights, of which each process may hold a piece.
+def whole_again(trained: torch.nn.Module, unsharded: torch.nn.Module) -> torch.nn.Module:
+    """Return `unsharded`, a copy made before training, with the trained weights, of which each process may hold a
+    piece.
 
     Every process has to call it: the pieces are gathered one weight at a time.
     """
@@ -26,5 +27,5 @@ def whole_again(trained: torch.nn.Module, spare: torch.nn.Module) -> torch.nn.Mo
         name: value.full_tensor() if isinstance(value, DTensor) else value
         for name, value in trained.state_dict().items()
     }
-    spare.load_state_dict(weights)
-    return spare
+    unsharded.load_state_dict(weights)
+    return unsharded

@@ -52,8 +52,8 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 
 class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     """`Seq2SeqTrainer` that evaluates every study exactly once, in the order of the split, under several processes,
-    and can give parts of the model learning rates of their own: after the warm-up the encoder knows its task, while
-    cross-attention that was added to a pretrained decoder starts from noise."""
+    and can give parts of the model learning rates of their own: after findings pretraining the encoder knows its task,
+    while cross-attention that was added to a pretrained decoder starts from noise."""
 
     def __init__(
         self,
@@ -103,10 +103,10 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
                 Checkpoint(model, self.processing_class, self.image_processor).save_pretrained(name)
                 card = hub.card_in_progress(self.args.hub_model_id, self.state.global_step, self.state.max_steps)
                 (Path(name) / hub.CARD).write_text(card, encoding="utf-8")
-                hub.push_as_told(name, self.args)
+                hub.push_as_asked(name, self.args)
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # the last two of a full disk
-                told = " ".join(str(error).split()).replace(f"{name}/", "")
-                print(f"step {self.state.global_step} was not pushed: {told}; training goes on", file=sys.stderr)
+                reason = " ".join(str(error).split()).replace(f"{name}/", "")
+                print(f"step {self.state.global_step} was not pushed: {reason}; training goes on", file=sys.stderr)
             finally:
                 vars(model.config).pop("custom_pipelines", None)  # belongs to a pushed or finished checkpoint alone
 

@@ -20,13 +20,13 @@ if sys.platform != "win32":
     import fcntl
 
 HIDDEN = ".hf-cxr-"
-"""How the name of a workshop begins. One that was killed with no chance to clean up can be deleted."""
+"""How the name of a staging_folder begins. One that was killed with no chance to clean up can be deleted."""
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 """What a terminal, a scheduler or `docker stop` sends to end a process."""
 
 
 @contextmanager
-def workshop(out: Path) -> Iterator[Path]:
+def staging_folder(out: Path) -> Iterator[Path]:
     """A temporary folder on the disk of `out` (in it, if it is there and empty), gone afterwards whatever happens.
 
     A process that is asked to end (SIGTERM, as a scheduler or `docker stop` sends) cleans up too.
@@ -81,8 +81,8 @@ def replace_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def move_in(finished: Path, out: Path, check: Callable[[], None]) -> None:
-    """Put `finished`, made in the workshop of `out`, in its place; what is there already is replaced.
+def commit(finished: Path, out: Path, check: Callable[[], None]) -> None:
+    """Put `finished`, made in the staging_folder of `out`, in its place; what is there already is replaced.
 
     `check` looks once more whether `out` may be written: someone else may have finished meanwhile.
     """
@@ -132,7 +132,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but workshops."""
+    """Whether a folder holds nothing but staging folders."""
     return all(path.name.startswith(HIDDEN) for path in folder.iterdir())
 
 

@@ -1,7 +1,7 @@
 """What all our pages share: colours, the style of figures, figures as SVG that follows light and dark, number words.
 
 `hf_cxr.explore` (a dataset) and `hf_cxr.evaluation.report` (an evaluation) draw with it. The style sheet is
-`paper.css` beside this file."""
+`plots.css` beside this file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 NBSP = "\N{NO-BREAK SPACE}"
-INK, MUTED, LINE, PAPER = "#1d2731", "#5f6b78", "#d9dee4", "#ffffff"
+INK, MUTED, LINE, BACKGROUND = "#1d2731", "#5f6b78", "#d9dee4", "#ffffff"
 MAIN, SECOND, THIRD, QUIET = "#0072b2", "#56b4e9", "#d55e00", "#b4bcc6"
 VARIABLES = {
-    **{INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper"},
+    **{INK: "ink", MUTED: "muted", LINE: "line", BACKGROUND: "background"},
     **{MAIN: "main", SECOND: "second", THIRD: "third", QUIET: "quiet"},
 }
-"""Colour on paper → its name in the style sheet of the page."""
+"""Colour of figures → its name in the style sheet of the page."""
 
 WIDTH = 4.6
 """Inches. All figures have one width, so that their letters are of one size."""
@@ -48,7 +48,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hf-cxr",
 }
-FLOORS = {
+BASELINES = {
     "most_frequent": "the most frequent training impression",
     "best_constant": "the constant of best BLEU-4",
     "length_matched": "the constant of matched length",
@@ -56,7 +56,7 @@ FLOORS = {
     "nearest_pixels": "the nearest training study by pixels",
     "nearest_encoder": "the nearest training study by the model's encoder",
 }
-"""Guessers of `hf_cxr.evaluation.baselines` in words."""
+"""Baselines of `hf_cxr.evaluation.baselines` in words."""
 
 
 def template(path: Path) -> jinja2.Template:
@@ -119,8 +119,8 @@ def bare(axes: Axes, grid: str = "") -> None:
         axes.set_axisbelow(True)
 
 
-def data_address(picture: Image.Image) -> str:
-    """A picture as a JPEG inside the page."""
+def data_address(image: Image.Image) -> str:
+    """An image as a JPEG inside the page."""
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=85)
+    image.save(stream, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

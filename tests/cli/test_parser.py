@@ -95,7 +95,7 @@ def test_bad_input_is_one_clear_line_and_exit_2_and_writes_nothing(tmp_path, pha
         assert not (tmp_path / "run").exists()
 
 
-def test_a_plan_counts_studies_and_views_without_a_picture_and_writes_nothing(iu, tmp_path, capsys, monkeypatch):
+def test_a_plan_counts_studies_and_views_without_an_image_and_writes_nothing(iu, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["prepare", "kaggle", "--root", str(iu), "--plan"]) == 0
     said = capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_predict_prints_one_impression_and_json_alone_to_stdout(run_folder, imag
     assert set(row) == {"impression", "score"}
 
 
-def test_predict_warns_of_a_picture_that_cannot_be_a_radiograph(run_folder, tmp_path, capsys):
+def test_predict_warns_of_an_image_that_cannot_be_a_radiograph(run_folder, tmp_path, capsys):
     Image.new("RGB", (80, 70), (90, 140, 220)).save(tmp_path / "sky.png")
     words = ["predict", str(run_folder), "--frontal", str(tmp_path / "sky.png")]
     assert main(words) == 0
@@ -166,8 +166,8 @@ def test_predict_of_many_studies_goes_on_after_a_bad_one_and_names_it(run_folder
 
 
 def test_predict_takes_a_folder_of_each_view(talkative_run, tmp_path, capsys):
-    pictures = {"frontals/a.png": 1, "frontals/deep/1.2.840.png": 2, "laterals/a.dcm.png": 3, "laterals/b.jpg": 4}
-    for name, seed in pictures.items():
+    images = {"frontals/a.png": 1, "frontals/deep/1.2.840.png": 2, "laterals/a.dcm.png": 3, "laterals/b.jpg": 4}
+    for name, seed in images.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(radiograph(seed)).save(tmp_path / name)
     (tmp_path / "frontals" / ".DS_Store").write_text("")
@@ -186,7 +186,7 @@ def test_predict_takes_a_folder_of_each_view(talkative_run, tmp_path, capsys):
         assert main(["predict", str(talkative_run), *folders, "--json", "--batch-size", size]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert {row["uid"]: row["impression"] for row in rows} == alone
-    (tmp_path / "laterals" / "b.dcm").write_text("no picture")
+    (tmp_path / "laterals" / "b.dcm").write_text("no image")
     assert main(["predict", str(talkative_run), "--lateral", str(tmp_path / "laterals")]) == 2
     assert "laterals/b.dcm and " in (told := capsys.readouterr().err)
     assert "which of them is the lateral view of b?" in told

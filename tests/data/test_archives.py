@@ -112,7 +112,7 @@ def test_what_macos_adds_is_ignored(kind, tmp_path):
         ("0.tiff", "0"),
     ],
 )
-def test_forms_of_one_picture_share_a_key(name, key):
+def test_forms_of_one_image_share_a_key(name, key):
     assert image_key(name) == key
 
 

@@ -1,4 +1,4 @@
-"""Every picture of a collection, read once into a store."""
+"""Every image of a collection, read once into a store."""
 
 import io
 import tarfile
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cxr.data import images as pictures
+from hf_cxr.data import images as images
 from hf_cxr.data.archives import Archived
-from hf_cxr.data.images import Picture, read_pictures
+from hf_cxr.data.images import StoredImage, read_images
 from hf_cxr.data.study import Radiograph, Study
 
 datasets.disable_progress_bars()
@@ -29,10 +29,11 @@ def png(image: Image.Image) -> bytes:
 def read(tmp_path, *sources, size=384, num_proc=1, view="frontal"):
     study = Study("1", tuple(s if isinstance(s, Radiograph) else Radiograph(s, view) for s in sources))
     store = tmp_path / "store.bin"
-    (found,) = read_pictures([study], size, store, num_proc)
+    (found,) = read_images([study], size, store, num_proc)
     content = store.read_bytes()
     return [
-        Image.open(io.BytesIO(content[p.start : p.start + p.length])) if isinstance(p, Picture) else p for p in found
+        Image.open(io.BytesIO(content[p.start : p.start + p.length])) if isinstance(p, StoredImage) else p
+        for p in found
     ]
 
 
@@ -45,18 +46,18 @@ def tar(path, **members):
     return path
 
 
-def test_pictures_are_stored_without_loss_and_never_enlarged(tmp_path):
+def test_images_are_stored_without_loss_and_never_enlarged(tmp_path):
     small, large = read(tmp_path, noise(30, 20), noise(300, 150), size=100)
     assert (small.format, small.mode) == ("PNG", "L")
     assert np.array_equal(np.asarray(small), np.asarray(noise(30, 20)))
     assert large.size == (100, 50)
 
 
-def test_pictures_of_an_archive_are_found_in_one_pass_whatever_their_order_and_folder(tmp_path, monkeypatch):
+def test_images_of_an_archive_are_found_in_one_pass_whatever_their_order_and_folder(tmp_path, monkeypatch):
     archive = tar(tmp_path / "a.tgz", CXR2=png(noise(seed=2)), other=b"not asked for", CXR1=png(noise(seed=1)))
     passes = []
-    members = pictures.archives.members
-    monkeypatch.setattr(pictures.archives, "members", lambda *a: passes.append(a[0]) or members(*a))
+    members = images.archives.members
+    monkeypatch.setattr(images.archives, "members", lambda *a: passes.append(a[0]) or members(*a))
     lying_open = tmp_path / "3.png"
     lying_open.write_bytes(png(noise(seed=3)))
     names = [Radiograph(Archived(archive, str(n)), "frontal", f"{n}.png") for n in (1, 2, 4)]
@@ -98,22 +99,22 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
     studies = [Study(str(i), (Radiograph(png(noise(seed=i)), None, f"{i}.png"),)) for i in range(40)]
     stores = []
     for num_proc in (1, 3):
-        found = read_pictures(studies, 32, tmp_path / "store.bin", num_proc)
+        found = read_images(studies, 32, tmp_path / "store.bin", num_proc)
         stores.append((found, (tmp_path / "store.bin").read_bytes()))
     assert stores[0] == stores[1]
 
 
-def test_equal_pictures_have_equal_digests_whatever_their_files_are(tmp_path):
+def test_equal_images_have_equal_digests_whatever_their_files_are(tmp_path):
     (tmp_path / "a.bmp").write_bytes(b"")
     noise().save(tmp_path / "a.bmp")
     study = Study("1", tuple(Radiograph(s, "frontal") for s in (tmp_path / "a.bmp", noise(), noise(seed=1))))
-    ((first, same, other),) = read_pictures([study], 384, tmp_path / "store.bin")
+    ((first, same, other),) = read_images([study], 384, tmp_path / "store.bin")
     assert first.digest == same.digest != other.digest
 
 
 def test_pixels_are_looked_at_only_where_the_view_is_not_known(tmp_path):
     study = Study("1", (Radiograph(noise(), "frontal"), Radiograph(noise())))
-    ((known, unknown),) = read_pictures([study], 64, tmp_path / "store.bin")
+    ((known, unknown),) = read_images([study], 64, tmp_path / "store.bin")
     assert known.evidence is None
     assert isinstance(unknown.evidence, float)
 
@@ -128,4 +129,4 @@ def die():
 def test_a_process_that_is_killed_is_an_error_and_not_a_wait_for_ever(tmp_path):
     studies = [Study(str(i), (Radiograph(die, "frontal"),)) for i in range(3)]
     with pytest.raises(OSError, match="was killed"):
-        read_pictures(studies, 32, tmp_path / "store.bin", 2)
+        read_images(studies, 32, tmp_path / "store.bin", 2)

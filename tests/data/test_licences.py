@@ -13,8 +13,8 @@ def dataset(phantom_folder, tmp_path):
 
 
 def prepared_from(dataset, source):
-    account = json.loads((dataset / "prepare.json").read_text())
-    (dataset / "prepare.json").write_text(json.dumps(account | {"source": source}))
+    preparation = json.loads((dataset / "prepare.json").read_text())
+    (dataset / "prepare.json").write_text(json.dumps(preparation | {"source": source}))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_note_on_a_run_knows_its_data_by_the_run_alone(run_folder, tmp_path)
     run = copy_folder(run_folder, tmp_path / "run")
     (run / "config.yaml").unlink()
     facts = json.loads((run / "card.json").read_text())
-    facts["account"]["source"] = "openi"
+    facts["preparation"]["source"] = "openi"
     (run / "card.json").write_text(json.dumps(facts))
     assert "under cc-by-nc-nd-4.0" in hub.licence_note(run)
     (run / "card.json").unlink()

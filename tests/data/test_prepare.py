@@ -1,4 +1,4 @@
-"""From a source to a dataset: the account, the splits, and a folder that any `load_dataset` reads."""
+"""From a source to a dataset: the preparation report, the splits, and a folder that any `load_dataset` reads."""
 
 import errno
 import hashlib
@@ -22,9 +22,9 @@ from helpers import LISTEN
 from PIL import Image
 
 import hf_cxr
-from hf_cxr.data.prepare import FEATURES, StudyBuilder, format_waterfall, load_studies, plan, prepare
+from hf_cxr.data.prepare import FEATURES, StudyBuilder, format_preparation, load_studies, plan, prepare
 from hf_cxr.data.splits import split_of
-from hf_cxr.utils.files import is_empty, move_in, undisturbed, workshop
+from hf_cxr.utils.files import commit, is_empty, staging_folder, undisturbed
 
 datasets.disable_progress_bars()
 PHANTOM = {"num_studies": 24, "size": 32}
@@ -68,23 +68,23 @@ def rows_of(folder: Path, tmp_path: Path) -> dict[str, dict]:
     return {row["uid"]: row for split in loaded.values() for row in split}
 
 
-def assert_closes(account):
-    steps = account["steps"]
+def assert_closes(preparation):
+    steps = preparation["steps"]
     for before, after in pairwise(steps):
         assert before["kept"] - after["dropped"] == after["kept"]
-    assert steps[-1]["kept"] == sum(account["splits"].values())
+    assert steps[-1]["kept"] == sum(preparation["splits"].values())
 
 
-# The account
+# The preparation report
 
 
 def test_a_split_file_decides_and_leaves_out_what_it_does_not_name(root, tmp_path):
     table = tmp_path / "splits.csv"
     table.write_bytes(b"\xef\xbb\xbfsplit,uid\r\ntest,1\r\nval,3\r\ntrain,5\r\n")
-    account = prepare("kaggle", tmp_path / "out", root=root, split_file=table, size=32)
-    assert_closes(account)
-    assert account["splits"] == {"train": 1, "validation": 1, "test": 1}
-    assert account["options"]["split_file"] == "splits.csv"
+    preparation = prepare("kaggle", tmp_path / "out", root=root, split_file=table, size=32)
+    assert_closes(preparation)
+    assert preparation["splits"] == {"train": 1, "validation": 1, "test": 1}
+    assert preparation["options"]["split_file"] == "splits.csv"
     assert rejects_of(tmp_path / "out")["2"] == "not named in the split file"
     assert (tmp_path / "out" / "splits.csv").read_text() == "uid,split\n5,train\n3,validation\n1,test\n"
 
@@ -119,9 +119,9 @@ def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
     noise(dtype=np.uint16).save(images / "9_Frontal.png")
     noise().convert("RGB").save(images / "10_Frontal.png")
 
-    account = prepare("kaggle", tmp_path / "out", root=root, size=32, num_proc=2)
-    assert_closes(account)
-    assert account["steps"][0]["kept"] == 13
+    preparation = prepare("kaggle", tmp_path / "out", root=root, size=32, num_proc=2)
+    assert_closes(preparation)
+    assert preparation["steps"][0]["kept"] == 13
     rejects = rejects_of(tmp_path / "out")
     assert list(rejects) == ["4", "5", "6", "7", "8", "90"]  # in the order of the source
     assert rejects["4"] == "no impression text"
@@ -137,7 +137,7 @@ def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
     assert {row["frontal"].mode for row in rows.values()} == {"L"}
 
 
-def test_pictures_are_accounted_for_and_every_pair_can_be_a_row(root, tmp_path):
+def test_images_are_accounted_for_and_every_pair_can_be_a_row(root, tmp_path):
     table = root / "indiana_projections.csv"
     names = [("3", "3_b.png", "Frontal"), ("3", "3_c.png", "Lateral"), ("4", "4_b.png", "Frontal")]
     table.write_text(table.read_text() + "\n" + "\n".join(",".join(row) for row in names))
@@ -146,18 +146,18 @@ def test_pictures_are_accounted_for_and_every_pair_can_be_a_row(root, tmp_path):
     (root / "images" / "4_b.png").write_bytes(b"")
 
     best = prepare("kaggle", tmp_path / "best", root=root, size=32)
-    assert best["images"] == {"spare": 2, "unreadable": 1, "used": 23}
+    assert best["images"] == {"unused": 2, "unreadable": 1, "used": 23}
     assert "4,4_b.png,frontal,1.000,unreadable,4_b.png: zero bytes\n" in (tmp_path / "best/images.csv").read_text()
     both = prepare("kaggle", tmp_path / "both", root=root, size=32, require="both")
     assert rejects_of(tmp_path / "both") == {"2": "no lateral view"}
     assert both["steps"][-2] == {"step": "with both views", "kept": 11, "dropped": 1}
 
-    account = prepare("kaggle", tmp_path / "all", root=root, size=32, pairs="all")
-    assert account["images"] == {"unreadable": 1, "used": 25}
+    preparation = prepare("kaggle", tmp_path / "all", root=root, size=32, pairs="all")
+    assert preparation["images"] == {"unreadable": 1, "used": 25}
     rows = rows_of(tmp_path / "all", tmp_path)
     assert {uid for uid in rows if uid.startswith("3")} == {"3", "3#2", "3#3", "3#4"}
-    assert sum(account["splits"].values()) == 15
-    assert sum(account["studies"].values()) == 12
+    assert sum(preparation["splits"].values()) == 15
+    assert sum(preparation["studies"].values()) == 12
     patients = {uid: row["patient"] for uid, row in rows.items()}
     assert len({patients[uid] for uid in ("3", "3#2", "3#3", "3#4")}) == 1
     assert len(set(patients.values())) == 12
@@ -167,38 +167,38 @@ def test_pictures_are_accounted_for_and_every_pair_can_be_a_row(root, tmp_path):
     assert len(pairs) == 4
 
 
-def test_equal_pictures_of_two_patients_keep_them_together(root, tmp_path):
+def test_equal_images_of_two_patients_keep_them_together(root, tmp_path):
     seed = next(s for s in range(99) if "test" in {split_of(str(uid), s) for uid in range(1, 13)})
-    account = prepare("kaggle", tmp_path / "apart", root=root, size=32, seed=seed)
-    homes = dict(line.split(",") for line in (tmp_path / "apart" / "splits.csv").read_text().splitlines())
-    first = next(uid for uid, split in homes.items() if split == "test")
-    other = next(uid for uid, split in homes.items() if split == "train")
-    assert account["patients_tied_by_a_picture"] == {"patients": 0, "largest_group": 0}
+    preparation = prepare("kaggle", tmp_path / "apart", root=root, size=32, seed=seed)
+    split_of_uid = dict(line.split(",") for line in (tmp_path / "apart" / "splits.csv").read_text().splitlines())
+    first = next(uid for uid, split in split_of_uid.items() if split == "test")
+    other = next(uid for uid, split in split_of_uid.items() if split == "train")
+    assert preparation["patients_tied_by_an_image"] == {"patients": 0, "largest_group": 0}
     shutil.copy(root / "images" / f"{first}_Frontal.png", root / "images" / f"{other}_Frontal.png")
-    account = prepare("kaggle", tmp_path / "together", root=root, size=32, seed=seed)
+    preparation = prepare("kaggle", tmp_path / "together", root=root, size=32, seed=seed)
     together = dict(line.split(",") for line in (tmp_path / "together" / "splits.csv").read_text().splitlines())
     assert together[first] == together[other]
-    assert account["patients_tied_by_a_picture"] == {"patients": 2, "largest_group": 2}
-    assert "2 patients share a picture with another" in (tmp_path / "together" / "README.md").read_text()
+    assert preparation["patients_tied_by_an_image"] == {"patients": 2, "largest_group": 2}
+    assert "2 patients share an image with another" in (tmp_path / "together" / "README.md").read_text()
     (tmp_path / "file.csv").write_text(f"uid,split\n{first},test\n{other},train\nstranger,test\n")
-    account = prepare("kaggle", tmp_path / "parted", root=root, size=32, split_file=tmp_path / "file.csv")
-    assert rejects_of(tmp_path / "parted")[other] == "a study in a later split has the same picture"
-    assert account["splits"] == {"train": 0, "validation": 0, "test": 1}
-    assert account["split_file_uids_without_a_study"] == 1
+    preparation = prepare("kaggle", tmp_path / "parted", root=root, size=32, split_file=tmp_path / "file.csv")
+    assert rejects_of(tmp_path / "parted")[other] == "a study in a later split has the same image"
+    assert preparation["splits"] == {"train": 0, "validation": 0, "test": 1}
+    assert preparation["split_file_uids_without_a_study"] == 1
 
 
 def test_what_went_in_and_came_out_can_be_checked_by_its_hash(root, tmp_path):
     def sha256(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    account = prepare("kaggle", tmp_path / "out", root=root, size=32)
+    preparation = prepare("kaggle", tmp_path / "out", root=root, size=32)
     tables = ("indiana_reports.csv", "indiana_projections.csv")
-    assert account["tables"] == {name: sha256(root / name) for name in tables}
-    assert account["splits_sha256"] == sha256(tmp_path / "out" / "splits.csv")
-    assert account["splits_sha256"] in (tmp_path / "out" / "README.md").read_text()
+    assert preparation["tables"] == {name: sha256(root / name) for name in tables}
+    assert preparation["splits_sha256"] == sha256(tmp_path / "out" / "splits.csv")
+    assert preparation["splits_sha256"] in (tmp_path / "out" / "README.md").read_text()
     noise(seed=77).save(root / "images" / "1_Frontal.png")
     again = prepare("kaggle", tmp_path / "again", root=root, size=32)
-    assert again["images_sha256"] != account["images_sha256"]
+    assert again["images_sha256"] != preparation["images_sha256"]
 
 
 def test_when_nothing_can_be_used_the_commonest_reason_is_said_and_nothing_is_written(root, tmp_path):
@@ -214,7 +214,7 @@ def test_when_nothing_can_be_used_the_commonest_reason_is_said_and_nothing_is_wr
 
 def test_the_waterfall_is_printed_step_by_step():
     steps = [{"step": "in the source", "kept": 1200, "dropped": 0}, {"step": "readable", "kept": 1000, "dropped": 200}]
-    text = format_waterfall({"steps": steps, "splits": {"train": 1000, "validation": 0}})
+    text = format_preparation({"steps": steps, "splits": {"train": 1000, "validation": 0}})
     assert [line.split() for line in text.splitlines()] == [
         ["in", "the", "source", "1,200"],
         ["readable", "1,000", "(−200)"],
@@ -224,11 +224,11 @@ def test_the_waterfall_is_printed_step_by_step():
 
 
 def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
-    account = prepare("kaggle", tmp_path / "out", root=iu, size=64)
-    assert_closes(account)
-    kept = {step["step"]: step["kept"] for step in account["steps"]}
-    assert (kept["in the source"], kept["with impression"], account["steps"][-1]["kept"]) == (3851, 3820, 5)
-    assert account["images"] == {"spare": 1, "study left out": 7455, "used": 10}
+    preparation = prepare("kaggle", tmp_path / "out", root=iu, size=64)
+    assert_closes(preparation)
+    kept = {step["step"]: step["kept"] for step in preparation["steps"]}
+    assert (kept["in the source"], kept["with impression"], preparation["steps"][-1]["kept"]) == (3851, 3820, 5)
+    assert preparation["images"] == {"unused": 1, "study left out": 7455, "used": 10}
     rejects = rejects_of(tmp_path / "out")
     assert len(rejects) == 3846
     rows = rows_of(tmp_path / "out", tmp_path)
@@ -246,7 +246,7 @@ def phantom(tmp_path_factory):
 
 
 def test_a_process_that_knows_nothing_of_hf_cxr_reads_the_folder(phantom, tmp_path):
-    account, out = phantom
+    preparation, out = phantom
     code = (
         "import sys, json, datasets; d = datasets.load_dataset(sys.argv[1]);"
         "print(json.dumps([{n: len(s) for n, s in d.items()}, d['train'][0]['frontal'].size, 'hf_cxr' in sys.modules,"
@@ -256,13 +256,13 @@ def test_a_process_that_knows_nothing_of_hf_cxr_reads_the_folder(phantom, tmp_pa
     command = [sys.executable, "-I", "-c", code, str(out)]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     counts, size, imported, features = json.loads(done.stdout)
-    assert counts == {name: count for name, count in account["splits"].items() if count}
+    assert counts == {name: count for name, count in preparation["splits"].items() if count}
     assert (size, imported, features) == ([32, 32], False, str(FEATURES))
 
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_number_of_processes(phantom, tmp_path):
-    account, out = phantom
-    assert prepare("phantom", tmp_path / "again", **PHANTOM, num_proc=2) == account
+    preparation, out = phantom
+    assert prepare("phantom", tmp_path / "again", **PHANTOM, num_proc=2) == preparation
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert "data/train-00000-of-00001.parquet" in names
     assert {"README.md", "prepare.json", "rejects.jsonl", "images.csv", "splits.csv"} < set(names)
@@ -292,12 +292,12 @@ def test_a_large_split_is_written_in_several_files(phantom_folder, tmp_path, mon
 
 
 def test_the_card_says_what_the_dataset_is_and_the_hub_can_read_it(phantom, iu, tmp_path):
-    account, out = phantom
+    preparation, out = phantom
     card = huggingface_hub.DatasetCard.load(out / "README.md")
-    filled = [name for name, count in account["splits"].items() if count]
+    filled = [name for name, count in preparation["splits"].items() if count]
     assert [entry["split"] for entry in card.data.configs[0]["data_files"]] == filled
     assert {split["name"]: split["num_examples"] for split in card.data.dataset_info["splits"]} == {
-        name: account["splits"][name] for name in filled
+        name: preparation["splits"][name] for name in filled
     }
     assert "| in the source | 24 | 0 |" in card.text
     assert "seed 0" in card.text
@@ -374,13 +374,13 @@ def test_of_two_that_finish_at_the_same_moment_one_wins_whole(tmp_path, there):
         time.sleep(0.3)  # the other looks too
 
     def finish(name):
-        with workshop(out) as folder:
+        with staging_folder(out) as folder:
             made = folder / "made"
             (made / "data").mkdir(parents=True)
             for file in ("README.md", "data/train"):
                 (made / file).write_text(name)
             try:
-                move_in(made, out, check)
+                commit(made, out, check)
             except FileExistsError:
                 return "says so"
         return name
@@ -394,7 +394,7 @@ def test_of_two_that_finish_at_the_same_moment_one_wins_whole(tmp_path, there):
 
 def test_a_full_disk_is_one_clear_line(tmp_path):
     def fill():
-        with workshop(tmp_path / "out") as folder:
+        with staging_folder(tmp_path / "out") as folder:
             (folder / "half").write_text("")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -408,9 +408,9 @@ def test_a_uid_that_looks_like_a_further_pair_is_left_out_only_where_pairs_are_m
     noise(seed=1).save(tmp_path / "b.png")
     table = tmp_path / "t.csv"
     table.write_text("uid,frontal,impression\ns,a.png;b.png,Normal.\ns#2,b.png,Scar.\n")
-    account = prepare("table", tmp_path / "all", root=table, size=32, pairs="all")
+    preparation = prepare("table", tmp_path / "all", root=table, size=32, pairs="all")
     assert rejects_of(tmp_path / "all") == {"s#2": "its uid ends like that of a further pair"}
-    assert (account["splits"]["train"] + account["splits"]["test"] + account["splits"]["validation"]) == 2
+    assert (preparation["splits"]["train"] + preparation["splits"]["test"] + preparation["splits"]["validation"]) == 2
     prepare("table", tmp_path / "best", root=table, size=32)
     assert set(rows_of(tmp_path / "best", tmp_path)) == {"s", "s#2"}
 
@@ -422,10 +422,10 @@ def test_studies_of_unnamed_patients_are_counted_and_told(tmp_path, root):
     for number, told in ((3, " (2 studies name no patient; each counts as a patient of its own)."), (2, ".")):
         lines = ["uid,frontal,impression,patient", *(rows if number == 3 else (row + "q" for row in rows))]
         (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
-        account = prepare("table", tmp_path / f"out{number}", root=tmp_path / "t.csv", size=32)
-        assert account["studies_without_a_patient"] == (2 if number == 3 else 0)
+        preparation = prepare("table", tmp_path / f"out{number}", root=tmp_path / "t.csv", size=32)
+        assert preparation["studies_without_a_patient"] == (2 if number == 3 else 0)
         card = (tmp_path / f"out{number}" / "README.md").read_text()
-        assert f"No patient and no picture is in two splits{told} `splits.csv`" in card
+        assert f"No patient and no image is in two splits{told} `splits.csv`" in card
     assert prepare("kaggle", tmp_path / "kaggle", root=root, size=32)["studies_without_a_patient"] == 0
     assert prepare("phantom", tmp_path / "phantom", num_studies=3, size=32)["studies_without_a_patient"] == 0
 
@@ -466,7 +466,7 @@ def run_prepare(out: Path, **options) -> subprocess.Popen:
 def test_an_interruption_half_way_leaves_nothing(tmp_path, num_proc, sent):
     process = run_prepare(tmp_path / "out", num_studies=5_000, size=64, num_proc=num_proc)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".hf-cxr-*/**/pictures.bin")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".hf-cxr-*/**/images.bin")) and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     os.killpg(process.pid, sent)  # as a terminal or a scheduler does
@@ -527,7 +527,7 @@ def test_load_studies_follows_the_files_of_the_collection(root, tmp_path):
         return {row["uid"]: row["impression"] for split in dataset.values() for row in split}
 
     first = load()
-    assert not list((tmp_path / "cache").rglob("pictures.bin"))
+    assert not list((tmp_path / "cache").rglob("images.bin"))
     assert load()["train"].cache_files == first["train"].cache_files  # built once
     assert "in the source" in first["train"].info.description
     assert first["train"].features == FEATURES

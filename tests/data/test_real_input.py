@@ -23,10 +23,10 @@ def real_dataset(iu, tmp_path_factory):
     (folder / "splits.csv").write_text("uid,split\n" + "".join(f"{uid},train\n" for uid in (2, 54, 300, 905, 1000)))
     result = run_cxr("prepare", "kaggle", "--root", iu, "--out", folder / "dataset", "--size", "224")
     assert result.returncode == 0, result.stderr
-    account = json.loads((folder / "dataset" / "prepare.json").read_text())
+    preparation = json.loads((folder / "dataset" / "prepare.json").read_text())
     rejects = (folder / "dataset" / "rejects.jsonl").read_text().splitlines()
-    assert account["steps"][0]["kept"] == 3851
-    assert account["steps"][-1]["kept"] == 5
+    assert preparation["steps"][0]["kept"] == 3851
+    assert preparation["steps"][-1]["kept"] == 5
     assert len(rejects) == 3851 - 5, "every record is accounted for"
     split = folder / "dataset_train"
     result = run_cxr(
@@ -46,7 +46,7 @@ def real_run(real_dataset, tmp_path_factory):
         encoder="tiny",
         decoder="tiny",
         panel_size=64,
-        findings_warmup_epochs=1,
+        findings_pretraining_epochs=1,
         max_steps=4,
         save_strategy="no",
         use_cpu=True,

@@ -1,14 +1,14 @@
-"""Which two pictures of a study become its frontal and its lateral view."""
+"""Which two images of a study become its frontal and its lateral view."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.images import MISSING, Picture
+from hf_cxr.data.images import MISSING, StoredImage
 from hf_cxr.data.selection import BOTH, FOUND, READABLE, label_views, select
 from hf_cxr.data.study import Radiograph, Study
 
-READ = Picture(0, 1, "digest")
+READ = StoredImage(0, 1, "digest")
 
 
 def study_of(*views):
@@ -50,7 +50,7 @@ def test_both_views_may_be_required():
         assert (refused.rows, refused.step, refused.reason) == ((), BOTH, f"no {missing} view")
 
 
-def test_another_picture_of_the_view_stands_in_for_one_that_cannot_be_read():
+def test_another_image_of_the_view_stands_in_for_one_that_cannot_be_read():
     study = study_of("frontal", "frontal", "lateral")
     assert select(study, ["1.png: truncated", READ, READ]).rows == ((1, 2),)
 
@@ -63,10 +63,10 @@ def test_a_view_of_which_nothing_can_be_read_is_not_passed_off_as_one_the_study_
     assert (refused.step, refused.reason) == (FOUND, f"{MISSING}: 1.png (frontal)")
 
 
-def test_without_labels_pixels_decide_and_the_surest_picture_is_taken():
+def test_without_labels_pixels_decide_and_the_surest_image_is_taken():
     study = Study("1", tuple(Radiograph(f"{letter}.png") for letter in "abc"))
-    pictures = [Picture(0, 1, "a", evidence) for evidence in (-3.5, 1.5, 3.5)]
-    chosen = select(study, pictures)
+    images = [StoredImage(0, 1, "a", evidence) for evidence in (-3.5, 1.5, 3.5)]
+    chosen = select(study, images)
     assert chosen.rows == ((2, 0),)
     assert [view for view, _ in chosen.views] == ["lateral", "frontal", "frontal"]
     assert chosen.views[2][1] > chosen.views[1][1] > 0.5
@@ -75,7 +75,7 @@ def test_without_labels_pixels_decide_and_the_surest_picture_is_taken():
 @given(
     st.lists(st.sampled_from(["frontal", "lateral", None]), min_size=1, max_size=5), st.sampled_from(["best", "all"])
 )
-def test_every_study_with_readable_pictures_gives_rows_of_the_right_views(views, pairs):
+def test_every_study_with_readable_images_gives_rows_of_the_right_views(views, pairs):
     chosen = select(study_of(*views), [READ] * len(views), pairs)
     assert chosen.rows
     for frontal, lateral in chosen.rows:

@@ -5,17 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_cxr.data import splits
-from hf_cxr.data.study import SCAR_POLICIES, Radiograph, Study, clean_text
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, Radiograph, Study, clean_text
 
-PICTURE = (Radiograph(b"x", "frontal"),)
+IMAGE = (Radiograph(b"x", "frontal"),)
 
 
 def make_study(uid, **facts):
-    return Study(uid=str(uid), images=PICTURE, **facts)
+    return Study(uid=str(uid), images=IMAGE, **facts)
 
 
-def assign(studies, pictures=None, **options):
-    return splits.assign(studies, {s.uid: (pictures or {}).get(s.uid, ()) for s in studies}, **options)
+def assign(studies, images=None, **options):
+    return splits.assign(studies, {s.uid: (images or {}).get(s.uid, ()) for s in studies}, **options)
 
 
 # Splits
@@ -34,38 +34,40 @@ def test_a_patient_keeps_its_split_when_others_come_or_go(patients, seed, data):
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 99))
 def test_studies_of_one_patient_never_cross_splits(owners, seed):
     studies = [make_study(i, patient=f"p{p}") for i, p in enumerate(owners)]
-    homes = assign(studies, seed=seed)
-    assert len({(study.patient, homes[study.uid]) for study in studies}) == len(set(owners))
-    assert set(homes.values()) <= set(splits.SPLITS)
+    split_of_uid = assign(studies, seed=seed)
+    assert len({(study.patient, split_of_uid[study.uid]) for study in studies}) == len(set(owners))
+    assert set(split_of_uid.values()) <= set(splits.SPLITS)
 
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 9), st.sets(st.integers(0, 12), max_size=3)), max_size=30), st.integers(0, 9))
-def test_studies_that_share_a_picture_never_cross_splits_and_none_is_lost(rows, seed):
+def test_studies_that_share_an_image_never_cross_splits_and_none_is_lost(rows, seed):
     studies = [make_study(i, patient=f"p{patient}") for i, (patient, _) in enumerate(rows)]
-    homes = assign(studies, {str(i): [str(d) for d in digests] for i, (_, digests) in enumerate(rows)}, seed=seed)
+    split_of_uid = assign(
+        studies, {str(i): [str(d) for d in digests] for i, (_, digests) in enumerate(rows)}, seed=seed
+    )
     places = {}
     for i, (_, digests) in enumerate(rows):
         for digest in digests:
-            assert homes[str(i)] == places.setdefault(digest, homes[str(i)])
-    assert "" not in homes.values()
+            assert split_of_uid[str(i)] == places.setdefault(digest, split_of_uid[str(i)])
+    assert "" not in split_of_uid.values()
 
 
 @settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from(splits.SPLITS), st.sets(st.integers(0, 9), max_size=3)), max_size=20),
 )
-def test_where_a_split_file_parts_equal_pictures_the_later_split_keeps_them(rows):
+def test_where_a_split_file_parts_equal_images_the_later_split_keeps_them(rows):
     studies = [make_study(i) for i in range(len(rows))]
     chosen = {str(i): split for i, (split, _) in enumerate(rows)}
-    homes = assign(studies, {str(i): [str(d) for d in ds] for i, (_, ds) in enumerate(rows)}, chosen=chosen)
+    split_of_uid = assign(studies, {str(i): [str(d) for d in ds] for i, (_, ds) in enumerate(rows)}, chosen=chosen)
     for i, (split, digests) in enumerate(rows):
         shared = {other for other, theirs in rows if digests & theirs}
         last = all(splits.SPLITS.index(other) <= splits.SPLITS.index(split) for other in shared)
-        assert homes[str(i)] == (split if last else "")
+        assert split_of_uid[str(i)] == (split if last else "")
 
 
-def test_patients_tied_by_a_picture_go_where_the_first_of_them_goes():
+def test_patients_tied_by_an_image_go_where_the_first_of_them_goes():
     names = [str(uid) for uid in range(60)]
     test, train = [uid for uid in names if splits.split_of(uid) == "test"], "0"
     assert splits.split_of(train) == "train"
@@ -74,7 +76,7 @@ def test_patients_tied_by_a_picture_go_where_the_first_of_them_goes():
     assert assign([make_study("30"), make_study("0")]) == {"30": "test", "0": "train"}
 
 
-def test_patients_who_share_pictures_are_counted():
+def test_patients_who_share_images_are_counted():
     studies = [make_study(uid) for uid in "abcde"]
     digests = {"a": ["1"], "b": ["1", "2"], "c": ["2"], "d": ["3"], "e": ["4", "4"]}
     assert splits.tied_patients(studies, digests) == {"patients": 3, "largest_group": 3}
@@ -97,7 +99,7 @@ def test_a_split_that_the_source_publishes_is_used():
     assert list(assign(studies).values()) == ["test", "validation"] * 3
 
 
-def test_a_study_without_a_published_split_goes_with_its_patient_and_its_picture():
+def test_a_study_without_a_published_split_goes_with_its_patient_and_its_image():
     studies = [make_study("a", patient="p", split="test"), make_study("b", patient="p"), make_study("c")]
     assert assign(studies, {"a": ["1"], "c": ["1"]}) == {"a": "test", "b": "test", "c": "test"}
 
@@ -146,18 +148,18 @@ def test_texts_are_kept_clean_and_a_text_that_cleaning_empties_is_accounted_for(
         make_study("a", impression="1. Normal  chest.. 2. XXXX effusion.", findings="XXXX clear."),
         make_study("b", impression="XXXX."),
     ]
-    for scars in SCAR_POLICIES:
-        kept = splits.plan(studies, scars=scars).studies[0]
-        assert kept.impression == clean_text(studies[0].impression, scars)
-        assert kept.findings == clean_text(studies[0].findings, scars)
-        assert ("XXXX" in kept.impression) == (scars == "keep")
+    for placeholders in PLACEHOLDER_POLICIES:
+        kept = splits.plan(studies, placeholders=placeholders).studies[0]
+        assert kept.impression == clean_text(studies[0].impression, placeholders)
+        assert kept.findings == clean_text(studies[0].findings, placeholders)
+        assert ("XXXX" in kept.impression) == (placeholders == "keep")
         assert kept.uid == "a"
-    made = splits.plan(studies, scars="drop_sentence")
+    made = splits.plan(studies, placeholders="drop_sentence")
     reason = "nothing left of the impression text"
     assert made.rejects == [{"uid": "b", "step": "with impression after cleaning", "reason": reason}]
     assert [study.uid for study in made.rejected] == ["b"]
-    with pytest.raises(ValueError, match="scars"):
-        splits.plan(studies, scars="burn")
+    with pytest.raises(ValueError, match="placeholders"):
+        splits.plan(studies, placeholders="burn")
 
 
 def test_a_uid_that_occurs_twice_is_an_error():

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.study import SCAR_POLICIES, Study, clean_text, sentences
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, Study, clean_text, sentences
 
-SCAR = re.compile(r"X{3,}")
+PLACEHOLDER = re.compile(r"X{3,}")
 # An enumeration, seen independently of the code.
 MARKER = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)],?(?:\s*(?=[^\W\d])|\s+(?=[\d.]+ ?[cm]m))")
 PIECES = """No no pleural effusion. pneumothorax 1. 2. 3) #2 XXXX XXXX. x-XXXX XXXX, XXXXPM , . .. of the a an in to
@@ -141,10 +141,10 @@ def test_sentences_do_not_break_inside(whole):
     assert sentences(f"Heart normal. {whole} Stable.") == ["Heart normal.", whole, "Stable."]
 
 
-@given(TEXTS, st.sampled_from(SCAR_POLICIES))
-def test_cleaning_twice_changes_nothing_more(text, scars):
-    once = clean_text(text, scars)
-    assert clean_text(once, scars) == once
+@given(TEXTS, st.sampled_from(PLACEHOLDER_POLICIES))
+def test_cleaning_twice_changes_nothing_more(text, placeholders):
+    once = clean_text(text, placeholders)
+    assert clean_text(once, placeholders) == once
 
 
 @given(st.lists(WORDS.filter(lambda w: not re.search(r"^\(?#?\d+[.)]?$|&lt", w)), max_size=25).map(" ".join))
@@ -163,8 +163,8 @@ def test_plain_sentences_come_back_as_they_are(parts):
     st.from_regex(r"[A-Z][a-z]{3,9}( [A-Za-z0-9]{1,9}){0,4}", fullmatch=True).filter(lambda t: "xxx" not in t.lower())
 )
 def test_a_sentence_without_scars_is_never_emptied(text):
-    for scars in SCAR_POLICIES:
-        assert clean_text(f"XXXX. {text} seen. XXXX", scars)
+    for placeholders in PLACEHOLDER_POLICIES:
+        assert clean_text(f"XXXX. {text} seen. XXXX", placeholders)
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +180,11 @@ def test_real_impressions_keep_their_words_and_numbers(impressions):
         cleaned = clean_text(text)
         assert clean_text(cleaned) == cleaned
         assert clean_text(kept, "keep") == kept
-        assert not SCAR.search(cleaned)
+        assert not PLACEHOLDER.search(cleaned)
         assert cleaned[-1] in ".!?"
         numbers = re.findall(r"\d", MARKER.sub("", text))
         assert re.findall(r"\d", MARKER.sub("", kept)) == numbers
-        if not SCAR.search(text):
+        if not PLACEHOLDER.search(text):
             words = re.findall(r"[a-z]+", MARKER.sub("", text).lower())
             assert [w for w in words if w not in ("br", "lt", "gt")] == re.findall(r"[a-z]+", cleaned.lower())
     assert time.perf_counter() - start < 10

@@ -41,7 +41,7 @@ def test_names_decide_where_there_is_nothing_else(names, expected):
     assert views(*names) == expected
 
 
-def test_two_pictures_are_two_views_and_pixels_that_object_make_it_less_sure():
+def test_two_images_are_two_views_and_pixels_that_object_make_it_less_sure():
     assert views("a", "b", pixels=[3.0, 3.0]) == "fl"  # two frontals and no lateral are one study in 200
     (_, sure), (_, unsure) = (decide_views(["a", "b"], [3.0, evidence])[1] for evidence in (-3.0, 3.0))
     assert sure > 0.99 > 0.8 > unsure
@@ -88,7 +88,7 @@ def test_more_evidence_for_a_view_never_makes_it_less_likely(names, data):
     assert share(low) <= share(high) + 1e-9
 
 
-def test_a_study_of_very_many_pictures_is_decided_at_once():
+def test_a_study_of_very_many_images_is_decided_at_once():
     start = time.perf_counter()
     assert len(decide_views([f"1_IM-0001-{i}" for i in range(300)])) == 300
     assert time.perf_counter() - start < 1
@@ -101,7 +101,7 @@ def test_most_phantom_views_are_told_by_their_pixels_bright_dark_or_inverted():
         assert np.mean(right) > 0.9
 
 
-def test_real_pictures_are_told_by_their_pixels(iu):
+def test_real_images_are_told_by_their_pixels(iu):
     laterals = {"1000_IM-0003-2001", "2_IM-0652-2001", "54_IM-2145-1002", "300_IM-1385-1002", "905_IM-2410-0001-0002"}
     for path in sorted((iu / "images").glob("*.png")):
         evidence = pixel_evidence(shrink(read_radiograph(path), 384))
@@ -114,7 +114,7 @@ STRIP = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2, 500), dtyp
 @pytest.mark.parametrize(
     "image", [Image.new("L", (40, 40)), Image.new("L", (1, 1), 9), Image.new("L", (500, 2), 3), STRIP]
 )
-def test_a_picture_of_nothing_is_evidence_of_nothing(image):
+def test_an_image_of_nothing_is_evidence_of_nothing(image):
     assert pixel_evidence(image) == 0
 
 
@@ -134,7 +134,7 @@ def test_names_beat_the_first_is_frontal_rule_on_the_real_collection(iu):
     studies: dict[str, list] = {}
     for row in read_rows(iu / "indiana_projections.csv"):
         studies.setdefault(row["uid"], []).append((row["filename"], row["projection"].lower()))
-    pairs = [sorted(pictures) for pictures in studies.values() if len(pictures) == 2]
+    pairs = [sorted(images) for images in studies.values() if len(images) == 2]
 
     def right(decide):
         return np.mean([decide([name for name, _ in pair]) == [view for _, view in pair] for pair in pairs])

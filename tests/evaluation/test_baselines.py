@@ -48,7 +48,7 @@ def test_the_nearest_training_study_lends_its_text():
     assert said == {"nearest_pixels": ["b", "a"]}
 
 
-def test_neighbours_are_sought_around_the_mean_picture():
+def test_neighbours_are_sought_around_the_mean_image():
     train = np.array([[10.0, 1.0], [20.0, -1.0]])
     study = np.array([[18.0, 0.9]])  # nearer to the first by its direction from zero
     assert baselines.nearest_predictions(["a", "b"], {"x": (train, study)}) == {"x": ["b"]}

@@ -21,7 +21,7 @@ STABLE |= {
     "distinct_outputs",
     "modal_output",
     "modal_share",
-    "floors",
+    "baselines",
     "shuffled",
     "image_gain",
     "ci95",
@@ -43,10 +43,10 @@ def truths():
 
 def test_the_report_holds_the_stable_keys(truths):
     report = evaluation.build_report(rows_of(truths, truths), truths, truths)
-    assert set(report) >= STABLE | {"strata", "oracle", "inputs", "calibration", "verdict", "reads_images"}
-    for scores in (*report["floors"].values(), report["oracle"], report["shuffled"], report["image_gain"]):
+    assert set(report) >= STABLE | {"subgroups", "oracle", "inputs", "calibration", "verdict", "reads_images"}
+    for scores in (*report["baselines"].values(), report["oracle"], report["shuffled"], report["image_gain"]):
         assert set(scores) >= set(metrics.SCALARS)
-    assert tuple(report["floors"]) == BLIND
+    assert tuple(report["baselines"]) == BLIND
     assert report["image_gain"]["bleu4"] == pytest.approx(report["bleu4"] - report["shuffled"]["bleu4"])
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
@@ -54,8 +54,8 @@ def test_the_report_holds_the_stable_keys(truths):
 def test_a_text_of_one_training_patient_is_not_told_in_the_report(truths):
     train = [NORMAL] * 3 + ["No acute cardiopulmonary abnormality. Mr Doe has cardiomegaly."]
     report = evaluation.build_report(rows_of(truths, truths), train, [train[-1]] * 5)
-    assert report["floors"]["most_frequent"]["modal_output"] == NORMAL
-    assert report["floors"]["best_constant"]["modal_output"] is None
+    assert report["baselines"]["most_frequent"]["modal_output"] == NORMAL
+    assert report["baselines"]["best_constant"]["modal_output"] is None
     assert "Doe" not in json.dumps(report)
 
 
@@ -71,7 +71,7 @@ def test_a_model_that_is_right_reads_the_images(truths):
 def test_one_constant_sentence_does_not_read_the_images(truths):
     report = evaluation.build_report(rows_of([NORMAL] * len(truths), truths), truths, truths)
     assert report["verdict"].startswith("Does not read the images")
-    assert "no better than a blind guesser" in report["verdict"]
+    assert "no better than an image-blind baseline" in report["verdict"]
     assert report["reads_images"] is False
     assert (report["distinct_outputs"], report["modal_share"]) == (1, 1)
 
@@ -101,7 +101,7 @@ def test_the_interval_narrows_with_more_studies(truths):
 
 def test_reports_of_one_study_or_without_training_texts_say_what_they_can():
     report = evaluation.build_report(rows_of([NORMAL], [NORMAL]))
-    assert (report["floors"], report["oracle"], report["ci95"], report["reads_images"]) == ({}, {}, {}, None)
+    assert (report["baselines"], report["oracle"], report["ci95"], report["reads_images"]) == ({}, {}, {}, None)
     assert "Too few studies" in report["verdict"]
     report_markdown(report)
     with pytest.raises(ValueError, match="no studies"):
@@ -135,7 +135,7 @@ def test_an_untrained_model_does_not_read_the_images(evaluated):
 
 
 def test_every_floor_is_there_with_the_nearest_neighbours(evaluated):
-    assert tuple(evaluated[0]["floors"]) == (*BLIND, *NEAREST)
+    assert tuple(evaluated[0]["baselines"]) == (*BLIND, *NEAREST)
 
 
 def test_the_model_is_also_asked_with_less_input(evaluated):

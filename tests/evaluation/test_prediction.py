@@ -65,7 +65,7 @@ def test_studies_are_embedded_by_their_pixels_and_by_the_models_own_encoder(phan
     assert found[0]["nearest_pixels"][2] == pytest.approx(grey.ravel())
 
 
-def test_the_mean_picture_is_the_mean_of_the_canvases(phantom_folder):
+def test_the_mean_image_is_the_mean_of_the_canvases(phantom_folder):
     canvases = prediction.open_canvases(tiny_checkpoint(), load_prepared(str(phantom_folder))["test"])
     expected = np.mean([canvases.canvas(i).astype(float) for i in range(len(canvases))], axis=0).round()
     assert (prediction.mean_canvas(canvases) == expected).all()

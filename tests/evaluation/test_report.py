@@ -107,8 +107,8 @@ def test_the_verdict_stands_on_top_and_research_use_is_said(report, rows):
 
 def test_every_part_of_the_report_is_on_the_page(report, rows):
     words = words_of(report_page(report, rows))
-    for name in report["floors"]:
-        assert page.FLOORS[name] in words
+    for name in report["baselines"]:
+        assert page.BASELINES[name] in words
     for name in (*report["per_finding"], *report["image_gain"], "oracle", "lateral view alone", "several findings"):
         assert name in words
     for name in ("bleu4", "finding_f1_micro", "rougeL"):
@@ -152,21 +152,21 @@ def test_texts_are_shown_as_they_are_and_never_become_markup(rows):
 
 
 def test_small_strata_and_findings_are_marked(report, rows):
-    assert report["strata"]["findings"]["normal"]["small"]
+    assert report["subgroups"]["findings"]["normal"]["small"]
     assert re.search(r'<tr class="small"><td>normal</td>', report_page(report, rows))
     assert "| normal (few) | 15 |" in report_markdown(report)
     assert re.search(r"<tr><td>two views</td>", report_page(report, rows))
 
 
-@pytest.mark.parametrize("missing", ["calibration", "floors", "pictures", "intervals", "everything"])
+@pytest.mark.parametrize("missing", ["calibration", "baselines", "images", "intervals", "everything"])
 def test_a_page_without_some_part_says_so_and_does_not_fail(missing, rows):
     if missing == "calibration":
         report = report_of(rows, calibrated=None)
         assert "No calibration" in words_of(report_page(report, rows))
-    elif missing == "floors":
+    elif missing == "baselines":
         report = report_of(rows, train=())
         assert "no training split" in words_of(report_page(report, rows))
-    elif missing == "pictures":
+    elif missing == "images":
         report = report_of(rows)
         assert "<img" not in report_page(report, rows, lambda index: (None, None))
     elif missing == "intervals":
@@ -182,8 +182,11 @@ def test_a_page_without_some_part_says_so_and_does_not_fail(missing, rows):
 
 def test_sentences_follow_the_numbers(report):
     told = page.sentences(report)
-    assert f"from {report['finding_f1_micro']:.3f} to {report['shuffled']['finding_f1_micro']:.3f}" in told["look"]
-    best = max(report["floors"][name]["bleu4"] for name in page.BLIND)
+    assert (
+        f"from {report['finding_f1_micro']:.3f} to {report['shuffled']['finding_f1_micro']:.3f}"
+        in told["image_shuffle"]
+    )
+    best = max(report["baselines"][name]["bleu4"] for name in page.BLIND)
     assert f"{best:.3f}" in told["scores"]
     assert "above" in told["scores"]
     assert "below" in page.sentences(report | {"bleu4": 0.0})["scores"]
@@ -201,7 +204,7 @@ def test_sentences_follow_the_numbers(report):
 @pytest.mark.parametrize(("real", "blind", "told"), [(0.62, 0.41, "chance alone could"), (0.3, 0.35, "no worse")])
 def test_a_gain_that_is_not_proven_is_neither_denied_nor_claimed(report, real, blind, told):
     unproven = {"reads_images": False, "finding_f1_micro": real, "shuffled": {"finding_f1_micro": blind}}
-    sentence = page.sentences(report | unproven)["look"]
+    sentence = page.sentences(report | unproven)["image_shuffle"]
     assert told in sentence
     assert f"{real:.3f}" in sentence
     assert f"{blind:.3f}" in sentence
@@ -209,7 +212,7 @@ def test_a_gain_that_is_not_proven_is_neither_denied_nor_claimed(report, real, b
 
 def test_the_look_sentence_and_the_verdict_name_the_same_p(report):
     assert f"p = {report['permutation_p']:.3f}" in report["verdict"]
-    assert f"probability {report['permutation_p']:.3f}." in page.sentences(report)["look"]
+    assert f"probability {report['permutation_p']:.3f}." in page.sentences(report)["image_shuffle"]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_kinds_of_studies_are_only_ranked_where_their_intervals_lie_apart(report
         name: {"small": small, "finding_f1_micro": sum(ci) / 2, "ci95": {"finding_f1_micro": ci}}
         for name, ci in (("one finding", one), ("several findings", several))
     }
-    sentence = page.sentences(report | {"strata": {"findings": group}})["strata"]
+    sentence = page.sentences(report | {"subgroups": {"findings": group}})["subgroups"]
     assert told in sentence
     assert ("Grey" in sentence) is small
 
@@ -320,13 +323,13 @@ def test_nothing_and_everything_read_as_such():
 
 def test_no_figure_is_drawn_of_nothing():
     report = evaluation.build_report(rows_of([NORMAL] * 4, [NORMAL] * 4))
-    assert set(figures.draw(report)) == {"look"}
+    assert set(figures.draw(report)) == {"image_shuffle"}
     assert "No text of this split states a finding." in page.sentences(report)["findings"]
 
 
 def test_the_score_table_has_the_model_every_floor_and_the_oracle(report):
     lines = score_table(report).splitlines()
-    assert len(lines) == 2 + 1 + 1 + len(report["floors"]) + 1
+    assert len(lines) == 2 + 1 + 1 + len(report["baselines"]) + 1
     assert lines[2].startswith("| **model** |")
     assert f" {report['finding_f1_micro']:.3f} " in lines[2]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from hf_cxr import metrics
-from hf_cxr.evaluation.subgroups import SMALL, strata
+from hf_cxr.evaluation.subgroups import SMALL, subgroups
 
 TRUTH = [
     "No acute cardiopulmonary abnormality.",
@@ -15,7 +15,7 @@ SAID = ["No acute cardiopulmonary abnormality.", "Cardiomegaly.", "No acute dise
 @pytest.fixture
 def found():
     views = ["both", "frontal", "both", "lateral"] * 10
-    return strata(metrics.study_statistics(SAID, TRUTH), TRUTH, views, range(len(TRUTH)), seed=0)
+    return subgroups(metrics.study_statistics(SAID, TRUTH), TRUTH, views, range(len(TRUTH)), seed=0)
 
 
 def test_every_study_is_in_one_stratum_of_each_kind(found):
@@ -57,6 +57,6 @@ def test_small_strata_are_marked_and_have_wide_intervals(found):
 
 
 def test_a_stratum_of_one_patient_has_no_interval():
-    found = strata(metrics.study_statistics(SAID[:4], TRUTH[:4]), TRUTH[:4], ["both"] * 4, ["p"] * 4, 0)
+    found = subgroups(metrics.study_statistics(SAID[:4], TRUTH[:4]), TRUTH[:4], ["both"] * 4, ["p"] * 4, 0)
     assert found["findings"]["normal"]["ci95"] == {}
     assert list(found["views"]) == ["two views"]

@@ -1,4 +1,4 @@
-"""The collection in figures and pictures: one page, PNG files, and the same numbers as JSON."""
+"""The collection in figures and images: one page, PNG files, and the same numbers as JSON."""
 
 import json
 import re
@@ -51,9 +51,9 @@ def test_the_floors_are_those_of_the_evaluation(explored, phantom_folder):
     dataset = load_prepared(phantom_folder)
     train, validation, test = (list(dataset[name]["impression"]) for name in ("train", "validation", "test"))
     expected = blind_predictions(train, validation, len(test), 0)
-    assert facts["floors"]["n"] == len(test)
-    assert [row["name"] for row in facts["floors"]["rows"]] == list(expected)
-    for row in facts["floors"]["rows"]:
+    assert facts["baselines"]["n"] == len(test)
+    assert [row["name"] for row in facts["baselines"]["rows"]] == list(expected)
+    for row in facts["baselines"]["rows"]:
         assert row["bleu4"] == pytest.approx(metrics.corpus_bleu(expected[row["name"]], test)["bleu4"])
 
 
@@ -80,7 +80,7 @@ def test_the_page_holds_all_it_shows_and_asks_for_nothing_outside(explored):
     assert "<script" not in text
     assert not re.search(r"@import|url\(\s*['\"]?https?:", text)
     assert "prefers-color-scheme: dark" in text
-    for sheet in ("normal", "views", "floors"):
+    for sheet in ("normal", "views", "baselines"):
         assert any(sheet in path.name for path in (out / "figures").iterdir())
     for path in (out / "figures").iterdir():
         with Image.open(path) as image:
@@ -160,11 +160,11 @@ def test_real_studies_can_be_explored(iu, tmp_path):
     prepare("kaggle", tmp_path / "data", root=iu, size=64)
     facts = explore(tmp_path / "data", tmp_path / "page")
     assert facts["views"]["both"] == 5
-    assert "No floors" in (tmp_path / "page" / "index.html").read_text()
+    assert "No baselines" in (tmp_path / "page" / "index.html").read_text()
 
 
 def studies(**columns):
-    """Three splits from {column: {split: [...]}}; every study has a picture of its own and a plain text."""
+    """Three splits from {column: {split: [...]}}; every study has an image of its own and a plain text."""
     made = {}
     for number, split in enumerate(("train", "validation", "test")):
         given = {name: values[split] for name, values in columns.items() if split in values}
@@ -179,23 +179,23 @@ def studies(**columns):
 
 
 def test_what_the_splits_share_is_counted(tmp_path):
-    picture, train = Image.new("L", (9, 9), 200), ["Large nodule.", "Clear lungs."]
+    image, train = Image.new("L", (9, 9), 200), ["Large nodule.", "Clear lungs."]
     dataset = studies(
-        frontal={"train": [picture, Image.new("L", (9, 9), 3)], "test": [picture, Image.new("L", (9, 9), 4)]},
+        frontal={"train": [image, Image.new("L", (9, 9), 3)], "test": [image, Image.new("L", (9, 9), 4)]},
         impression={"train": train, "validation": ["Old scar.", "New scar."], "test": ["clear lungs", "Edema."]},
         patient={"train": ["a", "b"], "validation": ["c", "d"], "test": ["b", "e"]},
     )
     shared = explore(dataset, tmp_path / "page")["duplicates"]
-    assert shared["pictures"]["across splits"] == 1
-    assert shared["pictures"]["studies across splits"] == {"train": 1, "test": 1}
+    assert shared["images"]["across splits"] == 1
+    assert shared["images"]["studies across splits"] == {"train": 1, "test": 1}
     assert shared["patients_across_splits"] == 1
     assert (shared["text"]["test"]["same"], shared["text"]["validation"]["same"]) == (1, 0)
     text = (tmp_path / "page" / "index.html").read_text()
     assert "50\N{NO-BREAK SPACE}% of the 2 test impressions also occur word for word in training" in text
-    assert "1 picture is in several splits" in text
+    assert "1 image is in several splits" in text
 
 
-def test_a_second_pair_of_pictures_is_no_second_study(tmp_path):
+def test_a_second_pair_of_images_is_no_second_study(tmp_path):
     dataset = studies(uid={"train": ["7", "7#2", "8"]}, impression={"train": ["Edema.", "Edema.", "Scar."]})
     facts = explore(dataset, tmp_path / "page", split="train")
     assert (facts["n"]["studies"], facts["n"]["rows"], facts["images"]["counts"]) == (2, 3, [[1, 1], [2, 1]])
@@ -213,9 +213,9 @@ def test_scars_are_counted_by_section(tmp_path):
     dataset = studies(
         impression={"train": ["XXXX XXXX edema.", "MAXXXIMAL."]}, indication={"train": ["XXXX-year-old", ""]}
     )
-    scars = explore(dataset, tmp_path / "page", split="train")["scars"]
-    assert scars["impression"] == {"n": 2, "with scars": 1, "scars": 2}
-    assert scars["indication"] == {"n": 1, "with scars": 1, "scars": 1}
+    placeholders = explore(dataset, tmp_path / "page", split="train")["placeholders"]
+    assert placeholders["impression"] == {"n": 2, "with placeholders": 1, "placeholders": 2}
+    assert placeholders["indication"] == {"n": 1, "with placeholders": 1, "placeholders": 1}
 
 
 def test_words_of_a_hostile_dataset_do_not_become_part_of_the_page(tmp_path):
@@ -233,7 +233,7 @@ def test_words_of_a_hostile_dataset_do_not_become_part_of_the_page(tmp_path):
     ("columns", "what"),
     [
         ({"impression": {"train": ["Edema.", " "]}}, "train-1.*no impression"),
-        ({"frontal": {"train": [{"bytes": b"no picture", "path": None}]}}, "frontal picture of train-0"),
+        ({"frontal": {"train": [{"bytes": b"no image", "path": None}]}}, "frontal image of train-0"),
     ],
 )
 def test_a_study_that_cannot_be_used_is_named_in_one_line(tmp_path, columns, what):

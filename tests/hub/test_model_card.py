@@ -35,13 +35,13 @@ def facts() -> dict:
         "folder": "runs/mine",
         "dataset": "phantom",
         "dataset_on_hub": False,
-        "account": {"source": "phantom"},
+        "preparation": {"source": "phantom"},
         "splits": {"train": 8, "test": 2},
         "encoder": "tiny",
         "decoder": "tiny",
         "base_models": ["google/vit-base-patch16-224-in21k", "openai-community/gpt2"],
         "panel_size": 224,
-        "warmup_epochs": 0,
+        "findings_pretraining_epochs": 0,
         "epochs": 3,
         "max_steps": -1,
         "learning_rate": 1e-4,
@@ -54,7 +54,7 @@ def facts() -> dict:
         "trained_epochs": 4.0,
         "trained_steps": 100,
         "best_step": 75,
-        "warmed_up": True,
+        "findings_pretrained": True,
         "device": "CPU",
         "machine": "Linux x86_64",
         "processes": 1,
@@ -126,7 +126,7 @@ def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(ru
     assert score_table(report) in text
     assert report["verdict"] in text
     assert json.loads((phantom_folder / "prepare.json").read_text())["splits_sha256"] in text
-    assert "floor: the constant of best BLEU-4" in text
+    assert "baseline: the constant of best BLEU-4" in text
     assert f"; {load_checkpoint(str(run_folder)).model.num_parameters():,} parameters)" in text
     assert "images shuffled" in text
     assert re.search(r"research use only", text, re.IGNORECASE)
@@ -145,8 +145,8 @@ def test_every_score_stands_beside_shuffled_images_and_the_best_blind_guess():
     rows = told_rows(*((truth, truth) for truth in truths))
     report = build_report(rows, train=["Normal chest radiograph."] * 3, nearest={"nearest_pixels": truths})
     table = {row[0]: row[1:] for row in table_below(model_card_tables.every_score(report), "|")}
-    blind = [scores["rougeL"] for name, scores in report["floors"].items() if name != "nearest_pixels"]
-    assert max(blind) < report["floors"]["nearest_pixels"]["rougeL"] == 1
+    blind = [scores["rougeL"] for name, scores in report["baselines"].items() if name != "nearest_pixels"]
+    assert max(blind) < report["baselines"]["nearest_pixels"]["rougeL"] == 1
     assert report["shuffled"]["rougeL"] < 1
     assert table["ROUGE-L"][0] == "1.000"
     assert table["ROUGE-L"][2:] == [f"{report['shuffled']['rougeL']:.3f}", f"{max(blind):.3f}"]
@@ -188,7 +188,7 @@ def assert_the_hub_takes(data: dict) -> None:
 
 def test_a_dataset_folder_of_any_name_gives_metadata_that_the_hub_takes(run):
     facts = json.loads((run / model_card.FACTS).read_text())
-    model_card.write_model_card(run, facts | {"dataset": "films of June (2)", "account": {}})
+    model_card.write_model_card(run, facts | {"dataset": "films of June (2)", "preparation": {}})
     data = metadata_load(run / "README.md")
     assert_the_hub_takes(data)
     assert data["model-index"][0]["results"][0]["dataset"]["name"] == "films of June (2)"
@@ -220,7 +220,7 @@ def test_the_snippet_names_the_repository_that_the_run_is_pushed_to(run_folder):
     [("runs/iu", "runs/iu"), ("/home/somebody/iu", "iu"), ("../iu", "iu"), ("~/iu", "iu")],
 )
 def test_a_folder_is_told_as_it_was_named_unless_that_tells_of_the_machine(given, told):
-    assert model_card._as_told(Path(given)) == told
+    assert model_card._as_given(Path(given)) == told
 
 
 def test_findings_are_counted_in_whole_numbers_as_the_predictions_have_them(run_folder):
@@ -282,7 +282,7 @@ def test_no_report_of_a_patient_is_on_a_card(run):
     rows = [row | texts for row in rows_of(run)]
     (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = json.loads((run / model_card.FACTS).read_text())
-    real = facts | {"dataset": "kaggle", "account": facts["account"] | {"source": "kaggle"}}
+    real = facts | {"dataset": "kaggle", "preparation": facts["preparation"] | {"source": "kaggle"}}
     text = card_of(run, real)
     assert "zebra" not in text
     assert table_below(text, "**Surely wrong**"), "what was missed and invented is told"
@@ -291,7 +291,7 @@ def test_no_report_of_a_patient_is_on_a_card(run):
     assert "Indiana, USA" in text, "the limits of the data"
     assert "No licence is stated. The reports and images that it learned from are licensed CC-BY-NC-ND-4.0" in text
     assert "license" not in metadata_load(run / "README.md"), "the licence of the data has a say"
-    for unknown in ({"dataset": "phantom", "account": {}}, {"dataset": "somebody/phantom", "account": {}}):
+    for unknown in ({"dataset": "phantom", "preparation": {}}, {"dataset": "somebody/phantom", "preparation": {}}):
         text = card_of(run, facts | unknown)
         assert "zebra" not in text, "a name is no proof that no patient is behind a text"
         assert "Trained on synthetic" not in text
@@ -326,20 +326,20 @@ def test_the_figures_are_of_this_report_and_on_the_card(run):
 
 
 def test_a_card_of_a_model_trained_on_the_phantom_says_that_it_knows_no_patients(run_folder, tmp_path, facts):
-    assert "Trained on synthetic pictures alone" in (run_folder / "README.md").read_text()
-    assert "synthetic" not in card_of(tmp_path, facts | {"dataset": "kaggle", "account": {"source": "kaggle"}})
+    assert "Trained on synthetic images alone" in (run_folder / "README.md").read_text()
+    assert "synthetic" not in card_of(tmp_path, facts | {"dataset": "kaggle", "preparation": {"source": "kaggle"}})
 
 
 @pytest.mark.parametrize("scratch", [{"from_scratch": False}, {}])  # `base_models` alone is what earlier runs know
 def test_what_pretrained_parts_know_and_allow_is_not_the_phantoms(tmp_path, facts, scratch):
-    facts |= {"account": {"source": "phantom"}} | scratch
+    facts |= {"preparation": {"source": "phantom"}} | scratch
     text = card_of(tmp_path, facts)
-    assert "**Fine-tuned on synthetic pictures alone**" in text
+    assert "**Fine-tuned on synthetic images alone**" in text
     assert "knows nothing of patients" not in text
-    assert "No licence is stated. Pictures and texts that it was fine-tuned on are synthetic" in text
+    assert "No licence is stated. Images and texts that it was fine-tuned on are synthetic" in text
     assert "license" not in metadata_load(tmp_path / "README.md")
     text = card_of(tmp_path, facts | {"base_models": [], "from_scratch": True})
-    assert "**Trained on synthetic pictures alone**" in text
+    assert "**Trained on synthetic images alone**" in text
     assert metadata_load(tmp_path / "README.md")["license"] == "apache-2.0"
 
 
@@ -360,15 +360,15 @@ def test_a_run_knows_whether_its_weights_began_as_noise(tmp_path, words, scratch
 
 
 @pytest.mark.parametrize(
-    ("account", "told"),
+    ("preparation", "told"),
     [
         ({"studies_without_a_patient": 0}, "Split by patient.\n"),
         ({"studies_without_a_patient": 1200}, "1,200 studies name none, so a patient may be in two splits.\n"),
         ({}, "Whether a patient is in two splits is not known to hf-cxr.\n"),
     ],
 )
-def test_a_split_by_patient_is_claimed_only_where_patients_are_named(tmp_path, facts, account, told):
-    text = card_of(tmp_path, facts | {"account": account})
+def test_a_split_by_patient_is_claimed_only_where_patients_are_named(tmp_path, facts, preparation, told):
+    text = card_of(tmp_path, facts | {"preparation": preparation})
     assert told in text
     assert text.count("plit by patient.") == ("Split by patient." in told)
 
@@ -396,10 +396,13 @@ def test_one_study_makes_a_whole_card_without_intervals(tmp_path, facts):
 
 def test_the_recipe_says_what_was_trained_and_for_how_long(tmp_path, facts):
     plain = card_of(tmp_path, facts)
-    assert "Findings warm-up of the encoder for 0 epochs, then sequence-to-sequence fine-tuning for\n4 epochs" in plain
+    assert (
+        "Findings pretraining of the encoder for 0 epochs, then sequence-to-sequence fine-tuning for\n4 epochs"
+        in plain
+    )
     assert "1.5 minutes on CPU, Linux x86_64, 1 process. Energy: not measured" in plain
     recipe = {"lora_rank": 8, "freeze_encoder": True, "view_dropout": 0.0}
-    text = card_of(tmp_path, facts | {"recipe": recipe, "resumed": True, "warmed_up": False, "processes": 2})
+    text = card_of(tmp_path, facts | {"recipe": recipe, "resumed": True, "findings_pretrained": False, "processes": 2})
     assert "Sequence-to-sequence fine-tuning of low-rank adapters (rank 8, merged into the weights)" in text
     assert "with the encoder frozen for" in text
     assert "minutes since it was last resumed on CPU, Linux x86_64, 2 processes" in text
@@ -427,7 +430,7 @@ def test_a_dataset_on_the_hub_is_named_with_its_own_account(tmp_path, facts, pha
     there = model_card.dataset_facts("somebody/chests")
     text = card_of(tmp_path, facts | there)
     assert "[somebody/chests](https://huggingface.co/datasets/somebody/chests)" in text
-    assert there["account"]["splits_sha256"] in text
+    assert there["preparation"]["splits_sha256"] in text
     assert metadata_load(tmp_path / "README.md")["datasets"] == ["somebody/chests"]
 
     def gone(*words, **options):
@@ -435,13 +438,13 @@ def test_a_dataset_on_the_hub_is_named_with_its_own_account(tmp_path, facts, pha
 
     monkeypatch.setattr(model_card, "hf_hub_download", gone)
     nothing_known = model_card.dataset_facts("somebody/chests")
-    assert nothing_known == {"dataset": "somebody/chests", "dataset_on_hub": True, "account": {}, "licence": None}
+    assert nothing_known == {"dataset": "somebody/chests", "dataset_on_hub": True, "preparation": {}, "licence": None}
     assert "| step |" not in card_of(tmp_path, facts | nothing_known)
 
 
 def test_a_folder_that_is_gone_is_no_dataset_on_the_hub(tmp_path, facts):
     gone = model_card.dataset_facts(str(tmp_path / "films"))
-    assert gone == {"dataset": "films", "dataset_on_hub": False, "account": {}, "licence": None}
+    assert gone == {"dataset": "films", "dataset_on_hub": False, "preparation": {}, "licence": None}
     assert "huggingface.co/datasets" not in card_of(tmp_path, facts | gone)
 
 
@@ -465,7 +468,7 @@ def test_no_text_of_a_model_that_learned_from_patients_is_shown_whatever_it_was_
     facts["evaluated_on"] = {"dataset": "phantom", "split": "test", "own": False, "source": "phantom"}
     pair = ("Normal.", "Pneumothorax of a zebra.")
     assert "zebra" in card_of(run, facts, pair)
-    facts["account"] = {"source": "kaggle"}
+    facts["preparation"] = {"source": "kaggle"}
     text = card_of(run, facts, pair)
     assert "Where it fails" in text
     assert "zebra" not in text
@@ -537,8 +540,8 @@ def test_an_evaluation_into_the_runs_own_folder_writes_its_card_anew(run, phanto
 
 def test_an_evaluation_on_other_data_is_told_as_such(run, phantom_folder, tmp_path):
     other = copy_folder(phantom_folder, tmp_path / "other")
-    account = json.loads((other / "prepare.json").read_text()) | {"splits_sha256": "0" * 64}
-    (other / "prepare.json").write_text(json.dumps(account))
+    preparation = json.loads((other / "prepare.json").read_text()) | {"splits_sha256": "0" * 64}
+    (other / "prepare.json").write_text(json.dumps(preparation))
     assert "whose studies are split otherwise than those that this model was trained on" in card_of(
         run, model_card.evaluated_on(run, str(other), "test")
     )
@@ -550,7 +553,7 @@ def test_reports_are_said_to_repeat_themselves_only_where_they_do(run):
     facts = json.loads((run / model_card.FACTS).read_text())
     same = {"studies": 8, "same": 5, "near": 1}
     for counts, told in (({"test": same, "validation": dict.fromkeys(same, 0)}, True), ({}, False)):
-        facts["account"]["text_overlap"] = counts or {"test": dict.fromkeys(same, 0)}
+        facts["preparation"]["text_overlap"] = counts or {"test": dict.fromkeys(same, 0)}
         (run / model_card.FACTS).write_text(json.dumps(facts))
         text = model_card.card_text(run)
         assert ("of the 8 test reports 5 stand word for word in the training split, 1 nearly." in text) is told

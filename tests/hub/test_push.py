@@ -27,7 +27,7 @@ from hf_cxr.hub import privacy
 from hf_cxr.hub import push as hub
 from hf_cxr.hub.privacy import check_nothing_private, files_to_push, read_text
 from hf_cxr.inference import remote_code
-from hf_cxr.inference.remote_code import TRAVELLING
+from hf_cxr.inference.remote_code import REMOTE_CODE_FILES
 from hf_cxr.models.modeling import load_checkpoint
 from hf_cxr.training.run import _push_finished
 from hf_cxr.training.trainer import ImpressionTrainer
@@ -57,14 +57,14 @@ def test_only_what_a_run_consists_of_is_pushed(run_folder, tmp_path):
         (run / name).write_text("state")
         (run / "checkpoint-5").mkdir(exist_ok=True)
         (run / "checkpoint-5" / name).write_text("state")
-    for folder in ("checkpoint-5", "findings_encoder", "findings_warmup"):
+    for folder in ("checkpoint-5", "findings_encoder", "findings_pretraining"):
         (run / folder).mkdir(exist_ok=True)
         (run / folder / "model.safetensors").write_bytes(b"other weights")
     (run / "figures").mkdir(exist_ok=True)
     Image.new("L", (8, 8)).save(run / "figures" / "look.png")
     Image.new("L", (8, 8)).save(run / "figures" / "patient.png")  # of whoever put it there
     names = set(files_to_push(run, "model"))
-    assert {name for name in names if not name.startswith("figures/")} == (ALLOWED | set(TRAVELLING)) - {
+    assert {name for name in names if not name.startswith("figures/")} == (ALLOWED | set(REMOTE_CODE_FILES)) - {
         ".gitattributes"
     }
     assert "figures/look.png" in names
@@ -334,7 +334,7 @@ def test_headers_of_weights_and_data_are_read_for_traces(run_folder, phantom_fol
     assert "decoder" in str(json.loads(read_text(run_folder / "model.safetensors")).keys())  # and no weights
     data = next((phantom_folder / "data").glob("*.parquet"))
     assert "impression" in read_text(data)
-    assert len(read_text(data)) < data.stat().st_size / 2  # no picture
+    assert len(read_text(data)) < data.stat().st_size / 2  # no image
     run = copy_folder(run_folder, tmp_path / "run")
     weights = (run / "model.safetensors").read_bytes()
     length = struct.unpack("<Q", weights[:8])[0]
@@ -409,7 +409,7 @@ def test_nothing_pushed_tells_of_machine_user_or_token_and_no_state_of_the_optim
     site, pushed, run_folder, phantom_folder
 ):
     files = site.files(pushed)
-    assert {name for name in files if not name.startswith("figures/")} == ALLOWED | set(TRAVELLING)
+    assert {name for name in files if not name.startswith("figures/")} == ALLOWED | set(REMOTE_CODE_FILES)
     traces = [str(path) for path in (run_folder, run_folder.parent, phantom_folder, Path.cwd(), f"{Path.home()}/")]
     traces += ["hf_test", "/home/", "/Users/"]
     traces += [host for host in [socket.gethostname()] if len(host) > 4]  # shorter ones occur among the weights
@@ -456,12 +456,12 @@ def test_what_comes_back_from_the_hub_writes_the_same_on_fifty_studies_and_needs
     assert len({rows[0]["score"] for rows in there}) > 30
 
 
-@pytest.mark.parametrize("name", TRAVELLING)
+@pytest.mark.parametrize("name", REMOTE_CODE_FILES)
 def test_the_code_that_travels_needs_only_what_the_card_says(name):
     source = Path(remote_code.__file__).with_name(name)
     allowed = {"numpy", "torch", "PIL", "transformers", "huggingface_hub"}  # transformers itself needs the last
     assert set(get_imports(source)) <= allowed | set(sys.stdlib_module_names)
-    assert {f"{module}.py" for module in get_relative_imports(source)} <= set(TRAVELLING)
+    assert {f"{module}.py" for module in get_relative_imports(source)} <= set(REMOTE_CODE_FILES)
 
 
 def test_a_second_push_deletes_what_the_run_no_longer_has_and_nothing_of_others(site, cxr, run_folder, tmp_path):
@@ -617,7 +617,12 @@ def test_a_training_pushes_each_save_and_the_finished_run_and_outlives_a_push_th
         "output_dir": str(tmp_path / "run"),
         "save_strategy": "steps",
     }
-    config |= {"findings_warmup_epochs": 1, "per_device_train_batch_size": 16, "save_steps": 5, "push_to_hub": True}
+    config |= {
+        "findings_pretraining_epochs": 1,
+        "per_device_train_batch_size": 16,
+        "save_steps": 5,
+        "push_to_hub": True,
+    }
     write_config(tmp_path / "config.yaml", **config, hub_model_id="user/trained")
     for how in ("507", "ok", "ok", "507"):  # the saves at steps 5, 10 and 13, then the finished run
         site.fail("commit", how, times=1)
@@ -631,7 +636,7 @@ def test_a_training_pushes_each_save_and_the_finished_run_and_outlives_a_push_th
     assert site.is_private("user/trained")
     assert len(site.revisions("user/trained")) == 3
     during = site.files("user/trained")
-    assert set(during) == (ALLOWED | set(TRAVELLING)) - {"report.json", "report.md"}
+    assert set(during) == (ALLOWED | set(REMOTE_CODE_FILES)) - {"report.json", "report.md"}
     assert b"Training in progress, not evaluated** (step 13 of 13)" in during["README.md"]
     assert "custom_pipelines" in json.loads(during["config.json"])
     for kept in (tmp_path / "run").glob("checkpoint-*/config.json"):  # beside it lies no such code
@@ -711,8 +716,8 @@ def test_the_card_tells_of_the_revision_of_the_dataset_that_was_evaluated(
     data, run = copy_folder(phantom_folder, tmp_path / "data"), copy_folder(run_folder, tmp_path / "run")
     assert cxr("push", "--dataset", data, "user/data")[0] == 0
     first = site.repos["dataset", "user/data"].at("main").oid
-    account = json.loads((data / "prepare.json").read_text())
-    (data / "prepare.json").write_text(json.dumps(account | {"splits_sha256": "0" * 64}))
+    preparation = json.loads((data / "prepare.json").read_text())
+    (data / "prepare.json").write_text(json.dumps(preparation | {"splits_sha256": "0" * 64}))
     assert cxr("push", "--dataset", data, "user/data")[0] == 0
     for revision, other in (([], True), (["--dataset-revision", first], False)):
         assert cxr("evaluate", run, "user/data", "--out", run, *revision)[0] == 0

@@ -284,8 +284,8 @@ def test_the_pipeline_lays_attention_on_the_views_of_each_study(run_folder):
         for rows, others in zip(alone, batched, strict=True):
             for row, other in zip(rows, others, strict=True):
                 assert set(other) == {"impression", "score", "attention"}
-                for view, picture in other["attention"].items():
-                    assert abs(np.asarray(picture).astype(int) - np.asarray(row["attention"][view])).max() <= 1
+                for view, image in other["attention"].items():
+                    assert abs(np.asarray(image).astype(int) - np.asarray(row["attention"][view])).max() <= 1
     with pytest.raises(ValueError, match="return_attention is True, False or 'words'"):
         pipe(studies[0], return_attention="yes")
 
@@ -302,7 +302,7 @@ def test_a_region_of_the_benchmark_is_where_the_finding_is_drawn(monkeypatch):
     assert covered.all()
     frontal = mask[:, :64]
     rows, columns = np.nonzero(frontal)
-    assert columns.mean() > 34, "the patient's left is on the right of the picture"
+    assert columns.mean() > 34, "the patient's left is on the right of the image"
     assert rows.mean() > 34, "an effusion lies at the base"
     nothing, _ = benchmark.region_of(f"phantom-0-{case.index:06d}", "nodule", 64)
     assert not nothing.any()

@@ -48,10 +48,10 @@ def jpeg_bytes(image, format="JPEG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def lossless_jpeg(picture, precision=12, shift=0, lines=0, predictor=1, rows=None) -> bytes:
-    """`picture` as JPEG Lossless predicted from the left, with a restart marker after every `lines` lines."""
-    height, width = picture.shape
-    values = picture.astype(int) >> shift
+def lossless_jpeg(image, precision=12, shift=0, lines=0, predictor=1, rows=None) -> bytes:
+    """`image` as JPEG Lossless predicted from the left, with a restart marker after every `lines` lines."""
+    height, width = image.shape
+    values = image.astype(int) >> shift
     scan = b""
     step = lines or height
     for number, top in enumerate(range(0, height, step)):
@@ -92,9 +92,9 @@ def body_start(content: bytes) -> int:
     return 144 + int.from_bytes(content[140:144], "little")
 
 
-def lossless_dicom(picture, precision=12, **options) -> bytes:
+def lossless_dicom(image, precision=12, **options) -> bytes:
     header = {"BitsStored": precision}
-    return write_dicom(picture, LOSSLESS, lossless_jpeg(picture, precision, **options), **header)
+    return write_dicom(image, LOSSLESS, lossless_jpeg(image, precision, **options), **header)
 
 
 # Values
@@ -165,7 +165,7 @@ def test_a_sigmoid_window_is_a_sigmoid():
     assert_ramp(content, curve * 255, 4)
 
 
-def test_the_stretch_follows_a_window_so_that_a_window_wider_than_the_picture_changes_nothing():
+def test_the_stretch_follows_a_window_so_that_a_window_wider_than_the_image_changes_nothing():
     dull = 1000 + RAMP.astype(np.uint16) * 4
     without = grey(write_dicom(dull))
     assert (without.min(), without.max()) == (0, 255)
@@ -184,7 +184,7 @@ def test_the_stretch_follows_a_window_so_that_a_window_wider_than_the_picture_ch
         {"WindowCenter": 2048, "WindowWidth": 2048, "VOILUTFunction": "WHATEVER"},
     ],
 )
-def test_a_wrong_window_does_not_spoil_the_picture(window):
+def test_a_wrong_window_does_not_spoil_the_image(window):
     assert_ramp(write_dicom(DEEP, **window))
 
 
@@ -217,7 +217,7 @@ def test_padding_is_black_and_does_not_count():
 
 
 @pytest.mark.parametrize("syntax", [files.EXPLICIT, "1.2.840.10008.1.2", DEFLATED, RLE, JPEG_LS])
-def test_a_picture_is_the_same_in_every_lossless_transfer_syntax(syntax):
+def test_an_image_is_the_same_in_every_lossless_transfer_syntax(syntax):
     if syntax == JPEG_LS:
         pytest.importorskip("jpeg_ls")
     assert np.array_equal(grey(write_dicom(NOISY, syntax)), grey(write_dicom(NOISY)))
@@ -249,9 +249,9 @@ def test_jpeg_2000_and_baseline_jpeg_are_read():
 def test_lossless_jpeg_gives_back_every_value(precision, rows, columns, lines, shift, seed):
     from hf_cxr.inference.dicom import _decode_lossless_jpeg, _jpeg_segments
 
-    picture = np.random.default_rng(seed).integers(0, 1 << precision, (rows, columns)) >> shift << shift
-    coded = lossless_jpeg(picture, precision, shift, lines)
-    assert np.array_equal(_decode_lossless_jpeg(_jpeg_segments(coded)), picture)
+    image = np.random.default_rng(seed).integers(0, 1 << precision, (rows, columns)) >> shift << shift
+    coded = lossless_jpeg(image, precision, shift, lines)
+    assert np.array_equal(_decode_lossless_jpeg(_jpeg_segments(coded)), image)
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3, 5, 8, 20, 400])
@@ -571,18 +571,18 @@ CLASSES = [
 
 
 def blobs() -> np.ndarray:
-    """A synthetic picture with structure at several scales, 160 × 128."""
+    """A synthetic image with structure at several scales, 160 × 128."""
     y, x = np.mgrid[:160, :128] / 20.0
-    picture = np.sin(x) * np.cos(y) + 0.4 * np.sin(3 * x + y) + 0.2 * np.cos(9 * y - 4 * x)
-    return np.rint((picture - picture.min()) / np.ptp(picture) * 255).astype(np.uint8)
+    image = np.sin(x) * np.cos(y) + 0.4 * np.sin(3 * x + y) + 0.2 * np.cos(9 * y - 4 * x)
+    return np.rint((image - image.min()) / np.ptp(image) * 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("header", CLASSES, ids=lambda header: "-".join(map(str, header.values())))
-def test_the_source_picture_comes_back_with_every_class_of_header_that_occurs(header):
-    picture = blobs()
+def test_the_source_image_comes_back_with_every_class_of_header_that_occurs(header):
+    image = blobs()
     rescale = {"RescaleSlope": "1.0", "RescaleIntercept": "0.0"} if "RescaleType" in header else {}
-    content = write_dicom(files.stored_values(picture, header), **header, **rescale)
-    assert files.similarity(np.asarray(read_radiograph(content)), picture) > 0.99
+    content = write_dicom(files.stored_values(image, header), **header, **rescale)
+    assert files.similarity(np.asarray(read_radiograph(content)), image) > 0.99
 
 
 def test_real_radiographs_come_back_with_the_headers_that_occur(iu):
@@ -593,11 +593,11 @@ def test_real_radiographs_come_back_with_the_headers_that_occur(iu):
     for number, header in enumerate(classes.values()):
         source = read_radiograph(paths[number % len(paths)])
         source.thumbnail((384, 384))
-        picture = np.asarray(source)
-        back = np.asarray(read_radiograph(write_dicom(files.stored_values(picture, header), **header)))
-        stretched = np.asarray(read_radiograph(picture.astype(np.float32)))
+        image = np.asarray(source)
+        back = np.asarray(read_radiograph(write_dicom(files.stored_values(image, header), **header)))
+        stretched = np.asarray(read_radiograph(image.astype(np.float32)))
         assert files.similarity(back, stretched) > 0.998, header
-        assert files.similarity(back, picture) > 0.85, header
+        assert files.similarity(back, image) > 0.85, header
 
 
 def test_the_similarity_is_the_published_one():
@@ -611,7 +611,7 @@ def test_the_similarity_is_the_published_one():
     assert files.similarity(ramp, ramp) == pytest.approx(1)
 
 
-def test_pixels_of_another_shape_than_a_picture_are_refused(monkeypatch):
+def test_pixels_of_another_shape_than_an_image_are_refused(monkeypatch):
     import hf_cxr.inference.dicom as dicom
 
     values = np.arange(4.0)

@@ -29,8 +29,8 @@ sys.modules["hf_cxr"] = None  # as where it is not installed
 import numpy as np
 from transformers import pipeline
 pipe = pipeline(model=sys.argv[1], trust_remote_code=True)
-pictures = [np.random.default_rng(seed).integers(0, 256, (80, 70), dtype=np.uint8) for seed in range(int(sys.argv[2]))]
-print("TEXT:" + json.dumps([pipe({"frontal": picture, "lateral": None}) for picture in pictures]))
+images = [np.random.default_rng(seed).integers(0, 256, (80, 70), dtype=np.uint8) for seed in range(int(sys.argv[2]))]
+print("TEXT:" + json.dumps([pipe({"frontal": image, "lateral": None}) for image in images]))
 """
 
 STOCK = """
@@ -215,7 +215,7 @@ def test_an_address_that_drips_is_given_up(pipe, site, tmp_path, online, monkeyp
         pipe({"frontal": f"{site}/slow.png"})
 
 
-def test_an_unlikely_picture_is_told_in_the_answer_or_refused_or_passed(pipe):
+def test_an_unlikely_image_is_told_in_the_answer_or_refused_or_passed(pipe):
     blank = {"frontal": radiograph(1), "lateral": np.full((90, 80), 7, dtype=np.uint8)}
     for size in (1, 2):
         rows = pipe([blank, {"frontal": radiograph(2)}], batch_size=size)
@@ -234,13 +234,13 @@ def test_a_callable_is_a_view_and_is_doubted_as_what_it_returns(pipe):
     calls = []
     answer = pipe({"frontal": lambda: calls.append(1) or photograph})
     assert answer == pipe({"frontal": photograph})
-    assert answer[0]["warnings"] == ["frontal: a colour picture, not a radiograph"]
+    assert answer[0]["warnings"] == ["frontal: a colour image, not a radiograph"]
     assert calls == [1]
     with pytest.raises(ValueError, match=r"^frontal: <lambda>: returned int, not an image or an array$"):
         pipe({"frontal": lambda: 3})
 
 
-def test_a_picture_that_cannot_be_read_is_told_with_its_view(pipe, tmp_path):
+def test_an_image_that_cannot_be_read_is_told_with_its_view(pipe, tmp_path):
     with pytest.raises(ValueError, match=r"^lateral: .*absent.png: no such file$"):
         pipe({"frontal": radiograph(1), "lateral": str(tmp_path / "absent.png")})
     with pytest.raises(ValueError, match=r"^frontal: array: no finite pixel value$"):
@@ -290,7 +290,7 @@ def test_the_other_studies_can_go_on_without_one_that_cannot_be_read(talker, tmp
         talker(rows, on_unreadable="warn")
 
 
-def test_an_error_is_one_line_where_other_processes_load_the_pictures(pipe, tmp_path):
+def test_an_error_is_one_line_where_other_processes_load_the_images(pipe, tmp_path):
     studies = [{"frontal": radiograph(1)}, {"frontal": str(tmp_path / "absent.png")}]
     with pytest.raises(ValueError, match=r"^study 1: frontal: .*absent.png: no such file$"):
         pipe(studies, num_workers=2)
@@ -344,7 +344,7 @@ def test_a_saved_pipeline_is_a_checkpoint_that_loads_with_and_without_the_kit(ta
     assert json.loads(text_of(STANDALONE, str(tmp_path / "saved"), "1")) == [talker(study)]
 
 
-def test_a_picture_that_datasets_alone_can_open_is_opened_by_it(pipe, tmp_path):
+def test_an_image_that_datasets_alone_can_open_is_opened_by_it(pipe, tmp_path):
     Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.write(tmp_path / "f.png", "a.png")
@@ -386,14 +386,14 @@ def test_a_saved_pipeline_pushes_nothing_by_itself(pipe, tmp_path):
         pipe.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="user/x")
 
 
-def flipped(picture):
-    return np.flipud(np.asarray(picture))
+def flipped(image):
+    return np.flipud(np.asarray(image))
 
 
-def test_a_damaged_picture_of_a_dataset_is_an_error_of_its_study_alone(talker, studies):
+def test_a_damaged_image_of_a_dataset_is_an_error_of_its_study_alone(talker, studies):
     few = studies.select(range(3)).cast_column("frontal", datasets.Image(decode=False))
     stored = [row["frontal"] for row in few]
-    assert all(picture["bytes"] for picture in stored)
+    assert all(image["bytes"] for image in stored)
     cut = [stored[0], {"bytes": stored[1]["bytes"][:200], "path": None}, stored[2]]
     damaged = few.remove_columns("frontal").add_column("frontal", cut).cast_column("frontal", datasets.Image())
     whole = list(talker(studies.select(range(3))))
@@ -410,7 +410,7 @@ def test_a_damaged_picture_of_a_dataset_is_an_error_of_its_study_alone(talker, s
     assert next(iter(talker(arrays))) == talker(expected) != whole[0]
 
 
-def test_an_unlikely_picture_that_is_refused_need_not_stop_the_others(pipe):
+def test_an_unlikely_image_that_is_refused_need_not_stop_the_others(pipe):
     blank, study = {"frontal": np.full((90, 80), 7, dtype=np.uint8)}, {"frontal": radiograph(1)}
     answers = pipe([blank, study], on_unlikely="error", on_unreadable="skip", batch_size=2)
     assert answers[0][0]["error"] == "frontal: all pixels have one value"

@@ -15,19 +15,19 @@ def doubts_of(source):
 
 def photograph(height: int = 80, width: int = 70) -> np.ndarray:
     """A sky above a meadow, with noise."""
-    picture = np.zeros((height, width, 3), dtype=np.int16)
-    picture[: height // 2] = (90, 140, 220)
-    picture[height // 2 :] = (60, 150, 40)
-    return (picture + radiograph(3, height, width)[:, :, None] // 16).clip(0, 255).astype(np.uint8)
+    image = np.zeros((height, width, 3), dtype=np.int16)
+    image[: height // 2] = (90, 140, 220)
+    image[height // 2 :] = (60, 150, 40)
+    return (image + radiograph(3, height, width)[:, :, None] // 16).clip(0, 255).astype(np.uint8)
 
 
-def encoded(picture: np.ndarray, format: str) -> bytes:
+def encoded(image: np.ndarray, format: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format)
+    Image.fromarray(image).save(buffer, format)
     return buffer.getvalue()
 
 
-def test_a_grey_picture_raises_no_doubt_in_whatever_form():
+def test_a_grey_image_raises_no_doubt_in_whatever_form():
     grey = radiograph(1)
     thrice = np.stack([grey] * 3, axis=2)
     for source in (grey, grey.astype(np.uint16) * 16, thrice, encoded(grey, "PNG"), encoded(thrice, "JPEG")):
@@ -36,31 +36,31 @@ def test_a_grey_picture_raises_no_doubt_in_whatever_form():
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_a_colour_photograph_is_doubted_in_whatever_form(format, tmp_path):
-    picture = photograph()
-    (tmp_path / "p").write_bytes(encoded(picture, format))
-    for source in (picture, Image.fromarray(picture), encoded(picture, format), tmp_path / "p", str(tmp_path / "p")):
-        assert doubts_of(source) == ["a colour picture, not a radiograph"]
+    image = photograph()
+    (tmp_path / "p").write_bytes(encoded(image, format))
+    for source in (image, Image.fromarray(image), encoded(image, format), tmp_path / "p", str(tmp_path / "p")):
+        assert doubts_of(source) == ["a colour image, not a radiograph"]
 
 
 @pytest.mark.parametrize("depth", ["float32", "float64", "uint16", "int32"])
 def test_a_colour_photograph_is_doubted_at_any_depth(depth):
-    picture = photograph().astype(np.float64)
-    scaled = (picture / 255 if depth.startswith("float") else picture * 257).astype(depth)
-    assert doubts_of(scaled) == ["a colour picture, not a radiograph"]
+    image = photograph().astype(np.float64)
+    scaled = (image / 255 if depth.startswith("float") else image * 257).astype(depth)
+    assert doubts_of(scaled) == ["a colour image, not a radiograph"]
     assert colour(scaled) == pytest.approx(colour(photograph()), rel=0.5)
     grey = np.stack([radiograph(1)] * 3, axis=2).astype(depth) * 37 + 5
     assert doubts_of(grey) == []
     if depth.startswith("float"):
         scaled[0, 0], grey[0, 0] = (np.nan, np.inf, 1), np.nan
-        assert doubts_of(scaled) == ["a colour picture, not a radiograph"]
+        assert doubts_of(scaled) == ["a colour image, not a radiograph"]
         assert doubts_of(grey) == []
 
 
 def test_a_small_coloured_mark_on_a_radiograph_is_no_photograph():
-    picture = np.stack([radiograph(1, 200, 200)] * 3, axis=2)
-    picture[:10, :40] = (255, 0, 0)
-    assert 0 < colour(picture) < 12
-    assert doubts_of(picture) == []
+    image = np.stack([radiograph(1, 200, 200)] * 3, axis=2)
+    image[:10, :40] = (255, 0, 0)
+    assert 0 < colour(image) < 12
+    assert doubts_of(image) == []
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,6 @@ def test_all_one_value_is_told_at_any_depth(dtype):
 
 
 def test_a_real_radiograph_raises_no_doubt(shared_data):
-    pictures = sorted(shared_data.rglob("*.png"))
-    assert len(pictures) > 10
-    assert {path.name: doubts_of(path) for path in pictures if doubts_of(path)} == {}
+    images = sorted(shared_data.rglob("*.png"))
+    assert len(images) > 10
+    assert {path.name: doubts_of(path) for path in images if doubts_of(path)} == {}

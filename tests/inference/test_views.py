@@ -100,7 +100,7 @@ def test_deep_values_are_stretched_over_their_own_range_not_the_range_of_the_con
         assert np.abs(grey.astype(int) - RAMP).max() <= 3
 
 
-def test_one_hot_pixel_does_not_darken_the_picture():
+def test_one_hot_pixel_does_not_darken_the_image():
     deep = RAMP.astype(np.uint16) * 4
     deep[0, 0] = 65535
     assert np.abs(np.asarray(read_radiograph(deep)).astype(int)[1:] - RAMP[1:]).max() <= 3
@@ -113,7 +113,7 @@ def test_a_small_object_on_an_empty_background_is_not_lost():
 
 
 @pytest.mark.parametrize("value", [0, 7, -3.5, 65535])
-def test_a_constant_deep_picture_is_black(value):
+def test_a_constant_deep_image_is_black(value):
     assert not np.asarray(read_radiograph(np.full((5, 6), value, dtype=np.float64))).any()
 
 
@@ -156,19 +156,19 @@ def test_arrays_of_the_usual_shapes_are_read(shape, dtype):
 
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 3), (5, 6, 4)])
 def test_eight_bits_are_kept_in_whatever_type_they_come(shape):
-    picture = np.random.default_rng(0).integers(40, 180, shape, dtype=np.uint8)  # no black and no white
-    kept = np.asarray(read_radiograph(picture))
+    image = np.random.default_rng(0).integers(40, 180, shape, dtype=np.uint8)  # no black and no white
+    kept = np.asarray(read_radiograph(image))
     for dtype in (np.int16, np.uint16, np.int64, np.uint64):
-        np.testing.assert_array_equal(np.asarray(read_radiograph(picture.astype(dtype))), kept)
+        np.testing.assert_array_equal(np.asarray(read_radiograph(image.astype(dtype))), kept)
     for dtype in (np.float16, np.float32, np.float64):
-        np.testing.assert_array_equal(np.asarray(read_radiograph((picture / 255).astype(dtype))), kept)
+        np.testing.assert_array_equal(np.asarray(read_radiograph((image / 255).astype(dtype))), kept)
     if len(shape) == 2:
-        overshot = (picture / 255).astype(np.float32)
+        overshot = (image / 255).astype(np.float32)
         overshot[0, :3] = -1e-7, 1.0001, np.nan
         expected = np.concatenate([[0, 255, 0], kept.ravel()[3:]]).reshape(shape)
         np.testing.assert_array_equal(np.asarray(read_radiograph(overshot)), expected)
-        deep = Image.fromarray(picture.astype(np.uint16))
-        for stretched in (picture.astype(np.uint16) * 16, deep, encoded(deep, "PNG"), picture * 1.5):
+        deep = Image.fromarray(image.astype(np.uint16))
+        for stretched in (image.astype(np.uint16) * 16, deep, encoded(deep, "PNG"), image * 1.5):
             levels = np.asarray(read_radiograph(stretched))
             assert (levels.min(), levels.max()) == (0, 255)
 
@@ -205,7 +205,7 @@ def make_broken(folder: Path) -> dict[str, tuple[Path, str]]:
         "header.png": (png[:20], "not an image|truncated"),
         "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         "new\nline.png": (b"junk", "not an image"),
-        "junk.dcm": (b"junk" * 100, "not a DICOM picture|pydicom"),
+        "junk.dcm": (b"junk" * 100, "not a DICOM image|pydicom"),
     }
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
@@ -319,13 +319,13 @@ def test_a_metadata_bomb_is_refused_and_common_metadata_is_dropped():
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF", "WEBP"])
-def test_several_pictures_in_one_file_are_refused(format):
+def test_several_images_in_one_file_are_refused(format):
     pages = [Image.fromarray(RAMP), Image.fromarray(RAMP[::-1, ::-1].copy())]
-    with pytest.raises(UnreadableImage, match="several pictures in one file"):
+    with pytest.raises(UnreadableImage, match="several images in one file"):
         read_radiograph(encoded(pages[0], format, save_all=True, append_images=pages[1:]))
 
 
-def test_of_the_jpeg_of_a_camera_with_a_preview_the_picture_is_read():
+def test_of_the_jpeg_of_a_camera_with_a_preview_the_image_is_read():
     several = encoded(Image.fromarray(RAMP), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
     assert Image.open(io.BytesIO(several)).n_frames == 2
     assert read_radiograph(several).size == (64, 48)
@@ -361,7 +361,7 @@ def test_a_float_tiff_with_holes_and_a_cmyk_jpeg_are_read():
     assert np.abs(np.asarray(read_radiograph(cmyk)).astype(int) - RAMP).max() <= 4
 
 
-def test_a_picture_that_is_all_in_its_alpha_channel_is_black():
+def test_an_image_that_is_all_in_its_alpha_channel_is_black():
     alone = Image.fromarray(np.dstack([np.zeros_like(RAMP), RAMP]))
     assert alone.mode == "LA"
     assert not np.asarray(read_radiograph(encoded(alone))).any()
@@ -375,7 +375,7 @@ def test_integers_at_the_ends_of_their_type_do_not_wrap(dtype):
         assert np.abs(np.asarray(read_radiograph(values)).astype(int) - RAMP).max() <= 3
 
 
-def test_the_source_picture_is_left_as_it_is():
+def test_the_source_image_is_left_as_it_is():
     exif = Image.Exif()
     exif[0x0112] = 6
     source = Image.open(io.BytesIO(encoded(Image.fromarray(RAMP), "JPEG", exif=exif, comment=b"mine")))
@@ -427,7 +427,7 @@ def test_aspect_ratio_is_kept_and_the_rest_is_black():
         assert panel[:25].max() == panel[75:].max() == 0
 
 
-def test_fine_stripes_average_out_when_a_picture_is_made_small():
+def test_fine_stripes_average_out_when_an_image_is_made_small():
     stripes = np.zeros((1000, 1000), dtype=np.uint8)
     stripes[:, ::2] = 200
     panel = np.asarray(fit_panel(Image.fromarray(stripes), 50)).astype(int)
@@ -473,11 +473,11 @@ def test_a_panel_size_that_is_no_pixel_count_is_an_error(size):
         pack_views(RAMP, None, size)
 
 
-pictures = hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)))
+images = hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.none() | pictures, st.none() | pictures, st.integers(1, 40))
+@given(st.none() | images, st.none() | images, st.integers(1, 40))
 def test_the_canvas_always_has_its_shape_and_panels_do_not_touch(frontal, lateral, size):
     if frontal is None and lateral is None:
         return
@@ -486,9 +486,9 @@ def test_the_canvas_always_has_its_shape_and_panels_do_not_touch(frontal, latera
     for view, panel in ((frontal, canvas[:, :size]), (lateral, canvas[:, size:])):
         alone = pack_array(view, None, size)[:, :size] if view is not None else np.zeros((size, size))
         assert np.array_equal(panel, alone)
-    picture = pack_views(frontal, lateral, size)
-    assert (picture.mode, picture.size) == ("RGB", (2 * size, size))
-    assert all(np.array_equal(np.asarray(band), canvas) for band in picture.split())
+    image = pack_views(frontal, lateral, size)
+    assert (image.mode, image.size) == ("RGB", (2 * size, size))
+    assert all(np.array_equal(np.asarray(band), canvas) for band in image.split())
 
 
 @pytest.mark.parametrize("do_resize", [False, True])
@@ -510,16 +510,16 @@ def test_the_file_travels_alone_and_asks_for_nothing_but_numpy_and_pillow(tmp_pa
     assert set(utils.get_imports(dicom.__file__)) - set(sys.stdlib_module_names) == {"numpy"}
     assert utils.get_relative_imports(views.__file__) == ["dicom"]
     assert utils.get_relative_imports(dicom.__file__) == []
-    (tmp_path / "travelled.py").write_bytes(Path(views.__file__).read_bytes())
+    (tmp_path / "alone.py").write_bytes(Path(views.__file__).read_bytes())
     code = (
-        "import travelled, sys; travelled.pack_views(travelled.np.ones((4, 4)), None, 8);"
+        "import alone, sys; alone.pack_views(alone.np.ones((4, 4)), None, 8);"
         "print(any(n.split('.')[0] in ('hf_cxr', 'torch', 'pydicom') for n in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-# Real pictures
+# Real images
 
 
 def test_real_radiographs_fill_their_panels(shared_data):

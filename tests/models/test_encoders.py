@@ -312,7 +312,7 @@ def test_a_panel_of_another_size_than_the_pretrained_one(name, tmp_path):
 def test_an_encoder_made_for_this_canvas_is_loaded_as_it_is(name, tmp_path):
     checkpoint = tiny_build(encoder_folder(tmp_path, name))
     learn(checkpoint, steps=1)
-    for part in (checkpoint.model.encoder, checkpoint.image_processor):  # as the findings warm-up saves it
+    for part in (checkpoint.model.encoder, checkpoint.image_processor):  # as the findings pretraining saves it
         part.save_pretrained(tmp_path / "findings_encoder")
     again = tiny_build(str(tmp_path / "findings_encoder")).model.encoder
     before, after = checkpoint.model.encoder.state_dict(), again.state_dict()

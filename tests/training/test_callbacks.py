@@ -11,7 +11,7 @@ from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.data.prepare import load_prepared
 from hf_cxr.evaluation.evaluate import composite, validation_scores
-from hf_cxr.training.callbacks import LookCallback, read_lines, warning_of
+from hf_cxr.training.callbacks import ImageUseCallback, read_lines, warning_of
 from hf_cxr.training.run import check_feasible, train
 
 TRUTHS = ["Right pleural effusion.", "Cardiomegaly.", "No acute cardiopulmonary abnormality.", "Scoliosis."] * 10
@@ -91,14 +91,14 @@ def evaluate(callback, step: int, texts: list[str]) -> None:
 
 
 def test_each_evaluation_is_told_and_written_once_also_after_a_resume(tmp_path, capsys):
-    callback = LookCallback(tmp_path, TRUTHS)
+    callback = ImageUseCallback(tmp_path, TRUTHS)
     evaluate(callback, 10, TRUTHS)
     assert "step 10: composite" in capsys.readouterr().out
     evaluate(callback, 20, CONSTANT)
     out = capsys.readouterr().out
     assert "1 distinct outputs on 40 studies, the commonest on 100%" in out
     assert "WARNING: the model has stopped looking at the images" in out
-    evaluate(LookCallback(tmp_path, TRUTHS), 20, TRUTHS)  # resumed from before step 20
+    evaluate(ImageUseCallback(tmp_path, TRUTHS), 20, TRUTHS)  # resumed from before step 20
     rows = read_lines(tmp_path / "evaluations.jsonl")
     assert [entry["step"] for entry in rows] == [10, 20]
     assert rows[1]["image_gain"] > 0.5
@@ -124,7 +124,7 @@ def test_a_training_run_reports_distinct_outputs_modal_share_and_image_gain(phan
         ({"view_dropout": 1.5}, "view_dropout is between 0 and 1, not 1.5"),
         ({"augmentation": -1}, "augmentation is between 0 and 1, not -1"),
         ({"resume": True, "restart": True}, "resume or restart: not both"),
-        ({"freeze_encoder": True, "augmentation": 0.5}, "act in the findings warm-up only, and there is none"),
+        ({"freeze_encoder": True, "augmentation": 0.5}, "act in the findings pretraining only, and there is none"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_before_any_time_is_spent(phantom_folder, tmp_path, options, message):

@@ -105,7 +105,7 @@ def runs(phantom_folder, tmp_path_factory) -> dict[str, Path]:
             **TINY_RECIPE,
             dataset=str(phantom_folder),
             output_dir=str(runs[way]),
-            findings_warmup_epochs=0.2,
+            findings_pretraining_epochs=0.2,
             max_steps=6,
             logging_steps=1,
             per_device_train_batch_size=batch,

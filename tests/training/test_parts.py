@@ -111,7 +111,9 @@ def test_a_disk_too_small_for_the_states_is_told_beforehand(packed, tmp_path, mo
 
 
 def test_a_frozen_run_with_warm_up_goes_the_whole_way_and_keeps_the_warm_encoder(phantom_folder, tmp_path):
-    kit, args = arguments(tmp_path, phantom_folder, freeze_encoder=True, findings_warmup_epochs=0.5, augmentation=1)
+    kit, args = arguments(
+        tmp_path, phantom_folder, freeze_encoder=True, findings_pretraining_epochs=0.5, augmentation=1
+    )
     assert train(kit, args)["n"] > 0
     run = tmp_path / "run"
     assert not (run / "encoder_states").exists(), "gigabytes that nobody needs any more"
@@ -162,7 +164,7 @@ def test_leaving_the_block_merges_what_was_learned(tmp_path):
 @needs_peft
 @pytest.mark.parametrize("left", [["checkpoint-2", "checkpoint-4"], []], ids=["in stage two", "between the stages"])
 def test_a_lora_run_ends_in_a_stock_checkpoint_and_resumes(phantom_folder, tmp_path, left):
-    options = pretrained_pair(tmp_path) | {"lora_rank": 2, "findings_warmup_epochs": 0.5}
+    options = pretrained_pair(tmp_path) | {"lora_rank": 2, "findings_pretraining_epochs": 0.5}
     options |= {"save_strategy": "steps", "save_steps": 2, "max_steps": 5}
     (tmp_path / "whole").mkdir()
     train(*arguments(tmp_path / "whole", phantom_folder, **options))

@@ -29,7 +29,7 @@ def test_every_recipe_trains_both_its_stages(recipe, phantom_folder, tmp_path):
     if values.get("lora_rank") and not importlib.util.find_spec("peft"):
         pytest.skip("peft is not installed")
     words = ["--dataset", phantom_folder, "--output_dir", tmp_path / "run", "--panel_size", 32, "--use_cpu", "true"]
-    words += ["--findings_warmup_epochs", 1, "--num_train_epochs", 1, "--max_target_length", 24]
+    words += ["--findings_pretraining_epochs", 1, "--num_train_epochs", 1, "--max_target_length", 24]
     words += ["--dataloader_num_workers", 0]
     if "/" in values["encoder"]:
         maker = swin_folder if "swin" in values["encoder"] else vit_folder

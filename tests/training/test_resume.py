@@ -23,7 +23,7 @@ from hf_cxr.training.checkpoints import WHOLE, checkpoints, only_run_in, read_pr
 from hf_cxr.training.run import train
 
 RECIPE = TINY_RECIPE | {
-    "findings_warmup_epochs": 1,
+    "findings_pretraining_epochs": 1,
     "num_train_epochs": 2,
     "per_device_train_batch_size": 16,
     "learning_rate": 1e-3,
@@ -121,7 +121,7 @@ def test_killed_runs_resume_bit_for_bit_whenever_they_are_killed():
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     stages = set(re.findall(r"\), (\w+), ", result.stdout))
-    assert {"findings_warmup", "impressions"} <= stages, "the seed no longer kills in both stages"
+    assert {"findings_pretraining", "impressions"} <= stages, "the seed no longer kills in both stages"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_older_checkpoints_go_only_when_the_new_one_is_whole(phantom_folder, tmp
             assert self.state.global_step == 5 or checkpoints(self.args.output_dir), "the one before is still there"
 
     monkeypatch.setattr(training, "ImpressionTrainer", Watched)
-    options = {"load_best_model_at_end": False, "eval_strategy": "no", "findings_warmup_epochs": 0}
+    options = {"load_best_model_at_end": False, "eval_strategy": "no", "findings_pretraining_epochs": 0}
     train(*arguments(tmp_path, phantom_folder, save_total_limit=1, max_steps=15, **options))
     assert seen == [["checkpoint-5"], ["checkpoint-10"], ["checkpoint-15"]]
 
@@ -255,14 +255,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(phantom_fo
         "Trainer._save_optimizer_and_scheduler = full\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
-    words = [sys.executable, "-c", code, "train", str(config), "--findings_warmup_epochs", "0"]
+    words = [sys.executable, "-c", code, "train", str(config), "--findings_pretraining_epochs", "0"]
     result = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2
     assert "checkpoint-10: could not be written" in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-5"]
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-5"]
-    train(*arguments(tmp_path, phantom_folder, "--resume", findings_warmup_epochs=0))
+    train(*arguments(tmp_path, phantom_folder, "--resume", findings_pretraining_epochs=0))
 
 
 def test_two_trainings_do_not_share_a_folder(phantom_folder, tmp_path):
@@ -300,7 +300,7 @@ def test_a_run_that_early_stopping_has_ended_is_not_trained_further(phantom_fold
 
 def test_a_saved_warm_up_encoder_is_an_encoder_for_another_run(whole_run, phantom_folder, tmp_path):
     encoder = copy_folder(whole_run / "findings_encoder", tmp_path / "findings_encoder")
-    options = {"encoder": str(encoder), "findings_warmup_epochs": 0, "freeze_encoder": True, "max_steps": 1}
+    options = {"encoder": str(encoder), "findings_pretraining_epochs": 0, "freeze_encoder": True, "max_steps": 1}
     train(*arguments(tmp_path, phantom_folder, eval_strategy="no", load_best_model_at_end=False, **options))
     mine = load_checkpoint(str(tmp_path / "run")).model.encoder.state_dict()
     theirs = tiny_checkpoint().model.encoder

@@ -19,7 +19,13 @@ from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.hub import push as hub
 from hf_cxr.inference.pipeline import CALIBRATION
 from hf_cxr.models.modeling import load_checkpoint
-from hf_cxr.training.findings_pretraining import FindingsModel, finding_loss, finding_targets, tag_targets, warm_up
+from hf_cxr.training.findings_pretraining import (
+    FindingsModel,
+    finding_loss,
+    finding_targets,
+    pretrain_on_findings,
+    tag_targets,
+)
 from hf_cxr.training.run import check_feasible, fine_tune, train
 from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 
@@ -53,11 +59,11 @@ def test_the_resolved_config_trains_the_same_model_again(run_folder, tmp_path):
 
 
 def test_the_warm_up_trains_the_encoder_and_nothing_else(phantom_folder, tmp_path):
-    kit, args = arguments(tmp_path, phantom_folder, findings_warmup_epochs=1)
+    kit, args = arguments(tmp_path, phantom_folder, findings_pretraining_epochs=1)
     checkpoint = tiny_checkpoint()
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     packed = pack_dataset(load_prepared(str(phantom_folder))["train"], 32)
-    warm_up(checkpoint, packed, kit, args)
+    pretrain_on_findings(checkpoint, packed, kit, args)
     after = checkpoint.model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("encoder.layers") or name.startswith("encoder.encoder") for name in changed)
@@ -71,7 +77,7 @@ def test_the_warm_up_trains_the_encoder_and_nothing_else(phantom_folder, tmp_pat
 
 def test_options_of_the_second_stage_do_not_break_the_first(phantom_folder, tmp_path):
     options = {"label_smoothing_factor": 0.1, "gradient_checkpointing": True, "eval_on_start": True}
-    kit, args = arguments(tmp_path, phantom_folder, findings_warmup_epochs=0.2, max_steps=1, **options)
+    kit, args = arguments(tmp_path, phantom_folder, findings_pretraining_epochs=0.2, max_steps=1, **options)
     assert train(kit, args)["n"] > 0
 
 
@@ -95,10 +101,11 @@ def test_a_restart_that_is_cut_short_leaves_nothing_of_the_old_run_to_push(
 ):
     folder = copy_folder(run_folder, tmp_path / "run")
     monkeypatch.setattr(
-        "hf_cxr.training.findings_pretraining.warm_up", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        "hf_cxr.training.findings_pretraining.pretrain_on_findings",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
-        train(*arguments(tmp_path, phantom_folder, findings_warmup_epochs=1, restart=True))
+        train(*arguments(tmp_path, phantom_folder, findings_pretraining_epochs=1, restart=True))
     with pytest.raises(FileNotFoundError, match="it has not come to its end"):
         hub.push(folder, "user/name")
     assert not list(folder.glob("*.safetensors"))
@@ -171,9 +178,11 @@ def test_given_tags_can_be_learned_in_place_of_text_labels(phantom_folder, tmp_p
     packed = packed.map(lambda row, index: {"tags": ["even"] if index % 2 == 0 else []}, with_indices=True)
     encoders = []
     for labels in ("text", "tags"):
-        kit, args = arguments(tmp_path / labels, phantom_folder, findings_warmup_epochs=0.2, findings_labels=labels)
+        kit, args = arguments(
+            tmp_path / labels, phantom_folder, findings_pretraining_epochs=0.2, findings_labels=labels
+        )
         checkpoint = tiny_checkpoint()
-        warm_up(checkpoint, packed, kit, args)
+        pretrain_on_findings(checkpoint, packed, kit, args)
         encoders.append(checkpoint.model.encoder.embeddings.patch_embeddings.projection.weight)
     assert not torch.equal(*encoders)
 

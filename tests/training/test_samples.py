@@ -87,7 +87,7 @@ def test_tensorboard_shows_the_same_studies_at_each_evaluation_beside_the_traine
         ]
 
 
-def test_each_evaluation_leaves_a_picture_and_a_row_per_study(parsed, packed, tmp_path):
+def test_each_evaluation_leaves_an_image_and_a_row_per_study(parsed, packed, tmp_path):
     fine_tune(tiny_checkpoint(), packed, *parsed())
     folder = tmp_path / "run" / "samples"
     assert sorted(path.name for path in folder.iterdir()) == ["samples.jsonl", "step-000001.png", "step-000002.png"]
@@ -95,8 +95,8 @@ def test_each_evaluation_leaves_a_picture_and_a_row_per_study(parsed, packed, tm
     assert [(row["step"], row["uid"]) for row in rows] == [(step, uid) for step in (1, 2) for uid in spread(packed)]
     for row in rows:
         assert row["impression"] in truth[row["uid"]], "cut at max_target_length, else the study's own"
-    with Image.open(folder / "step-000002.png") as picture:
-        assert picture.height > 3 * SIDE
+    with Image.open(folder / "step-000002.png") as image:
+        assert image.height > 3 * SIDE
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_a_resumed_run_holds_no_step_twice(evaluate, tmp_path):
     ] * 3
     evaluate(30, "e")
     assert [row["prediction"] for row in rows_of(tmp_path / "samples")] == ["a"] * 3 + ["d"] * 3 + ["e"] * 3
-    assert len(list((tmp_path / "samples").iterdir())) == 4, "three pictures, the rows, and nothing half written"
+    assert len(list((tmp_path / "samples").iterdir())) == 4, "three images, the rows, and nothing half written"
 
 
 def test_only_the_main_process_writes(evaluate, tmp_path):
@@ -162,7 +162,7 @@ def test_texts_in_any_script_reach_the_files(evaluate, packed, tmp_path):
     assert {row["impression"] for row in rows_of(tmp_path / "samples")} == {text}
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------
 
 
 def pixels(canvas, impression="Clear.", prediction="Clear.", uid="1") -> np.ndarray:
@@ -191,11 +191,11 @@ def test_a_finding_in_common_missed_or_invented_has_its_colour():
     assert colours("Clear lungs.", "Cardiomegaly.") == [False, False, True]
 
 
-def test_a_picture_grows_with_its_text_up_to_a_bound():
+def test_an_image_grows_with_its_text_up_to_a_bound():
     canvas, words = np.ones((32, 64), np.uint8), "Stable cardiomegaly with small pleural effusions. "
     short, long, longest = (pixels(canvas, words * times, words * times).shape for times in (1, 12, 1000))
     assert short[0] == SIDE + 2 * MARGIN < long[0] == longest[0]
-    assert (pixels(canvas, words * 12, words * 12)[:, -MARGIN:] == 255).all(), "no text runs off the picture"
+    assert (pixels(canvas, words * 12, words * 12)[:, -MARGIN:] == 255).all(), "no text runs off the image"
 
 
 @pytest.mark.parametrize("text", ["", "word " * 2000, "x" * 100_000, "漢" * 500, "short " + "y" * 300 + " end"])
@@ -214,7 +214,7 @@ def test_letters_of_european_languages_are_legible():
 # --- trackers that are no dependency -----------------------------------------------------------------------------
 
 
-def test_wandb_offline_gets_pictures_and_keeps_the_trainers_steps(
+def test_wandb_offline_gets_images_and_keeps_the_trainers_steps(
     parsed, packed, evaluate, tmp_path, monkeypatch, capsys
 ):
     wandb = pytest.importorskip("wandb")
@@ -264,8 +264,8 @@ def test_trackio_on_this_machine_gets_a_table_and_a_space_does_not(
     rows = rows_of(tmp_path / "run" / "samples")
     shown = tables[-1]["samples"]["_value"]
     assert [[row["uid"], row["truth"], row["output"]] for row in shown] == [list(row.values())[1:] for row in rows[3:]]
-    with Image.open(trackio.utils.MEDIA_DIR / shown[0]["canvas"]["file_path"]) as picture:
-        assert picture.size == (64, 32)
+    with Image.open(trackio.utils.MEDIA_DIR / shown[0]["canvas"]["file_path"]) as image:
+        assert image.size == (64, 32)
     assert "not sent" not in capsys.readouterr().out
 
     trackio.context_vars.current_space_id.set("user/space")  # where `trackio.init` keeps it

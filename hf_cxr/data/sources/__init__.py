@@ -1,7 +1,7 @@
 """The published forms of radiograph collections: one reader module per form, each with a `studies(...)` generator
 and a list of the `tables(...)` it reads.
 
-A reader opens tables, not pictures: what it yields are `Study` records, one per report, none left out.
+A reader opens tables, not images: what it yields are `Study` records, one per report, none left out.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def studies(source: str, **options: Any) -> Iterator[Study]:
 
 
 def tables(source: str, **options: Any) -> list[Path]:
-    """The files that a source reads its records from (not its pictures); none for a source that draws its studies."""
+    """The files that a source reads its records from (not its images); none for a source that draws its studies."""
     module = reader(source)
     return module.tables(**{name: options[name] for name in takes(source, "tables") if name in options})
 

@@ -1,6 +1,6 @@
 """The Kaggle form of the Indiana collection (raddar/chest-xrays-indiana-university): two CSVs and a folder of PNG.
 
-Only the tables are read here; pictures are opened by whoever asks for them. CC BY-NC-ND 4.0.
+Only the tables are read here; images are opened by whoever asks for them. CC BY-NC-ND 4.0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
     A study's images come in the order of their file names, each with the view the table gives it. A file is looked
     for under its listed name, then under one that differs in case, suffix or the prefix "CXR" alone
     (`1000_IM-0003-1001.png` for `1000_IM-0003-1001.dcm.png`). A file that is not on disk stays listed, with the path
-    it would have in the first usual place: dropping it would claim that the picture was never taken.
+    it would have in the first usual place: dropping it would claim that the image was never taken.
 
     After the reports comes one study for each uid that has images and no report, with that as its `problem`. A report
     without a uid is a study called "line 17" with a `problem`.

@@ -1,4 +1,4 @@
-"""The Open-i form of the Indiana collection: one XML file a report, and pictures as PNG or DICOM, packed or unpacked.
+"""The Open-i form of the Indiana collection: one XML file a report, and images as PNG or DICOM, packed or unpacked.
 
 Only the reports are opened here. The collection names no views; `hf_cxr.data.view_labels` decides them later.
 CC BY-NC-ND 4.0.
@@ -19,31 +19,31 @@ from hf_cxr.data.study import Radiograph, Study
 
 REPORTS = "NLMCXR_reports.tgz"
 FOLDER = "ecgen-radiology"
-PICTURES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
-"""Archives of pictures; the second is asked for what the first does not hold."""
+IMAGES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
+"""Archives of images; the second is asked for what the first does not hold."""
 SUFFIXES = (".png", ".dcm", ".dicom", ".jpg", ".jpeg")
 
 
 def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
-    """One study per report, in the order of its number, with every picture it lists.
+    """One study per report, in the order of its number, with every image it lists.
 
     A report that is not well-formed XML, declares entities, or has no number is a study with a `problem`.
 
     Args:
         root: Folder with `NLMCXR_reports.tgz` or `ecgen-radiology/*.xml` (or the XML files themselves), and below it
-            pictures in any folder, or `NLMCXR_png.tgz`, or `NLMCXR_dcm.tgz`; an unpacked picture goes before a packed
+            images in any folder, or `NLMCXR_png.tgz`, or `NLMCXR_dcm.tgz`; an unpacked image goes before a packed
             one, PNG before DICOM.
-        demand_images: Raise an error if there is neither an archive nor one file of pictures.
+        demand_images: Raise an error if there is neither an archive nor one file of images.
 
     Raises:
-        FileNotFoundError: If `root`, the reports or (see above) the pictures are missing.
+        FileNotFoundError: If `root`, the reports or (see above) the images are missing.
         ValueError: If two reports have one number, or an archive is broken or unsafe.
     """
     root = _root(root)
-    on_disk = _pictures(root)
-    archives = tuple(root / name for name in PICTURES if (root / name).is_file())
+    on_disk = _images(root)
+    archives = tuple(root / name for name in IMAGES if (root / name).is_file())
     if demand_images and not on_disk and not archives:
-        raise FileNotFoundError(f"{root}: no pictures, neither {' nor '.join(PICTURES)} nor a file *.png or *.dcm")
+        raise FileNotFoundError(f"{root}: no images, neither {' nor '.join(IMAGES)} nor a file *.png or *.dcm")
 
     read: dict[str, tuple[str, Study]] = {}
     for name, content in _reports(root):
@@ -67,8 +67,8 @@ def _root(root: str | Path) -> Path:
     return root
 
 
-def _pictures(root: Path) -> dict[str, Path]:
-    """`image_key` → file, of every picture below `root`."""
+def _images(root: Path) -> dict[str, Path]:
+    """`image_key` → file, of every image below `root`."""
     found: dict[str, Path] = {}
     seen: set[str] = set()
     for folder, below, files in os.walk(root, followlinks=True):
@@ -119,8 +119,8 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[
     if not uid:
         return Study(uid=name, problem=f"{name} has no report number (uId)")
     images = []
-    for picture in report.iterfind(".//parentImage"):
-        if key := image_key((picture.get("id") or "").strip()):
+    for image in report.iterfind(".//parentImage"):
+        if key := image_key((image.get("id") or "").strip()):
             images.append(_radiograph(key, on_disk, archives, root))
     return Study(
         uid=uid,

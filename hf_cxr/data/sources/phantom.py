@@ -1,6 +1,6 @@
 """The embedded collection: synthetic two-view chest studies, drawn from a simple X-ray attenuation model.
 
-A picture is a map of line integrals of attenuation (tissue, minus air, plus bone and metal) put through a film curve.
+An image is a map of line integrals of attenuation (tissue, minus air, plus bone and metal) put through a film curve.
 Here are the generator, the patient and the film; what is drawn lives in `phantom_views`, prevalence and wording in
 `phantom_text`. Nothing here is, or is derived from, a real radiograph.
 """
@@ -30,7 +30,7 @@ SPEED, CONTRAST = 2.35, 1.50
 
 
 def studies(num_studies: int = 5000, seed: int = 0, size: int = 128) -> Iterator[Study]:
-    """Yields `num_studies` studies; pictures (`size` × `size` pixels, mode "L") are drawn when a view is called."""
+    """Yields `num_studies` studies; images (`size` × `size` pixels, mode "L") are drawn when a view is called."""
     for index in range(num_studies):
         case = plan(seed, index)
         impression, findings, indication = report(case)
@@ -52,7 +52,7 @@ def tables() -> list[Path]:
 
 
 def draw(seed: int, index: int, view: str, size: int = 128) -> Image.Image:
-    """Returns one view ("frontal" or "lateral") of study `index` as a `size` × `size` picture of mode "L"."""
+    """Returns one view ("frontal" or "lateral") of study `index` as a `size` × `size` image of mode "L"."""
     return render(plan(seed, index), view, size)
 
 
@@ -77,12 +77,12 @@ def render(case: Case, view: str, size: int = 128) -> Image.Image:
     mu += 1.0
     film = np.divide(250.0, mu, out=mu)
     film += (3.5 + 1.5 * jitter[5]) * rng.standard_normal((size, size), dtype=np.float32)
-    picture = Image.fromarray(np.clip(film, 0, 255, out=film).astype(np.uint8))
-    return picture.rotate(3.0 * a.turn[view], Image.Resampling.BILINEAR)
+    image = Image.fromarray(np.clip(film, 0, 255, out=film).astype(np.uint8))
+    return image.rotate(3.0 * a.turn[view], Image.Resampling.BILINEAR)
 
 
 def _anatomy(case: Case) -> Any:
-    """Lengths in half-widths of a picture; x runs to the image's right, y downwards, (0, 0) is the middle."""
+    """Lengths in half-widths of an image; x runs to the image's right, y downwards, (0, 0) is the middle."""
     rng = np.random.default_rng([case.seed, case.index, 1])
 
     def vary(low: float, high: float) -> float:

@@ -72,7 +72,7 @@ COMPANIONS = {
     "compression fracture": ("hyperinflation", "scoliosis", "hiatal hernia", "granuloma"),
     "pectus excavatum": ("scoliosis", "pneumothorax", "granuloma"),
 }
-# Pairs that would hide or contradict each other in a picture, on one side or at all.
+# Pairs that would hide or contradict each other in an image, on one side or at all.
 CLASH_ON_A_SIDE = (
     {"pneumothorax", "pleural effusion"},
     {"pneumothorax", "consolidation"},

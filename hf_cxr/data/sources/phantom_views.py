@@ -16,7 +16,7 @@ from hf_cxr.data.sources.phantom_text import Case
 
 # Attenuation (natural log of exposure) through the middle of a trunk, and what full-depth lung takes away from it.
 BODY, AIR = 3.0, 1.75
-SIDES = (("right", -1), ("left", 1))  # the patient's right lies on the left of a frontal picture
+SIDES = (("right", -1), ("left", 1))  # the patient's right lies on the left of a frontal image
 
 Array = np.ndarray
 Line = tuple[Any, float, float]  # points of shape (k, 2), width, amount from 0 to 1

@@ -1,7 +1,7 @@
 """The R2Gen form of the Indiana collection (`iu_xray.zip`): `annotation.json` and `images/<id>/0.png`, `1.png`.
 
 Its reports are findings, not impressions (`--section findings`), and it publishes its own splits. Only the annotation
-is read here; pictures are opened by whoever asks for them. CC BY-NC-ND 4.0.
+is read here; images are opened by whoever asks for them. CC BY-NC-ND 4.0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def studies(root: str | Path) -> Iterator[Study]:
     The report is the `findings`; the images come in the order of `image_path`, however many there are (the published
     file lists two everywhere), with no view: the form does not say which is frontal. "CXR2384_IM-0942" is a study of
     the patient "2384". A record that cannot be used is a study with a `problem`, called "train record 17" if it has
-    no id. Pictures that the annotation does not list (the published zip holds 181) belong to no record.
+    no id. Images that the annotation does not list (the published zip holds 181) belong to no record.
 
     Args:
         root: The extracted folder (or the one around `iu_xray/`), the archive, or a folder with one archive in it.

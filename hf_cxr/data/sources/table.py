@@ -1,6 +1,6 @@
 """The user's own collection: one CSV, TSV, JSON, JSONL or Parquet table with a row per study, and image files.
 
-Only the table is read here; pictures are opened by whoever asks for them.
+Only the table is read here; images are opened by whoever asks for them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
-from hf_cxr.evaluation.report.page import Pictures, report_page
+from hf_cxr.evaluation.report.page import Images, report_page
 from hf_cxr.evaluation.report.tables import bounds, report_markdown, score_table, table
 from hf_cxr.utils.files import replace_files
 
@@ -35,17 +35,17 @@ def write_report(
     report: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     out: str | os.PathLike,
-    pictures: Pictures | None = None,
+    images: Images | None = None,
 ) -> None:
     """Write `REPORT_FILES` into the folder `out`, each whole or not at all.
 
     Args:
-        pictures: gives frontal and lateral view of a row by its number; without it the page has no pictures.
+        images: gives frontal and lateral view of a row by its number; without it the page has no images.
     """
     texts = (
         json.dumps(report, indent=2, ensure_ascii=False) + "\n",
         report_markdown(report),
-        report_page(report, rows, pictures),
+        report_page(report, rows, images),
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
     replace_files(Path(out), dict(zip(REPORT_FILES, texts, strict=True)))

@@ -24,7 +24,7 @@ GAINS = {
 }
 MOST_FINDINGS = 24
 CARD_FIGURES = {
-    "look": "Scores of the model beside those with the images permuted among the patients",
+    "image_shuffle": "Scores of the model beside those with the images permuted among the patients",
     "findings": "F1 of each finding with its 95 % interval",
     "reliability": "Score against the share of texts that were right, before and after calibration",
     "risk": "Share of wrong texts among those answered, by the share of studies answered",
@@ -38,7 +38,7 @@ def draw(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def draw_png(report: Mapping[str, Any]) -> dict[str, bytes]:
-    """Name → PNG of the figures of a card; no picture and no text of a patient is on them."""
+    """Name → PNG of the figures of a card; no image and no text of a patient is on them."""
     drawn = {}
     for name, figure in _made(report):
         if name in CARD_FIGURES:
@@ -51,7 +51,7 @@ def draw_png(report: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
-        "look": _look,
+        "image_shuffle": _image_shuffle,
         "inputs": _inputs,
         "findings": _findings,
         "reliability": _reliability,
@@ -72,7 +72,7 @@ def _rows(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _look(report: Mapping[str, Any]) -> Figure | None:
+def _image_shuffle(report: Mapping[str, Any]) -> Figure | None:
     """Real and shuffled, joined by a line, for each score."""
     if not report["shuffled"]:
         return None
@@ -111,7 +111,7 @@ def _findings(report: Mapping[str, Any]) -> Figure | None:
     rows = rows[:MOST_FINDINGS]
     if not rows:
         return None
-    small = {name for name, row in report.get("strata", {}).get("finding", {}).items() if row["small"]}
+    small = {name for name, row in report.get("subgroups", {}).get("finding", {}).items() if row["small"]}
     figure, axes = _rows(0.25, [f"{name} ({row['n']})" for name, row in rows])
     for place, (name, row) in enumerate(rows):
         colour = QUIET if name in small else MAIN

@@ -12,32 +12,32 @@ from PIL import Image
 
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.report import figures
-from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, bounds, counted, guessers, p_value
-from hf_cxr.utils.plots import FLOORS, data_address, percent, score, template
+from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, baselines, bounds, counted, p_value
+from hf_cxr.utils.plots import BASELINES, data_address, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = 6
 PANEL = 224  # pixels a view
 COVERAGES = (1.0, 0.9, 0.8, 0.5, 0.25)
 BLIND = ("most_frequent", "best_constant", "length_matched", "random_train")
-Pictures = Callable[[int], tuple[Image.Image | None, Image.Image | None]]
+Images = Callable[[int], tuple[Image.Image | None, Image.Image | None]]
 
 
-def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: Pictures | None = None) -> str:
-    """One HTML file: no network, no script. `pictures` gives frontal and lateral view of a row by its number."""
+def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], images: Images | None = None) -> str:
+    """One HTML file: no network, no script. `images` gives frontal and lateral view of a row by its number."""
     return template(TEMPLATE).render(
         report=report,
         figures={name: Markup(svg) for name, svg in figures.draw(report).items()},  # matplotlib escapes texts in it
         sentences=sentences(report),
         columns=COLUMNS,
-        guessers=guessers(report),
+        baselines=baselines(report),
         inputs=INPUTS,
         bounds=bounds,
         counted=counted,
         most=figures.MOST_FINDINGS,
         p_value=p_value,
         thresholds=thresholds(report),
-        studies={name: [_study(rows, i, pictures) for i in chosen] for name, chosen in choose(rows).items()},
+        studies={name: [_study(rows, i, images) for i in chosen] for name, chosen in choose(rows).items()},
     )
 
 
@@ -55,9 +55,9 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     return {"worst": worst[:SHOWN], "best": best[:SHOWN]}
 
 
-def _study(rows: Sequence[Mapping[str, Any]], index: int, pictures: Pictures | None) -> dict[str, Any]:
-    views = pictures(index) if pictures else (None, None)
-    return dict(rows[index]) | {"picture": data_address(_side_by_side(views)) if any(views) else None}
+def _study(rows: Sequence[Mapping[str, Any]], index: int, images: Images | None) -> dict[str, Any]:
+    views = images(index) if images else (None, None)
+    return dict(rows[index]) | {"image": data_address(_side_by_side(views)) if any(views) else None}
 
 
 def _side_by_side(views: Sequence[Image.Image | None]) -> Image.Image:
@@ -87,18 +87,18 @@ def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
 def sentences(report: Mapping[str, Any]) -> dict[str, str]:
     """Section → one plain sentence made of the numbers."""
     makers = {
-        "look": _look,
+        "image_shuffle": _image_shuffle,
         "inputs": _inputs,
         "scores": _scores,
         "findings": _findings,
-        "strata": _strata,
+        "subgroups": _subgroups,
         "calibration": _calibration,
         "risk": _risk,
     }
     return {name: make(report) for name, make in makers.items()}
 
 
-def _look(report: Mapping[str, Any]) -> str:
+def _image_shuffle(report: Mapping[str, Any]) -> str:
     if not report["shuffled"]:
         return "One study alone cannot tell whether the model looks at it."
     if report["reads_images"] is None:
@@ -130,28 +130,28 @@ def _inputs(report: Mapping[str, Any]) -> str:
     better, worse = ("frontal", "lateral") if frontal >= lateral else ("lateral", "frontal")
     alone = max(frontal, lateral)
     if not any((both, frontal, lateral)):
-        told = "it gets no finding right from either"
+        sentence = "it gets no finding right from either"
     elif score(both) == score(alone):
-        told = f"the {better} view alone does as well as both"
+        sentence = f"the {better} view alone does as well as both"
     elif both > alone:
-        told = f"taking the {worse} view away costs {both - alone:.3f}"
+        sentence = f"taking the {worse} view away costs {both - alone:.3f}"
     else:
-        told = f"the {better} view alone does better than both"
+        sentence = f"the {better} view alone does better than both"
     return (
         f"Over {counted(report['inputs']['both_views']['n'], 'study', 'studies')} with both views, finding F1 is "
         f"{score(both)} with both, {score(frontal)} with the frontal and {score(lateral)} with the lateral view "
-        f"alone: {told}."
+        f"alone: {sentence}."
     )
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    blind = {name: report["floors"][name] for name in BLIND if name in report["floors"]}
+    blind = {name: report["baselines"][name] for name in BLIND if name in report["baselines"]}
     if not blind:
-        return "There is no training split here, so no guesser stands beside the model."
+        return "There is no training split here, so no baseline stands beside the model."
     best = max(blind, key=lambda name: blind[name]["bleu4"])
-    floor, ours = blind[best]["bleu4"], report["bleu4"]
-    beats = "level with" if score(ours) == score(floor) else "above" if ours > floor else "below"
-    text = f"BLEU-4 is {score(ours)}, {beats} the {score(floor)} that {FLOORS[best]} reaches without any image"
+    baseline, ours = blind[best]["bleu4"], report["bleu4"]
+    beats = "level with" if score(ours) == score(baseline) else "above" if ours > baseline else "below"
+    text = f"BLEU-4 is {score(ours)}, {beats} the {score(baseline)} that {BASELINES[best]} reaches without any image"
     if oracle := report.get("oracle"):
         text += (
             f"; knowing every true finding and copying the commonest wording would give {score(oracle['bleu4'])}, "
@@ -178,25 +178,27 @@ def _findings(report: Mapping[str, Any]) -> str:
     return f"{text}; {len(missed)} of {len(rows)} it never states where {where} true ({names})."
 
 
-def _strata(report: Mapping[str, Any]) -> str:
-    strata = report.get("strata", {})
-    groups = strata.get("findings", {})
-    grey = any(row["small"] for kind, group in strata.items() if kind != "finding" for row in group.values())
+def _subgroups(report: Mapping[str, Any]) -> str:
+    subgroups = report.get("subgroups", {})
+    groups = subgroups.get("findings", {})
+    grey = any(row["small"] for kind, group in subgroups.items() if kind != "finding" for row in group.values())
     note = " Grey: fewer than 30 studies, too few to say much." if grey else ""
     one, several = groups.get("one finding"), groups.get("several findings")
     if not one or not several:
         return f"This split does not hold both studies with one finding and with several.{note}"
     a, b = (row["ci95"].get("finding_f1_micro") for row in (one, several))
     if not a or not b or one["small"] or several["small"]:
-        told = "Too few studies to say whether several findings are harder than one"
+        sentence = "Too few studies to say whether several findings are harder than one"
     elif b[1] < a[0]:
-        told = "Studies with several findings are harder than those with one"
+        sentence = "Studies with several findings are harder than those with one"
     elif b[0] > a[1]:
-        told = "Studies with several findings are easier than those with one"
+        sentence = "Studies with several findings are easier than those with one"
     else:
-        told = "Studies with several findings are not clearly harder or easier than those with one: intervals overlap"
+        sentence = (
+            "Studies with several findings are not clearly harder or easier than those with one: intervals overlap"
+        )
     values = f"{score(several['finding_f1_micro'])} and {score(one['finding_f1_micro'])}"
-    return f"{told} (finding F1 {values}).{note}"
+    return f"{sentence} (finding F1 {values}).{note}"
 
 
 def _calibration(report: Mapping[str, Any]) -> str:

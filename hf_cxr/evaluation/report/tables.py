@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_cxr.utils.plots import FLOORS, NBSP, score
+from hf_cxr.utils.plots import BASELINES, NBSP, score
 
 COLUMNS = {
     "bleu1": "BLEU-1",
@@ -19,21 +19,21 @@ INPUTS = {
     "both_views": "both views",
     "frontal_only": "frontal view alone",
     "lateral_only": "lateral view alone",
-    "mean_image": "the mean training picture",
+    "mean_image": "the mean training image",
 }
 
 
-def guessers(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Row name → scores of everything that stands beside the model, in the order of the table."""
     beside = {"model, images shuffled": report["shuffled"]}
-    beside |= {f"floor: {FLOORS.get(name, name)}": scores for name, scores in report["floors"].items()}
+    beside |= {f"baseline: {BASELINES.get(name, name)}": scores for name, scores in report["baselines"].items()}
     beside["oracle: the commonest text with the true findings"] = report.get("oracle", {})
     return {name: scores for name, scores in beside.items() if scores}
 
 
 def score_table(report: Mapping[str, Any]) -> str:
-    """A Markdown table: the model, itself with shuffled images, every floor and the label oracle, side by side."""
-    rows = {"**model**": report} | guessers(report)
+    """A Markdown table: the model, itself with shuffled images, every baseline and the label oracle, side by side."""
+    rows = {"**model**": report} | baselines(report)
     return table(
         ["", *COLUMNS.values()],
         [[name, *(score(scores.get(key)) for key in COLUMNS)] for name, scores in rows.items()],
@@ -98,7 +98,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         for name, row in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"])
     ]
     parts += ["## Findings", table(["finding", "n", "precision", "recall", "F1", "95 % interval"], rows)]
-    for kind, group in report.get("strata", {}).items():
+    for kind, group in report.get("subgroups", {}).items():
         if kind != "finding":  # told above
             rows = [
                 [

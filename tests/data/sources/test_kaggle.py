@@ -94,7 +94,7 @@ def test_a_file_is_found_under_another_suffix_case_or_prefix(root, name):
     (root / "images" / "7_a.dcm.png").rename(root / "images" / name)
     image = next(kaggle.studies(root)).images[0]
     assert image.source == root / "images" / name
-    assert image.name == "7_a.dcm.png"  # accounts call it what the collection calls it
+    assert image.name == "7_a.dcm.png"  # the listing calls it what the collection calls it
 
 
 def test_the_listed_name_goes_before_a_similar_one_in_an_earlier_place(root):

@@ -1,4 +1,4 @@
-"""The Open-i form: XML reports and pictures, packed or unpacked, in any mix."""
+"""The Open-i form: XML reports and images, packed or unpacked, in any mix."""
 
 import io
 import tarfile
@@ -55,7 +55,7 @@ def lay(folder: Path, files: dict[str, bytes]) -> None:
 
 
 REPORTS = {f"{uid}.xml": report(uid, f"CXR{uid}_IM-1-1001", f"CXR{uid}_IM-1-2001") for uid in (10, 2, 1)}
-PICTURES = {f"CXR{uid}_IM-1-{block}.png": png(uid + block) for uid in (1, 2, 10) for block in (1001, 2001)}
+IMAGES = {f"CXR{uid}_IM-1-{block}.png": png(uid + block) for uid in (1, 2, 10) for block in (1001, 2001)}
 
 
 def packed_reports(root: Path) -> None:
@@ -66,29 +66,29 @@ def folder_of_reports(root: Path) -> None:
     lay(root / "ecgen-radiology", REPORTS)
 
 
-def packed_pictures(root: Path) -> None:
-    pack(root / "NLMCXR_png.tgz", PICTURES)
+def packed_images(root: Path) -> None:
+    pack(root / "NLMCXR_png.tgz", IMAGES)
 
 
-def folder_of_pictures(root: Path) -> None:
-    lay(root / "NLMCXR_png" / "deep", PICTURES)
+def folder_of_images(root: Path) -> None:
+    lay(root / "NLMCXR_png" / "deep", IMAGES)
 
 
 def some_of_both(root: Path) -> None:
-    names = sorted(PICTURES)
-    pack(root / "NLMCXR_png.tgz", {name: PICTURES[name] for name in names[:3]})
-    lay(root, {name: PICTURES[name] for name in names[3:]})
+    names = sorted(IMAGES)
+    pack(root / "NLMCXR_png.tgz", {name: IMAGES[name] for name in names[:3]})
+    lay(root, {name: IMAGES[name] for name in names[3:]})
 
 
-@pytest.mark.parametrize("pictures", [packed_pictures, folder_of_pictures, some_of_both])
+@pytest.mark.parametrize("images", [packed_images, folder_of_images, some_of_both])
 @pytest.mark.parametrize("reports", [packed_reports, folder_of_reports, lambda root: lay(root, REPORTS)])
-def test_archives_and_folders_in_any_mix_give_the_same_dataset(tmp_path, reports, pictures):
+def test_archives_and_folders_in_any_mix_give_the_same_dataset(tmp_path, reports, images):
     root = tmp_path / "root"
     root.mkdir()
     reports(root)
-    pictures(root)
-    account = prepare("openi", tmp_path / "out", root=root, size=64)
-    assert account["steps"][-1]["kept"] == 3
+    images(root)
+    preparation = prepare("openi", tmp_path / "out", root=root, size=64)
+    assert preparation["steps"][-1]["kept"] == 3
     rows = datasets.load_dataset("parquet", data_files=sorted(map(str, (tmp_path / "out").glob("data/*"))))["train"]
     assert sorted(rows["impression"]) == ["Normal chest 1.", "Normal chest 10.", "Normal chest 2."]
     for row in rows:
@@ -139,8 +139,8 @@ def test_a_report_that_cannot_be_read_is_listed_and_the_rest_goes_on(tmp_path, c
     assert [study.uid for study in read] == ["1", "2", "10", "bad.xml"]
     assert read[-1].problem.startswith(reason)
     assert "root:" not in read[-1].problem
-    account = plan("openi", root=tmp_path)
-    assert [step["kept"] for step in account["steps"][:2]] == [4, 3]
+    preparation = plan("openi", root=tmp_path)
+    assert [step["kept"] for step in preparation["steps"][:2]] == [4, 3]
 
 
 def test_two_reports_of_one_number_are_an_error_that_names_both(tmp_path):
@@ -155,31 +155,31 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither NLMCXR_reports.tgz nor ecgen-radiology"):
         list(openi.studies(tmp_path, demand_images=False))
     packed_reports(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no pictures, neither NLMCXR_png.tgz nor NLMCXR_dcm.tgz"):
+    with pytest.raises(FileNotFoundError, match=r"no images, neither NLMCXR_png.tgz nor NLMCXR_dcm.tgz"):
         list(openi.studies(tmp_path))
 
 
-def test_pictures_that_the_archive_lacks_are_rejects(tmp_path):
+def test_images_that_the_archive_lacks_are_rejects(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     packed_reports(root)
-    pack(root / "NLMCXR_png.tgz", {name: PICTURES[name] for name in sorted(PICTURES)[:-1]})
-    account = prepare("openi", tmp_path / "out", root=root, size=32)
-    assert account["steps"][-1]["kept"] == 2
+    pack(root / "NLMCXR_png.tgz", {name: IMAGES[name] for name in sorted(IMAGES)[:-1]})
+    preparation = prepare("openi", tmp_path / "out", root=root, size=32)
+    assert preparation["steps"][-1]["kept"] == 2
     rejects = (tmp_path / "out" / "rejects.jsonl").read_text()
     assert "image file missing in NLMCXR_png.tgz: 2_IM-1-2001.png (lateral)" in rejects
-    assert account["images"] == {"study left out": 2, "used": 4}
+    assert preparation["images"] == {"study left out": 2, "used": 4}
 
 
 def test_what_the_png_archive_lacks_the_dicom_archive_may_hold(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     packed_reports(root)
-    names = sorted(PICTURES)
-    pack(root / "NLMCXR_png.tgz", {name: PICTURES[name] for name in names[:4]})
-    pack(root / "NLMCXR_dcm.tgz", {f"x/{name}": PICTURES[name] for name in names[2:5]})
-    account = prepare("openi", tmp_path / "out", root=root, size=32)
-    assert account["steps"][-1]["kept"] == 2
+    names = sorted(IMAGES)
+    pack(root / "NLMCXR_png.tgz", {name: IMAGES[name] for name in names[:4]})
+    pack(root / "NLMCXR_dcm.tgz", {f"x/{name}": IMAGES[name] for name in names[2:5]})
+    preparation = prepare("openi", tmp_path / "out", root=root, size=32)
+    assert preparation["steps"][-1]["kept"] == 2
     reason = "image file missing in NLMCXR_png.tgz or NLMCXR_dcm.tgz: 2_IM-1-2001.png (lateral)"
     assert reason in (tmp_path / "out" / "rejects.jsonl").read_text()
 
@@ -188,7 +188,7 @@ def test_a_broken_archive_is_one_clear_line_and_nothing_is_written(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     packed_reports(root)
-    archive = pack(root / "NLMCXR_png.tgz", PICTURES)
+    archive = pack(root / "NLMCXR_png.tgz", IMAGES)
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
     with pytest.raises((ValueError, OSError), match=r"NLMCXR_png\.tgz") as caught:
         prepare("openi", tmp_path / "out", root=root, size=32)
@@ -208,9 +208,9 @@ def test_the_real_archive_is_read_to_the_last_report(real, iu):
     numbers = Counter(len(study.images) for study in real.values())
     assert numbers == {0: 104, 1: 446, 2: 3208, 3: 181, 4: 15, 5: 1}
     assert sum(number * count for number, count in numbers.items()) == 7470
-    account = plan("openi", root=iu)
-    assert [step["kept"] for step in account["steps"]] == [3955, 3955, 3921, 3921, 3820]
-    assert sum(account["splits"].values()) == sum(account["views"].values()) == 3820
+    preparation = plan("openi", root=iu)
+    assert [step["kept"] for step in preparation["steps"]] == [3955, 3955, 3921, 3921, 3820]
+    assert sum(preparation["splits"].values()) == sum(preparation["views"].values()) == 3820
 
 
 def test_the_real_texts_and_tags_are_those_of_the_kaggle_form(real, iu):
@@ -225,15 +225,15 @@ def test_the_real_texts_and_tags_are_those_of_the_kaggle_form(real, iu):
     assert different == [("1555", "#NAME?"), ("3477", "#NAME?"), ("3784", "#NAME?")]
 
 
-def test_kaggle_projections_name_the_view_of_every_picture_they_know(real, iu):
+def test_kaggle_projections_name_the_view_of_every_image_they_know(real, iu):
     truth = {image.label: image.view for study in kaggle.studies(iu, demand_images=False) for image in study.images}
     truth = {image_key(label): view for label, view in truth.items()}
     labelled, unnamed = label_views(real.values(), read_view_table(iu / "indiana_projections.csv"))
     views = {image_key(image.label): image.view for study in labelled for image in study.images}
     assert unnamed == 4  # of uids 2084, 2560 and 3809, which Kaggle does not list
     assert {key: view for key, view in views.items() if view} == truth
-    account = plan("openi", root=iu, views=iu / "indiana_projections.csv")
-    assert account["views"] == {"both": 3370, "frontal only": 290, "lateral only": 160}
+    preparation = plan("openi", root=iu, views=iu / "indiana_projections.csv")
+    assert preparation["views"] == {"both": 3370, "frontal only": 290, "lateral only": 160}
 
 
 def test_what_was_read_can_be_hashed_packed_or_not(tmp_path):
@@ -243,9 +243,9 @@ def test_what_was_read_can_be_hashed_packed_or_not(tmp_path):
     assert [path.name for path in openi.tables(tmp_path)] == ["1.xml", "10.xml", "2.xml"]
 
 
-def test_pictures_behind_a_link_are_found_and_a_circle_of_links_ends(tmp_path):
+def test_images_behind_a_link_are_found_and_a_circle_of_links_ends(tmp_path):
     lay(tmp_path / "root" / "ecgen-radiology", REPORTS)
-    lay(tmp_path / "disk", PICTURES)
+    lay(tmp_path / "disk", IMAGES)
     (tmp_path / "root" / "png").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "back").symlink_to(tmp_path / "root")
     first = next(openi.studies(tmp_path / "root"))
@@ -254,8 +254,8 @@ def test_pictures_behind_a_link_are_found_and_a_circle_of_links_ends(tmp_path):
 
 def test_sections_of_one_name_are_joined(tmp_path):
     twice = report(1).replace(
-        b"</Abstract>", b'<AbstractText Label="IMPRESSION">No <i>new</i> scar.</AbstractText></Abstract>'
+        b"</Abstract>", b'<AbstractText Label="IMPRESSION">No <i>new</i> placeholder.</AbstractText></Abstract>'
     )
     lay(tmp_path, {"1.xml": twice})
     (study,) = openi.studies(tmp_path, demand_images=False)
-    assert study.impression == "Normal chest 1. No new scar."
+    assert study.impression == "Normal chest 1. No new placeholder."

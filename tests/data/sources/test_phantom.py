@@ -24,13 +24,13 @@ def many():
     return list(phantom.studies(4000, seed=1))
 
 
-def picture(case, view, size=128):
+def image(case, view, size=128):
     return np.asarray(phantom.render(case, view, size), dtype=float)
 
 
 def change(tag, view, index=3):
     case = replace(PLAIN, index=index)
-    return picture(replace(case, tags=(tag,)), view) - picture(case, view)
+    return image(replace(case, tags=(tag,)), view) - image(case, view)
 
 
 def test_a_study_is_the_same_in_another_process():
@@ -54,8 +54,8 @@ def test_a_study_does_not_depend_on_how_many_are_asked_for():
 
 
 def test_seed_and_index_make_another_patient():
-    pictures = {phantom.draw(seed, index, "frontal", 64).tobytes() for seed in (0, 1) for index in (0, 1)}
-    assert len(pictures) == 4
+    images = {phantom.draw(seed, index, "frontal", 64).tobytes() for seed in (0, 1) for index in (0, 1)}
+    assert len(images) == 4
     chests = {phantom._anatomy(phantom.Case(seed, index)).width for seed in (0, 1) for index in (0, 1)}
     assert len(chests) == 4
     assert [s.uid for s in phantom.studies(2, seed=9)] == ["phantom-9-000000", "phantom-9-000001"]
@@ -85,7 +85,7 @@ def test_bad_view_or_size_is_named():
 
 @pytest.mark.parametrize("view", ["frontal", "lateral"])
 def test_another_size_shows_the_same_patient(view):
-    small = [picture(replace(PLAIN, index=i), view, 96) for i in (3, 4)]
+    small = [image(replace(PLAIN, index=i), view, 96) for i in (3, 4)]
     large = phantom.render(PLAIN, view, 384).resize((96, 96), Image.Resampling.BOX)
     same, other = (np.corrcoef(np.ravel(large), s.ravel())[0, 1] for s in small)
     assert same > 0.985
@@ -93,7 +93,7 @@ def test_another_size_shows_the_same_patient(view):
 
 
 def test_lungs_are_black_and_bone_is_white():
-    frontal = np.mean([picture(replace(PLAIN, index=i), "frontal", 64) for i in range(8)], axis=0)
+    frontal = np.mean([image(replace(PLAIN, index=i), "frontal", 64) for i in range(8)], axis=0)
     lungs, spine, abdomen = frontal[24:36, 12:20].mean(), frontal[24:60, 31:33].mean(), frontal[56:62, 20:44].mean()
     assert lungs < 130 < 180 < min(spine, abdomen)
 
@@ -192,10 +192,10 @@ def test_indication_does_not_leak_the_findings(many):
         assert abs(times / normal.total() - abnormal[text] / abnormal.total()) < 0.04
 
 
-def test_the_lobe_in_the_text_is_the_lobe_in_the_picture(many):
+def test_the_lobe_in_the_text_is_the_lobe_in_the_image(many):
     for lobe, below in (("upper", False), ("lower", True)):
         case = replace(PLAIN, lobes={"right": lobe, "left": lobe}, tags=("right consolidation",))
-        changed = np.abs(picture(case, "frontal") - picture(PLAIN, "frontal")).sum(axis=1)
+        changed = np.abs(image(case, "frontal") - image(PLAIN, "frontal")).sum(axis=1)
         assert (np.average(np.arange(128), weights=changed) > 64) == below
         study = next(s for s in many if s.tags == ("right consolidation",) and f"{lobe} lobe" in s.impression)
         assert f"right {lobe} lobe" in study.findings

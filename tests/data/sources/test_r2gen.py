@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
         for listed in records:
             for path in listed["image_path"]:
                 (tmp_path / "images" / path).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / "images" / path).write_bytes(b"picture of " + path.encode())
+                (tmp_path / "images" / path).write_bytes(b"image of " + path.encode())
     return tmp_path
 
 
@@ -109,7 +109,7 @@ def test_the_archive_gives_the_same_studies_and_finds_each_image_by_its_whole_pa
     content = dict(archives.members(archive))
     for study in studies:
         for image in study.images:
-            assert content[image.source.key] == b"picture of " + image.name.encode()
+            assert content[image.source.key] == b"image of " + image.name.encode()
 
 
 def test_a_damaged_or_foreign_archive_is_an_error_that_names_it(root, tmp_path):

@@ -76,10 +76,10 @@ def test_a_column_that_is_needed_and_missing_is_named_with_what_to_do(tmp_path, 
 def test_paths_start_from_the_table_or_the_images_folder_or_are_absolute(tmp_path):
     absolute = tmp_path / "elsewhere" / "b.png"
     path = write(tmp_path, "uid,frontal,lateral,impression", f"1,../x/a.png,{absolute},Normal.")
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     assert sources(next(table.studies(path)))[0][0] == tmp_path / ".." / "x" / "a.png"
-    study = next(table.studies(path, images=tmp_path / "pictures"))
-    assert [source for source, _ in sources(study)] == [tmp_path / "pictures" / ".." / "x" / "a.png", absolute]
+    study = next(table.studies(path, images=tmp_path / "images"))
+    assert [source for source, _ in sources(study)] == [tmp_path / "images" / ".." / "x" / "a.png", absolute]
 
 
 def test_a_path_written_on_windows_is_found(tmp_path):
@@ -157,8 +157,8 @@ def test_what_is_not_there_is_named(tmp_path):
         list(table.studies(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="no table in it"):
         list(table.studies(tmp_path))
-    with pytest.raises(FileNotFoundError, match="pictures: no such folder of images"):
-        list(table.studies(write(tmp_path, HEADER, ROW), images=tmp_path / "pictures"))
+    with pytest.raises(FileNotFoundError, match="images: no such folder of images"):
+        list(table.studies(write(tmp_path, HEADER, ROW), images=tmp_path / "images"))
 
 
 def test_windows_text_is_read_when_its_encoding_is_given(tmp_path):
@@ -168,7 +168,7 @@ def test_windows_text_is_read_when_its_encoding_is_given(tmp_path):
     assert next(table.studies(tmp_path, encoding="cp1252")).impression == "Épanchement."
 
 
-def test_the_pictures_of_a_real_export_can_be_opened(tmp_path):
+def test_the_images_of_a_real_export_can_be_opened(tmp_path):
     for name, form in (("a.png", "PNG"), ("b.jpg", "JPEG")):
         Image.new("L", (40, 30), 90).save(tmp_path / name, form)
     study = next(table.studies(write(tmp_path, "uid,frontal,lateral,impression", "1,a.png,b.jpg,x")))
