@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
+
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from hf_cxr.data.archives import Archived
-
-    ViewSource = str | Path | bytes | Image | Callable[[], Image]
+    from hf_cxr.inference.views import ViewSource
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Radiograph:
     """One image of a study, not opened."""
 
     source: ViewSource | Archived
-    """A path, encoded bytes, an image, a picklable callable that returns an image, or a file in an archive."""
+    """What `read_radiograph` reads (a callable must be picklable), or a file in an archive."""
     view: str | None = None
     """"frontal" or "lateral" where the collection says so; `None`: to be decided from names and pixels."""
     name: str = ""
@@ -64,7 +62,7 @@ PLACEHOLDER_POLICIES = ("drop", "drop_sentence", "keep")
 """What `clean_text` does with a placeholder, the `XXXX` that de-identification left: drop it and mend the grammar
 around it, drop every sentence that holds one, or keep it."""
 
-_ONE_PLACEHOLDER = r"[<(\[]*(?<![A-Za-z])X{3,}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
+_ONE_PLACEHOLDER = rf"[<(\[]*{PLACEHOLDER}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
 _PLACEHOLDER = re.compile(_ONE_PLACEHOLDER)
 _RUN = (
     rf"{_ONE_PLACEHOLDER}(?:[\s,/&.-]*(?:(?:and|at|by|to)\s+)?{_ONE_PLACEHOLDER})*"

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 # All that is ever read of a DICOM header: nothing in it names a patient.
-VIEW_TAGS = ["ViewPosition", "PatientOrientation"]
-PIXEL_TAGS = [
+TAGS = [
+    *("ViewPosition", "PatientOrientation"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "PlanarConfiguration"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
@@ -82,15 +82,6 @@ def read_frame(stream: BinaryIO, max_pixels: int) -> Frame | str:
             return f"not a DICOM image, or truncated or damaged ({type(error).__name__})"
 
 
-def frame_view(stream: BinaryIO) -> str | None:
-    """ "frontal" or "lateral" where a DICOM header says so; `None` else, also where there is no such header."""
-    with _silence():
-        try:
-            return _named_view(_header(stream, VIEW_TAGS, 1 << 24))
-        except Exception:
-            return None
-
-
 def _pydicom() -> Any:
     try:
         import pydicom
@@ -131,8 +122,8 @@ if hasattr(os, "register_at_fork"):  # a forked child must not wait for a thread
     os.register_at_fork(after_in_child=_fresh_lock)
 
 
-def _header(stream: BinaryIO, tags: list[str], limit: int) -> Any:
-    """The data set with no more than `tags`. A deflated file is inflated here, because pydicom sets it no limit."""
+def _header(stream: BinaryIO, limit: int) -> Any:
+    """The data set with no more than `TAGS`. A deflated file is inflated here, because pydicom sets it no limit."""
     pydicom = _pydicom()
     pydicom.filereader.read_preamble(stream, force=True)
     meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
@@ -142,7 +133,7 @@ def _header(stream: BinaryIO, tags: list[str], limit: int) -> Any:
         if inflator.unconsumed_tail:
             raise Refused("too large when inflated")
     stream.seek(0)
-    header = pydicom.dcmread(stream, force=True, specific_tags=tags, stop_before_pixels="PixelData" not in tags)
+    header = pydicom.dcmread(stream, force=True, specific_tags=TAGS)
     if not header.file_meta.get("TransferSyntaxUID"):  # the bare data set of old archives, or inflated
         implicit = header.original_encoding[0]
         header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1"
@@ -166,7 +157,7 @@ def _named_view(header: Any) -> str | None:
 
 
 def _frame(stream: BinaryIO, max_pixels: int) -> Frame:
-    header = _header(stream, PIXEL_TAGS + VIEW_TAGS, 3 * max_pixels)
+    header = _header(stream, 3 * max_pixels)
     rows, columns = int(header.Rows), int(header.Columns)
     if not header.get("PixelData"):
         raise Refused("a DICOM file without pixels, or truncated")

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import re
 
+PLACEHOLDER = r"(?<![A-Za-z])X{3,}"
+"""What de-identification put in place of a name, a date and much else: "XXXX"."""
+
 PARENTS: dict[str, str] = {
     # CheXpert's hierarchy, then our finer names below the CheXpert name that would hold them.
     "cardiomegaly": "enlarged cardiomediastinum",

@@ -13,10 +13,10 @@ from pathlib import Path
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.sources.rows import Row, read_rows, split_cell
 from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.inference.views import VIEWS
 
 REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 IMAGE_FOLDERS = ("images/images_normalized", "images", "images_normalized", ".")
-VIEWS = ("frontal", "lateral")
 
 
 def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:

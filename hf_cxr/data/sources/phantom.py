@@ -124,6 +124,7 @@ def _anatomy(case: Case) -> Any:
     if "hyperinflation" in case.tags:
         a.apex, a.width, a.depth, a.ctr = a.apex - 0.05, a.width + 0.02, a.depth * 1.12, 0.8 * a.ctr
         a.dome, a.drop, a.lift, a.coeff = a.dome + 0.24, 0.06, 0.01, 0.20
+    a.heart, a.seat = a.ctr * 2 * a.width, a.dome - 0.5 * a.lift  # its width on a frontal view, and its floor
     a.base = {"right": a.dome - a.lift, "left": a.dome}
     for side, _ in SIDES:
         if f"{side} atelectasis" in case.tags:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, read_table, split_cell
 from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.inference.views import VIEWS
 
 COLUMNS = ("uid", "frontal", "lateral", "impression", "findings", "indication", "patient", "split", "tags")
 """What a table may hold. Needed: `uid`, one of `frontal` and `lateral`, one of `impression` and `findings`."""
-VIEWS = ("frontal", "lateral")
 MAX_PATH, MAX_NAME = 4096, 255
 """Bytes of a path and of a name in it, on most systems; a longer cell is text in the wrong column."""
 
