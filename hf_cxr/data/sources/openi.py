@@ -15,7 +15,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from hf_cxr.data.archives import Archived, image_key, members
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.study import Radiograph, Study, plain_tags
 
 REPORTS = "NLMCXR_reports.tgz"
 FOLDER = "ecgen-radiology"
@@ -114,17 +114,13 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[
         return Study(uid=name, problem=f"{name} declares a document type or entities, which no report needs")
     except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         return Study(uid=name, problem=f"{name} is not well-formed XML ({' '.join(str(error).split())})")
-    number = report.find("uId")
-    uid = (number.get("id") or "").strip().removeprefix("CXR") if number is not None else ""
+    uid = next((node.get("id") or "" for node in report.iterfind("uId")), "").strip().removeprefix("CXR")
     if not uid:
         return Study(uid=name, problem=f"{name} has no report number (uId)")
-    images = []
-    for image in report.iterfind(".//parentImage"):
-        if key := image_key((image.get("id") or "").strip()):
-            images.append(_radiograph(key, on_disk, archives, root))
+    keys = (image_key((image.get("id") or "").strip()) for image in report.iterfind(".//parentImage"))
     return Study(
         uid=uid,
-        images=tuple(images),
+        images=tuple(_radiograph(key, on_disk, archives, root) for key in keys if key),
         impression=_section(report, "IMPRESSION"),
         findings=_section(report, "FINDINGS"),
         indication=_section(report, "INDICATION"),
@@ -148,6 +144,5 @@ def _section(report: Element, label: str) -> str:
 
 
 def _tags(report: Element) -> tuple[str, ...]:
-    """ "Opacity/lung/upper lobe/right" → "opacity"; "normal" is the absence of tags. As the Kaggle form's Problems."""
-    terms = ("".join(node.itertext()).partition("/")[0].strip().lower() for node in report.iterfind(".//MeSH/major"))
-    return tuple(dict.fromkeys(term for term in terms if term and term != "normal"))
+    """ "Opacity/lung/upper lobe/right" → "opacity", as in the Kaggle form's Problems."""
+    return plain_tags("".join(node.itertext()).partition("/")[0] for node in report.iterfind(".//MeSH/major"))

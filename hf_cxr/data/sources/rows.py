@@ -107,10 +107,7 @@ class Table:
 
 
 def read_rows(
-    path: str | Path,
-    required: Sequence[str] = (),
-    optional: Sequence[str] | None = None,
-    encoding: str | None = None,
+    path: str | Path, required: Sequence[str] = (), optional: Sequence[str] | None = None, encoding: str | None = None
 ) -> list[Row]:
     """The rows of a table as text: `read_table(path, encoding).rows(required, optional)`."""
     return read_table(path, encoding).rows(required, optional)
@@ -154,6 +151,16 @@ def split_cell(cell: str) -> list[str]:
     return [part for part in (part.strip() for part in re.split(r"[;|\n]", cell)) if part]
 
 
+def only(folder: Path, kind: str, endings: tuple[str, ...], none: str) -> Path:
+    """The one file of a folder with such an ending; the error of another number names them, or says `none`."""
+    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings) and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"{folder}: {none}")
+    if len(found) > 1:
+        raise ValueError(f"{folder}: several {kind} ({', '.join(path.name for path in found)}); name the one to read")
+    return found[0]
+
+
 def read_bytes(path: Path) -> bytes:
     """A whole file, unzipped if it ends in `.gz`; errors as in `read_table`."""
     try:
@@ -192,9 +199,8 @@ def parse_json(text: str, place: str) -> Any:
     that occurs twice in one object (the json module would keep the last and say nothing)."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            raise KeyError
+        if len(made := dict(pairs)) < len(pairs):
+            raise ValueError(f"{place}: malformed JSON (a key occurs twice in one object)")
         return made
 
     try:
@@ -202,8 +208,6 @@ def parse_json(text: str, place: str) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, " if "\n" in text.strip() else ""
         raise ValueError(f"{place}: malformed JSON ({where}column {error.colno}: {error.msg})") from None
-    except KeyError:
-        raise ValueError(f"{place}: malformed JSON (a key occurs twice in one object)") from None
     except RecursionError:
         raise ValueError(f"{place}: malformed JSON (nested too deeply)") from None
 

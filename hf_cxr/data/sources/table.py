@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, read_table, split_cell
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, only, read_table, split_cell
+from hf_cxr.data.study import Radiograph, Study, plain_tags
 from hf_cxr.inference.views import VIEWS
 
 COLUMNS = ("uid", "frontal", "lateral", "impression", "findings", "indication", "patient", "split", "tags")
@@ -62,14 +62,13 @@ def studies(
     seen: dict[str, str] = {}
     for row in table.rows(list(theirs.values())):
         study = _study(row, theirs, base)
-        if study.uid in seen:
+        if (before := seen.setdefault(study.uid, row.place)) != row.place:
             hint = "a row is a study: several images of one view go into one cell, separated by ;"
-            raise ValueError(f"{path}: uid {study.uid!r} occurs twice ({seen[study.uid]} and {row.place}); {hint}")
-        seen[study.uid] = row.place
+            raise ValueError(f"{path}: uid {study.uid!r} occurs twice ({before} and {row.place}); {hint}")
         yield study
 
 
-def tables(root: str | Path, **options: object) -> list[Path]:
+def tables(root: str | Path) -> list[Path]:
     """The file `studies` reads."""
     return [_locate(Path(root))]
 
@@ -80,12 +79,7 @@ def _locate(root: Path) -> Path:
     if not root.is_dir():
         return root
     endings = tuple(ending for suffix in SUFFIXES if suffix != ".txt" for ending in (suffix, f"{suffix}.gz"))
-    found = sorted(path for path in root.iterdir() if path.name.lower().endswith(endings) and path.is_file())
-    if not found:
-        raise FileNotFoundError(f"{root}: no table in it ({', '.join(SUFFIXES)})")
-    if len(found) > 1:
-        raise ValueError(f"{root}: several tables ({', '.join(path.name for path in found)}); name the one to read")
-    return found[0]
+    return only(root, "tables", endings, f"no table in it ({', '.join(SUFFIXES)})")
 
 
 def _columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
@@ -121,14 +115,13 @@ def _study(row: Row, theirs: Mapping[str, str], base: Path) -> Study:
         problem = "an image is listed twice"
     if problem:
         return Study(uid=cell["uid"], problem=problem)
-    tags = (tag.lower() for tag in split_cell(cell["tags"]))
     return Study(
         uid=cell["uid"],
         images=tuple(Radiograph(path, view, path.name) for path, (view, _) in zip(paths, listed, strict=True)),
         impression=cell["impression"],
         findings=cell["findings"],
         indication=cell["indication"],
-        tags=tuple(dict.fromkeys(tag for tag in tags if tag != "normal")),
+        tags=plain_tags(split_cell(cell["tags"])),
         patient=cell["patient"] or None,
         split=cell["split"] or None,
     )
