@@ -15,19 +15,13 @@ import numpy as np
 
 SIDED = ("pneumothorax", "consolidation", "pleural effusion", "atelectasis", "nodule", "granuloma")
 # In the order of an impression: what is acute first.
+# fmt: off
 TAGS = (
-    "edema",
-    *(f"{side} {name}" for name in SIDED[:5] for side in ("right", "left")),
-    "cardiomegaly",
-    "hyperinflation",
-    "hiatal hernia",
-    *(f"{side} granuloma" for side in ("right", "left")),
-    "pacemaker",
-    "sternotomy",
-    "compression fracture",
-    "scoliosis",
-    "pectus excavatum",
+    "edema", *(f"{side} {name}" for name in SIDED[:5] for side in ("right", "left")),
+    "cardiomegaly", "hyperinflation", "hiatal hernia", *(f"{side} granuloma" for side in ("right", "left")),
+    "pacemaker", "sternotomy", "compression fracture", "scoliosis", "pectus excavatum",
 )
+# fmt: on
 FRONTAL_ONLY = ("right pneumothorax", "left pneumothorax", "scoliosis")
 LATERAL_ONLY = ("compression fracture", "pectus excavatum")
 ACUTE = ("edema", *(name for name in TAGS if name.split(" ", 1)[-1] in SIDED[:5]))
@@ -154,19 +148,13 @@ def _seen(tag: str, views: tuple[str, ...]) -> bool:
 # The first wording is the usual one (weights below): as in practice, one phrase dominates and a few others occur.
 USUAL = (66, 16, 11, 7)
 
-NORMAL = {
-    "No acute cardiopulmonary abnormality.": 55,
-    "No acute cardiopulmonary disease.": 12,
-    "No active disease.": 8,
-    "No acute cardiopulmonary process.": 7,
-    "No evidence of acute cardiopulmonary disease.": 5,
-    "Normal chest radiograph.": 4,
-    "Normal chest.": 3,
-    "No acute abnormality. No pleural effusion or pneumothorax.": 2,
-    "Negative for acute cardiopulmonary abnormality.": 2,
-    "Clear lungs. No acute cardiopulmonary abnormality.": 2,
-}
 # fmt: off
+NORMAL = {
+    "No acute cardiopulmonary abnormality.": 55, "No acute cardiopulmonary disease.": 12, "No active disease.": 8,
+    "No acute cardiopulmonary process.": 7, "No evidence of acute cardiopulmonary disease.": 5,
+    "Normal chest radiograph.": 4, "Normal chest.": 3, "No acute abnormality. No pleural effusion or pneumothorax.": 2,
+    "Negative for acute cardiopulmonary abnormality.": 2, "Clear lungs. No acute cardiopulmonary abnormality.": 2,
+}
 PHRASES: dict[str, tuple[str, ...]] = {
     "edema": ("Pulmonary edema.", "Findings consistent with pulmonary edema.", "Perihilar pulmonary edema.",
         "Bilateral pulmonary edema."),
@@ -208,7 +196,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "pectus excavatum": ("Pectus excavatum.", "Pectus excavatum deformity.",
         "Pectus excavatum deformity of the sternum."),
 }
-# How the findings section names what its other sentences do not cover.
+# How the findings section names what lies in the lungs, then what its other sentences do not cover.
+FOCAL = {
+    "consolidation": "consolidation in the {side} {lobe} lobe", "atelectasis": "atelectasis at the {side} lung base",
+    "nodule": "a nodule in the {side} lung", "granuloma": "a calcified granuloma in the {side} lung",
+}
 ALSO = {
     "hiatal hernia": "hiatal hernia", "pacemaker": "pacemaker", "sternotomy": "median sternotomy",
     "compression fracture": "compression fracture of a thoracic vertebra", "scoliosis": "scoliosis",
@@ -250,12 +242,8 @@ def _impression(case: Case, dice: _Dice) -> str:
     if not any(tag in ACUTE for tag in case.tags):
         if closing < 0.65:
             said.append("No acute cardiopulmonary abnormality.")
-    elif closing < 0.12 and not names & {"pleural effusion", "pneumothorax"}:
-        said.append("No pleural effusion or pneumothorax.")
-    elif closing < 0.12 and "pneumothorax" not in names:
-        said.append("No pneumothorax.")
-    elif closing < 0.12 and "pleural effusion" not in names:
-        said.append("No pleural effusion.")
+    elif closing < 0.12 and (absent := [name for name in ("pleural effusion", "pneumothorax") if name not in names]):
+        said.append(f"No {' or '.join(absent)}.")
     if len(said) > 1 and dice.random() < 0.10:
         return " ".join(f"{k}. {sentence}" for k, sentence in enumerate(said, 1))
     return " ".join(said)
@@ -270,18 +258,8 @@ def _findings(case: Case, dice: _Dice) -> str:
         lungs.append("There is perihilar pulmonary edema.")
     if "hyperinflation" in tags:
         lungs.append("The lungs are hyperinflated.")
-    focal = []
-    for tag in tags:
-        side, name = _name(tag)
-        if name == "consolidation":
-            focal.append(f"consolidation in the {side} {case.lobes[side]} lobe")
-        elif name == "atelectasis":
-            focal.append(f"atelectasis at the {side} lung base")
-        elif name == "nodule":
-            focal.append(f"a nodule in the {side} lung")
-        elif name == "granuloma":
-            focal.append(f"a calcified granuloma in the {side} lung")
-    if focal:
+    named = [(side, name) for side, name in map(_name, tags) if name in FOCAL]
+    if focal := [FOCAL[name].format(side=side, lobe=case.lobes.get(side, "")) for side, name in named]:
         lungs.append(f"There is {' and '.join(focal)}.")
     pleura = [f"a {case.sizes[_name(t)[0]]} {t}" for t in tags if _name(t)[1] in ("pleural effusion", "pneumothorax")]
     if pleura:
