@@ -31,24 +31,20 @@ TAGS = [
 
 # Which decoder is asked for a compressed image, whatever else is installed: the pixels must not depend on that. GDCM
 # is not among them: on damaged JPEG Lossless, JPEG 2000 and baseline frames it aborts the whole process.
+# fmt: off
 DECODERS = {
-    "1.2.840.10008.1.2": "",  # implicit little endian, and the next three: not compressed
-    "1.2.840.10008.1.2.1": "",
+    "1.2.840.10008.1.2": "", "1.2.840.10008.1.2.1": "", "1.2.840.10008.1.2.2": "",  # not compressed
     "1.2.840.10008.1.2.1.99": "",  # deflated: inflated in `_header`
-    "1.2.840.10008.1.2.2": "",
     "1.2.840.10008.1.2.5": "pydicom",  # RLE
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
-    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended; Pillow reads 8 bits, not 12
-    "1.2.840.10008.1.2.4.57": "lossless",  # JPEG lossless, here `_decode_lossless_jpeg`
-    "1.2.840.10008.1.2.4.70": "lossless",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000
-    "1.2.840.10008.1.2.4.91": "pillow",
+    "1.2.840.10008.1.2.4.50": "pillow", "1.2.840.10008.1.2.4.51": "pillow",  # JPEG of 8 bits; Pillow reads no 12
+    "1.2.840.10008.1.2.4.57": "lossless", "1.2.840.10008.1.2.4.70": "lossless",  # here `_decode_lossless_jpeg`
+    "1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS
+    "1.2.840.10008.1.2.4.90": "pillow", "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
 }
+# fmt: on
 
 # Every logger of pydicom and of the decoders: to switch off a parent would not silence its children.
-TALKERS = (
+LOGGERS = (
     *("pydicom", "pydicom.pixels.utils", "pydicom.pixels.decoders.base", "pydicom.pixels.encoders.base"),
     *("jpeg_ls", "jpeg_ls.CharLS", "jpeg_ls._CharLS", "PIL"),
 )
@@ -101,15 +97,14 @@ def _silence() -> Iterator[None]:
     """
     with _one_thread, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        talkers = {name: logging.getLogger(name) for name in TALKERS}
-        before = {name: talker.disabled for name, talker in talkers.items()}
-        for talker in talkers.values():
-            talker.disabled = True
+        before = [(logger := logging.getLogger(name), logger.disabled) for name in LOGGERS]
+        for logger, _ in before:
+            logger.disabled = True
         try:
             yield
         finally:
-            for name, talker in talkers.items():
-                talker.disabled = before[name]
+            for logger, disabled in before:
+                logger.disabled = disabled
 
 
 def _fresh_lock() -> None:
@@ -143,13 +138,10 @@ def _header(stream: BinaryIO, limit: int) -> Any:
 def _named_view(header: Any) -> str | None:
     """What the header says of the view, if it says one thing. A decubitus or oblique view is neither."""
     words = set(re.findall("[A-Z]+", str(header.get("ViewPosition") or "").upper()))
-    named = {
-        view
-        for view, spellings in (("frontal", {"AP", "PA", "FRONTAL"}), ("lateral", {"LL", "RL", "LAT", "LATERAL"}))
-        if words & spellings
-    }
     if words & {"LLD", "RLD", "DECUB", "DECUBITUS", "OBLIQUE", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO"}:
         return None
+    named = {"frontal"} if words & {"AP", "PA", "FRONTAL"} else set()
+    named |= {"lateral"} if words & {"LL", "RL", "LAT", "LATERAL"} else set()
     rows = str((header.get("PatientOrientation") or [""])[0])  # where the rows of pixels point to
     if rows in ("L", "R", "A", "P"):
         named.add("frontal" if rows in "LR" else "lateral")

@@ -211,12 +211,15 @@ def _decode(stream: BinaryIO, name: str, at_least: int | None) -> tuple[Image.Im
         return grey, None
 
 
-def _to_grey(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
+def _check_pixels(width: int, height: int, name: str) -> None:
     if width * height == 0:
         raise UnreadableImage(f"{name}: no pixels")
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{name}: too large ({width} × {height}; the limit is {MAX_PIXELS:,} pixels)")
+
+
+def _to_grey(image: Image.Image, name: str) -> Image.Image:
+    _check_pixels(*image.size, name)
     try:
         with _whole_files_only:
             image.load()
@@ -267,10 +270,7 @@ if hasattr(os, "register_at_fork"):  # a forked child must not wait for a thread
 def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise UnreadableImage(f"{name}: shape {array.shape} is not (height, width) or (height, width, 1 | 3 | 4)")
-    if array.size == 0:
-        raise UnreadableImage(f"{name}: no pixels")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise UnreadableImage(f"{name}: too large (shape {array.shape}; the limit is {MAX_PIXELS:,} pixels)")
+    _check_pixels(array.shape[1], array.shape[0], name)
     if array.dtype.kind not in "buif":
         raise UnreadableImage(f"{name}: pixels of type {array.dtype} are not numbers")
     if array.ndim == 3 and array.shape[2] == 1:
