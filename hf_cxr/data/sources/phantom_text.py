@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_cxr.inference.views import VIEWS
+
 SIDED = ("pneumothorax", "consolidation", "pleural effusion", "atelectasis", "nodule", "granuloma")
 # In the order of an impression: what is acute first.
 # fmt: off
@@ -76,7 +78,7 @@ class Case:
     seed: int
     index: int
     tags: tuple[str, ...] = ()
-    views: tuple[str, ...] = ("frontal", "lateral")
+    views: tuple[str, ...] = VIEWS
     lobes: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, str] = field(default_factory=dict)
 
@@ -101,7 +103,7 @@ def plan(seed: int, index: int) -> Case:
     size = dice.pick(("small", "moderate", "large"), (5, 4, 2))
     sizes = {"right": size, "left": size}
     alone = dice.random()
-    views: tuple[str, ...] = ("frontal", "lateral")
+    views: tuple[str, ...] = VIEWS
     if alone < FRONTAL_ALONE + LATERAL_ALONE:
         views = ("frontal",) if alone < FRONTAL_ALONE else ("lateral",)
     if dice.random() < NORMAL_SHARE:

@@ -228,8 +228,10 @@ def _delimited(path: Path, text: str) -> Table:
         reader = _cut(text, max(",;\t", key=lambda delimiter: _header_length(text, delimiter)), strict=True)
         for cells in reader:
             cells, place, line = [cell.strip() for cell in cells], f"line {line}", reader.line_num + 1
-            if not names or not any(cells):
-                names = names or (cells if any(cells) else [])
+            if not any(cells):
+                continue
+            if not names:
+                names = cells
             elif any(cells[len(names) :]):
                 more = f"{len(cells)} cells under {len(names)} columns (text with a comma needs quotes)"
                 raise ValueError(f"{path}, {place}: {more}")
