@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_cxr.data.archives import SUFFIXES as ARCHIVES
 from hf_cxr.data.archives import Archived, is_archive, members
-from hf_cxr.data.sources.rows import decode, only, parse_json, read_bytes, text_fault
+from hf_cxr.data.sources.rows import decode, only_file, parse_json, read_bytes, text_fault
 from hf_cxr.data.study import Radiograph, Study
 
 ANNOTATION, IMAGES, INNER = "annotation.json", "images", "iu_xray"
@@ -110,7 +110,7 @@ def _locate(root: Path) -> Path:
     for place in (root / ANNOTATION, root / INNER / ANNOTATION):
         if place.is_file():
             return place
-    return only(root, "archives", ARCHIVES, f"neither {ANNOTATION} nor an archive with it")
+    return only_file(root, "archives", ARCHIVES, f"neither {ANNOTATION} nor an archive with it")
 
 
 def _open(root: Path) -> tuple[str, bytes, Callable[[str], Path | Archived]]:

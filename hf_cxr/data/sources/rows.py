@@ -151,7 +151,7 @@ def split_cell(cell: str) -> list[str]:
     return [part for part in (part.strip() for part in re.split(r"[;|\n]", cell)) if part]
 
 
-def only(folder: Path, kind: str, endings: tuple[str, ...], none: str) -> Path:
+def only_file(folder: Path, kind: str, endings: tuple[str, ...], none: str) -> Path:
     """The one file of a folder with such an ending; the error of another number names them, or says `none`."""
     found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings) and path.is_file())
     if not found:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, only, read_table, split_cell
+from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, only_file, read_table, split_cell
 from hf_cxr.data.study import Radiograph, Study, plain_tags
 from hf_cxr.inference.views import VIEWS
 
@@ -79,7 +79,7 @@ def _locate(root: Path) -> Path:
     if not root.is_dir():
         return root
     endings = tuple(ending for suffix in SUFFIXES if suffix != ".txt" for ending in (suffix, f"{suffix}.gz"))
-    return only(root, "tables", endings, f"no table in it ({', '.join(SUFFIXES)})")
+    return only_file(root, "tables", endings, f"no table in it ({', '.join(SUFFIXES)})")
 
 
 def _columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
