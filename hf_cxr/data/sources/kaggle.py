@@ -74,7 +74,7 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
             yield Study(uid=uid, images=found, problem=f"no report in {REPORTS}")
 
 
-def tables(root: str | Path) -> list[Path]:
+def tables(root: str | Path, **options: object) -> list[Path]:
     """The files `studies` reads."""
     return [Path(root, REPORTS), Path(root, PROJECTIONS)]
 

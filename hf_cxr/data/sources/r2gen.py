@@ -60,7 +60,7 @@ def studies(root: str | Path) -> Iterator[Study]:
             yield study
 
 
-def tables(root: str | Path) -> list[Path]:
+def tables(root: str | Path, **options: object) -> list[Path]:
     """The file `studies` reads: the annotation, or the archive that holds it."""
     return [_locate(Path(root))]
 

@@ -68,7 +68,7 @@ def studies(
         yield study
 
 
-def tables(root: str | Path) -> list[Path]:
+def tables(root: str | Path, **options: object) -> list[Path]:
     """The file `studies` reads."""
     return [_locate(Path(root))]
 
