@@ -55,7 +55,7 @@ class Study:
     split: str | None = None
     """The split the collection itself publishes, if any."""
     problem: str = ""
-    """Why the record itself cannot be used, as told by the reader of the collection."""
+    """Why the record itself cannot be used, as the reader of the collection says."""
 
 
 def plain_tags(tags: Iterable[str]) -> tuple[str, ...]:

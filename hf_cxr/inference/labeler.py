@@ -116,7 +116,7 @@ class _Reading:
         return False
 
     def heart(self, start: int, end: int) -> None:
-        """The heart or the mediastinum is named: a mention where its size is told."""
+        """The heart or the mediastinum is named: a mention where its size is stated."""
         said = _HEART.match(self.text, start)
         borderline = self.text.endswith("borderline ", 0, start)
         fine = self.text.endswith(("normal ", "unremarkable "), 0, start)

@@ -299,7 +299,7 @@ def eight_bits(array: np.ndarray) -> np.ndarray:
 
 
 def _stretch(array: np.ndarray, name: str) -> np.ndarray:
-    """Numbers of any range to `uint8`; the rule is told in `read_radiograph`."""
+    """Numbers of any range to `uint8`; the rule stands in `read_radiograph`."""
     if array.dtype.kind in "iu" and int(array.max()) - int(array.min()) < 1 << 16:
         least = int(array.min())
         index = (array - array.dtype.type(least)).view(f"u{array.dtype.itemsize}")  # a signed difference may wrap

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
-"""The kinds of tables, told by the name alone; all but Parquet may be gzipped (`.csv.gz`)."""
+"""The kinds of tables, known by the name alone; all but Parquet may be gzipped (`.csv.gz`)."""
 
 MAX_BYTES = 1 << 30
 """A text table larger than this is refused: at 1 kB a report it would hold a million studies."""
@@ -80,10 +80,7 @@ class Table:
         if any(len(column) > 64 for column in self.columns):  # then it is text of a report, not for a message
             return f"{self.path}: no column {name!r}: its first line is no header of column names"
         listed = ", ".join(self.columns[:30]) + (", …" if len(self.columns) > 30 else "")
-        lower = {column.lower(): column for column in reversed(self.columns)}
-        near = difflib.get_close_matches(name.lower(), lower, n=1)
-        hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
-        return f"{self.path}: no column {name!r}; it has {listed or 'none'}{hint}"
+        return f"{self.path}: no column {name!r}; it has {listed or 'none'}{did_you_mean(name, self.columns)}"
 
     def rows(self, required: Sequence[str] = (), optional: Sequence[str] | None = None) -> list[Row]:
         """Every row, in order, with the cells of the named columns.
@@ -144,6 +141,13 @@ def read_table(path: str | Path, encoding: str | None = None) -> Table:
     if suffix == ".json":
         return _json_list(path, text)
     return _json_lines(path, text) if suffix in (".jsonl", ".ndjson") else _delimited(path, text)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean 'uid'?" with the nearest of the names, in any case of letters; "" where none is near."""
+    lower = {known.lower(): known for known in reversed(list(names))}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f"; did you mean {lower[near[0]]!r}?" if near else ""
 
 
 def split_cell(cell: str) -> list[str]:

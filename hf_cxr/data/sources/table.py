@@ -5,13 +5,12 @@ Only the table is read here; images are opened by whoever asks for them.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, only_file, read_table, split_cell
+from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, did_you_mean, only_file, read_table, split_cell
 from hf_cxr.data.study import Radiograph, Study, plain_tags
 from hf_cxr.inference.views import VIEWS
 
@@ -87,9 +86,7 @@ def _columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     theirs: dict[str, str] = {}
     for name in given:
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"columns: {name!r} is none of {', '.join(COLUMNS)}{hint}")
+            raise ValueError(f"columns: {name!r} is none of {', '.join(COLUMNS)}{did_you_mean(name, COLUMNS)}")
     for name in COLUMNS:
         found = table.column(given.get(name, name))
         if found is not None:
