@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ _AT_WORD = "|".join(
     + [r"(?P<HEART_>(?:heart|cardiac|cardio-?pericardial|cardio ?-?mediastinal|cardiomediastinum)\b)"]
 )
 _SCAN = re.compile(rf"(?=[.,;:!?])(?:{_AT_POINT})|\b(?=\w)(?:{_AT_WORD})")
-_EVENTS = {group: group.rpartition("_")[0] or group for group in _SCAN.groupindex}
+_EVENTS = {index: group.rpartition("_")[0] or group for group, index in _SCAN.groupindex.items()}
 # What is said of the heart's size, up to eight words on. "Upper limits of normal" is not enlarged: the tags agree.
 _HEART = re.compile(
     r"(?:heart|cardiac|cardio-?pericardial|(?P<wide>cardio ?-?mediastinal|cardiomediastinum))"
@@ -58,7 +58,7 @@ class Mention(NamedTuple):
     places: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Hit:
     """A mention while its clause is still being read."""
 
@@ -76,32 +76,29 @@ class _Reading:
         self.found: list[Mention] = []
         self.clause: list[_Hit] = []  # mentions since the last full stop, semicolon, "but" …
         self.sides: list[Where] = []
+        self.heights: list[Where] | None = None  # read once something is found that has a height
         self.starts = [0]  # places that a side does not reach across
         self.since = self.segment = 0  # places in `clause`: the first mention since the last turn, the last comma
         self.negative = self.unsure = self.sticky = self.ignored = self.after_or = self.unchanged = False
 
-    @cached_property
-    def heights(self) -> list[Where]:
-        return heights(self.text)
-
-    def take(self, event: str, match: re.Match[str]) -> None:
+    def take(self, event: str, start: int, end: int) -> None:
         """One event of `labeler_lexicon`, where it stands."""
-        start, end = match.span()
-        if event == "GONE":  # "pneumothorax resolved" or "resolved pneumothorax"
-            event = "POST_NEG" if self.clause and start - self.clause[-1].end <= 2 else "NEG"
-        elif event == "UNLIKELY":  # "unlikely pneumonia" or "pneumonia is unlikely"
-            event = "DOUBT" if self.leads_to_finding(end) else "POST_DOUBT"
         if event in NAMES:
             status = NEGATIVE if self.negative else UNCERTAIN if self.unsure or self.after_or else POSITIVE
             if not self.ignored or self.negative:
                 self.clause.append(_Hit(NAMES[event], start, end, status))
             self.after_or = False
-        elif event == "HEART":
-            self.heart(start, end)
         elif event in SIDES:
             self.sides.append(Where(event, start, end))
         elif event == "HARD":
             self.stop(start, end)
+        elif event == "HEART":
+            self.heart(start, end)
+        elif event == "GONE":  # "pneumothorax resolved" or "resolved pneumothorax"
+            behind = bool(self.clause) and start - self.clause[-1].end <= 2
+            self.take("POST_NEG" if behind else "NEG", start, end)
+        elif event == "UNLIKELY":  # "unlikely pneumonia" or "pneumonia is unlikely"
+            self.take("DOUBT" if self.leads_to_finding(end) else "POST_DOUBT", start, end)
         elif event in ("OR", "POST_NORMAL", "POST_NEG", "POST_DOUBT"):
             self.look_back(event, start)
         else:
@@ -110,7 +107,7 @@ class _Reading:
     def leads_to_finding(self, position: int) -> bool:
         """Whether the next event from here on, sides left aside, is a finding that the words before it lead to."""
         for match in _SCAN.finditer(self.text, position):
-            event = _EVENTS[match.lastgroup or ""]
+            event = _EVENTS[match.lastindex or 0]
             if event not in SIDES:
                 return event in NAMES and not _REASON.search(self.text, position, match.start())
         return False
@@ -140,14 +137,14 @@ class _Reading:
 
     def cue(self, event: str, start: int, end: int) -> None:
         """Cues that act on what follows."""
-        if event == "SOFT":
-            self.negative = self.unsure = self.sticky = self.after_or = self.unchanged = False
-            self.since = self.segment = len(self.clause)
-        elif event in ("COMMA", "TURN"):
+        if event in ("COMMA", "TURN"):
             self.negative, self.unchanged = self.negative and event == "COMMA", self.unchanged and event == "COMMA"
             self.unsure = self.unsure and (self.sticky or bool(_OR_AHEAD.match(self.text, end)))
             self.ignored = False
             self.segment = len(self.clause)
+        elif event == "SOFT":
+            self.negative = self.unsure = self.sticky = self.after_or = self.unchanged = False
+            self.since = self.segment = len(self.clause)
         elif event == "WITH":
             self.unsure = False
             self.since = self.segment = len(self.clause)
@@ -196,7 +193,10 @@ class _Reading:
             floor = max(f for f in self.starts if f <= hit.start)
             at = Bounds(hit.start, hit.end, floor, previous[i], following, end)
             where = sides_of(at, self.sides, text)
-            places = [] if PLACED.isdisjoint(hit.names) else heights_of(at, where, self.heights, text)
+            places: list[Where] = []
+            if not PLACED.isdisjoint(hit.names):
+                self.heights = heights(text) if self.heights is None else self.heights
+                places = heights_of(at, where, self.heights, text) if self.heights else []
             if following and _SHARED.match(text[hit.end : following]):
                 # "Left pneumonia, and scar or atelectasis at the right base": the side behind goes before a far one.
                 if all(w.start < previous[i] for w in where) and any(w.start >= following for w in shared[0]):
@@ -204,12 +204,12 @@ class _Reading:
                 elif not where:
                     where, places = shared[0], places or shared[1]
             shared = where, places
-            plain = tuple(dict.fromkeys((side, "") for w in where for side in SIDES[w.name]))
+            plain = tuple(dict.fromkeys((side, "") for w in where for side in SIDES[w.name])) if where else ()
             for name in hit.names:
                 pairs = plain if name in SIDED else ()
                 if places and name in PLACED:
                     pairs = pairs_of(at, where, places, self.sides, text)
-                stated = tuple(s for s in ("right", "left") if any(s == side for side, _ in pairs))
+                stated = tuple(s for s in ("right", "left") if any(s == side for side, _ in pairs)) if pairs else ()
                 read.append(Mention(name, hit.status, stated, pairs))
         self.found.extend(reversed(read))
         clause.clear()
@@ -222,7 +222,7 @@ def mentions(text: str) -> tuple[Mention, ...]:
     text = " ".join(_PLACEHOLDERS.sub(" ", text.lower()).split())
     reading = _Reading(text)
     for match in _SCAN.finditer(text):
-        reading.take(_EVENTS[match.lastgroup or ""], match)
+        reading.take(_EVENTS[match.lastindex or 0], *match.span())
     reading.close(len(text))
     return tuple(reading.found)
 
