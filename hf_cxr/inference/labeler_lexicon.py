@@ -140,7 +140,7 @@ _TURN = (
 )
 # "No effusion seen, left nodule": the enumeration of what is absent ended with the verb.
 _DONE = "(?:(?<=seen)|(?<=identified)|(?<=present)|(?<=noted))"
-# event: cue, by precedence. `mentions` says what each event does.
+# event: cue, by precedence. `labeler` says what each event does.
 POINTS = rf"""
 HARD: [;!?]|\.(?=\s|$)
 TURN: :|,(?= {_TURN})|{_DONE},(?! (?:no|or|and|nor)\b)|(?<=abnormality),(?! no\b)
