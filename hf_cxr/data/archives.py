@@ -15,7 +15,6 @@ import re
 import stat
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,31 +23,26 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from hf_cxr.utils.files import commit, is_empty, staging_folder
+
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 
+# Bytes of one member: the largest radiographs have 50 MB, and `members` holds one at a time in memory.
 MAX_MEMBER = 1 << 30
-"""Bytes of one member. The largest radiographs have 50 MB; `members` holds one at a time in memory."""
-MAX_MEMBERS = 1_000_000
-"""Members of one archive, folders included; the largest public chest collections have under half of it."""
+MAX_MEMBERS = 1_000_000  # folders included; the largest public chest collections have under half of it
+# An archive may unpack to `MAX_MEMBER` bytes and to so many times its own size more. The Open-i reports reach 21.
 MAX_RATIO = 200
-"""An archive may unpack to `MAX_MEMBER` bytes and to so many times its own size more. The Open-i reports reach 21."""
-MAX_EXTRA = 1 << 16
-"""Bytes of the extra header of one tar member (long name, pax records), which tarfile reads as a whole."""
-MAX_DIRECTORY = 1 << 26
-"""Bytes of the directory of a zip, which zipfile reads as a whole."""
-
+MAX_EXTRA = 1 << 16  # bytes of the extra header of one tar member (long name, pax records), which tarfile reads whole
+MAX_DIRECTORY = 1 << 26  # bytes of the directory of a zip, which zipfile reads whole
 CHUNK = 1 << 18
 
 _IMAGE_SUFFIXES = re.compile(r"(?<=.)(\.(png|dcm|dicom|jpe?g|jp2|j2k|tiff?|bmp|gif|webp|p[gnp]m))+$", re.IGNORECASE)
 _PREFIX = re.compile(r"^CXR(?=\d)", re.IGNORECASE)
 _TWICE = re.compile(r"^(\d+)_\1_(?=IM-)")
-_EXTRA_TYPES = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
+_EXTRA_TYPES = {
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+}
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -59,16 +53,9 @@ _KINDS = {
 }
 # What the readers of the standard library raise on damaged input, whoever of them meets it first.
 _DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    NotImplementedError,
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, ValueError, NotImplementedError, OverflowError),
     RuntimeError,  # and RecursionError: thousands of pax headers in a row
-    OverflowError,
-    struct.error,
 )
 
 
@@ -125,21 +112,10 @@ def members(path: str | Path, wanted: Callable[[str], bool] | None = None) -> It
             yield name, b"".join(chunks)
 
 
-def check(path: str | Path) -> int:
-    """Read an archive to its end, as `members` does, and keep nothing. Returns the number of files in it."""
-    number = 0
-    for _, chunks in _walk(Path(path)):
-        for _ in chunks:
-            pass
-        number += 1
-    return number
-
-
 def extract(path: str | Path, out: str | Path, wanted: Callable[[str], bool] | None = None) -> int:
     """Unpack an archive into the new folder `out`: whole, or not at all. Returns the number of files written.
 
-    Only names and contents are taken: no owners, modes or times. Until the end of the archive is reached the files
-    are in a folder beside `out`, which an error or Ctrl-C removes. `wanted` is that of `members`.
+    Only names and contents are taken: no owners, modes or times. `wanted` is that of `members`.
 
     Raises:
         FileExistsError: If `out` exists and is not an empty folder.
@@ -147,20 +123,21 @@ def extract(path: str | Path, out: str | Path, wanted: Callable[[str], bool] | N
         What `members` raises; besides, `UnsafeArchive` if two members have one name.
     """
     path, out = Path(path), Path(out)
-    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise FileExistsError(f"{out}: already there; {path.name} is unpacked into a new folder only")
-    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def check() -> None:
+        if out.is_symlink() or (out.exists() and not (out.is_dir() and is_empty(out))):
+            raise FileExistsError(f"{out}: already there; {path.name} is unpacked into a new folder only")
+
+    check()
     number = 0
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        root = Path(folder, "root")
+    with staging_folder(out.absolute()) as staging:
+        root = staging / "root"
         root.mkdir()
         for name, chunks in _walk(path):
             if wanted is None or wanted(name):
                 _write(root / name, chunks, path, name, out)
                 number += 1
-        if out.exists():
-            out.rmdir()
-        root.rename(out)
+        commit(root, out.absolute(), check)
     return number
 
 
