@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, set_client_factory
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import _http, build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
 from hf_cxr.data import licences
 from hf_cxr.hub.privacy import (
@@ -77,7 +77,7 @@ def push(
     check_nothing_private(texts, path, token)
     if not token:
         raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
-    _give_up_waiting()
+    get_session().timeout = PATIENCE
     try:
         return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
     except (HTTPError, RuntimeError) as error:
@@ -183,24 +183,6 @@ def _number_of_commits(api: HfApi, name: str, kind: str) -> int:
     answer = get_session().get(f"{api.endpoint}/api/{kind}s/{name}/commits/main", headers=headers)
     hf_raise_for_status(answer)
     return len(answer.json())
-
-
-def _give_up_waiting() -> None:
-    factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # perhaps one of the user's
-    if not isinstance(factory, _ImpatientFactory):
-        set_client_factory(_ImpatientFactory(factory))
-
-
-class _ImpatientFactory:
-    """Makes the Hub's HTTP client, and has it give up on a server that does not answer."""
-
-    def __init__(self, factory: Callable[[], Any]) -> None:
-        self.factory = factory
-
-    def __call__(self) -> Any:
-        client = self.factory()
-        client.timeout = PATIENCE
-        return client
 
 
 def _reason(error: BaseException) -> str:
