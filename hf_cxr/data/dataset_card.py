@@ -3,7 +3,7 @@ words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import DatasetInfo
@@ -68,15 +68,26 @@ def dataset_card(facts: Mapping[str, Any], info: DatasetInfo, data_files: Mappin
 
 
 def _body(facts: Mapping[str, Any], note: str, limits: str) -> str:
-    options = facts["options"]
-    split_rule = (
-        f"from the split file `{options['split_file']}`"
-        if options["split_file"]
-        else f"as the source publishes it, else 80/10/10 by a hash of the patient (seed {options['seed']})"
+    options, splits, studies = facts["options"], facts["splits"], facts["studies"]
+    rows, kept = sum(splits.values()), sum(studies.values())
+    in_rows = f" in {rows:,} rows (every pair of views)" if rows != kept else ""
+    names = ", ".join(name for name, count in splits.items() if count)
+    sizes = _table(("split", "studies", "rows"), ((name, studies[name], count) for name, count in splits.items()))
+    overlap = _table(
+        ("split", "rows", "same text in train", "nearly the same"),
+        (
+            (name, *(counts[of] for of in ("studies", "same", "near")))
+            for name, counts in facts["text_overlap"].items()
+        ),
     )
+    steps = _table(
+        ("step", "kept", "dropped"), ((step["step"], step["kept"], step["dropped"]) for step in facts["steps"])
+    )
+    uses = ", ".join(f"{name}: {count:,}" for name, count in facts["images"].items()) or "none"
+    of_source = ", ".join(f"`{name}={value}`" for name, value in options["source_options"].items()) or "none"
     return f"""# Chest radiograph studies ({facts["source"]})
 
-{sum(facts["studies"].values()):,} studies{_rows(facts)}, each with a report and one or two views, prepared with \
+{kept:,} studies{in_rows}, each with a report and one or two views, prepared with \
 hf-cxr {facts["versions"]["hf-cxr"]}. For research only; not for clinical use.
 
 ## Licence
@@ -88,7 +99,7 @@ hf-cxr {facts["versions"]["hf-cxr"]}. For research only; not for clinical use.
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset("path/or/repo")  # {", ".join(name for name, count in facts["splits"].items() if count)}
+dataset = load_dataset("path/or/repo")  # {names}
 ```
 
 ## Columns
@@ -97,45 +108,33 @@ dataset = load_dataset("path/or/repo")  # {", ".join(name for name, count in fac
 
 ## Splits
 
-{_table(("split", "studies", "rows"), _sizes(facts))}
+{sizes}
 
-Split: {split_rule}. No patient and no image is in two splits{_tied(facts)}{
-        _unnamed(facts)
-    }. `splits.csv` lists every row; its SHA-256 is \
+Split: {_split_rule(facts)}. `splits.csv` lists every row; its SHA-256 is \
 `{facts["splits_sha256"]}`.
 
 Reports repeat themselves, across splits too: a model that recites training reports scores on these.
 
-{_table(("split", "rows", "same text in train", "nearly the same"), _overlap(facts["text_overlap"]))}
+{overlap}
 
-The same: but for case and punctuation. Nearly: at least {
-        NEAR_WORDS
-    } words, equal once at most one word of each is left out.
+The same: but for case and punctuation. Nearly: at least {NEAR_WORDS} words, equal once at most one word of each is \
+left out.
 
 ## What was left out
 
-{
-        _table(
-            ("step", "kept", "dropped"),
-            ((step["step"], f"{step['kept']:,}", f"{step['dropped']:,}") for step in facts["steps"]),
-        )
-    }
+{steps}
 
 `rejects.jsonl` names each study left out, with the reason, and `images.csv` says of each of the \
-{sum(facts["images"].values()):,} images what became of it ({
-        _uses(facts["images"])
-    }). A study whose only image of a view is \
+{sum(facts["images"].values()):,} images what became of it ({uses}). A study whose only image of a view is \
 missing or damaged is left out whole: an empty view means that the study never had it.
 
 ## How it was made
 
-- Section asked for: `{
-        options["section"]
-    }`. De-identification placeholders (`XXXX`) in impression and findings: policy \
-`{options["placeholders"]}`.
+- Section asked for: `{options["section"]}`. De-identification placeholders (`XXXX`) in impression and findings: \
+policy `{options["placeholders"]}`.
 - Images: 8-bit grey PNG, longer side at most {options["size"]} pixels, aspect ratio kept, never enlarged.
 - Which two: {_pair_rule(options)}
-- Options of the source: {_options(options["source_options"])}. Everything else is in `prepare.json`.
+- Options of the source: {of_source}. Everything else is in `prepare.json`.
 
 ## Known limits
 
@@ -143,43 +142,16 @@ missing or damaged is left out whole: an empty view means that the study never h
 """
 
 
-def _table(head: tuple[str, ...], rows: Any) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _rows(facts: Mapping[str, Any]) -> str:
-    rows = sum(facts["splits"].values())
-    return "" if rows == sum(facts["studies"].values()) else f" in {rows:,} rows (every pair of views)"
-
-
-def _sizes(facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for split, rows in facts["splits"].items():
-        yield split, f"{facts['studies'][split]:,}", f"{rows:,}"
-
-
-def _tied(facts: Mapping[str, Any]) -> str:
-    tied = facts["patients_tied_by_an_image"]
-    if not tied["patients"]:
-        return ""
-    return (
-        f"; {tied['patients']:,} patients share an image with another and are kept together, "
-        f"{tied['largest_group']:,} in the largest group"
-    )
-
-
-def _unnamed(facts: Mapping[str, Any]) -> str:
-    count = facts["studies_without_a_patient"]
-    return f" ({count:,} studies name no patient; each counts as a patient of its own)" if count else ""
-
-
-def _overlap(overlap: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[str, ...]]:
-    for split, counts in overlap.items():
-        yield split, *(f"{counts[name]:,}" for name in ("studies", "same", "near"))
-
-
-def _uses(images: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {count:,}" for name, count in images.items()) or "none"
+def _split_rule(facts: Mapping[str, Any]) -> str:
+    table, tied = facts["options"]["split_file"], facts["patients_tied_by_an_image"]
+    unnamed = facts["studies_without_a_patient"]
+    published = f"as the source publishes it, else 80/10/10 by a hash of the patient (seed {facts['options']['seed']})"
+    rule = f"from the split file `{table}`" if table else published
+    rule += ". No patient and no image is in two splits"
+    if tied["patients"]:
+        rule += f"; {tied['patients']:,} patients share an image with another and are kept together"
+        rule += f", {tied['largest_group']:,} in the largest group"
+    return rule + (f" ({unnamed:,} studies name no patient; each counts as a patient of its own)" if unnamed else "")
 
 
 def _pair_rule(options: Mapping[str, Any]) -> str:
@@ -192,8 +164,11 @@ def _pair_rule(options: Mapping[str, Any]) -> str:
     return rule + named + (" Studies without both views are left out." if options["require"] == "both" else "")
 
 
-def _options(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{name}={value}`" for name, value in options.items()) or "none"
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str | int, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell if isinstance(cell, str) else f'{cell:,}' for cell in cells)} |" for cells in lines
+    )
 
 
 def _size_category(total: int) -> str:

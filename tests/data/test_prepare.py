@@ -22,7 +22,7 @@ from helpers import LISTEN
 from PIL import Image
 
 import hf_cxr
-from hf_cxr.data.prepare import FEATURES, StudyBuilder, format_preparation, load_studies, plan, prepare
+from hf_cxr.data.prepare import FEATURES, format_preparation, load_studies, plan, prepare
 from hf_cxr.data.splits import split_of
 from hf_cxr.utils.files import commit, is_empty, staging_folder, undisturbed
 
@@ -282,7 +282,7 @@ def test_seed_and_size_reach_a_source_that_draws_its_studies(phantom, tmp_path):
 
 
 def test_a_large_split_is_written_in_several_files(phantom_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_cxr.data.prepare.SHARD_BYTES", 8_000)
+    monkeypatch.setattr("hf_cxr.data.builder.SHARD_BYTES", 8_000)
     prepare("phantom", tmp_path / "out", num_studies=238, size=32)
     files = sorted((tmp_path / "out" / "data").glob("train-*"))
     assert len(files) > 1
@@ -552,10 +552,14 @@ def test_load_studies_and_prepare_hold_the_same_rows(phantom, tmp_path):
             assert mine == theirs
 
 
-def test_the_builder_can_be_used_by_itself(tmp_path):
-    builder = StudyBuilder(cache_dir=str(tmp_path), source="phantom", options={"num_studies": 5, "size": 32})
-    builder.download_and_prepare()
-    assert len(builder.as_dataset(split="train")) == builder.info.splits["train"].num_examples
+def test_those_who_load_a_collection_at_the_same_moment_prepare_it_once(tmp_path):
+    def load(_):
+        return load_studies("phantom", **PHANTOM, cache_dir=tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(load, range(2))
+    assert first["train"].cache_files == second["train"].cache_files
+    assert len(list(tmp_path.rglob("prepare.json"))) == 1
 
 
 def test_an_unknown_source_is_a_one_line_error(tmp_path):
