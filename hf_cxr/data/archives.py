@@ -69,8 +69,7 @@ class Archived:
 
     archive: Path
     key: str
-    others: tuple[Path, ...] = ()
-    """Further archives to look in, in this order, where it is not in the first."""
+    others: tuple[Path, ...] = ()  # further archives to look in, in this order, where it is not in the first
 
 
 def image_key(name: str) -> str:
@@ -197,16 +196,17 @@ class _Budget:
         if self.members > MAX_MEMBERS:
             raise UnsafeArchive(f"{self.path}: more than {MAX_MEMBERS:,} members")
         tidy = PurePosixPath(name)
-        fault = _fault(name)
-        if kind not in ("a file", "a folder"):
-            fault = kind
-        elif size > MAX_MEMBER:
-            fault = f"larger than {MAX_MEMBER:,} bytes"
-        elif size < 0:
-            fault = "smaller than nothing"
-        elif kind == "a file" and not tidy.parts:
-            fault = "without a name"
-        if fault:
+        faults = {
+            kind: kind not in ("a file", "a folder"),
+            f"larger than {MAX_MEMBER:,} bytes": size > MAX_MEMBER,
+            "smaller than nothing": size < 0,
+            "without a name": kind == "a file" and not tidy.parts,
+            "an absolute path": name.startswith("/") or re.match(r"[A-Za-z]:", name),
+            "named with a backslash": "\\" in name,
+            "outside the archive ('..')": ".." in name.split("/"),
+            "named with a control character": re.search(r"[\x00-\x1f\x7f]", name),
+        }
+        if fault := next((fault for fault, found in faults.items() if found), None):
             raise UnsafeArchive(f"{self.path}: refused, member {name[:200]!r} is {fault}")
         if kind == "a folder" or tidy.name.startswith("._") or "__MACOSX" in tidy.parts:
             return None
@@ -223,19 +223,6 @@ class _Budget:
                 raise  # the disk, not the archive: gzip and bz2 raise theirs without a number
             text = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{self.path}: damaged or truncated after {self.members} members ({text})") from error
-
-
-def _fault(name: str) -> str:
-    """What is wrong with a member's name, if anything."""
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "an absolute path"
-    if "\\" in name:
-        return "named with a backslash"
-    if ".." in name.split("/"):
-        return "outside the archive ('..')"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        return "named with a control character"
-    return ""
 
 
 class _Header(tarfile.TarInfo):
@@ -301,7 +288,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:
-    if member.issparse():
+    if member.issparse():  # in the pax dialect, too
         return _KINDS[tarfile.GNUTYPE_SPARSE]
     if member.isdir():
         return "a folder"

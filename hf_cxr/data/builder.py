@@ -39,12 +39,9 @@ FEATURES = datasets.Features(
         "lateral_confidence": datasets.Value("float32"),
     }
 )
-SHARD_BYTES = 500_000_000
-"""Images in one Parquet file, as the Hub advises."""
-BATCH = 100
-"""Rows of a row group, and in memory; two images of 384 pixels take about 200 kB."""
-PAIR = re.compile(r"#\d+$")
-"""How the uid of a further row of a study ends, under `pairs="all"`."""
+SHARD_BYTES = 500_000_000  # of images in one Parquet file, as the Hub advises
+BATCH = 100  # rows of a row group, and in memory; two images of 384 pixels take about 200 kB
+PAIR = re.compile(r"#\d+$")  # how the uid of a further row of a study ends, under `pairs="all"`
 ONE_SPLIT = "sharing no image across splits"
 
 _IMAGES = [f"{view}.{part}" for view in VIEWS for part in ("bytes", "path")]
@@ -66,8 +63,7 @@ class PreparationConfig:
     """What is prepared, and how; the fields are the arguments of `hf_cxr.prepare`."""
 
     source: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """What the source itself takes: `root`, `num_studies`, …"""
+    options: Mapping[str, Any] = field(default_factory=dict)  # what the source itself takes: `root`, …
     section: str = "impression"
     size: int = 384
     placeholders: str = "drop"
@@ -110,12 +106,9 @@ class PreparationConfig:
 class Choice:
     """What is made of the planned studies."""
 
-    selections: list[Selection]
-    """Of each study of the plan."""
-    kept: list[int]
-    """Indices of the studies that give rows."""
-    digests: dict[str, set[str]]
-    """uid → digests of the images of that study, for each that could be used."""
+    selections: list[Selection]  # of each study of the plan
+    kept: list[int]  # indices of the studies that give rows
+    digests: dict[str, set[str]]  # uid → digests of the images of that study, for each that could be used
     split_of_uid: dict[str, str]
 
 
@@ -229,10 +222,7 @@ def _rows(
             "patient": patient,
         }
         for view, i in zip(VIEWS, indices, strict=True):
-            row |= {
-                view: None if i is None else images[i],
-                f"{view}_confidence": None if i is None else selection.views[i][1],
-            }
+            row[view], row[f"{view}_confidence"] = (None, None) if i is None else (images[i], selection.views[i][1])
         yield row
 
 

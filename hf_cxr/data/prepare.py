@@ -32,8 +32,7 @@ from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
 __all__ = ["FEATURES", "format_preparation", "load_prepared", "load_studies", "plan", "prepare"]
 
-PLACES = {"root", "images"}
-"""Options of sources that are folders on this machine."""
+PLACES = {"root", "images"}  # options of sources that are folders on this machine
 
 
 def load_studies(
@@ -143,10 +142,7 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
         found[frozenset(view for view, _ in choice.selections[s].views)] += 1
     return {
         "steps": planned.steps,
-        "views": {
-            "both": found[frozenset(VIEWS)],
-            **{f"{view} only": found[frozenset((view,))] for view in VIEWS},
-        },
+        "views": {"both": found[frozenset(VIEWS)]} | {f"{view} only": found[frozenset((view,))] for view in VIEWS},
         "splits": {name: rows[name] for name in SPLITS},
     }
 

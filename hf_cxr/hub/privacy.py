@@ -198,8 +198,10 @@ def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | Non
     form.
     """
     traces = _traces(path)
+    # More than a word that any text may hold, such as "wrong" or "secret".
+    own = token if token and (token.startswith("hf_") or len(token) > 15) else None
     for name, text in texts.items():
-        if re.search(TOKEN, text) or (token and _looks_like_one(token) and token in text):
+        if re.search(TOKEN, text) or (own and own in text):
             raise ValueError(f"{path / name}: holds an access token; take it out, and revoke it if others saw it")
         for what, pattern in traces.items():
             if match := re.search(pattern, text):
@@ -240,11 +242,6 @@ def _strings_in(content: Any) -> Iterator[str]:
     elif isinstance(content, (dict, list, tuple)):
         for value in (*content.keys(), *content.values()) if isinstance(content, dict) else content:
             yield from _strings_in(value)
-
-
-def _looks_like_one(token: str) -> bool:
-    """Whether a token is more than a word that any text may hold, such as "wrong" or "secret"."""
-    return token.startswith("hf_") or len(token) > 15
 
 
 def _traces(path: Path) -> dict[str, str]:

@@ -63,8 +63,10 @@ def push(
     a public push that the licence forbids or that would show earlier revisions, and files that name this machine or
     hold a token; `OSError` for what Hub or network refuse.
     """
-    if not _is_repo_id(repo_id):
-        raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name")
+    try:
+        validate_repo_id(repo_id if "/" in repo_id else "")
+    except HFValidationError:
+        raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name") from None
     path = Path(folder)
     kind = kind_of(path, dataset)
     if public and kind == "dataset" and not hold_rights:
@@ -100,14 +102,6 @@ def card_in_progress(repo_id: str, step: int, steps: int) -> str:
     )
 
 
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return "/" in name
-
-
 def _card_for(run: Path, repo_id: str) -> str:
     """The card, its snippet naming the repository: made anew from the run's files, unless it was edited."""
     there = (run / CARD).read_text(encoding="utf-8")
@@ -115,11 +109,8 @@ def _card_for(run: Path, repo_id: str) -> str:
         return there
     from hf_cxr.hub import model_card  # which takes seconds to import, and a dataset does not need it
 
-    return (
-        model_card.with_repository(there, run, repo_id)
-        if model_card.is_edited(run)
-        else model_card.card_text(run, repo_id)
-    )
+    edited = model_card.is_edited(run)
+    return model_card.with_repository(there, run, repo_id) if edited else model_card.card_text(run, repo_id)
 
 
 def licence_note(run: str | os.PathLike) -> str | None:

@@ -20,10 +20,9 @@ from typing import Any, NoReturn
 if sys.platform != "win32":
     import fcntl
 
+# How the name of a staging folder begins. One whose process was killed with no chance to clean up can be deleted.
 HIDDEN = ".hf-cxr-"
-"""How the name of a staging folder begins. One that was killed with no chance to clean up can be deleted."""
-ENDINGS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal, a scheduler or `docker stop` sends to end a process."""
+ENDINGS = (signal.SIGINT, signal.SIGTERM)  # what a terminal, a scheduler or `docker stop` sends to end a process
 
 
 @contextmanager
