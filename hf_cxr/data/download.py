@@ -259,7 +259,7 @@ class _Fetch:
             raise self.error(f"the server answered {status} {answer.reason}")
         if headers.get("Content-Type", "").startswith("text/html"):
             raise self.error("the server answered with a web page (of a proxy or a log-in?)")
-        new = {"etag": headers.get("ETag"), "modified": headers.get("Last-Modified")}
+        new: dict[str, Any] = {"etag": headers.get("ETag"), "modified": headers.get("Last-Modified")}
         if status == 200:
             new["size"] = size = _number(headers.get("Content-Length"))
         else:

@@ -191,7 +191,8 @@ def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
     names = {field.name for field in fields(PreparationConfig)} - {"source", "options"}
     config = PreparationConfig(source, **{name: value for name, value in arguments.items() if name in names})
     # A source that draws its studies takes the same seed and size.
-    options = {name: getattr(config, name) for name in ("seed", "size") if name in sources.takes(source)}
+    drawn: tuple[str, ...] = ("seed", "size")
+    options = {name: getattr(config, name) for name in drawn if name in sources.takes(source)}
     options |= {name: value for name, value in arguments.items() if name not in names and value is not None}
     for name in PLACES & set(options):
         options[name] = str(Path(options[name]).absolute())
