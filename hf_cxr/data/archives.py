@@ -95,16 +95,15 @@ def members(path: str | Path, wanted: Callable[[str], bool] | None = None) -> It
     Args:
         path: The archive.
         wanted: Name → whether to read it; all by default. Names have no leading "./". Folders, and the "._x" and
-            "__MACOSX/" that macOS adds, are not asked about. In a tar the rest is read over, in a zip it is not read.
+            "__MACOSX/" that macOS adds, are not asked about.
 
     Raises:
         FileNotFoundError: If there is no such file.
         UnsafeArchive: At the first member, wanted or not, with an absolute path, a drive, "..", a backslash or a
             control character in its name, or that is a link, a device or the like; at the first one too many or too
-            large (`MAX_MEMBERS`, `MAX_MEMBER`, `MAX_RATIO`). What was given out before stays given out.
-        ValueError: If the archive is truncated, damaged (a checksum fails), encrypted, or none at all. The message
-            has the archive and how many members were read. For a compressed tar everything was checked only when
-            the last member has been given out.
+            large (`MAX_MEMBERS`, `MAX_MEMBER`, `MAX_RATIO`).
+        ValueError: If the archive is truncated, damaged (a checksum fails), encrypted, or none at all. A compressed
+            tar is known to be whole only when its last member was given out.
     """
     for name, chunks in _walk(Path(path)):
         if wanted is None or wanted(name):

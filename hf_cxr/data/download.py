@@ -70,11 +70,7 @@ class DownloadError(OSError):
 
 
 class _Broken(Exception):
-    """An attempt that failed in a way that another one may not; `wait`: the seconds a server asked for."""
-
-    def __init__(self, reason: object, wait: float | None = None) -> None:
-        super().__init__(" ".join(str(reason).split())[:200])
-        self.wait = wait
+    """An attempt that failed in a way that another one may not: (the reason, the seconds to wait if a server says)."""
 
 
 def download(
@@ -89,8 +85,7 @@ def download(
 ) -> list[Path]:
     """Fetch parts of a collection into the folder `out`, several files at a time.
 
-    A file that an earlier call has fetched and verified is neither fetched nor read again. One that came otherwise is
-    read to its end once, and taken if it is whole.
+    A file that an earlier call has verified is not read again. One that came otherwise is taken if it is whole.
 
     Args:
         collection: One of `COLLECTIONS`.
@@ -117,7 +112,7 @@ def download(
     if unknown or not parts:
         what = f"unknown part {unknown!r}" if unknown else "no part"
         raise ValueError(f"{what} of {collection}; choose from {', '.join(chosen.files)}")
-    if isinstance(workers, bool) or workers < 1:
+    if workers < 1:
         raise ValueError(f"workers is a positive number, not {workers!r}")
     if not accept_licence:
         raise ValueError(
@@ -193,14 +188,15 @@ class _Fetch:
                     self.attempt(bar)
                     break
                 except _Broken as broken:
+                    reason, delay = broken.args
                     # A server that breaks off and ignores ranges makes progress each time, but never more.
                     failures = 1 if self.size() > best else failures + 1
                     best = max(best, self.size())
                     if failures >= RETRIES:
-                        raise self.error(f"{broken}; given up after {failures} attempts") from broken
-                    delay = BACKOFF * 2 ** (failures - 1) if broken.wait is None else broken.wait
-                    bar.set_postfix_str(f"{broken}; again in {delay:.0f} s")
-                    self.stop.wait(min(delay, LONGEST_WAIT))
+                        raise self.error(f"{reason}; given up after {failures} attempts") from broken
+                    delay = min(BACKOFF * 2 ** (failures - 1) if delay is None else delay, LONGEST_WAIT)
+                    bar.set_postfix_str(f"{reason}; again in {delay:.0f} s")
+                    self.stop.wait(delay)
             bar.set_postfix_str("verifying")
             try:
                 self.verify(self.part)
@@ -240,21 +236,21 @@ class _Fetch:
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if isinstance(error, ValueError):
                 raise self.error(str(error)) from error  # an address that is none
-            raise _Broken(f"connection failed ({type(error).__name__}: {_cause(error)})") from error
+            raise _Broken(f"connection failed ({type(error).__name__}: {_cause(error)})", None) from error
         if size is not None and self.size() != size:
-            raise _Broken(f"connection closed after {self.size():,} of {size:,} bytes")
+            raise _Broken(f"connection closed after {self.size():,} of {size:,} bytes", None)
 
     def accept(self, answer: requests.Response, have: int, notes: dict[str, Any]) -> int | None:
         """Make `part` and the notes ready for the body of an answer; returns the size of the whole file, if known."""
         status, headers = answer.status_code, answer.headers
         if status == 416:
             self.discard()
-            raise _Broken("the remote file is shorter than what was fetched of it")
+            raise _Broken("the remote file is shorter than what was fetched of it", None)
         if status in (408, 425, 429) or status >= 500:
             wait = None
             with suppress(urllib3.exceptions.InvalidHeader):
                 wait = urllib3.Retry().get_retry_after(answer.raw)
-            raise _Broken(f"the server answered {status} {answer.reason}", wait)
+            raise _Broken(f"the server answered {status} {answer.reason[:99]}", wait)
         if status not in (200, 206):
             raise self.error(f"the server answered {status} {answer.reason}")
         if headers.get("Content-Type", "").startswith("text/html"):
@@ -268,17 +264,15 @@ class _Fetch:
             size = _number(match[3]) if match else None
             if not match or not have or int(match[1]) != have or (size is not None and int(match[2]) != size - 1):
                 raise self.error(f"asked for the bytes from {have} on, the server sent {sent[:80]!r}")
-            if any(
-                None not in (value, notes.get(key)) and value != notes[key]
-                for key, value in {**new, "size": size}.items()
-            ):
+            new["size"] = size
+            if any(None not in (notes.get(name), value) and notes[name] != value for name, value in new.items()):
                 self.discard()
                 raise _Broken("the remote file has changed", 0.0)
             size = notes.get("size") or size
             new = {**notes, "size": size}
-        free = shutil.disk_usage(self.target.parent).free
-        if (size or 0) - have > free:
-            raise self.error(f"{(size or 0) - have:,} bytes are to come, but the disk has {free:,} free")
+        needed, free = (size or 0) - have, shutil.disk_usage(self.target.parent).free
+        if needed > free:
+            raise self.error(f"{needed:,} bytes are to come, but the disk has {free:,} free")
         if status == 200:
             self.notes.unlink(missing_ok=True)
             self.part.write_bytes(b"")
@@ -353,4 +347,4 @@ def _cause(error: BaseException) -> str:
     """The innermost reason, which requests and urllib3 wrap several times."""
     while isinstance(inner := error.__cause__ or error.__context__, Exception):
         error = inner
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split())[:150] or type(error).__name__
