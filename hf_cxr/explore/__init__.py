@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -26,12 +27,12 @@ from hf_cxr.data.prepare import load_prepared
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, image_bytes, in_studies
 from hf_cxr.inference.labeler import FINDINGS, POSITIVE, is_normal, label
 from hf_cxr.inference.views import FORMATS
-from hf_cxr.utils.files import commit, is_empty, staging_folder
+from hf_cxr.utils.files import check_free, commit, staging_folder
 
 NORMAL = "normal"
 SHEETS, TILES = 4, 8
 """Unless told otherwise, contact sheets of so many findings and of normal studies; studies on a sheet."""
-WRITTEN = frozenset(("explore.json", "figures", "index.html"))
+WRITTEN = ("explore.json", "figures", "index.html")
 
 
 def explore(
@@ -68,7 +69,8 @@ def explore(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"explore draws with {error.name}: pip install {error.name}") from None
     out = Path(out).resolve()
-    _check_free(out)
+    check = functools.partial(check_free, out, "an earlier page of explore", "explore.json", known=WRITTEN)
+    check()
     unknown = next((name for name in findings if name not in (*FINDINGS, NORMAL)), None)
     if unknown is not None:
         near = difflib.get_close_matches(unknown, (*FINDINGS, NORMAL), 3, 0.4)
@@ -100,7 +102,7 @@ def explore(
         (folder_made / "index.html").write_text(page.page(facts, figures, images), encoding="utf-8")
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder_made / "explore.json").write_text(text + "\n", encoding="utf-8")
-        commit(folder_made, out, lambda: _check_free(out))
+        commit(folder_made, out, check)
     return facts
 
 
@@ -209,17 +211,3 @@ def _choose(
         sheets.append({"finding": name, "n": len(fits), "uids": [row.uid for row in drawn]})
         shown.append(drawn)
     return sheets, shown
-
-
-# --- the folder --------------------------------------------------------------------------------------------------
-
-
-def _check_free(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise FileExistsError(f"{out}: is a file, not a folder to write to")
-    held = set() if is_empty(out) else {path.name for path in out.iterdir()}
-    if held and ("explore.json" not in held or held - WRITTEN):
-        odd = sorted(held - WRITTEN or held)[0]
-        raise FileExistsError(f"{out}: holds other files ({odd}), not only an earlier result; choose another folder")

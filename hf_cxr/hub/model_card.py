@@ -13,7 +13,6 @@ import os
 import platform
 import re
 from collections.abc import Collection, Mapping
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from hf_cxr.hub import model_card_tables
 from hf_cxr.inference import pipeline
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
-from hf_cxr.utils.files import replace_files
+from hf_cxr.utils.files import packaged, replace_files
 from hf_cxr.utils.plots import percent
 
 FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
@@ -182,10 +181,8 @@ def _part_name(part: str) -> str:
 
 
 def card_template() -> str:
-    """The text of `model_card.md`: beside the package when installed, at the top level in a checkout."""
-    packaged = resources.files("hf_cxr") / "model_card.md"
-    source = packaged if packaged.is_file() else Path(__file__).parents[2] / "model_card.md"
-    return source.read_text(encoding="utf-8")
+    """The text of `model_card.md`."""
+    return packaged("model_card.md").read_text(encoding="utf-8")
 
 
 def write_model_card(run: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> None:

@@ -162,6 +162,7 @@ TRACES = {
     "home folder of Windows": lambda run: json.dumps("C:\\Users\\Alice\\x"),
     "home folder of an older Windows": lambda run: "C:\\Documents and Settings\\Alice",
     "a disk that is mounted": lambda run: "read from /mnt/films/iu.",
+    "a disk of home folders": lambda run: "read from /homes/bob/iu.",
     "a disk of a cluster": lambda run: "see file:///scratch/bob/x",
     "access token": lambda run: "login with hf_" + "aB3" * 11,
     "access token within a word": lambda run: "TOKEN_hf_" + "aB3" * 11,
