@@ -1,14 +1,11 @@
 """What a baseline would write: image-blind baselines, the nearest training study, and the oracle that knows the
-findings.
-
-All of them know the training texts, none the test texts (the oracle knows their findings). They are scored on the same
-studies as the model, so that a score can be read.
-"""
+findings. All know the training texts, none the test texts (the oracle knows their findings)."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +33,12 @@ def blind_predictions(train: Sequence[str], validation: Sequence[str], n: int, s
         "length_matched": [length_matched(train, validation or train)] * n,
         "random_train": [train[index] for index in rng.integers(len(train), size=n)],
     }
+
+
+def best_blind(report: Mapping[str, Any], score: str) -> tuple[str, float] | None:
+    """Name and value of the image-blind baseline of a report with the highest `score`; `None` where it has none."""
+    values = {name: report["baselines"][name][score] for name in BLIND if name in report["baselines"]}
+    return max(values.items(), key=lambda item: item[1], default=None)
 
 
 def most_frequent(texts: Sequence[str]) -> str:

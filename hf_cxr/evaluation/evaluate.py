@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 from hf_cxr import metrics
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.evaluation import bootstrap, calibration
-from hf_cxr.evaluation.baselines import BLIND, blind_predictions, nearest_predictions, oracle_predictions
+from hf_cxr.evaluation.baselines import best_blind, blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.subgroups import subgroups
@@ -177,10 +176,9 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         f"{'Reads the images: yes' if reads else 'Does not read the images'} ({gain:+.2f} finding F1 over shuffled "
         f"images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation p = {p:.3f})"
     )
-    baselines = [report["baselines"][name]["bleu4"] for name in BLIND if name in report["baselines"]]
-    if baselines:
-        beats = "better" if report["bleu4"] > max(baselines) else "no better"
-        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {max(baselines):.3f}"
+    if best := best_blind(report, "bleu4"):
+        beats = "better" if report["bleu4"] > best[1] else "no better"
+        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
     return {"reads_images": reads, "verdict": f"{sentence}."}
 
 
@@ -332,8 +330,3 @@ def _other_inputs(
             )
             inputs[f"{view}_only"] = (two, [text for text, _ in written])
     return inputs
-
-
-def device_name() -> str:
-    """What the figures were measured on, for the card."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"

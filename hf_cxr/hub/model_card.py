@@ -1,7 +1,7 @@
-"""The model card of a run. Nothing in it is filled in by hand: its words are in the top-level `model_card.md`, its
-figures come from the run's own files: `card.json` (what training knew), `report.json`, `predictions.jsonl` and
-`config.json`. Its tables live in `hf_cxr.hub.model_card_tables`, its images in `hf_cxr.evaluation.report.figures`,
-pushing it in `hf_cxr.hub.push`, the card of a dataset in `dataset_card`."""
+"""The model card of a run: its words are in the top-level `model_card.md`, its numbers come from the run's own files:
+`card.json` (what training knew), `report.json`, `predictions.jsonl` and `config.json`. Nothing is filled in by hand.
+
+Its tables live in `model_card_tables` and `hf_cxr.evaluation.report`, pushing it in `hf_cxr.hub.push`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.repocard_data import EvalResult
@@ -25,8 +26,8 @@ from huggingface_hub.repocard_data import EvalResult
 from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.data.dataset_card import LIMITS
 from hf_cxr.data.licences import INDIANA, LICENCES, stated_licence
-from hf_cxr.evaluation.evaluate import device_name
-from hf_cxr.evaluation.report import CARD_FIGURES, draw_png, score_table
+from hf_cxr.evaluation.report import tables
+from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card_tables
 from hf_cxr.inference import pipeline
@@ -91,7 +92,9 @@ def training_facts(
             and (isinstance(value, (int, float)) or (isinstance(value, str) and "/" not in value))
         },
         "minutes": seconds / 60,
-        "device": device_name(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU ({torch.get_num_threads()} threads)",
         "machine": f"{platform.system()} {platform.machine()}",
         "processes": args.world_size,
         "versions": library_versions(),
@@ -267,11 +270,11 @@ def _card(
         # Not those of a model that learned from patients, either: it may know their reports by heart.
         show_texts = source in SYNTHETIC and scored_on["source"] in SYNTHETIC
         shown |= {
-            "score_table": score_table(report),
-            "every_score": model_card_tables.every_score(report),
+            "score_table": tables.score_table(report),
+            "every_score": tables.every_score(report),
             "counts": model_card_tables.finding_counts(report),
-            "finding_table": model_card_tables.finding_table(report),
-            "subgroups_table": model_card_tables.subgroups_table(report),
+            "finding_table": tables.finding_table(report),
+            "subgroups_table": tables.subgroups_table(report),
             "failures": model_card_tables.failures(_rows(folder / "predictions.jsonl"), show_texts),
             "show_texts": show_texts,
             "sentences": sentences(report),
