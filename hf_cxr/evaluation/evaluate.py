@@ -1,9 +1,5 @@
 """What a model's scores mean: the report of a checkpoint on one split, with baselines, the image-shuffle test and
-intervals.
-
-How a single score is computed lives in `hf_cxr.metrics`, baselines in `hf_cxr.evaluation.baselines`, bootstrap and
-permutations in `hf_cxr.evaluation.bootstrap`, generation in `hf_cxr.evaluation.prediction`, the report on paper in
-`hf_cxr.evaluation.report`."""
+intervals. Its parts are the modules beside this one; how a single score is computed lives in `hf_cxr.metrics`."""
 
 from __future__ import annotations
 
@@ -46,11 +42,11 @@ def validation_scores(
     """What is told of each evaluation during training: every scalar, `n`, `distinct_outputs`, `modal_share`,
     `composite`, and `image_gain`, the gain in finding F1 over shuffled images, with its 95 % interval
     `image_gain_low`, `image_gain_high`."""
-    scores = metrics.score_texts(predictions, references)
+    statistics = metrics.study_statistics(predictions, references)
+    scores = statistics.scores() | metrics.diversity(predictions)
     numbers = {name: float(scores[name]) for name in (*SCALARS, "distinct_outputs", "modal_share")}
     name, gain = "finding_f1_micro", {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0}
     if len(predictions) > 1:
-        statistics = metrics.study_statistics(predictions, references)
         shuffle = _image_shuffle(statistics, predictions, references, patients or range(len(predictions)), seed)
         low, high = shuffle["image_gain_ci95"].get(name, (0.0, 0.0))
         gain = {"image_gain": shuffle["image_gain"][name], "image_gain_low": low, "image_gain_high": high}
@@ -72,10 +68,7 @@ def _image_shuffle(
     patients: Sequence[Any],
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """`resampling.image_gain` of a set of texts and their statistics.
-
-    A text depends on its own image alone, so permuting the images is permuting the texts; no second pass is needed.
-    """
+    """`bootstrap.image_gain` of texts. A text depends on its own image alone: permuting images permutes texts."""
     shuffled = [
         metrics.study_statistics([predictions[i] for i in order], references)
         for order in bootstrap.derangements(len(predictions), seed)
@@ -111,9 +104,8 @@ def build_report(
     predictions, references = [row["prediction"] for row in rows], [row["impression"] for row in rows]
     patients = [str(row.get("patient", row["uid"])) for row in rows]
     with tqdm(total=6, desc="Scoring", disable=not PartialState().is_main_process) as progress:
-        scores = metrics.score_texts(predictions, references)
         statistics = metrics.study_statistics(predictions, references)
-        report = {"n": len(rows), "patients": len(set(patients)), **scores}
+        report = {"n": len(rows), "patients": len(set(patients)), **metrics.score_sheet(statistics, predictions)}
         progress.update()
         baselines = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
         report["baselines"] = {name: _baseline_scores(texts, references, train) for name, texts in baselines.items()}

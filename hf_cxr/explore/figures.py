@@ -64,7 +64,7 @@ def draw(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
         "duplicates": _duplicates,
         "baselines": _baselines,
     }
-    images = {}
+    images: dict[str, str] = {}
     for name, figure in drawn(makers, facts):
         (folder / f"{name}.png").write_bytes(png(figure))
         images[name] = svg(figure, name)

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from hf_cxr.utils.plots import BASELINES, NBSP, counted, number, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -21,9 +19,7 @@ def page(facts: Mapping[str, Any], figures: Mapping[str, str], images: Sequence[
     return template(TEMPLATE).render(
         facts=facts,
         sentences=facts["sentences"],
-        figures={
-            name: Markup(svg) for name, svg in figures.items()
-        },  # drawn by us; matplotlib escapes the texts in it
+        figures=figures,
         images=images,
         baseline_names=BASELINES,
         one=one,
@@ -32,25 +28,6 @@ def page(facts: Mapping[str, Any], figures: Mapping[str, str], images: Sequence[
 
 
 # --- what it means for someone who wants to train ----------------------------------------------------------------
-
-
-def sentences(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Section → what it means, in plain words."""
-    makers = {
-        "preparation": _preparation,
-        "views": _views,
-        "sizes": _sizes,
-        "lengths": _lengths,
-        "frequent": _frequent,
-        "words": _words,
-        "findings": _findings,
-        "together": _together,
-        "sheets": _sheets,
-        "duplicates": _duplicates,
-        "placeholders": _placeholders,
-        "baselines": _baselines,
-    }
-    return {name: make(facts) for name, make in makers.items()}
 
 
 def _preparation(facts: Mapping[str, Any]) -> str:
@@ -208,3 +185,9 @@ def _baselines(facts: Mapping[str, Any]) -> str:
         f"{number(baselines['n'])} {baselines['split']} studies. No image-blind baseline has a finding F1 above "
         f"{score(findings['finding_f1_micro'])}. A model has to beat both."
     )
+
+
+def sentences(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Section → what it means, in plain words."""
+    makers = (_preparation, _views, _sizes, _sheets, _lengths, _frequent, _words, _findings, _together)
+    return {make.__name__[1:]: make(facts) for make in (*makers, _duplicates, _placeholders, _baselines)}

@@ -78,8 +78,6 @@ def training_facts(
         and not args.resume_from_checkpoint,
         "panel_size": kit.panel_size,
         "findings_pretraining_epochs": kit.findings_pretraining_epochs,
-        "epochs": args.num_train_epochs,
-        "max_steps": args.max_steps,
         "learning_rate": args.learning_rate,
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "view_dropout": kit.view_dropout,
@@ -88,7 +86,6 @@ def training_facts(
             name: value
             for name, value in resolved_config(kit, args).items()
             if name not in NOT_IN_CARD
-            and value is not None
             and (isinstance(value, (int, float)) or (isinstance(value, str) and "/" not in value))
         },
         "minutes": seconds / 60,
@@ -103,21 +100,20 @@ def training_facts(
 
 def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
     """What the run really did, from its own files: epochs, the step of the weights, whether stage one ran."""
-    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
-    best = state.get("best_global_step") if args.load_best_model_at_end else None
+    state = _json(run / "trainer_state.json")
     return {
         "trained_epochs": round(state["epoch"] or 0, 2),
         "trained_steps": state["global_step"],
-        "best_step": best,
+        "best_step": state.get("best_global_step") if args.load_best_model_at_end else None,
         "findings_pretrained": (run / "findings_encoder").is_dir(),
     }
 
 
 def _base_models(kit: KitArguments) -> list[str]:
     """The parts that came from the Hub, each once."""
-    parts = [part for part in (kit.encoder, kit.decoder) if not Path(part).exists()]
-    named = (part for part in parts if re.fullmatch(HUB_ID, part) and part not in {*ENCODER_SIZES, *DECODER_SIZES})
-    return list(dict.fromkeys(named))
+    parts = dict.fromkeys((kit.encoder, kit.decoder))
+    sizes = {*ENCODER_SIZES, *DECODER_SIZES}
+    return [part for part in parts if re.fullmatch(HUB_ID, part) and part not in sizes and not Path(part).exists()]
 
 
 def _as_given(folder: Path) -> str:
@@ -133,20 +129,16 @@ def dataset_facts(dataset: str, revision: str | None = None) -> dict[str, Any]:
     Args:
         revision: of a dataset on the Hub, its newest if `None`.
     """
-    folder, preparation = Path(dataset), _preparation(dataset, revision)
+    folder, preparation, licence = Path(dataset), _preparation(dataset, revision), None
     on_hub = not folder.exists() and bool(re.fullmatch(HUB_ID, dataset))
+    with contextlib.suppress(ValueError):  # a card whose head is broken: that matters to who publishes the data
+        licence = stated_licence(folder) or None
     return {
         "dataset": dataset if on_hub else preparation.get("source", folder.name),
         "dataset_on_hub": on_hub,
         "preparation": preparation,
-        "licence": _licence_of(folder),
+        "licence": licence,
     }
-
-
-def _licence_of(folder: Path) -> str | None:
-    with contextlib.suppress(ValueError):  # a card whose head is broken: that matters to who publishes the data
-        return stated_licence(folder) or None
-    return None
 
 
 def _preparation(dataset: str, revision: str | None) -> dict[str, Any]:
@@ -246,15 +238,14 @@ def _card(
     figures: Collection[str],
     repo_id: str | None,
 ) -> str:
-    facts = dict(facts)
-    facts["calibrated"] = (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION)
     source = facts["preparation"].get("source")
     in_training = {"dataset": facts["dataset"], "split": "test", "own": True, "source": source}
-    scored_on = facts.get("evaluated_on") or in_training
+    scored_on = in_training | facts.get("evaluated_on", {})
     if report:
-        scored_on |= {"split": report.get("split", scored_on["split"])}
+        scored_on["split"] = report.get("split", scored_on["split"])
     overlap = facts["preparation"].get("text_overlap") or {}
     shown = {
+        "calibrated": (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION),
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
         "parameters": model_card_tables.parameters(folder),
         "repo": repo_id or facts["folder"],
@@ -267,6 +258,8 @@ def _card(
         "limits": LIMITS.get(source, ""),
     }
     if report:
+        written = folder / "predictions.jsonl"
+        rows = [json.loads(line) for line in written.read_text("utf-8").splitlines()] if written.is_file() else []
         # Not those of a model that learned from patients, either: it may know their reports by heart.
         show_texts = source in SYNTHETIC and scored_on["source"] in SYNTHETIC
         shown |= {
@@ -275,7 +268,7 @@ def _card(
             "counts": model_card_tables.finding_counts(report),
             "finding_table": tables.finding_table(report),
             "subgroups_table": tables.subgroups_table(report),
-            "failures": model_card_tables.failures(_rows(folder / "predictions.jsonl"), show_texts),
+            "failures": model_card_tables.failures(rows, show_texts),
             "show_texts": show_texts,
             "sentences": sentences(report),
             "figures": [name for name in CARD_FIGURES if f"{FIGURES}/{name}.png" in figures],
@@ -328,10 +321,6 @@ def _metadata(
         model_name=Path(repo_id or facts["folder"]).name,
         eval_results=results or None,
     )
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def _json(file: Path) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import jinja2
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -62,7 +63,7 @@ BASELINES = {
 
 
 def template(path: Path) -> jinja2.Template:
-    """A page's template: escaping on, undefined names an error, our filters known, `css` its style sheet."""
+    """A page's template: escaping on, undefined names an error, our filters known, `css` the style sheet."""
     shared = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([path.parent, shared]),
@@ -72,7 +73,7 @@ def template(path: Path) -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "percent": percent, "score": score}
-    environment.globals["css"] = (shared / "plots.css").read_text(encoding="utf-8")
+    environment.globals |= {"css": (shared / "plots.css").read_text(encoding="utf-8"), "counted": counted}
     return environment.get_template(path.name)
 
 
@@ -123,7 +124,7 @@ def png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> Markup:
     """The figure as inline SVG without addresses, its colours as CSS variables, its names not shared by another."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -135,7 +136,7 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = re.sub("|".join(VARIABLES), lambda colour: f"var(--{VARIABLES[colour[0]]})", text)
-    return re.sub(r">\s+<", "><", text)
+    return Markup(re.sub(r">\s+<", "><", text))  # matplotlib escapes the texts in it
 
 
 def subplots(height: float, **options: Any) -> tuple[Figure, Any]:

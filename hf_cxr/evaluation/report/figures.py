@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,7 +26,7 @@ CARD_FIGURES = {
 """Figures of a model card → what is to be seen."""
 
 
-def draw(report: Mapping[str, Any]) -> dict[str, str]:
+def draw(report: Mapping[str, Any]) -> dict[str, Markup]:
     """Name → SVG of every figure that the report has numbers for."""
     return {name: svg(figure, name) for name, figure in drawn(MAKERS, report)}
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
 from hf_cxr.evaluation.baselines import best_blind
@@ -27,7 +26,7 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
     """One HTML file: no network, no script. `images` gives frontal and lateral view of a row by its number."""
     return template(TEMPLATE).render(
         report=report,
-        figures={name: Markup(svg) for name, svg in figures.draw(report).items()},  # matplotlib escapes texts in it
+        figures=figures.draw(report),
         sentences=sentences(report),
         columns=COLUMNS,
         names=SCORES,
@@ -35,7 +34,6 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
         inputs=INPUTS,
         interval=INTERVAL,
         bounds=bounds,
-        counted=counted,
         most=figures.MOST_FINDINGS,
         p_value=p_value,
         thresholds=thresholds(report),
@@ -88,22 +86,6 @@ def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 # --- what the figures mean ---------------------------------------------------------------------------------------
-
-
-def sentences(report: Mapping[str, Any]) -> dict[str, str]:
-    """Section → what it means, in plain words made of the numbers."""
-    makers = {
-        "verdict": _verdict,
-        "summary": _summary,
-        "image_shuffle": _image_shuffle,
-        "inputs": _inputs,
-        "scores": _scores,
-        "findings": _findings,
-        "subgroups": _subgroups,
-        "calibration": _calibration,
-        "risk": _risk,
-    }
-    return {name: make(report) for name, make in makers.items()}
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
@@ -262,3 +244,9 @@ def _risk(report: Mapping[str, Any]) -> str:
             f"If it answers only the {share} it is surest of, {fewer} of its texts are wrong in place of {all_wrong}."
         )
     return f"Declining gains nothing here. Of the {share} it is surest of, {fewer} are wrong; of all, {all_wrong}."
+
+
+def sentences(report: Mapping[str, Any]) -> dict[str, str]:
+    """Section → what it means, in plain words made of the numbers."""
+    makers = (_verdict, _summary, _image_shuffle, _inputs, _scores, _findings, _subgroups, _calibration, _risk)
+    return {make.__name__[1:]: make(report) for make in makers}
