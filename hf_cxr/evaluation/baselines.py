@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -33,12 +32,6 @@ def blind_predictions(train: Sequence[str], validation: Sequence[str], n: int, s
         "length_matched": [length_matched(train, validation or train)] * n,
         "random_train": [train[index] for index in rng.integers(len(train), size=n)],
     }
-
-
-def best_blind(report: Mapping[str, Any], score: str) -> tuple[str, float] | None:
-    """Name and value of the image-blind baseline of a report with the highest `score`; `None` where it has none."""
-    values = {name: report["baselines"][name][score] for name in BLIND if name in report["baselines"]}
-    return max(values.items(), key=lambda item: item[1], default=None)
 
 
 def most_frequent(texts: Sequence[str]) -> str:

@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from hf_cxr import metrics
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.evaluation import bootstrap, calibration
-from hf_cxr.evaluation.baselines import best_blind, blind_predictions, nearest_predictions, oracle_predictions
+from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
 from hf_cxr.evaluation.report import write_report
+from hf_cxr.evaluation.report.tables import best_blind
 from hf_cxr.evaluation.subgroups import subgroups
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import CALIBRATION, calibrated

@@ -31,7 +31,7 @@ from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card_tables
 from hf_cxr.inference import pipeline
-from hf_cxr.metrics import SCALARS
+from hf_cxr.metrics.study import SCALARS
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
 from hf_cxr.utils.files import replace_files
 from hf_cxr.utils.plots import percent

@@ -13,6 +13,7 @@ from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.baselines import BLIND
 from hf_cxr.evaluation.report import REPORT_FILES, figures, page, report_markdown, score_table, tables, write_report
 from hf_cxr.evaluation.report.page import report_page
+from hf_cxr.metrics import SCALARS
 from hf_cxr.utils.plots import percent
 
 NORMAL = "No acute cardiopulmonary abnormality."
@@ -113,6 +114,13 @@ def test_the_verdict_stands_on_top_and_research_use_is_said(report, rows):
 )
 def test_the_verdict_in_plain_words_has_no_number(report, reads, told):
     assert page.sentences(report | {"reads_images": reads})["verdict"] == told
+
+
+def test_every_scalar_has_words_and_every_image_blind_baseline_is_known_as_such(report):
+    assert tuple(tables.SCORES) == SCALARS
+    beside = report["baselines"] | {"nearest_pixels": {"bleu4": 1.0}}
+    best = max(report["baselines"][name]["bleu4"] for name in BLIND)
+    assert tables.best_blind(report | {"baselines": beside}, "bleu4")[1] == best
 
 
 def test_the_summary_counts_findings_and_compares_with_the_best_baseline(report):

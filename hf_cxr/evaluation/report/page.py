@@ -9,10 +9,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hf_cxr.evaluation.baselines import best_blind
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.report import figures
-from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, INTERVAL, SCORES, baselines, bounds, p_value
+from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, INTERVAL, SCORES, baselines, best_blind, bounds, p_value
 from hf_cxr.utils.plots import BASELINES, counted, data_address, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_cxr.evaluation.baselines import best_blind
-from hf_cxr.metrics import SCALARS
 from hf_cxr.utils.plots import BASELINES, NBSP, counted, percent, score
 
 SCORES = {
@@ -26,7 +24,7 @@ SCORES = {
     "normal_accuracy": "normal or abnormal",
     "length_ratio": "length written / length of the references",
 }
-"""Scalars of a report in words."""
+"""The scalars of a report (`hf_cxr.metrics.SCALARS`) in words."""
 COLUMNS = {
     name: SCORES[name] for name in ("bleu1", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro")
 }
@@ -64,6 +62,12 @@ def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: scores for name, scores in beside.items() if scores}
 
 
+def best_blind(report: Mapping[str, Any], name: str) -> tuple[str, float] | None:
+    """Name and value of the image-blind baseline of a report with the highest score; `None` where it has none."""
+    blind = {key: scores[name] for key, scores in report["baselines"].items() if not key.startswith("nearest")}
+    return max(blind.items(), key=lambda item: item[1], default=None)
+
+
 def score_table(report: Mapping[str, Any]) -> str:
     """The model, itself with shuffled images, every baseline and the label oracle, side by side."""
     rows = {"**model**": report} | baselines(report)
@@ -75,7 +79,7 @@ def every_score(report: Mapping[str, Any], gain: bool = False) -> str:
     """Every scalar with its interval, beside shuffled images and the best image-blind baseline for that score; with
     `gain` also what the images add to it."""
     head, rows = ["score", "model", INTERVAL, "images shuffled", "best image-blind baseline"], []
-    for name in SCALARS:
+    for name in SCORES:
         best = best_blind(report, name) if name != "length_ratio" else None
         row = [score(report[name]), bounds(report["ci95"].get(name)), score(report["shuffled"].get(name))]
         rows.append([SCORES[name], *row, score(best and best[1])])
