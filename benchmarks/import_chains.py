@@ -1,4 +1,4 @@
-"""How deep imports are stacked: `python benchmarks/import_chains.py` prints the longest chain of modules and of packages.
+"""How deep imports are stacked: `python benchmarks/import_chains.py` prints the longest chains of modules and packages.
 
 Imports within functions count too. The rules of who may import whom are contracts in `pyproject.toml`.
 """

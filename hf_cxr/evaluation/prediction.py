@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.inference.pipeline import decode, generate
+from hf_cxr.inference.views import VIEWS
 from hf_cxr.models.modeling import Checkpoint, panel_size_of
 
-VIEWS = ("frontal", "lateral")
 THUMBNAIL = 16  # pixels a panel, of the embedding by pixels
 Canvas = np.ndarray  # uint8, (panel, 2 × panel)
 

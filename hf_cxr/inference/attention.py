@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-VIEWS = ("frontal", "lateral")
+from .views import VIEWS
+
 COLOUR, STRONGEST = (255, 96, 0), 0.7  # of the overlay, and how much it hides where attention is highest
 LARGEST = 512  # pixels of the longer side of an overlay
 
