@@ -24,6 +24,7 @@ from PIL import Image
 
 from hf_cxr import __version__
 from hf_cxr.data.prepare import load_prepared
+from hf_cxr.explore import figures, page
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, image_bytes, in_studies
 from hf_cxr.inference.labeler import FINDINGS, POSITIVE, is_normal, label
 from hf_cxr.inference.views import FORMATS
@@ -61,13 +62,7 @@ def explore(
         FileExistsError: If `out` holds anything but an earlier result.
         FileNotFoundError: If there is no such dataset.
         ValueError: For an empty dataset, studies without text, an unknown finding or split, a broken image.
-        ModuleNotFoundError: If matplotlib is missing.
     """
-    try:
-        from hf_cxr.explore import figures as draw
-        from hf_cxr.explore import page
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"explore draws with {error.name}: pip install {error.name}") from None
     out = Path(out).resolve()
     check = functools.partial(check_free, out, "an earlier page of explore", "explore.json", known=WRITTEN)
     check()
@@ -97,9 +92,9 @@ def explore(
     with staging_folder(out) as bench:
         folder_made = bench / "made"
         folder_made.mkdir()
-        figures = draw.draw(facts, folder_made / "figures")
-        images = draw.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
-        (folder_made / "index.html").write_text(page.page(facts, figures, images), encoding="utf-8")
+        drawn = figures.draw(facts, folder_made / "figures")
+        images = figures.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
+        (folder_made / "index.html").write_text(page.page(facts, drawn, images), encoding="utf-8")
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder_made / "explore.json").write_text(text + "\n", encoding="utf-8")
         commit(folder_made, out, check)
@@ -172,7 +167,7 @@ def _preparation(folder: Path | None) -> dict[str, Any]:
         return {"source": facts["source"], "steps": facts["steps"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: not an preparation report of hf-cxr prepare ({type(error).__name__}: {error})"
+            f"{path}: not a preparation report of hf-cxr prepare ({type(error).__name__}: {error})"
         ) from None
 
 
