@@ -30,6 +30,7 @@ from hf_cxr.data.provenance import add_steps, format_preparation
 from hf_cxr.data.selection import BOTH, VIEWS, select
 from hf_cxr.data.splits import SPLITS, assign
 from hf_cxr.utils.files import commit, is_empty, staging_folder
+from hf_cxr.utils.places import check_dataset
 
 __all__ = ["FEATURES", "StudyBuilder", "format_preparation", "load_prepared", "load_studies", "plan", "prepare"]
 
@@ -184,10 +185,7 @@ def load_prepared(
     with a study that lacks the `text` which is to be learned and scored (`None`: that does not matter).
     """
     folder, given = Path(path_or_repo), str(path_or_repo)
-    if folder.is_dir() and not any(folder.glob("data/*.parquet")):
-        raise FileNotFoundError(f"{folder}: no prepared dataset here (data/*.parquet is missing); run hf-cxr prepare")
-    if not folder.exists() and (given.startswith((".", "/", "~")) or given.count("/") != 1):
-        raise FileNotFoundError(f"{given}: no such prepared dataset folder, and not a Hub id (user/name)")
+    check_dataset(given)
     try:
         if folder.is_dir():  # by its files, not by its name: load_dataset(folder) serves a stale cache after a change
             files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
