@@ -280,16 +280,16 @@ def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tu
     study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
     if options.csv and study:
         raise ValueError(f"--csv or --{next(iter(study))}: not both")
+    if not study and not options.csv:
+        raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
+    are_folders = {Path(path).is_dir() for path in study.values()}
+    if len(are_folders) == 2:
+        raise ValueError("--frontal and --lateral: one is a folder, the other is not")
     for path in (options.csv, *study.values()):
         if path and "://" not in path and not Path(path).exists():
             raise FileNotFoundError(missing(path))
     if options.csv:
         return _read_study_table(Path(options.csv))
-    if not study:
-        raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
-    are_folders = {Path(path).is_dir() for path in study.values()}
-    if len(are_folders) == 2:
-        raise ValueError("--frontal and --lateral: one is a folder, the other is not")
     return _studies_in_folders(study) if are_folders == {True} else study
 
 

@@ -160,14 +160,16 @@ def _train(parser: Parser) -> None:
             help += " (required, here or in the config)"
         elif item.default is not None:
             help += f" (default: {str(item.default).lower()})"
-        optional = {"nargs": "?", "const": "true", "metavar": "true|false"} if item.type == "bool" else {}
+        flag = item.type == "bool"
         group.add_argument(
             f"--{item.name}",
             action=Override,
             default=argparse.SUPPRESS,
             dest="overrides",
             help=help,
-            **{"metavar": "VALUE"} | optional,
+            metavar="true|false" if flag else "VALUE",
+            nargs="?" if flag else None,
+            const="true" if flag else None,
         )
 
 
@@ -356,8 +358,8 @@ def _completion(parser: Parser, shell: str) -> str:
 
     for command in parser.commands.values():
         for action in command._actions:
-            if action.nargs != 0 and not action.choices:
-                action.complete = shtab.FILE
+            if action.nargs != 0 and not action.choices and not action.type:  # no number
+                vars(action)["complete"] = shtab.FILE
     return shtab.complete(parser, shell)
 
 
