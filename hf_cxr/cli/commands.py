@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report
-from hf_cxr.config import read_config, recipe
+from hf_cxr.config.kit import read_config, recipe
 from hf_cxr.utils.places import check_checkpoint, check_dataset, check_place, check_writable, missing
 
 INTERRUPTED = 130
@@ -272,7 +272,7 @@ def run_predict(options: argparse.Namespace) -> None:
         if failed:
             raise ValueError(f"{failed} of {len(studies)} studies could not be read")
     if sys.stdout.isatty() and not options.json:  # in a file or a pipe, studies alone
-        print_next("add --json for a program", "see in docs/evaluation.md what a score means")
+        print_next("--abstain-below SCORE withholds unsure texts", "--json writes for programs")
 
 
 def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tuple[str, dict[str, str | None]]]:

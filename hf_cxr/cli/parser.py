@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH
-from hf_cxr.config import FOREIGN, KitArguments, closest
+from hf_cxr.config.kit import FOREIGN, KitArguments, closest
 from hf_cxr.utils.places import advice, is_full
 
 BAD_INPUT = 2

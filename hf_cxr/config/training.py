@@ -1,6 +1,6 @@
 """The arguments of a run with the Trainer's among them: parsed from a config and overrides, and written as a config.
 
-The kit's own arguments, recipes and the reading of a file are in `hf_cxr.config`, which needs no transformers.
+The kit's own arguments, recipes and the reading of a file are in `hf_cxr.config.kit`, which needs no transformers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import get_token
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-from hf_cxr.config import STARTING, KitArguments, closest, read_config
+from hf_cxr.config.kit import STARTING, KitArguments, closest, read_config
 
 
 @dataclass

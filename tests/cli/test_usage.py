@@ -9,7 +9,8 @@ from helpers import ROOT, run_cxr, write_config
 
 from hf_cxr.cli.commands import COMMANDS
 from hf_cxr.cli.parser import SHELLS, _spelled, main, make_parser
-from hf_cxr.config import FOREIGN, KitArguments, argument_names, recipe
+from hf_cxr.config import KitArguments, argument_names, recipe
+from hf_cxr.config.kit import FOREIGN
 
 
 def said(words, capsys) -> tuple[int, str]:
