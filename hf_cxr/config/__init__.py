@@ -1,5 +1,5 @@
-"""The arguments of a run. `hf_cxr.config.kit` has the kit's own, the recipes and the reading of a config; it is light. The
-Trainer's, in `hf_cxr.config.training`, need transformers, so those names are imported when they are first used."""
+"""The arguments of a run. `hf_cxr.config.kit` has the kit's own, the recipes and the reading of a config; it is light.
+The Trainer's, in `hf_cxr.config.training`, need transformers; those names are imported when they are first used."""
 
 from __future__ import annotations
 
