@@ -29,6 +29,7 @@ from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
+from hf_cxr.utils.places import check_dataset
 
 __all__ = ["FEATURES", "format_preparation", "load_prepared", "load_studies", "plan", "prepare"]
 
@@ -156,10 +157,7 @@ def load_prepared(
     with a study that lacks the `text` which is to be learned and scored (`None`: that does not matter).
     """
     folder, given = Path(path_or_repo), str(path_or_repo)
-    if folder.is_dir() and not any(folder.glob("data/*.parquet")):
-        raise FileNotFoundError(f"{folder}: no prepared dataset here (data/*.parquet is missing); run hf-cxr prepare")
-    if not folder.exists() and (given.startswith((".", "/", "~")) or given.count("/") != 1):
-        raise FileNotFoundError(f"{given}: no such prepared dataset folder, and not a Hub id (user/name)")
+    check_dataset(given)
     try:
         dataset = _load(folder) if folder.is_dir() else load_dataset(given, revision=revision)
     except (ConnectionError, FileNotFoundError) as error:
