@@ -81,6 +81,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide a loss that is no number (and wait for the GPU at each step to know)."}
     )
+    disable_tqdm: bool = field(default=False, metadata={"help": "Lines instead of a bar, on a terminal too."})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Look for unused parameters at each step; no model of this kit has any."}
     )
@@ -116,7 +117,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
 STARTING = ("resume", "restart")
 
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
-DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "disable_tqdm", "hub_token"}
+DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "hub_token"}
 
 
 ARGUMENTS = (KitArguments, TrainingArguments)
