@@ -28,8 +28,7 @@ from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_cxr import metrics
-from hf_cxr.cli.demo import packaged_config
-from hf_cxr.config import parse_arguments
+from hf_cxr.config import parse_arguments, recipe
 from hf_cxr.data.prepare import load_prepared, prepare
 from hf_cxr.data.sources.phantom import LATERAL_ONLY
 from hf_cxr.evaluation.prediction import predict_split
@@ -97,7 +96,7 @@ def run_arm(
     if arm == "view_dropout":
         words += ["--view_dropout", VIEW_DROPOUT]
     started = time.perf_counter()
-    kit, args = parse_arguments(packaged_config("demo.yaml"), [str(word) for word in words])
+    kit, args = parse_arguments(recipe("demo"), [str(word) for word in words])
     report = train(kit, args)
     assert report is not None
     test = load_prepared(str(dataset))["test"]
@@ -120,7 +119,7 @@ def run_arm(
 
 def equal_compute_epochs(seed: int, folder: Path, studies: int) -> float:
     """Epochs of fine-tuning alone that cost at least what the demo's two stages cost; told in full."""
-    kit, args = parse_arguments(packaged_config("demo.yaml"), ["--dataset", "none", "--output_dir", str(folder)])
+    kit, args = parse_arguments(recipe("demo"), ["--dataset", "none", "--output_dir", str(folder)])
     checkpoint = build(kit.encoder, kit.decoder, kit.panel_size, texts=["No acute abnormality."] * 9, vocab_size=600)
     one, two = flops_per_study(checkpoint)
     epochs = math.ceil(args.num_train_epochs + kit.findings_pretraining_epochs * one / two)

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hf_cxr.cli.demo import packaged_config
 from hf_cxr.cli.terminal import print_report
-from hf_cxr.config import parse_arguments
+from hf_cxr.config import parse_arguments, recipe
 from hf_cxr.data.prepare import prepare
 from hf_cxr.training.run import train
 
@@ -43,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     dataset = args.out / "dataset"
     words = ["--dataset", str(dataset), "--output_dir", str(args.out), "--seed", str(args.seed)]
-    kit, arguments = parse_arguments(packaged_config("demo.yaml"), words)
+    kit, arguments = parse_arguments(recipe("demo"), words)
     prepare("phantom", dataset, size=kit.panel_size, seed=args.seed, num_studies=args.num_studies, overwrite=True)
     shuffle_texts(dataset, args.seed)
     print_report(train(kit, arguments), str(args.out))

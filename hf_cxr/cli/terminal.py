@@ -70,13 +70,14 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
 def print_comparison(comparison: Mapping[str, Any]) -> None:
     """Both runs' main scores side by side, and the verdict."""
     from hf_cxr.evaluation.compare import SHOWN
+    from hf_cxr.evaluation.report.tables import SCORES
 
     rows = []
-    for name, words in SHOWN.items():
+    for name in SHOWN:
         row = comparison["scores"][name]
         low, high = row["ci95"]
         numbers = [f"{row['a']:.3f}", f"{row['b']:.3f}", f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        rows.append([words, *numbers, f"{row['probability']:.2f}"])
+        rows.append([SCORES[name], *numbers, f"{row['probability']:.2f}"])
     print(f"A: {comparison['a']}, B: {comparison['b']}, {comparison['n']} studies\n")
     print(aligned(["", "A", "B", "B − A", "95 % interval", "probability\nB is better"], rows))
     print(f"\n{textwrap.fill(comparison['verdict'], WIDTH)}")

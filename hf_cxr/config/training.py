@@ -29,6 +29,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide a loss that is no number (and wait for the GPU at each step to know)."}
     )
+    disable_tqdm: bool = field(default=False, metadata={"help": "Lines instead of a bar, on a terminal too."})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Look for unused parameters at each step; no model of this kit has any."}
     )
@@ -61,7 +62,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
 
 
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
-DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "disable_tqdm", "hub_token"}
+DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "hub_token"}
 
 
 ARGUMENTS = (KitArguments, TrainingArguments)

@@ -1,19 +1,58 @@
-"""What is told, and decided, while a model trains: the epoch, early stopping, and whether it looks at the images."""
+"""What is told, and decided, while a model trains: progress, early stopping, and whether it looks at the images."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.utils.files import replace_files
+from hf_cxr.utils.progress import ProgressBar
 
 EVALUATIONS = "evaluations.jsonl"
 COLLAPSED_SHARE = 0.95  # one sentence for more than this share of the studies, where the radiologists vary more
+
+
+class StageProgress(ProgressCallback):
+    """transformers' bar with the name of the stage and the loss: step of steps, loss, time left.
+
+    In a log file, and where `disable_tqdm` is set, it is a flushed line now and then.
+    """
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+        self.prediction_bar: ProgressBar | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.current_step = state.global_step  # a resumed run begins here
+        if state.is_world_process_zero:
+            self.training_bar = self._bar(args, self.stage, state.max_steps, initial=state.global_step, unit="steps")
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if state.is_world_process_zero and self.prediction_bar is None:
+            title = f"evaluation at step {state.global_step}"
+            self.prediction_bar = self._bar(args, title, len(eval_dataloader), leave=False, unit="batches")
+        super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+
+    def close(self) -> None:
+        """Let go of the line, so that an error gets one of its own."""
+        for bar in (self.prediction_bar, self.training_bar):
+            if bar is not None:
+                bar.close()
+
+    @staticmethod
+    def _bar(args: TrainingArguments, title: str, total: int, **settings: Any) -> ProgressBar:
+        return ProgressBar(desc=title, total=total, plain=args.disable_tqdm or None, **settings)
 
 
 class EpochCallback(TrainerCallback):
@@ -67,9 +106,9 @@ class ImageUseCallback(TrainerCallback):
         earlier = [row for row in read_lines(self.file) if row["step"] < state.global_step]
         write_lines(self.file, [*earlier, scores])
         used_before = any(row["image_gain_low"] > 0 for row in earlier)
-        print("\n" + scores_line(scores), flush=True)
-        if warning := warning_of(scores, used_before, self.share_of_truth):
-            print(f"WARNING: {warning}", flush=True)
+        warning = warning_of(scores, used_before, self.share_of_truth)
+        ProgressBar.write(scores_line(scores) + (f"\nWARNING: {warning}" if warning else ""))  # above the bar
+        sys.stdout.flush()
 
 
 def scores_line(scores: dict[str, Any]) -> str:

@@ -20,15 +20,16 @@ import torch
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 
-from hf_cxr.training.callbacks import is_exhausted
+from hf_cxr.training.callbacks import StageProgress, is_exhausted
+from hf_cxr.utils.files import replace_files
 
 WHOLE = "complete"  # an empty file, the last to be written into a checkpoint's folder
 RUNNING_LOSS = "running_loss_{rank}.json"
 PROGRESS = "progress.json"
-STAGES = ("findings_pretraining", "impressions", "evaluation", "finished")
 # Arguments that may differ between the start of a run and its continuation: they change no weight.
 HARMLESS = {"num_proc", "log_samples", "share_samples", "output_dir", "report_to", "run_name", "disable_tqdm"}
 HARMLESS |= {"dataloader_num_workers", "dataloader_prefetch_factor", "save_total_limit", "project"}
@@ -71,21 +72,30 @@ def agreed(value: Any) -> Any:
     return broadcast_object_list([value])[0]
 
 
-@contextmanager
-def without_pushes(args: TrainingArguments) -> Iterator[None]:
-    """Keep `Trainer` from pushing meanwhile."""
-    asked, args.push_to_hub = args.push_to_hub, False
-    try:
-        yield
-    finally:
-        args.push_to_hub = asked
+def whole_again(trained: torch.nn.Module, unsharded: torch.nn.Module) -> torch.nn.Module:
+    """Return `unsharded`, a copy made before training in pieces (FSDP2, DeepSpeed), with the trained weights.
+
+    Every process has to call it: the pieces are gathered one weight at a time. Saving and generating then go the same
+    way as with one process.
+    """
+    weights = trained.state_dict().items()
+    unsharded.load_state_dict(
+        {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights}
+    )
+    return unsharded
 
 
 class ResumableTrainer(Trainer):
-    """`Trainer` whose checkpoints are whole or not there, and whose logged losses survive a resume."""
+    """`Trainer` whose checkpoints are whole or not there, and whose logged losses survive a resume.
 
-    def __init__(self, *args, **kwargs) -> None:
+    `stage` is the title of its progress bar.
+    """
+
+    def __init__(self, *args, stage: str = "training", **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        self.progress = StageProgress(stage)
+        self.add_callback(self.progress)
         self.resumed_from: Path | None = None
         self.save_limit: int | None = None
         self.add_callback(_RestoreRunningLoss(self))
@@ -112,6 +122,7 @@ class ResumableTrainer(Trainer):
             self.train(resume_from_checkpoint=str(self.resumed_from) if self.resumed_from else None)
         finally:
             self.args.save_total_limit = limit
+            self.progress.close()
 
     def _relocated_state(self, file: Path) -> TrainerState:
         """The saved state, its best checkpoint looked for in this folder: a run may have been moved."""
@@ -131,14 +142,16 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        push, self.args.push_to_hub = self.args.push_to_hub, False  # the checkpoint is not whole yet
         try:
-            with without_pushes(self.args):  # a push takes its time, and the checkpoint is not whole yet
-                super()._save_checkpoint(model, trial)
+            super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # how a full disk is told
             shutil.rmtree(folder, ignore_errors=True)
             free = shutil.disk_usage(self.args.output_dir).free / 1e6
             reason = f"{' '.join(str(error).split())}; {free:.0f} MB free"
             raise OSError(f"{folder}: could not be written ({reason}); earlier checkpoints are whole") from error
+        finally:
+            self.args.push_to_hub = push
         folder.mkdir(exist_ok=True)
         loss = {
             "tr_loss": self._tr_loss.item(),
@@ -150,7 +163,7 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             (folder / WHOLE).touch()
             rotate(self.args.output_dir, self.save_limit, self.state.best_model_checkpoint)
-        if self.args.push_to_hub:
+        if push:
             self._push_from_checkpoint(str(folder))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -220,20 +233,18 @@ def read_progress(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def write_progress(folder: str | os.PathLike, stage: str, config: dict[str, Any]) -> None:
-    """Note that a run stands in `stage`, one of `STAGES`; whole or not at all."""
-    partial = Path(folder) / f".{PROGRESS}"
-    partial.write_text(json.dumps({"stage": stage, "config": config}, indent=2, default=str) + "\n", encoding="utf-8")
-    partial.replace(Path(folder) / PROGRESS)
+    """Note that a run stands in `stage` (see `hf_cxr.training.run.start_or_resume`); whole or not at all."""
+    text = json.dumps({"stage": stage, "config": config}, indent=2, default=str)
+    replace_files(Path(folder), {PROGRESS: f"{text}\n"})
 
 
 def check_same_run(folder: str | os.PathLike, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise `ValueError` naming the arguments that keep `now` from being the continuation of `before`."""
     now = json.loads(json.dumps(now, default=str))
-    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     changed = [
         f"{name} {before.get(name, 'not set')} → {now.get(name, 'not set')}"
-        for name in differing
-        if name not in HARMLESS
+        for name in sorted((before.keys() | now.keys()) - HARMLESS)
+        if before.get(name) != now.get(name)
     ]
     if changed:
         raise ValueError(

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from tqdm.auto import tqdm
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset
 from hf_cxr.models.modeling import Checkpoint
+from hf_cxr.utils.files import staging_folder
+from hf_cxr.utils.progress import ProgressBar
 
 
 def encode_once(checkpoint: Checkpoint, canvases: CanvasDataset, folder: Path, batch_size: int) -> np.ndarray:
@@ -35,24 +36,21 @@ def encode_once(checkpoint: Checkpoint, canvases: CanvasDataset, folder: Path, b
 
 def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path, batch_size: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{PartialState().process_index}.partial")  # hosts may share the disk
-    states = None
-    try:
-        for start in tqdm(range(0, len(canvases), batch_size), desc="Encoding images once"):
-            items = [{"canvas": canvases.canvas(row)} for row in range(start, min(start + batch_size, len(canvases)))]
-            pixels = collate(items)["pixel_values"].to(encoder.device)
+    rows, states = range(len(canvases)), None
+    with staging_folder(file) as folder:
+        for start in ProgressBar(rows[::batch_size], desc="encoding images once"):
+            batch = rows[start : start + batch_size]
+            pixels = collate([{"canvas": canvases.canvas(row)} for row in batch])["pixel_values"]
             with torch.inference_mode():
-                batch = encoder(pixel_values=pixels)[0].float().cpu().numpy()
+                encoded = encoder(pixel_values=pixels.to(encoder.device))[0].float().cpu().numpy()
             if states is None:
-                shape = (len(canvases), *batch.shape[1:])
+                shape = (len(rows), *encoded.shape[1:])
                 _check_disk_space(file.parent, 4 * int(np.prod(shape)))
-                states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-            states[start : start + len(batch)] = batch
+                states = np.lib.format.open_memmap(folder / "states", mode="w+", dtype=np.float32, shape=shape)
+            states[start : start + batch_size] = encoded
         if states is not None:
             states.flush()
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+        (folder / "states").replace(file)
 
 
 def _check_disk_space(folder: Path, needed: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +28,9 @@ from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint
 from hf_cxr.training.callbacks import EpochCallback
-from hf_cxr.training.checkpoints import ResumableTrainer, agreed
-from hf_cxr.training.sharding import is_sharded, whole_again
+from hf_cxr.training.checkpoints import ResumableTrainer, agreed, whole_again
+from hf_cxr.training.launch import is_sharded
+from hf_cxr.utils.files import staging_folder
 
 MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in findings pretraining
 UNTAGGED = {"no indexing", "technical quality of image unsatisfactory"}  # Indiana's words for a report without tags
@@ -136,8 +136,8 @@ def pretrain_on_findings(checkpoint: Checkpoint, packed: Dataset, kit: KitArgume
         "label_smoothing_factor": 0.0,
         "gradient_checkpointing": False,
         "activation_checkpointing": False,  # the same under the name that transformers fills in beside it
+        "push_to_hub": False,
     }
-    stage = dataclasses.replace(args, **changes)
     canvases = CanvasDataset(
         packed,
         kit.panel_size,
@@ -154,11 +154,12 @@ def pretrain_on_findings(checkpoint: Checkpoint, packed: Dataset, kit: KitArgume
     with adapters(model, kit.lora_rank, kit.lora_alpha):
         trainer = ResumableTrainer(
             model=model,
-            args=stage,
+            args=dataclasses.replace(args, **changes),
             train_dataset=canvases,
             data_collator=CanvasCollator(checkpoint.image_processor),
             compute_loss_func=finding_loss,
             callbacks=[EpochCallback(canvases)],
+            stage="stage 1 of 2: encoder learns findings",
         )
         trainer.resume_or_train()
     if unsharded is not None:
@@ -171,12 +172,8 @@ def pretrain_on_findings(checkpoint: Checkpoint, packed: Dataset, kit: KitArgume
 
 def save_encoder(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the encoder and its image processor as a stock checkpoint, whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        checkpoint.model.encoder.save_pretrained(partial)
-        checkpoint.image_processor.save_pretrained(partial)
-        share_weights(partial)
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with staging_folder(folder) as staging:
+        checkpoint.model.encoder.save_pretrained(staging / ENCODER)
+        checkpoint.image_processor.save_pretrained(staging / ENCODER)
+        share_weights(staging / ENCODER)
+        (staging / ENCODER).replace(folder)

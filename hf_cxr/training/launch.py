@@ -19,6 +19,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.utils import DistributedType
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from transformers import TrainingArguments
 
 from hf_cxr.utils.files import packaged
 
@@ -118,6 +119,7 @@ def is_fsdp() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def is_deepspeed() -> bool:
-    """Whether the launcher asked for DeepSpeed."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+def is_sharded(args: TrainingArguments) -> bool:
+    """Whether launcher or arguments ask for training in pieces: FSDP or DeepSpeed."""
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    return bool(args.fsdp or args.deepspeed) or is_fsdp() or deepspeed

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import json
 import os
 import shlex
 import shutil
@@ -24,7 +23,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import Trainer, set_seed
+from transformers import Trainer, TrainerState, set_seed
 
 from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.data import licences
@@ -39,7 +38,6 @@ from hf_cxr.inference.pipeline import CALIBRATION
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
-from hf_cxr.training import findings_pretraining, launch
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     PROGRESS,
@@ -49,17 +47,20 @@ from hf_cxr.training.checkpoints import (
     only_run_in,
     read_progress,
     remove_checkpoints,
-    without_pushes,
+    whole_again,
     write_progress,
 )
 from hf_cxr.training.feature_cache import encode_once
+from hf_cxr.training.findings_pretraining import ENCODER, STAGE, pretrain_on_findings
+from hf_cxr.training.launch import check_workers, is_sharded
 from hf_cxr.training.samples import SampleCallback
-from hf_cxr.training.sharding import is_sharded, whole_again
 from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
+from hf_cxr.utils.files import json_object
 
 NOT_SELECTABLE = ("legacy_bleu4", "length_ratio")  # more of them is not better
 SELECTABLE = ("composite", "loss", "image_gain", *(name for name in SCALARS if name not in NOT_SELECTABLE))
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
+RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
 
 
 def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
@@ -75,19 +76,20 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
         dataset = load_prepared(kit.dataset)
     data_facts = model_card.dataset_facts(kit.dataset)  # now: the folder may hold another dataset when training ends
     check_feasible(dataset, kit, args)
-    if args.push_to_hub and args.hub_private_repo is False and state.is_main_process:
-        _tell_of_the_licence(kit.dataset, data_facts)
+    public = args.push_to_hub and args.hub_private_repo is False and state.is_main_process
+    if public and (note := licences.note_on_weights(kit.dataset, data_facts["preparation"].get("source"))):
+        print(f"push_to_hub: {note}", file=sys.stderr)
+    config = identity(kit, args, dataset)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
-        stage = agreed(start_or_resume(kit, args, dataset) if state.is_main_process else None)
+        stage = agreed(start_or_resume(kit, args, config) if state.is_main_process else None)
+        report, file = None, output / "report.json"
         if stage == "finished":  # a push of it may still be due
-            report = _read_report(output)
+            report = json_object(file) if file.is_file() else None
         else:
-            checkpoint = (
-                load_checkpoint(str(output)) if stage == "evaluation" else _train_stages(dataset, kit, args, output)
-            )
+            done = stage == "evaluation"
+            checkpoint = load_checkpoint(str(output)) if done else _train_stages(dataset, kit, args, config)
             seconds = time.perf_counter() - started
-            report = None
             _calibrate(checkpoint, dataset, args, output)
             if len(dataset.get("test", ())):
                 report = evaluation.evaluate(
@@ -98,7 +100,7 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
                 facts = model_card.training_facts(kit, args, data_facts, sizes, seconds)
                 facts |= model_card.trained_facts(output, args) | {"resumed": resumed}
                 model_card.write_model_card(output, facts)
-                write_progress(output, "finished", identity(kit, args, dataset))
+                write_progress(output, "finished", config)
             if state.is_local_main_process:
                 shutil.rmtree(output / STATES, ignore_errors=True)
     if args.push_to_hub and state.is_main_process:
@@ -106,9 +108,10 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     return report
 
 
-def _tell_of_the_licence(dataset: str, facts: dict[str, Any]) -> None:
-    if note := licences.note_on_weights(dataset, facts["preparation"].get("source")):
-        print(f"push_to_hub: {note}", file=sys.stderr)
+def _push_in_progress(folder: str, args: TrainingArguments, state: TrainerState) -> None:
+    card = hub.card_in_progress(args.hub_model_id, state.global_step, state.max_steps)
+    (Path(folder) / hub.CARD).write_text(card, encoding="utf-8")
+    hub.push_as_asked(folder, args)
 
 
 def _push_finished(args: TrainingArguments) -> None:
@@ -131,9 +134,11 @@ def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArgum
             (Path(folder) / "config.json").replace(output / "config.json")
 
 
-def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments, output: Path) -> Checkpoint:
+def _train_stages(
+    dataset: DatasetDict, kit: KitArguments, args: TrainingArguments, config: dict[str, Any]
+) -> Checkpoint:
     """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
-    state = PartialState()
+    state, output = PartialState(), Path(args.output_dir)
     checkpoint = build(
         kit.encoder,
         kit.decoder,
@@ -149,17 +154,16 @@ def _train_stages(dataset: DatasetDict, kit: KitArguments, args: TrainingArgumen
             if len(dataset.get(name, ()))
         }
     if kit.findings_pretraining_epochs:
-        with without_pushes(args):
-            findings_pretraining.pretrain_on_findings(checkpoint, packed["train"], kit, args)
+        pretrain_on_findings(checkpoint, packed["train"], kit, args)
         if state.is_main_process:
-            write_progress(output, "impressions", identity(kit, args, dataset))
-            shutil.rmtree(output / findings_pretraining.STAGE, ignore_errors=True)
+            write_progress(output, "impressions", config)
+            shutil.rmtree(output / STAGE, ignore_errors=True)
     set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
     with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
         trainer = fine_tune(checkpoint, packed, kit, args)
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer, output)
-        write_progress(output, "evaluation", identity(kit, args, dataset))
+        write_progress(output, "evaluation", config)
     return checkpoint
 
 
@@ -174,21 +178,19 @@ def identity(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -
     return config | around | {"studies_sha256": studies.hexdigest()}
 
 
-def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> str:
-    """Decide where the run begins; returns one of `hf_cxr.training.checkpoints.STAGES`.
+def start_or_resume(kit: KitArguments, args: TrainingArguments, config: dict[str, Any]) -> str:
+    """Decide where the run begins: "findings_pretraining", "impressions", "evaluation" or "finished".
 
     Raises `ValueError` if `output_dir` holds a run, finished or not, or others' checkpoints, and neither `resume` nor
     `restart` is set, if a run would be resumed with other arguments, or if it begins from what it would delete.
     """
     output = Path(args.output_dir)
-    progress, config = read_progress(output), identity(kit, args, dataset)
+    progress = read_progress(output)
     if kit.resume and progress:
         check_same_run(output, progress["config"], config)
         print(f"Resuming {output}: {_progress_so_far(output, progress['stage'])}", flush=True)
         return progress["stage"]
-    saved = [
-        path for path in (output / findings_pretraining.ENCODER, output / findings_pretraining.STAGE) if path.exists()
-    ]
+    saved = [output / name for name in (ENCODER, STAGE) if (output / name).exists()]
     saved += [*output.glob("checkpoint-*"), *output.glob("model*.safetensors")]
     stage = progress["stage"] if progress else None
     if (saved or stage in ("evaluation", "finished")) and not kit.restart:
@@ -203,14 +205,9 @@ def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: Dataset
             raise ValueError(f"{name}: {start} lies in the output_dir, which is emptied; name another output_dir")
     if kit.resume:
         print(f"Nothing to resume in {output}: starting anew", flush=True)
-    (output / PROGRESS).unlink(missing_ok=True)
-    for leftover in (findings_pretraining.ENCODER, findings_pretraining.STAGE, STATES, SAMPLES):
-        shutil.rmtree(output / leftover, ignore_errors=True)
+    _remove(output, PROGRESS, ENCODER, STAGE, STATES, SAMPLES)
     remove_checkpoints(output)
-    for weights in output.glob("model*.safetensors"):
-        weights.unlink()
-    for stale in (EVALUATIONS, *REPORT_FILES, model_card.CARD, model_card.FACTS):
-        (output / stale).unlink(missing_ok=True)
+    _remove(output, "model*.safetensors", EVALUATIONS, *RESULTS)
     stage = "findings_pretraining" if kit.findings_pretraining_epochs else "impressions"
     write_progress(output, stage, config)
     return stage
@@ -219,13 +216,13 @@ def start_or_resume(kit: KitArguments, args: TrainingArguments, dataset: Dataset
 def _progress_so_far(output: Path, stage: str) -> str:
     if stage in ("evaluation", "finished"):
         return f"trained already, {'evaluating' if stage == 'evaluation' else 'nothing left to do'}"
-    saved = checkpoints(output / findings_pretraining.STAGE if stage == "findings_pretraining" else output)
+    saved = checkpoints(output / STAGE if stage == "findings_pretraining" else output)
     return f"stage {stage}, " + (f"from {saved[-1].name}" if saved else "from its start")
 
 
-def _read_report(output: Path) -> dict[str, Any] | None:
-    file = output / "report.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def _remove(folder: Path, *patterns: str) -> None:
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments) -> None:
@@ -234,15 +231,13 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
         raise ValueError(f"{kit.dataset}: there are no training studies")
     if args.eval_strategy != "no" and not len(dataset.get("validation", ())):
         raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
-    launch.check_workers()
+    check_workers()
     if kit.resume and kit.restart:
         raise ValueError("resume or restart: not both")
     if kit.resume and (args.save_only_model or args.ignore_data_skip):
         raise ValueError("resume needs save_only_model: false and ignore_data_skip: false")
     if args.load_best_model_at_end and args.save_strategy == "steps" and args.save_steps != args.eval_steps:
-        raise ValueError(
-            "load_best_model_at_end needs a checkpoint of each evaluation: save_steps equal to eval_steps"
-        )
+        raise ValueError("load_best_model_at_end needs each evaluation's checkpoint: save_steps equal to eval_steps")
     best = str(args.metric_for_best_model).removeprefix("eval_")
     if args.load_best_model_at_end and best not in SELECTABLE:
         raise ValueError(f"metric_for_best_model: {best!r} is none of {', '.join(SELECTABLE)}")
@@ -255,16 +250,11 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
     if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
     if args.push_to_hub and args.hub_strategy == "every_save" and (kit.lora_rank or is_sharded(args)):
-        raise ValueError(
-            "hub_strategy: every_save pushes whole weights, which lora_rank and FSDP have at the end only"
-        )
+        raise ValueError("hub_strategy: every_save pushes whole weights; lora_rank and FSDP have them at the end only")
     if kit.lora_rank and is_sharded(args):
         raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
-    if (
-        kit.findings_pretraining_epochs
-        and kit.findings_labels == "tags"
-        and "tags" not in dataset["train"].column_names
-    ):
+    by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
+    if by_tags and "tags" not in dataset["train"].column_names:
         raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
     for name in ("view_dropout", "augmentation"):
         if not 0 <= getattr(kit, name) <= 1:
@@ -282,19 +272,15 @@ def save_run(
     They are written beside and moved in at the end, so that an interruption or a full disk leaves no half checkpoint.
     """
     output.mkdir(parents=True, exist_ok=True)
-    for abandoned in output.glob(".saving-*"):
-        shutil.rmtree(abandoned)
+    _remove(output, ".saving-*")
     with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
         folder = Path(name)
         remote_code.add_pipeline_code(checkpoint.model, folder)
         checkpoint.save_pretrained(folder)
-        (folder / "config.yaml").write_text(
-            yaml.safe_dump(resolved_config(kit, args), sort_keys=False), encoding="utf-8"
-        )
+        config = yaml.safe_dump(resolved_config(kit, args), sort_keys=False)
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        for stale in (*REPORT_FILES, model_card.CARD, model_card.FACTS):  # they are of other weights
-            (output / stale).unlink(missing_ok=True)
-        shutil.rmtree(output / model_card.FIGURES, ignore_errors=True)
+        _remove(output, *RESULTS)  # they are of other weights
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
             file.replace(output / file.name)
 
@@ -306,16 +292,16 @@ def fine_tune(
 
     Returns the trainer, with its state and log.
     """
-    model, tokenizer, output = checkpoint.model, checkpoint.tokenizer, Path(args.output_dir)
+    model, tokenizer, images = checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor
+    output = Path(args.output_dir)
     canvases = {
         name: CanvasDataset(split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed)
         for name, split in packed.items()
     }
     if kit.freeze_encoder:
         model.encoder.requires_grad_(False)
-        canvases["train"].states = encode_once(
-            checkpoint, canvases["train"], output / STATES, args.per_device_eval_batch_size
-        )
+        batch_size = args.per_device_eval_batch_size
+        canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
     else:
         canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
     latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
@@ -325,10 +311,9 @@ def fine_tune(
             tokenizer.batch_decode(np.where(ids == IGNORED, tokenizer.pad_token_id, ids), skip_special_tokens=True)
             for ids in (prediction.predictions, prediction.label_ids)
         )
-        latest[:] = [(truth, text.strip()) for truth, text in zip(labels, predicted, strict=True)]
-        return evaluation.validation_scores(
-            [text for _, text in latest], labels, packed["validation"]["patient"], args.seed
-        )
+        predicted = [text.strip() for text in predicted]
+        latest[:] = zip(labels, predicted, strict=True)
+        return evaluation.validation_scores(predicted, labels, packed["validation"]["patient"], args.seed)
 
     callbacks: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
@@ -341,16 +326,16 @@ def fine_tune(
         args=args,
         train_dataset=canvases["train"],
         eval_dataset=canvases.get("validation"),
-        data_collator=CanvasCollator(
-            checkpoint.image_processor, tokenizer.pad_token_id, model.config.decoder_start_token_id
-        ),
+        data_collator=CanvasCollator(images, tokenizer.pad_token_id, model.config.decoder_start_token_id),
         processing_class=tokenizer,
-        image_processor=checkpoint.image_processor,
+        image_processor=images,
         compute_loss_func=token_mean_loss(args.label_smoothing_factor),
         compute_metrics=compute_metrics if args.predict_with_generate else None,
         callbacks=callbacks,
         encoder_learning_rate=kit.encoder_learning_rate,
         cross_attention_learning_rate=kit.cross_attention_learning_rate,
+        push=_push_in_progress,
+        stage=f"{'stage 2 of 2' if kit.findings_pretraining_epochs else 'stage 1 of 1'}: model learns to write",
     )
     if kit.log_samples and "validation" in packed:
         trainer.add_callback(

@@ -6,8 +6,9 @@ another machine gets them only where the run is told to share.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from transformers import TrainerCallback
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.training.callbacks import read_lines, write_lines
+from hf_cxr.utils.files import replace_files
+from hf_cxr.utils.progress import ProgressBar
 
 SIDE, TEXT_WIDTH, MARGIN = 224, 620, 16  # pixels: one panel, the column of text, the space around both
 FONT_SIZE, LINE = 14, 19
@@ -36,40 +39,25 @@ class Sample:
     prediction: str
 
 
+@dataclass(eq=False)
 class SampleCallback(TrainerCallback):
-    """At each evaluation, shows `count` studies, the same each time, spread over the split.
+    """At each evaluation, shows `count` studies, the same each time, spread over the split; all of a smaller split."""
 
-    Args:
-        canvases: the split that is evaluated.
-        uids: its studies, in its order.
-        read: gives (truth, output) of the latest evaluation, in the order of the split.
-        folder: takes `step-000040.png` and `samples.jsonl`.
-        count: how many studies; all of a smaller split.
-        share: whether trackers on other machines get them, too.
-        callbacks: those of the trainer; tensorboard's keeps the writer that is used here.
-    """
-
-    def __init__(
-        self,
-        canvases: CanvasDataset,
-        uids: Sequence[str],
-        read: Callable[[], list[tuple[str, str]]],
-        folder: Path,
-        count: int,
-        share: bool,
-        callbacks: Sequence[TrainerCallback] = (),
-    ) -> None:
-        self.canvases, self.read, self.folder, self.share, self.callbacks = canvases, read, folder, share, callbacks
-        last = len(canvases) - 1
-        places = sorted({round(place) for place in np.linspace(0, last, count)})
-        self.uids = {place: str(uids[place]) for place in places}
-        self.withheld: set[str] = set()
+    canvases: CanvasDataset  # the split that is evaluated
+    uids: Sequence[str]  # its studies, in its order
+    read: Callable[[], list[tuple[str, str]]]  # gives (truth, output) of the latest evaluation, in its order too
+    folder: Path  # takes `step-000040.png` and `samples.jsonl`
+    count: int
+    share: bool  # whether trackers on other machines get them, too
+    callbacks: Sequence[TrainerCallback] = ()  # the trainer's; tensorboard's keeps the writer that is used here
+    withheld: set[str] = field(default_factory=set)  # the trackers that got none
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         pairs = self.read()
         if not state.is_world_process_zero or not pairs:
             return
-        samples = [Sample(uid, self.canvases.canvas(place), *pairs[place]) for place, uid in self.uids.items()]
+        places = sorted({round(place) for place in np.linspace(0, len(pairs) - 1, self.count)})
+        samples = [Sample(str(self.uids[row]), self.canvases.canvas(row), *pairs[row]) for row in places]
         write_files(self.folder, samples, state.global_step)
         if "tensorboard" in args.report_to:
             to_tensorboard(self.callbacks, samples, state.global_step)
@@ -80,7 +68,9 @@ class SampleCallback(TrainerCallback):
                 log(samples, state.global_step)
             elif tracker not in self.withheld:
                 self.withheld.add(tracker)
-                print(f"Samples are not sent to {tracker}: they are patient data; share_samples: true sends them")
+                ProgressBar.write(
+                    f"Samples are not sent to {tracker}: they are patient data; share_samples: true sends them"
+                )
 
 
 # --- trackers ----------------------------------------------------------------------------------------------------
@@ -137,11 +127,9 @@ def to_trackio(samples: Sequence[Sample], step: int) -> None:
 
 def write_files(folder: Path, samples: Sequence[Sample], step: int) -> None:
     """Write the contact sheet of `step`, and its rows behind those of earlier steps; each file whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    image = folder / f"step-{step:06d}.png"
-    partial = image.with_name(f".{image.name}.partial")
-    contact_sheet(samples, f"step {step}").save(partial, format="PNG")
-    partial.replace(image)
+    sheet = io.BytesIO()
+    contact_sheet(samples, f"step {step}").save(sheet, format="PNG")
+    replace_files(folder, {f"step-{step:06d}.png": sheet.getvalue()})
     file = folder / "samples.jsonl"
     earlier = [row for row in read_lines(file) if row["step"] < step]  # a resumed run evaluates some steps again
     rows = [
@@ -157,7 +145,7 @@ def contact_sheet(samples: Sequence[Sample], title: str) -> Image.Image:
     head = LINE + MARGIN
     sheet = Image.new("RGB", (images[0].width, head + sum(image.height for image in images)), "white")
     pen, top = ImageDraw.Draw(sheet), head
-    pen.text((MARGIN, MARGIN), title, INK, _font())
+    pen.text((MARGIN, MARGIN), title, INK, text_font())
     for image in images:
         sheet.paste(image, (0, top))
         pen.line((MARGIN, top, sheet.width - MARGIN, top), "#d0d0d0")
@@ -166,7 +154,7 @@ def contact_sheet(samples: Sequence[Sample], title: str) -> Image.Image:
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont:
+def text_font() -> ImageFont.FreeTypeFont:
     """Pillow's own font knows English only; matplotlib's has the letters of every language but East Asia's."""
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(font), FONT_SIZE)  # earlier Pillows take no Path
@@ -174,7 +162,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 def draw(sample: Sample) -> Image.Image:
     """A sample as an RGB image: the canvas, beside it both texts, then the findings they share and do not share."""
-    font = _font()
+    font = text_font()
     lines = [(line, GREY) for line in wrap(f"study {sample.uid}", font, most=2)]
     for name, text in (("truth", sample.impression), ("output", sample.prediction)):
         lines += [("", GREY), (name, GREY), *((line, INK) for line in wrap(text, font))]
@@ -210,14 +198,11 @@ def wrap(text: str, font, width: int = TEXT_WIDTH, most: int = MOST_LINES) -> li
             continue
         lines += [""] if lines[-1] else []
         for character in word:
-            if font.getlength(lines[-1] + character) > width:
-                lines.append("")
+            lines += [""] if font.getlength(lines[-1] + character) > width else []
             lines[-1] += character
-            if len(lines) > most:
-                break
-        if len(lines) > most:
-            last = lines[most - 1]
-            while font.getlength(last + " …") > width:
-                last = last[:-1]
-            return [*lines[: most - 1], last + " …"]
+    if len(lines) > most:
+        last = lines[most - 1]
+        while font.getlength(last + " …") > width:
+            last = last[:-1]
+        lines[most - 1 :] = [last + " …"]
     return lines

@@ -6,18 +6,17 @@ What a run does with them, stage by stage, lives in `hf_cxr.training.findings_pr
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
 from safetensors import SafetensorError
-from transformers import Seq2SeqTrainer
+from transformers import Seq2SeqTrainer, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.data.collator import IGNORED, CanvasDataset
-from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
 from hf_cxr.training.checkpoints import ResumableTrainer
@@ -53,7 +52,11 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     """`Seq2SeqTrainer` that evaluates every study exactly once, in the order of the split, under several processes,
     and can give parts of the model learning rates of their own: after findings pretraining the encoder knows its task,
-    while cross-attention that was added to a pretrained decoder starts from noise."""
+    while cross-attention that was added to a pretrained decoder starts from noise.
+
+    At each save, where the arguments ask for pushes, `push` gets a folder with the checkpoint, the arguments and the
+    state. The stock class would upload the optimizer's state too, to a repository that is public by default.
+    """
 
     def __init__(
         self,
@@ -61,9 +64,10 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         image_processor: BaseImageProcessor | None = None,
         encoder_learning_rate: float | None = None,
         cross_attention_learning_rate: float | None = None,
+        push: Callable[[str, TrainingArguments, TrainerState], object] | None = None,
         **kwargs,
     ) -> None:
-        self.image_processor = image_processor
+        self.image_processor, self.push = image_processor, push
         self.learning_rates = {"encoder": encoder_learning_rate, "cross-attention": cross_attention_learning_rate}
         super().__init__(*args, **kwargs)
 
@@ -72,13 +76,12 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         part_of = {parameter: part_name(name) for name, parameter in self.model.named_parameters()}
         groups = list(optimizer.param_groups)
         optimizer.param_groups.clear()
-        for group in groups:
-            for part in ("encoder", "cross-attention", "decoder"):
-                members = [parameter for parameter in group["params"] if part_of[parameter] == part]
-                if members:
-                    rate = self.learning_rates.get(part)
-                    own = {"params": members, "lr": group["lr"] if rate is None else rate}
-                    optimizer.add_param_group(group | own)
+        for group, part in itertools.product(groups, ("encoder", "cross-attention", "decoder")):
+            members = [parameter for parameter in group["params"] if part_of[parameter] == part]
+            rate = self.learning_rates.get(part)
+            if members:
+                own = {"params": members, "lr": group["lr"] if rate is None else rate}
+                optimizer.add_param_group(group | own)
         return optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -86,24 +89,18 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         if self.image_processor is not None and self.args.should_save:  # so that `hf-cxr evaluate` takes a checkpoint
             self.image_processor.save_pretrained(output_dir or self.args.output_dir)
 
-    # The stock class would upload the whole folder, optimizer's state included, to a repository that is public unless
-    # told otherwise. At each save this one pushes what `hf-cxr push` does; `hf_cxr.training.run` pushes the finished
-    # run.
-
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         self.push_in_progress = None
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.is_world_process_zero() or self.args.hub_strategy == "end":
+        if not self.push or not self.is_world_process_zero() or self.args.hub_strategy == "end":
             return
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with tempfile.TemporaryDirectory(dir=self.args.output_dir, prefix=".saving-") as name:
             try:
                 remote_code.add_pipeline_code(model, name)
                 Checkpoint(model, self.processing_class, self.image_processor).save_pretrained(name)
-                card = hub.card_in_progress(self.args.hub_model_id, self.state.global_step, self.state.max_steps)
-                (Path(name) / hub.CARD).write_text(card, encoding="utf-8")
-                hub.push_as_asked(name, self.args)
+                self.push(name, self.args, self.state)
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # the last two of a full disk
                 reason = " ".join(str(error).split()).replace(f"{name}/", "")
                 print(f"step {self.state.global_step} was not pushed: {reason}; training goes on", file=sys.stderr)

@@ -673,6 +673,7 @@ def test_no_push_that_fails_on_the_way_ends_a_training(run_folder, tmp_path, mon
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
     trainer.state = SimpleNamespace(global_step=5, max_steps=9)
     trainer.processing_class = trainer.image_processor = None
+    trainer.push = fail
     trainer.is_world_process_zero = lambda: True
     trainer._push_from_checkpoint(str(tmp_path))
     assert capsys.readouterr().err.splitlines()[-1] == "step 5 was not pushed: no space left; training goes on"

@@ -1,18 +1,21 @@
 """What training tells of itself: the composite, the image gain, and the warning when a model stops looking."""
 
 import json
+import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 from datasets import DatasetDict
-from helpers import TINY_RECIPE, write_config
+from helpers import TINY_RECIPE, tiny_checkpoint, write_config
 from transformers import TrainerControl, TrainerState
 
 from hf_cxr.config import parse_arguments
-from hf_cxr.data.collator import CanvasDataset
+from hf_cxr.data.collator import CanvasDataset, pack_dataset
 from hf_cxr.data.prepare import load_prepared
 from hf_cxr.evaluation.evaluate import composite, validation_scores
-from hf_cxr.training.callbacks import ImageUseCallback, read_lines, warning_of
-from hf_cxr.training.run import check_feasible, train
+from hf_cxr.training.callbacks import ImageUseCallback, StageProgress, read_lines, warning_of
+from hf_cxr.training.run import check_feasible, fine_tune, train
 
 TRUTHS = ["Right pleural effusion.", "Cardiomegaly.", "No acute cardiopulmonary abnormality.", "Scoliosis."] * 10
 CONSTANT = ["No acute cardiopulmonary abnormality."] * len(TRUTHS)
@@ -66,6 +69,45 @@ def test_each_epoch_is_told_to_the_dataset(phantom_folder, tmp_path, monkeypatch
     monkeypatch.setattr("hf_cxr.training.run.load_prepared", lambda folder: training_only)
     train(*parse_arguments(config))
     assert told[:60] == [0] * 20 + [1] * 20 + [2] * 20
+
+
+def test_a_log_file_is_told_stage_step_loss_and_time_left(phantom_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hf_cxr.utils.progress.SECONDS", 0)
+    recipe = TINY_RECIPE | {"dataset": str(phantom_folder), "output_dir": str(tmp_path / "run"), "max_steps": 4}
+    recipe |= {"findings_pretraining_epochs": 1, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
+    train(*parse_arguments(write_config(tmp_path / "c.yaml", **recipe, log_samples=0)))
+    out, err = capsys.readouterr()
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith(("stage", "evaluation at"))]
+    assert re.fullmatch(r"stage 1 of 2: encoder learns findings: 0 of \d+ steps, 00:00 so far, \? left", lines[0])
+    assert any(line.startswith("stage 2 of 2: model learns to write: 0 of 4 steps") for line in lines)
+    pattern = r"stage 2 of 2: model learns to write: 3 of 4 steps, loss=\d\.\d{3}, \d\d:\d\d so far, \d\d:\d\d left"
+    assert any(re.fullmatch(pattern, line) for line in lines)
+    assert [line.split(":")[0] for line in lines if "0 of 1 batches" in line] == [
+        "evaluation at step 2",
+        "evaluation at step 4",
+    ]
+    assert "{'loss'" not in out + err, "the Trainer's own lines"
+
+
+@pytest.mark.parametrize("disable_tqdm", [False, True])
+def test_a_terminal_gets_a_bar_unless_it_is_told_not_to(phantom_folder, tmp_path, monkeypatch, capsys, disable_tqdm):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    packed = pack_dataset(load_prepared(str(phantom_folder))["train"].select(range(16)), 32)
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 2}
+    arguments = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, disable_tqdm=disable_tqdm))
+    fine_tune(tiny_checkpoint(), {"train": packed}, *arguments)
+    err = capsys.readouterr().err
+    assert err.count("stage 1 of 1: model learns to write") >= 2
+    assert ("\r" in err, "steps, " in err) == (not disable_tqdm, disable_tqdm)
+
+
+def test_other_processes_than_the_first_show_no_progress(capsys):
+    args = SimpleNamespace(disable_tqdm=False)
+    progress, state = StageProgress("stage"), TrainerState(max_steps=2, is_world_process_zero=False)
+    for event in ("train_begin", "step_end", "prediction_step", "evaluate", "train_end"):
+        getattr(progress, f"on_{event}")(args, state, TrainerControl(), eval_dataloader=[1, 2])
+    progress.on_log(args, state, TrainerControl(), logs={"loss": 1.0})
+    assert capsys.readouterr().err == ""
 
 
 def row(step: int, texts: list[str]) -> dict:

@@ -128,14 +128,18 @@ def test_killed_runs_resume_bit_for_bit_whenever_they_are_killed():
     ("trainer_name", "step"), [("ResumableTrainer", 7), ("ImpressionTrainer", 2), ("ImpressionTrainer", 13)]
 )
 def test_both_stages_resume_with_the_same_weights_and_losses(
-    whole_run, phantom_folder, tmp_path, monkeypatch, trainer_name, step
+    whole_run, phantom_folder, tmp_path, monkeypatch, capsys, trainer_name, step
 ):
     with monkeypatch.context() as patch:
         interrupt(patch, trainer_name, step)
         with pytest.raises(Interrupted):
             train(*arguments(tmp_path, phantom_folder))
     assert not (tmp_path / "run" / "model.safetensors").exists()
+    capsys.readouterr()
     train(*arguments(tmp_path, phantom_folder, "--resume"))
+    stage = "stage 1 of 2: encoder" if trainer_name == "ResumableTrainer" else "stage 2 of 2: model"
+    shown = re.search(rf"{stage} learns .*: (\d+) of \d+ steps", capsys.readouterr().err)
+    assert int(shown[1]) == step // 5 * 5, "its progress begins at the last checkpoint"
     assert same(weights(whole_run), weights(tmp_path / "run"))
     assert losses(whole_run) == losses(tmp_path / "run"), "steps between two lines of the log count across the resume"
 

@@ -101,7 +101,7 @@ def test_a_restart_that_is_cut_short_leaves_nothing_of_the_old_run_to_push(
 ):
     folder = copy_folder(run_folder, tmp_path / "run")
     monkeypatch.setattr(
-        "hf_cxr.training.findings_pretraining.pretrain_on_findings",
+        "hf_cxr.training.run.pretrain_on_findings",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):

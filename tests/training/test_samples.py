@@ -14,7 +14,7 @@ from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
 from hf_cxr.data.prepare import load_prepared
 from hf_cxr.training.run import fine_tune
-from hf_cxr.training.samples import MARGIN, MOST_LINES, SIDE, TEXT_WIDTH, Sample, SampleCallback, _font, draw, wrap
+from hf_cxr.training.samples import MARGIN, MOST_LINES, SIDE, TEXT_WIDTH, Sample, SampleCallback, draw, text_font, wrap
 
 WITHHELD = "Samples are not sent to {}: they are patient data; share_samples: true sends them\n"
 
@@ -119,6 +119,7 @@ def test_two_processes_write_what_one_would(packed, phantom_folder, tmp_path):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         result = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
         assert result.returncode == 0, result.stderr[-3000:]
+        assert result.stderr.count("model learns to write: 0 of 1 steps") == 1, "of process 0 alone"
     one, two = (rows_of(tmp_path / f"run{processes}" / "samples") for processes in (1, 2))
     assert [row["uid"] for row in two] == spread(packed)
     assert [(row["uid"], row["impression"]) for row in two] == [(row["uid"], row["impression"]) for row in one]
@@ -200,15 +201,15 @@ def test_an_image_grows_with_its_text_up_to_a_bound():
 
 @pytest.mark.parametrize("text", ["", "word " * 2000, "x" * 100_000, "漢" * 500, "short " + "y" * 300 + " end"])
 def test_wrapped_lines_fit_the_column(text):
-    lines = wrap(text, _font())
+    lines = wrap(text, text_font())
     assert len(lines) <= MOST_LINES
-    assert all(_font().getlength(line) <= TEXT_WIDTH for line in lines)
+    assert all(text_font().getlength(line) <= TEXT_WIDTH for line in lines)
     kept = "".join(lines).replace(" ", "")
     assert kept == text.replace(" ", "") or (kept.endswith("…") and text.replace(" ", "").startswith(kept[:-1]))
 
 
 def test_letters_of_european_languages_are_legible():
-    assert len({bytes(_font().getmask(letter)) for letter in "aeéèüßñçãøłΩЖ"}) == 13
+    assert len({bytes(text_font().getmask(letter)) for letter in "aeéèüßñçãøłΩЖ"}) == 13
 
 
 # --- trackers that are no dependency -----------------------------------------------------------------------------
