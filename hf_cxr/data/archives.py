@@ -19,7 +19,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -61,15 +60,6 @@ _DAMAGE = (
 
 class UnsafeArchive(ValueError):
     """A member that no honest archive of images or reports has. The message names the archive and the member."""
-
-
-@dataclass(frozen=True)
-class Archived:
-    """An image inside an archive: found in one pass by the `image_key` of its member name, or by its path."""
-
-    archive: Path
-    key: str
-    others: tuple[Path, ...] = ()  # further archives to look in, in this order, where it is not in the first
 
 
 def image_key(name: str) -> str:

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_cxr.data import provenance, sources, splits, view_labels
-from hf_cxr.data.images import StoredImage, read_images
+from hf_cxr.data.images import read_images
 from hf_cxr.data.leakage import text_overlap
 from hf_cxr.data.selection import BOTH, FOUND, PAIRS, READABLE, REQUIRE, VIEWS, Selection, label_views, select
-from hf_cxr.data.study import Study
+from hf_cxr.data.study import StoredImage, Study
 
 FEATURES = datasets.Features(
     {
@@ -136,7 +136,7 @@ def choose(
     split_of_uid = splits.assign([plan.studies[s] for s in usable], digests, config.seed, named)
     shared = "a study in a later split has the same image"
     rejects += [{"uid": uid, "step": ONE_SPLIT, "reason": shared} for uid, split in split_of_uid.items() if not split]
-    provenance.add_steps(plan.steps, steps, rejects)
+    splits.add_steps(plan.steps, steps, rejects)
     plan.rejects.extend(rejects)
     plan.rejects.sort(key=lambda reject: plan.order[reject["uid"]])
     kept = [s for s in usable if split_of_uid[plan.studies[s].uid]]
@@ -159,7 +159,7 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
     steps = [FOUND, READABLE, *([BOTH] if config.require == "both" else []), ONE_SPLIT]
     choice = choose(config, plan, images, steps, named)
     if not choice.kept:
-        raise ValueError(provenance.nothing_left(len(plan.order), plan.rejects))
+        raise ValueError(splits.nothing_left(len(plan.order), plan.rejects))
 
     kept = [plan.studies[s] for s in choice.kept]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in splits.SPLITS}

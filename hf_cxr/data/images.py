@@ -18,36 +18,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets.utils import tqdm
 
 from hf_cxr.data import archives
-from hf_cxr.data.archives import Archived
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.study import MISSING, Archived, Radiograph, StoredImage, Study
 from hf_cxr.data.view_labels import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 from hf_cxr.utils.files import ENDINGS, undisturbed
 
-MISSING = "image file missing"
 AHEAD = 8  # images in work or waiting per process: bounds the memory, whatever the size of the collection
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Key = tuple[int, int]  # (index of the study, index of the image in it)
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image that could be read, and where the store keeps it."""
-
-    start: int
-    length: int  # its PNG: so many bytes of the store from `start` on
-    digest: str  # SHA-256 of the PNG: two equal ones are the same image, whatever their files were
-    # Log-odds that it is frontal, by its pixels; only for an image whose view the collection does not name.
-    evidence: float | None = None
-    hint: str | None = None  # the view its DICOM header names, if any
 
 
 def read_images(

@@ -24,10 +24,10 @@ from hf_cxr import __version__
 from hf_cxr.data import sources
 from hf_cxr.data.builder import FEATURES, PreparationConfig, build, choose
 from hf_cxr.data.dataset_card import dataset_card
-from hf_cxr.data.images import StoredImage
 from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
+from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 from hf_cxr.utils.places import check_dataset
 

@@ -9,28 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hf_cxr.data.images import StoredImage
 from hf_cxr.data.selection import Selection
-from hf_cxr.data.study import Study
+from hf_cxr.data.study import StoredImage, Study
 
 IMAGE_COLUMNS = ("uid", "image", "view", "confidence", "use", "reason")
 """Columns of `images.csv`. `use` is "used", "unused", "unreadable" or "study left out"."""
-
-
-def add_steps(steps: list[dict[str, Any]], names: Iterable[str], rejects: Iterable[Mapping[str, str]]) -> None:
-    """Continue the steps of a preparation report by the steps `names`, with what `rejects` says was dropped there."""
-    dropped = Counter(reject["step"] for reject in rejects)
-    for name in names:
-        steps.append({"step": name, "kept": steps[-1]["kept"] - dropped[name], "dropped": dropped[name]})
-
-
-def nothing_left(total: int, rejects: list[dict[str, str]]) -> str:
-    """The one line to say when no study can be used."""
-    if not rejects:
-        return "no usable study: the source is empty"
-    step, count = Counter(reject["step"] for reject in rejects).most_common(1)[0]
-    first = next(reject for reject in rejects if reject["step"] == step)
-    return f"no usable study among {total:,}: {count:,} not {step} (first: uid {first['uid']}, {first['reason']})"
 
 
 def format_preparation(preparation: Mapping[str, Any]) -> str:

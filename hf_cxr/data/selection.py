@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from hf_cxr.data.archives import image_key
-from hf_cxr.data.images import MISSING, StoredImage
-from hf_cxr.data.study import Study
+from hf_cxr.data.study import MISSING, StoredImage, Study
 from hf_cxr.data.view_labels import decide_views
 from hf_cxr.inference.views import VIEWS
 

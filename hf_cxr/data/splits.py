@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_cxr import __version__
-from hf_cxr.data.archives import Archived
-from hf_cxr.data.provenance import add_steps, nothing_left
 from hf_cxr.data.sources.rows import read_rows
-from hf_cxr.data.study import Study, clean_text
+from hf_cxr.data.study import Archived, Study, clean_text
 
 SPLITS = ("train", "validation", "test")
 # Section asked for → texts a study must have to be kept.
@@ -34,6 +32,22 @@ class Plan:
     steps: list[dict[str, Any]]  # `{"step", "kept", "dropped"}` of the steps so far
     rejects: list[dict[str, str]]  # `{"uid", "step", "reason"}` of each study left out, in the order of the source
     order: dict[str, int]  # uid → its place in the source
+
+
+def add_steps(steps: list[dict[str, Any]], names: Iterable[str], rejects: Iterable[Mapping[str, str]]) -> None:
+    """Continue the steps of a preparation report by the steps `names`, with what `rejects` says was dropped there."""
+    dropped = Counter(reject["step"] for reject in rejects)
+    for name in names:
+        steps.append({"step": name, "kept": steps[-1]["kept"] - dropped[name], "dropped": dropped[name]})
+
+
+def nothing_left(total: int, rejects: list[dict[str, str]]) -> str:
+    """The one line to say when no study can be used."""
+    if not rejects:
+        return "no usable study: the source is empty"
+    step, count = Counter(reject["step"] for reject in rejects).most_common(1)[0]
+    first = next(reject for reject in rejects if reject["step"] == step)
+    return f"no usable study among {total:,}: {count:,} not {step} (first: uid {first['uid']}, {first['reason']})"
 
 
 def split_of(patient: str, seed: int = 0) -> str:

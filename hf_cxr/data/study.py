@@ -1,4 +1,4 @@
-"""The text side of a study: the `Study` record and the cleaning of impressions.
+"""The records of a study and its images, and the cleaning of its texts.
 
 Reading a published form of a collection lives in `hf_cxr.data.sources`; the meaning of a text in
 `hf_cxr.inference.labeler`."""
@@ -15,8 +15,20 @@ from typing import TYPE_CHECKING
 from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from hf_cxr.data.archives import Archived
     from hf_cxr.inference.views import ViewSource
+
+
+MISSING = "image file missing"
+"""How the reason begins why such an image cannot be read."""
+
+
+@dataclass(frozen=True)
+class Archived:
+    """An image inside an archive: found in one pass by the `image_key` of its member name, or by its path."""
+
+    archive: Path
+    key: str
+    others: tuple[Path, ...] = ()  # further archives to look in, in this order, where it is not in the first
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,18 @@ class Radiograph:
     def label(self) -> str:
         """`name`, or the file name of a path."""
         return self.name or (Path(self.source).name if isinstance(self.source, (str, Path)) else "image")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that could be read, and where the store keeps it."""
+
+    start: int
+    length: int  # its PNG: so many bytes of the store from `start` on
+    digest: str  # SHA-256 of the PNG: two equal ones are the same image, whatever their files were
+    # Log-odds that it is frontal, by its pixels; only for an image whose view the collection does not name.
+    evidence: float | None = None
+    hint: str | None = None  # the view its DICOM header names, if any
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from hf_cxr.data import images as images
-from hf_cxr.data.archives import Archived
-from hf_cxr.data.images import StoredImage, read_images
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.images import read_images
+from hf_cxr.data.study import Archived, Radiograph, StoredImage, Study
 
 datasets.disable_progress_bars()
 

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.images import MISSING, StoredImage
 from hf_cxr.data.selection import BOTH, FOUND, READABLE, label_views, select
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.study import MISSING, Radiograph, StoredImage, Study
 
 READ = StoredImage(0, 1, "digest")
 

@@ -14,8 +14,8 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from hf_cxr.data.archives import Archived, image_key, members
-from hf_cxr.data.study import Radiograph, Study, plain_tags
+from hf_cxr.data.archives import image_key, members
+from hf_cxr.data.study import Archived, Radiograph, Study, plain_tags
 
 REPORTS = "NLMCXR_reports.tgz"
 FOLDER = "ecgen-radiology"

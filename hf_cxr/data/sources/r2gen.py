@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_cxr.data.archives import SUFFIXES as ARCHIVES
-from hf_cxr.data.archives import Archived, is_archive, members
+from hf_cxr.data.archives import is_archive, members
 from hf_cxr.data.sources.rows import decode, only_file, parse_json, read_bytes, text_fault
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.study import Archived, Radiograph, Study
 
 ANNOTATION, IMAGES, INNER = "annotation.json", "images", "iu_xray"
 SPLITS = {"train": "train", "val": "validation", "test": "test"}

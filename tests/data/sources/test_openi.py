@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cxr.data.archives import Archived, image_key
+from hf_cxr.data.archives import image_key
 from hf_cxr.data.prepare import plan, prepare
 from hf_cxr.data.selection import label_views
 from hf_cxr.data.sources import kaggle, openi
+from hf_cxr.data.study import Archived
 from hf_cxr.data.view_labels import read_view_table
 
 datasets.disable_progress_bars()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hf_cxr.data import archives
-from hf_cxr.data.archives import Archived
 from hf_cxr.data.sources import r2gen
+from hf_cxr.data.study import Archived
 
 
 def record(uid: str, split: str = "train", **change) -> dict:
