@@ -9,9 +9,10 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -157,14 +158,16 @@ def _check_name(name: str, where: str) -> None:
 
 
 def parse_arguments(
-    config: str | os.PathLike, overrides: Sequence[str] = ()
+    config: str | os.PathLike, overrides: Sequence[str] = (), arguments: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[KitArguments, TrainingArguments]:
-    """The arguments of a run: the YAML file `config`, then `--name value` overrides.
+    """The arguments of a run: the YAML file `config`, then values by name, then `--name value` overrides.
 
     Raises `ValueError` with one line for an unknown name (with the nearest valid one) or an unusable value.
     """
     words: list[str] = []
-    for key, value in read_config(config).items():
+    for name in arguments:
+        _check_name(name, "train")
+    for key, value in (read_config(config) | dict(arguments)).items():
         words += _as_words(key, value)
     for word in overrides:
         if word.startswith("--"):
@@ -202,4 +205,5 @@ def _as_words(key: str, value: Any) -> list[str]:
         return []
     if isinstance(value, (list, tuple)):
         return [f"--{key}", *map(str, value)]
+    value = getattr(value, "value", value)  # of an enum, as IntervalStrategy
     return [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]

@@ -84,7 +84,7 @@ def numbered(inputs):
         return Rows(inputs.dataset, [inputs.key])
     if isinstance(inputs, Dataset) and isinstance(inputs, Sized) and not isinstance(inputs, IterableDataset):
         return inputs if isinstance(inputs, Rows) else Rows(inputs)
-    if isinstance(inputs, (Dataset, Iterator)):
+    if isinstance(inputs, (Dataset, Iterator)) and not hasattr(inputs, "read"):  # an open file is one image
         return (Numbered(place, study) for place, study in enumerate(inputs))  # type: ignore[arg-type]
     return inputs
 
@@ -150,6 +150,7 @@ def read_views(study, at_least: int, doubted: bool = True) -> tuple[dict[str, Im
 
 
 def _views_of(study) -> tuple[Any, Any]:
+    """(frontal, lateral) of a study; what is neither a dict nor a pair is a frontal view alone."""
     if isinstance(study, Mapping):
         unknown = sorted(map(str, set(study) - set(VIEWS)))
         if len(study) - len(unknown) < len(VIEWS) and (unknown or not study):  # perhaps a view, misspelt
@@ -158,9 +159,13 @@ def _views_of(study) -> tuple[Any, Any]:
                 "columns give both, None where there is none"
             )
         return study.get("frontal"), study.get("lateral")
-    if isinstance(study, (tuple, list)) and len(study) == len(VIEWS):
+    if not isinstance(study, (tuple, list)):
+        return study, None
+    if len(study) == len(VIEWS):
         return study[0], study[1]
-    raise ValueError("a study is a dict with 'frontal' and 'lateral' or a (frontal, lateral) pair, not a single image")
+    raise ValueError(
+        f"a study is a (frontal, lateral) pair, a dict of both or one frontal view, not {len(study)} views"
+    )
 
 
 def _taken(source):
