@@ -11,8 +11,8 @@ from hf_cxr.config import parse_arguments
 from hf_cxr.training import run
 
 
-def _recipe(name: str) -> Path:  # becomes hf_cxr.config.recipe
-    return import_module("hf_cxr.cli.demo").packaged_config(f"{name}.yaml")
+def _recipe(name: str | os.PathLike) -> Path:  # becomes hf_cxr.config.recipe
+    return Path(name) if Path(name).is_file() else import_module("hf_cxr.cli.demo").packaged_config(f"{name}.yaml")
 
 
 def train(
@@ -35,5 +35,5 @@ def train(
     Example:
         >>> report = hf_cxr.train(dataset="data/ours", output_dir="runs/ours", recipe="demo", learning_rate=1e-4)
     """
-    file = Path(recipe) if Path(recipe).is_file() else _recipe(os.fspath(recipe))
-    return run.train(*parse_arguments(file, arguments={"dataset": dataset, "output_dir": output_dir} | arguments))
+    given = {"dataset": dataset, "output_dir": output_dir} | arguments
+    return run.train(*parse_arguments(_recipe(recipe), arguments=given))

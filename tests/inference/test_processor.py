@@ -48,11 +48,11 @@ def processor(folder):
 def test_a_batch_is_what_training_makes_of_the_same_studies(checkpoint, processor, phantom_folder):
     studies = load_prepared(phantom_folder)["train"].select(range(12))
     assert None in [*studies["frontal"], *studies["lateral"]]
-    canvases = CanvasDataset(pack_dataset(studies, 32), 32, checkpoint.tokenizer, max_length=8)
+    canvases = CanvasDataset(pack_dataset(studies, 32), 32, checkpoint.tokenizer, max_length=20)
     collate = CanvasCollator(checkpoint.image_processor, checkpoint.tokenizer.pad_token_id, 1)
     expected = collate([canvases[index] for index in range(12)])
     views = {view: list(studies[view]) for view in ("frontal", "lateral")}
-    batch = processor(**views, text=list(studies["impression"]), return_tensors="pt", max_length=8)
+    batch = processor(**views, text=list(studies["impression"]), return_tensors="pt", max_length=20)
     assert set(batch) == {"pixel_values", "labels"}
     assert batch["labels"].equal(expected["labels"])
     assert (batch["labels"] == -100).any()
