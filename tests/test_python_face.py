@@ -75,7 +75,7 @@ def test_a_recipe_can_be_a_file_and_its_values_are_overridden(tmp_path):
     with pytest.raises(ValueError, match="unknown argument 'learning_rat'; did you mean 'learning_rate'") as error:
         hf_cxr.train(dataset="absent", output_dir=tmp_path / "run", recipe=recipe, learning_rat=1e-4)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="learning_rate.*: invalid float value: 'fast'"):
+    with pytest.raises(ValueError, match=r"learning_rate.*: invalid float value: 'fast'"):
         hf_cxr.train(dataset="absent", output_dir=tmp_path / "run", recipe=recipe, learning_rate="fast")
     with pytest.raises(FileNotFoundError, match="no_such_recipe"):
         hf_cxr.train(dataset="absent", output_dir=tmp_path / "run", recipe="no_such_recipe")

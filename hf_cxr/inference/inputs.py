@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from .attention import VIEWS
-from .plausibility import doubts
 from .views import UnreadableImage, called, read_radiograph
 
 # Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
@@ -125,11 +124,14 @@ def _views_among(columns: Collection[str]) -> list[str]:
 # --- one study -----------------------------------------------------------------------------------------------------
 
 
-def read_views(study, at_least: int, doubted: bool = True) -> tuple[dict[str, Image.Image], list[str]]:
-    """The views that a study has, by name, in grey; and, if `doubted`, what speaks against their being radiographs.
+def read_views(
+    study, at_least: int, doubts: Callable[[Any, Image.Image], list[str]] | None = None
+) -> tuple[dict[str, Image.Image], list[str]]:
+    """The views that a study has, by name, in grey; and what speaks against their being radiographs.
 
     Args:
         at_least: pixels that a JPEG keeps on each side, as in `read_radiograph`.
+        doubts: `plausibility.doubts`, where they are asked for.
 
     Raises `ValueError` in one line for what is no study or cannot be read, naming the view.
     """
@@ -144,7 +146,7 @@ def read_views(study, at_least: int, doubted: bool = True) -> tuple[dict[str, Im
             views[name] = read_radiograph(source, at_least=at_least)
         except (ValueError, TypeError, OSError) as error:
             raise UnreadableImage(f"{where}: {' '.join(str(error).split())}") from error
-        if doubted:
+        if doubts:
             warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
     return views, warnings
 

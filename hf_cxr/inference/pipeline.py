@@ -19,6 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .attention import cross_attention, overlays
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
+from .plausibility import doubts
 from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
 from .views import UnreadableImage, pack_views
@@ -180,7 +181,7 @@ class ImpressionPipeline(Pipeline):
         warnings, errors = list[str](), list[tuple[str, str]]()
         which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         try:
-            views, warnings = read_views(study, at_least=2 * size, doubted=on_unlikely != "ignore")
+            views, warnings = read_views(study, 2 * size, None if on_unlikely == "ignore" else doubts)
             if warnings and on_unlikely == "error":
                 raise UnreadableImage("; ".join(warnings))
             canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)

@@ -88,7 +88,7 @@ class ImpressionProcessor(ProcessorMixin):
     def _canvas(self, study: dict[str, Any], which: str) -> Any:
         size = self.image_processor.size["height"]
         try:
-            views, _ = read_views(study, at_least=2 * size, doubted=False)
+            views, _ = read_views(study, at_least=2 * size)
             return pack_views(views.get("frontal"), views.get("lateral"), size=size)
         except ValueError as error:
             raise UnreadableImage(f"{which}{error}") from error
