@@ -171,7 +171,7 @@ def main() -> None:
     files += [(path, "frontal") for path in sorted(args.frontal.glob("*.png"))] if args.frontal else []
     pixels([(shrink(read_radiograph(path), 384), view) for path, view in files], "real images")
     drawn = [
-        (radiograph.source(), str(radiograph.view))  # type: ignore[operator]
+        (read_radiograph(radiograph.source), str(radiograph.view))  # type: ignore[arg-type]
         for study in phantom.studies(200, seed=1, size=256) for radiograph in study.images
     ]  # fmt: skip
     pixels(drawn, "phantom (synthetic: it proves little)")

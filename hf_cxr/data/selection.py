@@ -21,8 +21,8 @@ from hf_cxr.data.archives import image_key
 from hf_cxr.data.images import MISSING, StoredImage
 from hf_cxr.data.study import Study
 from hf_cxr.data.view_labels import decide_views
+from hf_cxr.inference.views import VIEWS
 
-VIEWS = ("frontal", "lateral")
 PAIRS = ("best", "all")
 REQUIRE = ("any", "both")
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
+
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from hf_cxr.data.archives import Archived
-
-    ViewSource = str | Path | bytes | Image | Callable[[], Image]
+    from hf_cxr.inference.views import ViewSource
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Radiograph:
     """One image of a study, not opened."""
 
     source: ViewSource | Archived
-    """A path, encoded bytes, an image, a picklable callable that returns an image, or a file in an archive."""
+    """What `read_radiograph` reads (a callable must be picklable), or a file in an archive."""
     view: str | None = None
     """"frontal" or "lateral" where the collection says so; `None`: to be decided from names and pixels."""
     name: str = ""
@@ -52,19 +51,23 @@ class Study:
     indication: str = ""
     tags: tuple[str, ...] = ()
     patient: str | None = None
-    """Whose study it is; studies of one patient never cross splits. `None`: not known; the study is
-    taken for a patient of its own."""
+    """Studies of one patient never cross splits. `None`: not known; the study counts as a patient of its own."""
     split: str | None = None
     """The split the collection itself publishes, if any."""
     problem: str = ""
-    """Why the record itself cannot be used, as told by the reader of the collection."""
+    """Why the record itself cannot be used, as the reader of the collection says."""
+
+
+def plain_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """In lower case, each once; "normal" is the absence of tags."""
+    return tuple(dict.fromkeys(tag for tag in (tag.strip().lower() for tag in tags) if tag not in ("", "normal")))
 
 
 PLACEHOLDER_POLICIES = ("drop", "drop_sentence", "keep")
 """What `clean_text` does with a placeholder, the `XXXX` that de-identification left: drop it and mend the grammar
 around it, drop every sentence that holds one, or keep it."""
 
-_ONE_PLACEHOLDER = r"[<(\[]*(?<![A-Za-z])X{3,}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
+_ONE_PLACEHOLDER = rf"[<(\[]*{PLACEHOLDER}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
 _PLACEHOLDER = re.compile(_ONE_PLACEHOLDER)
 _RUN = (
     rf"{_ONE_PLACEHOLDER}(?:[\s,/&.-]*(?:(?:and|at|by|to)\s+)?{_ONE_PLACEHOLDER})*"
@@ -77,41 +80,31 @@ _POINTER = (
     r"|approximately|about|prior|previous)"
 )
 _NOTHING_LEFT = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:in|on|at|from|with|by|since|for|and|or|which|but)\b)"
-_MENDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (rf"(?<=\b[Xx]-){_ONE_PLACEHOLDER}", "ray"),  # "chest x-XXXX"
-        (
-            rf"(?<=\w)(?:\s+(?:an?|the))?\s+{_RUN}\s+of\b",
-            "",
-        ),  # "no XXXX of effusion", "through the XXXX of the radius"
-        (
-            rf"(?i:\b(most|less))\s+{_RUN}(?=\s+\w|[.,;]|$)",
-            r"\1 likely",
-        ),  # else "less XXXX fibrosis" became "less fibrosis"
-        (
-            rf"^(\W*){_RUN}\s+(?:interval\s+|significant\s+)*changes?\b(?:\s+(?:in|of|from|since)\b)?",
-            r"\1",
-        ),
-        (rf"\b([Tt]he)\s+{_RUN}\s+(?:and|or)\s+(?:the\s+)?(?!(?:is|are|was|were|has|have)\b)", r"\1 "),
-        (rf"(?i:(?:(?<=\s)|^)(?:{_POINTER}\s+)+){_RUN}{_NOTHING_LEFT}", ""),  # "compared to XXXX."
-        (rf"^(\W*){_RUN}\s+of\b", r"\1"),
-        (rf"\b([Aa])\s+{_RUN}\s+(?=[aeiou])", r"\1n "),
-        (rf"\b([Aa])n\s+{_RUN}\s+(?=[bcdfgjklmnpqrstvwxyz])", r"\1 "),
-        (rf"\s*{_RUN}", " "),
-        (r"\(\s*\)|\[\s*\]", ""),
-    )
+
+
+def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern), by) for pattern, by in pairs)
+
+
+_MENDS = _rules(
+    (rf"(?<=\b[Xx]-){_ONE_PLACEHOLDER}", "ray"),  # "chest x-XXXX"
+    (rf"(?<=\w)(?:\s+(?:an?|the))?\s+{_RUN}\s+of\b", ""),  # "no XXXX of effusion", "through the XXXX of the radius"
+    (rf"(?i:\b(most|less))\s+{_RUN}(?=\s+\w|[.,;]|$)", r"\1 likely"),  # not "less fibrosis" for "less XXXX fibrosis"
+    (rf"^(\W*){_RUN}\s+(?:interval\s+|significant\s+)*changes?\b(?:\s+(?:in|of|from|since)\b)?", r"\1"),
+    (rf"\b([Tt]he)\s+{_RUN}\s+(?:and|or)\s+(?:the\s+)?(?!(?:is|are|was|were|has|have)\b)", r"\1 "),
+    (rf"(?i:(?:(?<=\s)|^)(?:{_POINTER}\s+)+){_RUN}{_NOTHING_LEFT}", ""),  # "compared to XXXX."
+    (rf"^(\W*){_RUN}\s+of\b", r"\1"),
+    (rf"\b([Aa])\s+{_RUN}\s+(?=[aeiou])", r"\1n "),
+    (rf"\b([Aa])n\s+{_RUN}\s+(?=[bcdfgjklmnpqrstvwxyz])", r"\1 "),
+    (rf"\s*{_RUN}", " "),
+    (r"\(\s*\)|\[\s*\]", ""),
 )
 _EMPTY_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a am an and are as at by compared comparison date dated dr for from hours in is no of on or p pm please prior"
-        " since thank thanks than that the these this to was were with",
-    )
+    "a am an and are as at by compared comparison date dated dr for from hours in is no of on or p pm please prior"
+    " since thank thanks than that the these this to was were with".split()
 )
-_NOTIFIED = re.compile(
-    rf"\W*Drs?\.?\s+{_ONE_PLACEHOLDER}.*\b(?:finding|result)s\b"
-)  # "Dr. XXXX was notified of the results"
+# "Dr. XXXX was notified of the results"
+_NOTIFIED = re.compile(rf"\W*Drs?\.?\s+{_ONE_PLACEHOLDER}.*\b(?:finding|result)s\b")
 _FIRST_WORD = re.compile(r"(\W*)(\w*)")
 _ENUMERATOR = re.compile(
     r"(?<!\S)(?:#\s?(\d{1,2})[.):]?|\(?(\d{1,2})[.)]),?"
@@ -122,17 +115,14 @@ _NUMBERED = re.compile(
 )
 _STOP = re.compile(r"[.!?]+\s+(?=\S)")
 _NO_STOP = re.compile(r"(?:^|[\s(])(?i:drs?|mrs?|ms|vs|approx|e\.g|i\.e|fig)\.\s+$|^\s*\(?\d{1,2}\.\s+$")
-_PUNCTUATION: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (r"\s+([.,;:!?])(?!\d)", r"\1"),
-        (r"\.(?:\s*\.)+", "."),
-        (r"[,;:]+\s*\.(?!\d)", "."),
-        (r",(?:\s*,)+", ","),
-        (r"(?<=[a-z]{2})([.,])(?=[A-Z][a-z])", r"\1 "),
-        (r"^(?:[\s,;:!?]|\.(?!\d))+", ""),
-        (r"[\s,;:]+$", ""),
-    )
+_PUNCTUATION = _rules(
+    (r"\s+([.,;:!?])(?!\d)", r"\1"),
+    (r"\.(?:\s*\.)+", "."),
+    (r"[,;:]+\s*\.(?!\d)", "."),
+    (r",(?:\s*,)+", ","),
+    (r"(?<=[a-z]{2})([.,])(?=[A-Z][a-z])", r"\1 "),
+    (r"^(?:[\s,;:!?]|\.(?!\d))+", ""),
+    (r"[\s,;:]+$", ""),
 )
 
 
@@ -151,15 +141,14 @@ def sentences(text: str) -> list[str]:
 
 
 def clean_text(text: str, placeholders: str = "drop") -> str:
-    """Returns `text` as one line of plain sentences: no enumeration, one full stop at each end, placeholders by
-    policy.
+    """`text` as one line of plain sentences: no enumeration, one full stop at each end, placeholders by policy.
 
     `placeholders` is one of `PLACEHOLDER_POLICIES`; `docs/cleaning.md` says why "drop" is the default, with counts.
     Case stays as published except where a dropped placeholder opened the sentence. Applying it twice changes nothing
     more. A text without placeholders never comes back empty unless it holds no letter or digit.
 
     Raises:
-        ValueError: if `placeholders` is not a known policy.
+        ValueError: If `placeholders` is not a known policy.
     """
     if placeholders not in PLACEHOLDER_POLICIES:
         raise ValueError(f"placeholders must be one of {', '.join(PLACEHOLDER_POLICIES)}; got {placeholders!r}")

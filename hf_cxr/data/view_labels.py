@@ -20,19 +20,12 @@ from hf_cxr.data.sources.rows import read_table
 
 # How often an image is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
 # "1000_IM-0003-4004". Counted on half of the Kaggle form's uids (`benchmarks/view_labels.py --fit`).
+# fmt: off
 SUFFIXES: dict[str, tuple[int, int]] = {
-    "1001": (1458, 92),
-    "2001": (69, 1138),
-    "1002": (9, 222),
-    "3001": (70, 87),
-    "0001": (60, 42),
-    "0002": (37, 55),
-    "3003": (4, 58),
-    "4004": (61, 0),
-    "2002": (29, 10),
-    "12012": (8, 3),
-    "1002001": (8, 0),
+    "1001": (1458, 92), "2001": (69, 1138), "1002": (9, 222), "3001": (70, 87), "0001": (60, 42), "0002": (37, 55),
+    "3003": (4, 58), "4004": (61, 0), "2002": (29, 10), "12012": (8, 3), "1002001": (8, 0),
 }
+# fmt: on
 RELIANCE = 0.5
 """Share of their weight that names keep where a study has several, as they are not independent: "1001" beside "2001"
 would give odds of 260 for the first to be the frontal one, ten times what is counted. This, `FIRST` and `BOTH_VIEWS`
@@ -71,17 +64,18 @@ def decide_views(
         pixels: `pixel_evidence` of each, `None` where it is not known; may be empty.
         hints: "frontal" or "lateral" as a DICOM header says, or `None`; may be empty.
     """
-    reliance = RELIANCE if len(names) > 1 else 1.0
-    first = _first_in_order(names)
+    several = len(names) > 1
+    first = min(range(len(names)), key=lambda i: image_key(names[i]), default=0)
     evidence = []
     for i, name in enumerate(names):
         header = {"frontal": FRONTAL_HEADER, "lateral": LATERAL_HEADER}.get(hints[i] or "", 0.0) if hints else 0.0
-        order = FIRST if i == first and len(names) > 1 else 0.0
-        evidence.append(reliance * name_evidence(name) + order + (pixels[i] or 0.0 if pixels else 0.0) + header)
-    if len(names) == 1 or len(names) > MOST_JOINT:
-        frontal = [1 / (1 + math.exp(-odds)) for odds in evidence]
-    else:
+        order = FIRST if several and i == first else 0.0
+        said = (RELIANCE if several else 1.0) * name_evidence(name)
+        evidence.append(said + order + (pixels[i] or 0.0 if pixels else 0.0) + header)
+    if several and len(names) <= MOST_JOINT:
         frontal = _joint(evidence)
+    else:
+        frontal = [1 / (1 + math.exp(-odds)) for odds in evidence]
     views = []
     for i, share in enumerate(frontal):
         # Where nothing speaks for either, the first in sorted order is the frontal one (89 % of two-image studies).
@@ -132,10 +126,7 @@ def read_view_table(path: str | Path) -> dict[str, str]:
     that is neither, or an image with two different views.
     """
     table = read_table(path)
-    image, view = (
-        next((found for name in names if (found := table.column(name))), None)
-        for names in (_IMAGE_COLUMNS, _VIEW_COLUMNS)
-    )
+    image, view = (next(filter(None, map(table.column, names)), None) for names in (_IMAGE_COLUMNS, _VIEW_COLUMNS))
     if image is None or view is None:
         raise ValueError(table.lacks("image" if image is None else "view"))
     views: dict[str, str] = {}
@@ -145,9 +136,7 @@ def read_view_table(path: str | Path) -> dict[str, str]:
             continue
         name = "frontal" if _FRONTAL.match(said) else "lateral" if _LATERAL.match(said) else ""
         if not name:
-            raise ValueError(
-                f"{path}, {row.place}: view {said[:20]!r} is neither frontal (PA, AP) nor lateral (L, LL)"
-            )
+            raise ValueError(f"{path}, {row.place}: view {said[:20]!r} is neither frontal (PA) nor lateral (L)")
         if views.setdefault(key, name) != name:
             raise ValueError(f"{path}, {row.place}: image {key!r} is both frontal and lateral")
     return views
@@ -163,7 +152,3 @@ def _joint(evidence: Sequence[float]) -> list[float]:
     shares = {way: math.exp(weight - most) for way, weight in weights.items()}
     total = sum(shares.values())
     return [sum(share for way, share in shares.items() if way[i]) / total for i in range(len(evidence))]
-
-
-def _first_in_order(names: Sequence[str]) -> int:
-    return min(range(len(names)), key=lambda i: image_key(names[i])) if names else 0

@@ -17,8 +17,8 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.inference.attention import VIEWS
 from hf_cxr.inference.pipeline import ImpressionPipeline, decode, generate
+from hf_cxr.inference.views import VIEWS
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, panel_size_of
 
 THUMBNAIL = 16  # pixels a panel, of the embedding by pixels

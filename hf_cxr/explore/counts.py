@@ -17,8 +17,9 @@ from hf_cxr.data.leakage import text_overlap
 from hf_cxr.data.study import sentences
 from hf_cxr.evaluation import baselines, bootstrap
 from hf_cxr.inference.labeler import FINDINGS, NEGATIVE, POSITIVE, UNCERTAIN, is_normal, label
+from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
+from hf_cxr.inference.views import VIEWS
 
-VIEWS = ("frontal", "lateral")
 SECTIONS = ("impression", "findings", "indication")
 TOGETHER = 12
 """Findings in the table of co-occurrence."""
@@ -32,7 +33,7 @@ FUNCTION_WORDS = frozenset(
 """Left out of the lists of words and bigrams. Negations stay: "no acute" is what such a collection is about."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’./-][^\W_]+)*")
-_PLACEHOLDER = re.compile(r"(?<![A-Za-z])X{3,}")
+_PLACEHOLDER = re.compile(PLACEHOLDER)
 
 
 @dataclass(frozen=True)

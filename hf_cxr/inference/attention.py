@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-VIEWS = ("frontal", "lateral")
+from .views import VIEWS
+
 COLOUR, STRONGEST = (255, 96, 0), 0.7  # of the overlay, and the most that it hides of a view
 FULL = 4.0  # times uniform attention: where the overlay is at its strongest; uniform attention and less is not drawn
 LARGEST = 512  # pixels of the longer side of an overlay

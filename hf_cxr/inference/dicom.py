@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 # All that is ever read of a DICOM header: nothing in it names a patient.
-VIEW_TAGS = ["ViewPosition", "PatientOrientation"]
-PIXEL_TAGS = [
+TAGS = [
+    *("ViewPosition", "PatientOrientation"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "PlanarConfiguration"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
@@ -31,24 +31,20 @@ PIXEL_TAGS = [
 
 # Which decoder is asked for a compressed image, whatever else is installed: the pixels must not depend on that. GDCM
 # is not among them: on damaged JPEG Lossless, JPEG 2000 and baseline frames it aborts the whole process.
+# fmt: off
 DECODERS = {
-    "1.2.840.10008.1.2": "",  # implicit little endian, and the next three: not compressed
-    "1.2.840.10008.1.2.1": "",
+    "1.2.840.10008.1.2": "", "1.2.840.10008.1.2.1": "", "1.2.840.10008.1.2.2": "",  # not compressed
     "1.2.840.10008.1.2.1.99": "",  # deflated: inflated in `_header`
-    "1.2.840.10008.1.2.2": "",
     "1.2.840.10008.1.2.5": "pydicom",  # RLE
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
-    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended; Pillow reads 8 bits, not 12
-    "1.2.840.10008.1.2.4.57": "lossless",  # JPEG lossless, here `_decode_lossless_jpeg`
-    "1.2.840.10008.1.2.4.70": "lossless",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000
-    "1.2.840.10008.1.2.4.91": "pillow",
+    "1.2.840.10008.1.2.4.50": "pillow", "1.2.840.10008.1.2.4.51": "pillow",  # JPEG of 8 bits; Pillow reads no 12
+    "1.2.840.10008.1.2.4.57": "lossless", "1.2.840.10008.1.2.4.70": "lossless",  # here `_decode_lossless_jpeg`
+    "1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS
+    "1.2.840.10008.1.2.4.90": "pillow", "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
 }
+# fmt: on
 
 # Every logger of pydicom and of the decoders: to switch off a parent would not silence its children.
-TALKERS = (
+LOGGERS = (
     *("pydicom", "pydicom.pixels.utils", "pydicom.pixels.decoders.base", "pydicom.pixels.encoders.base"),
     *("jpeg_ls", "jpeg_ls.CharLS", "jpeg_ls._CharLS", "PIL"),
 )
@@ -82,15 +78,6 @@ def read_frame(stream: BinaryIO, max_pixels: int) -> Frame | str:
             return f"not a DICOM image, or truncated or damaged ({type(error).__name__})"
 
 
-def frame_view(stream: BinaryIO) -> str | None:
-    """ "frontal" or "lateral" where a DICOM header says so; `None` else, also where there is no such header."""
-    with _silence():
-        try:
-            return _named_view(_header(stream, VIEW_TAGS, 1 << 24))
-        except Exception:
-            return None
-
-
 def _pydicom() -> Any:
     try:
         import pydicom
@@ -110,15 +97,14 @@ def _silence() -> Iterator[None]:
     """
     with _one_thread, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        talkers = {name: logging.getLogger(name) for name in TALKERS}
-        before = {name: talker.disabled for name, talker in talkers.items()}
-        for talker in talkers.values():
-            talker.disabled = True
+        before = [(logger := logging.getLogger(name), logger.disabled) for name in LOGGERS]
+        for logger, _ in before:
+            logger.disabled = True
         try:
             yield
         finally:
-            for name, talker in talkers.items():
-                talker.disabled = before[name]
+            for logger, disabled in before:
+                logger.disabled = disabled
 
 
 def _fresh_lock() -> None:
@@ -131,8 +117,8 @@ if hasattr(os, "register_at_fork"):  # a forked child must not wait for a thread
     os.register_at_fork(after_in_child=_fresh_lock)
 
 
-def _header(stream: BinaryIO, tags: list[str], limit: int) -> Any:
-    """The data set with no more than `tags`. A deflated file is inflated here, because pydicom sets it no limit."""
+def _header(stream: BinaryIO, limit: int) -> Any:
+    """The data set with no more than `TAGS`. A deflated file is inflated here, because pydicom sets it no limit."""
     pydicom = _pydicom()
     pydicom.filereader.read_preamble(stream, force=True)
     meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
@@ -142,7 +128,7 @@ def _header(stream: BinaryIO, tags: list[str], limit: int) -> Any:
         if inflator.unconsumed_tail:
             raise Refused("too large when inflated")
     stream.seek(0)
-    header = pydicom.dcmread(stream, force=True, specific_tags=tags, stop_before_pixels="PixelData" not in tags)
+    header = pydicom.dcmread(stream, force=True, specific_tags=TAGS)
     if not header.file_meta.get("TransferSyntaxUID"):  # the bare data set of old archives, or inflated
         implicit = header.original_encoding[0]
         header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1"
@@ -152,13 +138,10 @@ def _header(stream: BinaryIO, tags: list[str], limit: int) -> Any:
 def _named_view(header: Any) -> str | None:
     """What the header says of the view, if it says one thing. A decubitus or oblique view is neither."""
     words = set(re.findall("[A-Z]+", str(header.get("ViewPosition") or "").upper()))
-    named = {
-        view
-        for view, spellings in (("frontal", {"AP", "PA", "FRONTAL"}), ("lateral", {"LL", "RL", "LAT", "LATERAL"}))
-        if words & spellings
-    }
     if words & {"LLD", "RLD", "DECUB", "DECUBITUS", "OBLIQUE", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO"}:
         return None
+    named = {"frontal"} if words & {"AP", "PA", "FRONTAL"} else set()
+    named |= {"lateral"} if words & {"LL", "RL", "LAT", "LATERAL"} else set()
     rows = str((header.get("PatientOrientation") or [""])[0])  # where the rows of pixels point to
     if rows in ("L", "R", "A", "P"):
         named.add("frontal" if rows in "LR" else "lateral")
@@ -166,7 +149,7 @@ def _named_view(header: Any) -> str | None:
 
 
 def _frame(stream: BinaryIO, max_pixels: int) -> Frame:
-    header = _header(stream, PIXEL_TAGS + VIEW_TAGS, 3 * max_pixels)
+    header = _header(stream, 3 * max_pixels)
     rows, columns = int(header.Rows), int(header.Columns)
     if not header.get("PixelData"):
         raise Refused("a DICOM file without pixels, or truncated")

@@ -19,8 +19,7 @@ from huggingface_hub import get_session
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from .attention import VIEWS
-from .views import UnreadableImage, called, read_radiograph
+from .views import VIEWS, UnreadableImage, called, read_radiograph
 
 # Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
 SECONDS, MAX_SECONDS, MAX_BYTES = 30, 300, 256 << 20

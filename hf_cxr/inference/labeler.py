@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from .labeler_lexicon import CUES, NAMES, PARENTS, PLACED, POINTS, SIDED, WORDS, rows
+from .labeler_lexicon import CUES, NAMES, PARENTS, PLACED, PLACEHOLDER, POINTS, SIDED, WORDS, rows
 from .labeler_lexicon import FINDINGS as FINDINGS
 from .labeler_lexicon import SIDED_FINDINGS as SIDED_FINDINGS
 from .labeler_location import SIDES, Bounds, Where, heights, heights_of, pairs_of, sides_of
@@ -29,6 +29,7 @@ _AT_WORD = "|".join(
     + [r"(?P<HEART_>(?:heart|cardiac|cardio-?pericardial|cardio ?-?mediastinal|cardiomediastinum)\b)"]
 )
 _SCAN = re.compile(rf"(?=[.,;:!?])(?:{_AT_POINT})|\b(?=\w)(?:{_AT_WORD})")
+_EVENTS = {index: group.rpartition("_")[0] or group for group, index in _SCAN.groupindex.items()}
 # What is said of the heart's size, up to eight words on. "Upper limits of normal" is not enlarged: the tags agree.
 _HEART = re.compile(
     r"(?:heart|cardiac|cardio-?pericardial|(?P<wide>cardio ?-?mediastinal|cardiomediastinum))"
@@ -42,7 +43,7 @@ _SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
 _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;])*?\bor\b")
 _REASON = re.compile(r"\b(?:given|because|since|as|due|based|in|considering|absent)\b")
-_PLACEHOLDERS = re.compile(r"\bx{3,}\w*")
+_PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\w*", re.IGNORECASE)
 
 
 class Mention(NamedTuple):
@@ -57,7 +58,7 @@ class Mention(NamedTuple):
     places: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Hit:
     """A mention while its clause is still being read."""
 
@@ -67,29 +68,121 @@ class _Hit:
     status: str
 
 
-def _names_next(text: str, position: int) -> bool:
-    """Whether the next thing read from here on, sides left aside, is a finding that the words before it lead to."""
-    for match in _SCAN.finditer(text, position):
-        event = (match.lastgroup or "").partition("_")[0]
-        if event not in SIDES:
-            return event in NAMES and not _REASON.search(text, position, match.start())
-    return False
+class _Reading:
+    """A text while it is read from left to right: the clause at hand, and what was found in those before it."""
 
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.found: list[Mention] = []
+        self.clause: list[_Hit] = []  # mentions since the last full stop, semicolon, "but" …
+        self.sides: list[Where] = []
+        self.heights: list[Where] | None = None  # read once something is found that has a height
+        self.starts = [0]  # places that a side does not reach across
+        self.since = self.segment = 0  # places in `clause`: the first mention since the last turn, the last comma
+        self.negative = self.unsure = self.sticky = self.ignored = self.after_or = self.unchanged = False
 
-@lru_cache(maxsize=65536)
-def mentions(text: str) -> tuple[Mention, ...]:
-    """Every mention of a finding, in order; the name "_other" stands for an abnormality outside the vocabulary."""
-    text = " ".join(_PLACEHOLDERS.sub(" ", text.lower()).split())
-    found: list[Mention] = []
-    clause: list[_Hit] = []  # mentions since the last full stop, semicolon, "but" …
-    sides: list[Where] = []
-    high: list[Where] | None = None  # read once something is found that has a height
-    starts = [0]  # places that a side does not reach across
-    since = segment = 0  # index into `clause`: the first mention since the last turn, since the last comma
-    negative = unsure = sticky = ignored = after_or = unchanged = False
+    def take(self, event: str, start: int, end: int) -> None:
+        """One event of `labeler_lexicon`, where it stands."""
+        if event in NAMES:
+            status = NEGATIVE if self.negative else UNCERTAIN if self.unsure or self.after_or else POSITIVE
+            if not self.ignored or self.negative:
+                self.clause.append(_Hit(NAMES[event], start, end, status))
+            self.after_or = False
+        elif event in SIDES:
+            self.sides.append(Where(event, start, end))
+        elif event == "HARD":
+            self.stop(start, end)
+        elif event == "HEART":
+            self.heart(start, end)
+        elif event == "GONE":  # "pneumothorax resolved" or "resolved pneumothorax"
+            behind = bool(self.clause) and start - self.clause[-1].end <= 2
+            self.take("POST_NEG" if behind else "NEG", start, end)
+        elif event == "UNLIKELY":  # "unlikely pneumonia" or "pneumonia is unlikely"
+            self.take("DOUBT" if self.leads_to_finding(end) else "POST_DOUBT", start, end)
+        elif event in ("OR", "POST_NORMAL", "POST_NEG", "POST_DOUBT"):
+            self.look_back(event, start)
+        else:
+            self.cue(event, start, end)
 
-    def close(end: int) -> None:
-        nonlocal high
+    def leads_to_finding(self, position: int) -> bool:
+        """Whether the next event from here on, sides left aside, is a finding that the words before it lead to."""
+        for match in _SCAN.finditer(self.text, position):
+            event = _EVENTS[match.lastindex or 0]
+            if event not in SIDES:
+                return event in NAMES and not _REASON.search(self.text, position, match.start())
+        return False
+
+    def heart(self, start: int, end: int) -> None:
+        """The heart or the mediastinum is named: a mention where its size is stated."""
+        said = _HEART.match(self.text, start)
+        borderline = self.text.endswith("borderline ", 0, start)
+        fine = self.text.endswith(("normal ", "unremarkable "), 0, start)
+        if said or borderline or fine:
+            doubt = borderline or self.unsure or bool(said and said["maybe"])
+            absent = self.negative or fine or bool(said and said["no"] and not borderline)
+            name = "enlarged cardiomediastinum" if said and said["wide"] else "cardiomegaly"
+            self.clause.append(_Hit((name,), start, end, NEGATIVE if absent else UNCERTAIN if doubt else POSITIVE))
+
+    def stop(self, start: int, end: int) -> None:
+        """A full stop, a question mark, "but" …: what was said before it has no effect behind it."""
+        asked = self.text[start:end] == "?"
+        ahead = asked and not self.text[:start][-1:].isalnum()
+        for hit in self.clause[self.segment :] if asked and not ahead else ():  # "pneumonia?"
+            hit.status = UNCERTAIN if hit.status == POSITIVE else hit.status
+        self.close(start)
+        self.negative = self.sticky = self.ignored = self.after_or = self.unchanged = False
+        self.unsure = ahead  # "?pneumonia"
+        self.since = self.segment = 0
+        self.starts[:] = [end]
+
+    def cue(self, event: str, start: int, end: int) -> None:
+        """Cues that act on what follows."""
+        if event in ("COMMA", "TURN"):
+            self.negative, self.unchanged = self.negative and event == "COMMA", self.unchanged and event == "COMMA"
+            self.unsure = self.unsure and (self.sticky or bool(_OR_AHEAD.match(self.text, end)))
+            self.ignored = False
+            self.segment = len(self.clause)
+        elif event == "SOFT":
+            self.negative = self.unsure = self.sticky = self.after_or = self.unchanged = False
+            self.since = self.segment = len(self.clause)
+        elif event == "WITH":
+            self.unsure = False
+            self.since = self.segment = len(self.clause)
+        elif event == "NEG":
+            self.negative, self.unsure, self.after_or, self.unchanged = True, False, False, False
+            self.starts.append(start)
+        elif event == "PSEUDO":
+            self.negative, self.unchanged = False, self.text.startswith((" in ", " of "), end)
+        elif event in ("UNSURE", "STICKY"):
+            self.unsure, self.sticky = True, self.sticky or event == "STICKY"
+        elif event == "DOUBT":
+            self.unsure, self.negative = True, False
+        elif event == "IGNORE":
+            self.ignored = True
+
+    def look_back(self, event: str, start: int) -> None:
+        """Cues that act on the mentions before them; those that find none act on what follows."""
+        clause = self.clause
+        if event == "OR":
+            if not (self.negative or self.unchanged) and len(clause) > self.since and start - clause[-1].end < 40:
+                if clause[-1].status == POSITIVE:
+                    clause[-1].status = UNCERTAIN
+                self.after_or = True
+        elif event == "POST_NORMAL":
+            if clause and clause[-1].end + 1 >= start and clause[-1].names[0] not in _NEVER_NORMAL:
+                clause[-1].status = NEGATIVE
+        else:
+            denied = event == "POST_NEG"
+            touched = clause[self.since if denied or self.segment >= len(clause) else self.segment :]
+            for hit in touched:
+                if hit.status != NEGATIVE:
+                    hit.status = NEGATIVE if denied else UNCERTAIN
+            if not touched:
+                self.negative, self.unsure = denied, not denied
+
+    def close(self, end: int) -> None:
+        """The clause ends: each mention gets its sides and heights, the last one first."""
+        clause, text = self.clause, self.text
         shared: tuple[list[Where], list[Where]] = [], []
         read: list[Mention] = []
         previous = [0]  # where the mention before each one ends; "interstitial infiltrates" are one
@@ -97,12 +190,13 @@ def mentions(text: str) -> tuple[Mention, ...]:
             previous.append(previous[-1] if behind.start == hit.end + 1 else hit.end)
         for i in range(len(clause) - 1, -1, -1):
             hit, following = clause[i], clause[i + 1].start if i + 1 < len(clause) else None
-            floor = max(f for f in starts if f <= hit.start)
+            floor = max(f for f in self.starts if f <= hit.start)
             at = Bounds(hit.start, hit.end, floor, previous[i], following, end)
-            where, places = sides_of(at, sides, text), []
+            where = sides_of(at, self.sides, text)
+            places: list[Where] = []
             if not PLACED.isdisjoint(hit.names):
-                high = heights(text) if high is None else high
-                places = heights_of(at, where, high, text) if high else []
+                self.heights = heights(text) if self.heights is None else self.heights
+                places = heights_of(at, where, self.heights, text) if self.heights else []
             if following and _SHARED.match(text[hit.end : following]):
                 # "Left pneumonia, and scar or atelectasis at the right base": the side behind goes before a far one.
                 if all(w.start < previous[i] for w in where) and any(w.start >= following for w in shared[0]):
@@ -114,87 +208,23 @@ def mentions(text: str) -> tuple[Mention, ...]:
             for name in hit.names:
                 pairs = plain if name in SIDED else ()
                 if places and name in PLACED:
-                    pairs = pairs_of(at, where, places, sides, text)
+                    pairs = pairs_of(at, where, places, self.sides, text)
                 stated = tuple(s for s in ("right", "left") if any(s == side for side, _ in pairs)) if pairs else ()
                 read.append(Mention(name, hit.status, stated, pairs))
-        found.extend(reversed(read))
+        self.found.extend(reversed(read))
         clause.clear()
-        sides.clear()
+        self.sides.clear()
 
+
+@lru_cache(maxsize=65536)
+def mentions(text: str) -> tuple[Mention, ...]:
+    """Every mention of a finding, in order; the name "_other" stands for an abnormality outside the vocabulary."""
+    text = " ".join(_PLACEHOLDERS.sub(" ", text.lower()).split())
+    reading = _Reading(text)
     for match in _SCAN.finditer(text):
-        group = match.lastgroup or ""
-        event = group.rpartition("_")[0] or group
-        if event == "GONE":  # "pneumothorax resolved" or "resolved pneumothorax"
-            event = "POST_NEG" if clause and match.start() - clause[-1].end <= 2 else "NEG"
-        elif event == "UNLIKELY":  # "unlikely pneumonia" or "pneumonia is unlikely"
-            event = "DOUBT" if _names_next(text, match.end()) else "POST_DOUBT"
-        if event in NAMES:
-            status = NEGATIVE if negative else UNCERTAIN if unsure or after_or else POSITIVE
-            if not ignored or negative:
-                clause.append(_Hit(NAMES[event], match.start(), match.end(), status))
-            after_or = False
-        elif event == "HEART":
-            said = _HEART.match(text, match.start())
-            borderline = text.endswith("borderline ", 0, match.start())
-            fine = text.endswith(("normal ", "unremarkable "), 0, match.start())
-            if said or borderline or fine:
-                doubt = borderline or unsure or bool(said and said["maybe"])
-                absent = negative or fine or bool(said and said["no"] and not borderline)
-                name = "enlarged cardiomediastinum" if said and said["wide"] else "cardiomegaly"
-                status = NEGATIVE if absent else UNCERTAIN if doubt else POSITIVE
-                clause.append(_Hit((name,), match.start(), match.end(), status))
-        elif event == "HARD":
-            asked = match.group() == "?"
-            ahead = asked and not text[: match.start()][-1:].isalnum()
-            for hit in clause[segment:] if asked and not ahead else ():  # "pneumonia?"
-                hit.status = UNCERTAIN if hit.status == POSITIVE else hit.status
-            close(match.start())
-            negative = sticky = ignored = after_or = unchanged = False
-            unsure = ahead  # "?pneumonia"
-            since = segment = 0
-            starts[:] = [match.end()]
-        elif event == "SOFT":
-            negative = unsure = sticky = after_or = unchanged = False
-            since = segment = len(clause)
-        elif event in ("COMMA", "TURN"):
-            negative, unchanged = negative and event == "COMMA", unchanged and event == "COMMA"
-            unsure = unsure and (sticky or bool(_OR_AHEAD.match(text, match.end())))
-            ignored = False
-            segment = len(clause)
-        elif event == "WITH":
-            unsure = False
-            since = segment = len(clause)
-        elif event == "NEG":
-            negative, unsure, after_or, unchanged = True, False, False, False
-            starts.append(match.start())
-        elif event == "PSEUDO":
-            negative, unchanged = False, text.startswith((" in ", " of "), match.end())
-        elif event in ("UNSURE", "STICKY"):
-            unsure, sticky = True, sticky or event == "STICKY"
-        elif event == "DOUBT":
-            unsure, negative = True, False
-        elif event == "IGNORE":
-            ignored = True
-        elif event == "OR":
-            if not (negative or unchanged) and len(clause) > since and match.start() - clause[-1].end < 40:
-                if clause[-1].status == POSITIVE:
-                    clause[-1].status = UNCERTAIN
-                after_or = True
-        elif event == "POST_NORMAL":
-            if clause and clause[-1].end + 1 >= match.start() and clause[-1].names[0] not in _NEVER_NORMAL:
-                clause[-1].status = NEGATIVE
-        elif event in ("POST_NEG", "POST_DOUBT"):
-            denied = event == "POST_NEG"
-            touched = clause[since if denied or segment >= len(clause) else segment :]
-            for hit in touched:
-                if hit.status != NEGATIVE:
-                    hit.status = NEGATIVE if denied else UNCERTAIN
-            if not touched:
-                negative, unsure = denied, not denied
-        elif event in SIDES:
-            sides.append(Where(event, match.start(), match.end()))
-    close(len(text))
-    return tuple(found)
+        reading.take(_EVENTS[match.lastindex or 0], *match.span())
+    reading.close(len(text))
+    return tuple(reading.found)
 
 
 _Key = TypeVar("_Key")
@@ -228,23 +258,7 @@ def sided_label(text: str) -> dict[str, str]:
 
     The plain key stands for a side not stated; it is left out where another mention says as much with a side.
     """
-    labels = _merge(
-        (f"{side} {m.finding}" if side else m.finding, m.status)
-        for m in mentions(text)
-        if m.finding != "_other"
-        for side in (m.sides or ("",))
-    )
-    for key, status in list(labels.items()):
-        name = key.partition(" ")[2]
-        if name in SIDED and name in labels and _RANK[status] >= _RANK[labels[name]]:
-            del labels[name]
-    return labels
-
-
-def positive_findings(text: str, sided: bool = False, uncertain: bool = False) -> frozenset[str]:
-    """The findings that `text` states as present; with `uncertain`, also those it holds possible."""
-    wanted = (POSITIVE, UNCERTAIN) if uncertain else (POSITIVE,)
-    return frozenset(name for name, status in (sided_label if sided else label)(text).items() if status in wanted)
+    return _label_with_places((m, tuple((side, "") for side in m.sides)) for m in mentions(text))
 
 
 def located_label(text: str) -> dict[str, str]:
@@ -252,11 +266,15 @@ def located_label(text: str) -> dict[str, str]:
 
     A key is left out where another mention says as much with a side or height that it lacks.
     """
+    return _label_with_places((m, m.places) for m in mentions(text))
+
+
+def _label_with_places(found: Iterable[tuple[Mention, tuple[tuple[str, str], ...]]]) -> dict[str, str]:
     read = _merge(
         ((side, place, m.finding), m.status)
-        for m in mentions(text)
+        for m, places in found
         if m.finding != "_other"
-        for side, place in (m.places or (("", ""),))
+        for side, place in (places or (("", ""),))
     )
     return {
         " ".join(filter(None, (side, place, name))): status
@@ -273,10 +291,19 @@ def located_label(text: str) -> dict[str, str]:
     }
 
 
+def positive_findings(text: str, sided: bool = False, uncertain: bool = False) -> frozenset[str]:
+    """The findings that `text` states as present; with `uncertain`, also those it holds possible."""
+    return _stated((sided_label if sided else label)(text), uncertain)
+
+
 def located_findings(text: str, uncertain: bool = False) -> frozenset[str]:
     """As `positive_findings`, with side and height: "right lower lung opacity", "upper nodule", "cardiomegaly"."""
+    return _stated(located_label(text), uncertain)
+
+
+def _stated(labels: dict[str, str], uncertain: bool) -> frozenset[str]:
     wanted = (POSITIVE, UNCERTAIN) if uncertain else (POSITIVE,)
-    return frozenset(key for key, status in located_label(text).items() if status in wanted)
+    return frozenset(key for key, status in labels.items() if status in wanted)
 
 
 def is_normal(text: str) -> bool:

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import re
 
+PLACEHOLDER = r"(?<![A-Za-z])X{3,}"
+"""What de-identification put in place of a name, a date and much else: "XXXX"."""
+
+# fmt: off
 PARENTS: dict[str, str] = {
     # CheXpert's hierarchy, then our finer names below the CheXpert name that would hold them.
-    "cardiomegaly": "enlarged cardiomediastinum",
-    "lung lesion": "lung opacity",
-    "edema": "lung opacity",
-    "consolidation": "lung opacity",
-    "atelectasis": "lung opacity",
-    "pneumonia": "consolidation",
-    "nodule": "lung lesion",
-    "granuloma": "lung lesion",
-    "vascular congestion": "edema",
-    "heart failure": "edema",
-    "rib fracture": "fracture",
-    "compression fracture": "fracture",
-    "pacemaker": "support devices",
+    "cardiomegaly": "enlarged cardiomediastinum", "lung lesion": "lung opacity", "edema": "lung opacity",
+    "consolidation": "lung opacity", "atelectasis": "lung opacity", "pneumonia": "consolidation",
+    "nodule": "lung lesion", "granuloma": "lung lesion", "vascular congestion": "edema", "heart failure": "edema",
+    "rib fracture": "fracture", "compression fracture": "fracture", "pacemaker": "support devices",
     "catheter": "support devices",
 }
+# fmt: on
 """Child → parent, for a CheXpert-style roll-up; `label` climbs it only when told to."""
 
 # finding: ways of saying it, as a regular expression that starts at a word and holds no capturing group. The leftmost
@@ -144,7 +140,7 @@ _TURN = (
 )
 # "No effusion seen, left nodule": the enumeration of what is absent ended with the verb.
 _DONE = "(?:(?<=seen)|(?<=identified)|(?<=present)|(?<=noted))"
-# event: cue, by precedence. `mentions` says what each event does.
+# event: cue, by precedence. `labeler` says what each event does.
 POINTS = rf"""
 HARD: [;!?]|\.(?=\s|$)
 TURN: :|,(?= {_TURN})|{_DONE},(?! (?:no|or|and|nor)\b)|(?<=abnormality),(?! no\b)

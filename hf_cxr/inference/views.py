@@ -8,6 +8,7 @@ A checkpoint brings this file as remote code, so it imports only the standard li
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import threading
@@ -18,6 +19,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
+VIEWS = ("frontal", "lateral")
+"""The views of a study, in the order of their panels on a canvas: left, right."""
 ViewSource = str | Path | bytes | Image.Image | np.ndarray | Callable[[], Image.Image | np.ndarray]
 
 MAX_PIXELS = 100_000_000
@@ -65,7 +68,10 @@ def read_radiograph(source: ViewSource, *, at_least: int | None = None) -> Image
 
 
 def read_with_hint(source: ViewSource, *, at_least: int | None = None) -> tuple[Image.Image, str | None]:
-    """What `read_radiograph` returns, and what `header_view` says of the same source: it is opened once."""
+    """What `read_radiograph` returns, and "frontal" or "lateral" where a DICOM header says so, else `None`.
+
+    A weak hint: in the Indiana collection a third of the headers say nothing, and some laterals are called "PA".
+    """
     if isinstance(source, (str, Path)):
         return _read_file(Path(source), at_least)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -89,22 +95,6 @@ def called(source: Callable[[], Image.Image | np.ndarray]) -> Image.Image | np.n
     if not isinstance(made, (Image.Image, np.ndarray)):
         raise UnreadableImage(f"{name}: returned {type(made).__name__}, not an image or an array")
     return made
-
-
-def header_view(source: ViewSource) -> str | None:
-    """ "frontal" or "lateral" where the DICOM header of a path or of bytes says so; else, and for all others, `None`.
-
-    A weak hint: in the Indiana collection a third of the headers say nothing, and some laterals are called "PA".
-    """
-    if not isinstance(source, (str, Path, bytes, bytearray, memoryview)):
-        return None
-    from .dicom import frame_view
-
-    try:
-        with Path(source).open("rb") if isinstance(source, (str, Path)) else io.BytesIO(source) as stream:
-            return frame_view(stream)
-    except OSError:
-        return None
 
 
 def fit_panel(image: Image.Image, size: int) -> Image.Image:
@@ -212,7 +202,7 @@ def _decode(stream: BinaryIO, name: str, at_least: int | None) -> tuple[Image.Im
             raise UnreadableImage(f"{name}: several images in one file (pages or animation); one is expected")
         if not image.mode.startswith("I") and image.tile and re.search(r";16[BLN]", str(image.tile[0][3])):
             raise UnreadableImage(f"{name}: 16 bits a channel, with colour or alpha, cannot be read; save it as grey")
-        if at_least is not None and _pixels(image.size) <= MAX_PIXELS:
+        if at_least is not None and math.prod(image.size) <= MAX_PIXELS:
             image.draft("L" if image.mode == "RGB" else image.mode, (at_least, at_least))
         grey = _to_grey(image, name)
         # Pillow knows TIFF's WhiteIsZero for up to eight bits only.
@@ -221,16 +211,15 @@ def _decode(stream: BinaryIO, name: str, at_least: int | None) -> tuple[Image.Im
         return grey, None
 
 
-def _pixels(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height == 0:
+        raise UnreadableImage(f"{name}: no pixels")
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{name}: too large ({width} × {height}; the limit is {MAX_PIXELS:,} pixels)")
 
 
 def _to_grey(image: Image.Image, name: str) -> Image.Image:
-    if _pixels(image.size) == 0:
-        raise UnreadableImage(f"{name}: no pixels")
-    if _pixels(image.size) > MAX_PIXELS:
-        width, height = image.size
-        raise UnreadableImage(f"{name}: too large ({width} × {height}; the limit is {MAX_PIXELS:,} pixels)")
+    _check_pixels(*image.size, name)
     try:
         with _whole_files_only:
             image.load()
@@ -281,10 +270,7 @@ if hasattr(os, "register_at_fork"):  # a forked child must not wait for a thread
 def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise UnreadableImage(f"{name}: shape {array.shape} is not (height, width) or (height, width, 1 | 3 | 4)")
-    if array.size == 0:
-        raise UnreadableImage(f"{name}: no pixels")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise UnreadableImage(f"{name}: too large (shape {array.shape}; the limit is {MAX_PIXELS:,} pixels)")
+    _check_pixels(array.shape[1], array.shape[0], name)
     if array.dtype.kind not in "buif":
         raise UnreadableImage(f"{name}: pixels of type {array.dtype} are not numbers")
     if array.ndim == 3 and array.shape[2] == 1:
@@ -313,7 +299,7 @@ def eight_bits(array: np.ndarray) -> np.ndarray:
 
 
 def _stretch(array: np.ndarray, name: str) -> np.ndarray:
-    """Numbers of any range to `uint8`; the rule is told in `read_radiograph`."""
+    """Numbers of any range to `uint8`; the rule stands in `read_radiograph`."""
     if array.dtype.kind in "iu" and int(array.max()) - int(array.min()) < 1 << 16:
         least = int(array.min())
         index = (array - array.dtype.type(least)).view(f"u{array.dtype.itemsize}")  # a signed difference may wrap

@@ -320,7 +320,7 @@ def test_the_figures_are_of_this_report_and_on_the_card(run):
     model_card.write_model_card(run)
     named = set(re.findall(r"\]\((figures/[^)]+)\)", (run / "README.md").read_text()))
     assert named == {f"figures/{file.name}" for file in (run / "figures").iterdir()}
-    assert {"figures/look.png", "figures/findings.png"} <= named
+    assert {"figures/image_shuffle.png", "figures/findings.png"} <= named
     for name in named:
         assert Image.open(run / name).size[0] > 300
 

@@ -6,7 +6,6 @@ A reader opens tables, not images: what it yields are `Study` records, one per r
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hf_cxr.data.sources.rows import did_you_mean
 from hf_cxr.data.study import Study
 
 SOURCES: dict[str, str] = {
@@ -56,7 +56,6 @@ def takes(source: str, function: str = "studies") -> tuple[str, ...]:
 def reader(source: str) -> ModuleType:
     """The module that reads `source`; `ValueError` for an unknown one, with the nearest name."""
     if source not in SOURCES:
-        near = difflib.get_close_matches(str(source), SOURCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(source), SOURCES)
         raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}{hint}")
     return import_module(SOURCES[source])

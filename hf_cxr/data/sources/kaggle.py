@@ -12,11 +12,11 @@ from pathlib import Path
 
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.sources.rows import Row, read_rows, split_cell
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.study import Radiograph, Study, plain_tags
+from hf_cxr.inference.views import VIEWS
 
 REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 IMAGE_FOLDERS = ("images/images_normalized", "images", "images_normalized", ".")
-VIEWS = ("frontal", "lateral")
 
 
 def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
@@ -50,23 +50,22 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
     reports = read_rows(reports_path, ("uid", "Problems", "indication", "findings", "impression"), ())
     listed = _listed(projections_path, read_rows(projections_path, ("uid", "filename", "projection"), ()))
     images = _images(root, listed)
-    if demand_images and not any(path.is_file() for found in images.values() for path in _paths(found)):
+    if demand_images and not any(Path(str(image.source)).is_file() for found in images.values() for image in found):
         places = ", ".join(str(root / folder) for folder in IMAGE_FOLDERS)
         raise FileNotFoundError(f"none of the images {PROJECTIONS} lists is in {places}")
 
     seen: dict[str, str] = {}
     for row in reports:
         uid = row["uid"] or row.place
-        if uid in seen:
-            raise ValueError(f"{reports_path}: uid {uid!r} occurs twice ({seen[uid]} and {row.place})")
-        seen[uid] = row.place
+        if (before := seen.setdefault(uid, row.place)) != row.place:
+            raise ValueError(f"{reports_path}: uid {uid!r} occurs twice ({before} and {row.place})")
         yield Study(
             uid=uid,
             images=images.get(row["uid"], ()),
             impression=row["impression"],
             findings=row["findings"],
             indication=row["indication"],
-            tags=_tags(row["Problems"]),
+            tags=plain_tags(split_cell(row["Problems"])),
             patient=uid,  # the collection has one study of each
             problem="" if row["uid"] else f"no uid in {REPORTS}",
         )
@@ -92,10 +91,8 @@ def _listed(path: Path, rows: list[Row]) -> dict[str, dict[str, str]]:
             raise ValueError(f"{path}, {row.place}: filename is not a plain file name (uid {uid!r})")
         if view not in VIEWS:
             raise ValueError(f"{path}, {row.place}: projection is neither Frontal nor Lateral (uid {uid!r})")
-        if (uid, name) in places:
-            both = f"{places[uid, name]} and {row.place}"
-            raise ValueError(f"{path}: image {name!r} of uid {uid!r} occurs twice ({both})")
-        places[uid, name] = row.place
+        if (before := places.setdefault((uid, name), row.place)) != row.place:
+            raise ValueError(f"{path}: image {name!r} of uid {uid!r} occurs twice ({before} and {row.place})")
         listed.setdefault(uid, {})[name] = view
     return listed
 
@@ -107,12 +104,12 @@ def _images(root: Path, listed: dict[str, dict[str, str]]) -> dict[str, tuple[Ra
     for folder in IMAGE_FOLDERS:
         if (root / folder).is_dir():
             with os.scandir(root / folder) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_file())
-            for name in names:
+                files = sorted(entry.name for entry in entries if entry.is_file())
+            for name in files:
                 by_name.setdefault(name, root / folder / name)
                 by_key.setdefault(_key(name), root / folder / name)
     # Two listed files that differ in their suffix alone must not both turn into the one of them that is on disk.
-    keys = Counter(_key(name) for name in {name for names in listed.values() for name in names})
+    keys = Counter(map(_key, {name for names in listed.values() for name in names}))
 
     def find(name: str) -> Path:
         similar = by_key.get(_key(name)) if keys[_key(name)] == 1 else None
@@ -126,13 +123,3 @@ def _images(root: Path, listed: dict[str, dict[str, str]]) -> dict[str, tuple[Ra
 
 def _key(name: str) -> str:
     return image_key(name).lower()
-
-
-def _paths(images: tuple[Radiograph, ...]) -> Iterator[Path]:
-    return (image.source for image in images if isinstance(image.source, Path))
-
-
-def _tags(problems: str) -> tuple[str, ...]:
-    """ "Cardiomegaly;Pulmonary Artery" → ("cardiomegaly", "pulmonary artery"); "normal" is the absence of tags."""
-    tags = (part.lower() for part in split_cell(problems))
-    return tuple(dict.fromkeys(tag for tag in tags if tag != "normal"))

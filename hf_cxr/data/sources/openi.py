@@ -15,13 +15,14 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from hf_cxr.data.archives import Archived, image_key, members
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.study import Radiograph, Study, plain_tags
 
 REPORTS = "NLMCXR_reports.tgz"
 FOLDER = "ecgen-radiology"
 IMAGES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
 """Archives of images; the second is asked for what the first does not hold."""
 SUFFIXES = (".png", ".dcm", ".dicom", ".jpg", ".jpeg")
+"""Of unpacked images; of two files of one image the kind named first is taken."""
 
 
 def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
@@ -45,8 +46,10 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
     if demand_images and not on_disk and not archives:
         raise FileNotFoundError(f"{root}: no images, neither {' nor '.join(IMAGES)} nor a file *.png or *.dcm")
 
+    files = _report_files(root)
+    packed = members(files[0], lambda name: name.endswith(".xml")) if files == [root / REPORTS] else None
     read: dict[str, tuple[str, Study]] = {}
-    for name, content in _reports(root):
+    for name, content in packed or ((path.name, path.read_bytes()) for path in files):
         study = _study(name, content, on_disk, archives, root)
         if study.uid in read:
             raise ValueError(f"{root}: reports {read[study.uid][0]} and {name} are both number {study.uid!r}")
@@ -69,24 +72,16 @@ def _root(root: str | Path) -> Path:
 
 def _images(root: Path) -> dict[str, Path]:
     """`image_key` → file, of every image below `root`."""
-    found: dict[str, Path] = {}
+    found: list[Path] = []
     seen: set[str] = set()
     for folder, below, files in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:  # a link that leads back
             below.clear()
             continue
         seen.add(real)
-        for name in files:
-            if name.lower().endswith(SUFFIXES):
-                key, path = image_key(name), Path(folder, name)
-                if key not in found or _rank(path) < _rank(found[key]):
-                    found[key] = path
-    return found
-
-
-def _rank(path: Path) -> tuple[int, str]:
-    kind = next(i for i, suffix in enumerate(SUFFIXES) if path.name.lower().endswith(suffix))
-    return kind, str(path)
+        found += (path for name in files if (path := Path(folder, name)).suffix.lower() in SUFFIXES)
+    found.sort(key=lambda path: (SUFFIXES.index(path.suffix.lower()), str(path)), reverse=True)
+    return {image_key(path.name): path for path in found}  # of one key the last, of the best kind, stays
 
 
 def _report_files(root: Path) -> list[Path]:
@@ -99,14 +94,6 @@ def _report_files(root: Path) -> list[Path]:
     return [root / REPORTS]
 
 
-def _reports(root: Path) -> Iterator[tuple[str, bytes]]:
-    for path in _report_files(root):
-        if path.suffix == ".xml":
-            yield path.name, path.read_bytes()
-        else:
-            yield from members(path, lambda name: name.endswith(".xml"))
-
-
 def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[Path, ...], root: Path) -> Study:
     try:
         report = fromstring(content, forbid_dtd=True)
@@ -114,17 +101,13 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[
         return Study(uid=name, problem=f"{name} declares a document type or entities, which no report needs")
     except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         return Study(uid=name, problem=f"{name} is not well-formed XML ({' '.join(str(error).split())})")
-    number = report.find("uId")
-    uid = (number.get("id") or "").strip().removeprefix("CXR") if number is not None else ""
+    uid = next((node.get("id") or "" for node in report.iterfind("uId")), "").strip().removeprefix("CXR")
     if not uid:
         return Study(uid=name, problem=f"{name} has no report number (uId)")
-    images = []
-    for image in report.iterfind(".//parentImage"):
-        if key := image_key((image.get("id") or "").strip()):
-            images.append(_radiograph(key, on_disk, archives, root))
+    keys = (image_key((image.get("id") or "").strip()) for image in report.iterfind(".//parentImage"))
     return Study(
         uid=uid,
-        images=tuple(images),
+        images=tuple(_radiograph(key, on_disk, archives, root) for key in keys if key),
         impression=_section(report, "IMPRESSION"),
         findings=_section(report, "FINDINGS"),
         indication=_section(report, "INDICATION"),
@@ -141,13 +124,10 @@ def _radiograph(key: str, on_disk: dict[str, Path], archives: tuple[Path, ...], 
 
 
 def _section(report: Element, label: str) -> str:
-    texts = (
-        "".join(node.itertext()).strip() for node in report.iterfind(".//AbstractText") if node.get("Label") == label
-    )
-    return " ".join(text for text in texts if text)
+    nodes = (node for node in report.iterfind(".//AbstractText") if node.get("Label") == label)
+    return " ".join(filter(None, ("".join(node.itertext()).strip() for node in nodes)))
 
 
 def _tags(report: Element) -> tuple[str, ...]:
-    """ "Opacity/lung/upper lobe/right" → "opacity"; "normal" is the absence of tags. As the Kaggle form's Problems."""
-    terms = ("".join(node.itertext()).partition("/")[0].strip().lower() for node in report.iterfind(".//MeSH/major"))
-    return tuple(dict.fromkeys(term for term in terms if term and term != "normal"))
+    """ "Opacity/lung/upper lobe/right" → "opacity", as in the Kaggle form's Problems."""
+    return plain_tags("".join(node.itertext()).partition("/")[0] for node in report.iterfind(".//MeSH/major"))

@@ -19,6 +19,7 @@ from PIL import Image
 from hf_cxr.data.sources.phantom_text import FRONTAL_ONLY, LATERAL_ONLY, TAGS, Case, plan, report
 from hf_cxr.data.sources.phantom_views import SIDES, frontal_view, lateral_view, make_grid
 from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.inference.views import VIEWS
 
 __all__ = ["FRONTAL_ONLY", "LATERAL_ONLY", "TAGS", "Case", "draw", "plan", "render", "studies"]
 
@@ -52,7 +53,7 @@ def tables() -> list[Path]:
 
 
 def draw(seed: int, index: int, view: str, size: int = 128) -> Image.Image:
-    """Returns one view ("frontal" or "lateral") of study `index` as a `size` × `size` image of mode "L"."""
+    """One view ("frontal" or "lateral") of study `index` as a `size` × `size` image of mode "L"."""
     return render(plan(seed, index), view, size)
 
 
@@ -60,7 +61,7 @@ def render(case: Case, view: str, size: int = 128) -> Image.Image:
     """Draws a view of `case`. The anatomy depends on `case.seed` and `case.index` alone, so that
     `dataclasses.replace(case, tags=...)` shows the same patient with other findings.
     """
-    if view not in ("frontal", "lateral"):
+    if view not in VIEWS:
         raise ValueError(f"view must be 'frontal' or 'lateral', got {view!r}")
     if size < 8:
         raise ValueError(f"size must be at least 8 pixels, got {size}")
@@ -116,7 +117,7 @@ def _anatomy(case: Case) -> Any:
         dot={s: (vary(0.30, 0.54), vary(-0.40, 0.04), vary(-0.16, 0.24), vary(0.046, 0.054)) for s, _ in SIDES},
         plate={s: (vary(0.10, 0.17), vary(-0.22, 0.22)) for s, _ in SIDES},
         patch={s: (vary(-0.04, 0.04), vary(-0.04, 0.04), vary(0.9, 1.15)) for s, _ in SIDES},
-        turn={v: vary(-1, 1) for v in ("frontal", "lateral")},
+        turn={v: vary(-1, 1) for v in VIEWS},
     )
     if "cardiomegaly" in case.tags:
         a.ctr = a.big_ctr
@@ -124,6 +125,7 @@ def _anatomy(case: Case) -> Any:
     if "hyperinflation" in case.tags:
         a.apex, a.width, a.depth, a.ctr = a.apex - 0.05, a.width + 0.02, a.depth * 1.12, 0.8 * a.ctr
         a.dome, a.drop, a.lift, a.coeff = a.dome + 0.24, 0.06, 0.01, 0.20
+    a.heart, a.seat = a.ctr * 2 * a.width, a.dome - 0.5 * a.lift  # its width on a frontal view, and its floor
     a.base = {"right": a.dome - a.lift, "left": a.dome}
     for side, _ in SIDES:
         if f"{side} atelectasis" in case.tags:

@@ -13,21 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from hf_cxr.inference.views import VIEWS
+
 SIDED = ("pneumothorax", "consolidation", "pleural effusion", "atelectasis", "nodule", "granuloma")
 # In the order of an impression: what is acute first.
+# fmt: off
 TAGS = (
-    "edema",
-    *(f"{side} {name}" for name in SIDED[:5] for side in ("right", "left")),
-    "cardiomegaly",
-    "hyperinflation",
-    "hiatal hernia",
-    *(f"{side} granuloma" for side in ("right", "left")),
-    "pacemaker",
-    "sternotomy",
-    "compression fracture",
-    "scoliosis",
-    "pectus excavatum",
+    "edema", *(f"{side} {name}" for name in SIDED[:5] for side in ("right", "left")),
+    "cardiomegaly", "hyperinflation", "hiatal hernia", *(f"{side} granuloma" for side in ("right", "left")),
+    "pacemaker", "sternotomy", "compression fracture", "scoliosis", "pectus excavatum",
 )
+# fmt: on
 FRONTAL_ONLY = ("right pneumothorax", "left pneumothorax", "scoliosis")
 LATERAL_ONLY = ("compression fracture", "pectus excavatum")
 ACUTE = ("edema", *(name for name in TAGS if name.split(" ", 1)[-1] in SIDED[:5]))
@@ -36,23 +32,12 @@ NORMAL_SHARE = 0.44  # nearer 0.45 after a missing view has hidden a finding
 FRONTAL_ALONE, LATERAL_ALONE = 0.05, 0.03
 NUMBER = (0.50, 0.37, 0.13)  # of one, two and three findings in an abnormal study
 BOTH_SIDES = {"pleural effusion": 0.25, "atelectasis": 0.22, "nodule": 0.12, "granuloma": 0.12, "consolidation": 0.12}
+# fmt: off
 # Relative frequency as the first finding of a study; set so that the marginal rates come out even.
 FIRST = {
-    "pneumothorax": 1.7,
-    "consolidation": 1.9,
-    "pleural effusion": 1.3,
-    "atelectasis": 1.4,
-    "nodule": 1.7,
-    "granuloma": 1.4,
-    "edema": 1.3,
-    "cardiomegaly": 1.1,
-    "hyperinflation": 0.5,
-    "hiatal hernia": 0.8,
-    "scoliosis": 0.9,
-    "pacemaker": 0.7,
-    "sternotomy": 0.9,
-    "compression fracture": 0.9,
-    "pectus excavatum": 1.0,
+    "pneumothorax": 1.7, "consolidation": 1.9, "pleural effusion": 1.3, "atelectasis": 1.4, "nodule": 1.7,
+    "granuloma": 1.4, "edema": 1.3, "cardiomegaly": 1.1, "hyperinflation": 0.5, "hiatal hernia": 0.8, "scoliosis": 0.9,
+    "pacemaker": 0.7, "sternotomy": 0.9, "compression fracture": 0.9, "pectus excavatum": 1.0,
 }
 # What keeps company with what; the other findings of a study are drawn from here three times out of four.
 COMPANIONS = {
@@ -74,23 +59,15 @@ COMPANIONS = {
 }
 # Pairs that would hide or contradict each other in an image, on one side or at all.
 CLASH_ON_A_SIDE = (
-    {"pneumothorax", "pleural effusion"},
-    {"pneumothorax", "consolidation"},
-    {"consolidation", "nodule"},
-    {"consolidation", "granuloma"},
-    {"consolidation", "atelectasis"},
-    {"consolidation", "pleural effusion"},
-    {"pleural effusion", "atelectasis"},
-    {"nodule", "pneumothorax"},
+    {"pneumothorax", "pleural effusion"}, {"pneumothorax", "consolidation"}, {"consolidation", "nodule"},
+    {"consolidation", "granuloma"}, {"consolidation", "atelectasis"}, {"consolidation", "pleural effusion"},
+    {"pleural effusion", "atelectasis"}, {"nodule", "pneumothorax"},
 )
 CLASH = (
-    {"hyperinflation", "cardiomegaly"},
-    {"hyperinflation", "edema"},
-    {"hyperinflation", "pleural effusion"},
-    {"edema", "consolidation"},
-    {"edema", "pneumothorax"},
-    {"edema", "atelectasis"},
+    {"hyperinflation", "cardiomegaly"}, {"hyperinflation", "edema"}, {"hyperinflation", "pleural effusion"},
+    {"edema", "consolidation"}, {"edema", "pneumothorax"}, {"edema", "atelectasis"},
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -101,7 +78,7 @@ class Case:
     seed: int
     index: int
     tags: tuple[str, ...] = ()
-    views: tuple[str, ...] = ("frontal", "lateral")
+    views: tuple[str, ...] = VIEWS
     lobes: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, str] = field(default_factory=dict)
 
@@ -126,7 +103,7 @@ def plan(seed: int, index: int) -> Case:
     size = dice.pick(("small", "moderate", "large"), (5, 4, 2))
     sizes = {"right": size, "left": size}
     alone = dice.random()
-    views: tuple[str, ...] = ("frontal", "lateral")
+    views: tuple[str, ...] = VIEWS
     if alone < FRONTAL_ALONE + LATERAL_ALONE:
         views = ("frontal",) if alone < FRONTAL_ALONE else ("lateral",)
     if dice.random() < NORMAL_SHARE:
@@ -173,144 +150,69 @@ def _seen(tag: str, views: tuple[str, ...]) -> bool:
 # The first wording is the usual one (weights below): as in practice, one phrase dominates and a few others occur.
 USUAL = (66, 16, 11, 7)
 
+# fmt: off
 NORMAL = {
-    "No acute cardiopulmonary abnormality.": 55,
-    "No acute cardiopulmonary disease.": 12,
-    "No active disease.": 8,
-    "No acute cardiopulmonary process.": 7,
-    "No evidence of acute cardiopulmonary disease.": 5,
-    "Normal chest radiograph.": 4,
-    "Normal chest.": 3,
-    "No acute abnormality. No pleural effusion or pneumothorax.": 2,
-    "Negative for acute cardiopulmonary abnormality.": 2,
-    "Clear lungs. No acute cardiopulmonary abnormality.": 2,
+    "No acute cardiopulmonary abnormality.": 55, "No acute cardiopulmonary disease.": 12, "No active disease.": 8,
+    "No acute cardiopulmonary process.": 7, "No evidence of acute cardiopulmonary disease.": 5,
+    "Normal chest radiograph.": 4, "Normal chest.": 3, "No acute abnormality. No pleural effusion or pneumothorax.": 2,
+    "Negative for acute cardiopulmonary abnormality.": 2, "Clear lungs. No acute cardiopulmonary abnormality.": 2,
 }
 PHRASES: dict[str, tuple[str, ...]] = {
-    "edema": (
-        "Pulmonary edema.",
-        "Findings consistent with pulmonary edema.",
-        "Perihilar pulmonary edema.",
-        "Bilateral pulmonary edema.",
-    ),
-    "pneumothorax": (
-        "{Size} {side} pneumothorax.",
-        "{Size} {side} apical pneumothorax.",
-        "There is a {size} pneumothorax on the {side}.",
-        "{Side}-sided pneumothorax, {size} in size.",
-    ),
-    "consolidation": (
-        "{Side} {lobe} lobe consolidation.",
-        "Consolidation in the {side} {lobe} lobe.",
-        "Focal consolidation of the {side} {lobe} lobe.",
-        "Airspace consolidation within the {side} {lobe} lobe.",
-    ),
-    "pleural effusion": (
-        "{Size} {side} pleural effusion.",
-        "{Size} pleural effusion on the {side}.",
-        "There is a {size} {side} pleural effusion.",
-        "{Side}-sided pleural effusion, {size} in size.",
-    ),
-    "pleural effusions": (
-        "{Size} bilateral pleural effusions.",
-        "Bilateral pleural effusions, {size} in size.",
-        "There are {size} bilateral pleural effusions.",
-    ),
-    "atelectasis": (
-        "{Side} basilar atelectasis.",
-        "Linear atelectasis at the {side} lung base.",
-        "Subsegmental atelectasis in the {side} lung base.",
-        "Platelike atelectasis at the {side} base.",
-    ),
-    "both atelectasis": (
-        "Bibasilar atelectasis.",
-        "Bilateral basilar atelectasis.",
-        "Linear atelectasis at both lung bases.",
-    ),
-    "nodule": (
-        "{Side} lung nodule.",
-        "{Side} pulmonary nodule. Chest CT is recommended.",
-        "Nodule in the {side} lung.",
-        "Pulmonary nodule in the {side} lung. Further evaluation with CT is suggested.",
-    ),
-    "both nodule": (
-        "Bilateral lung nodules.",
-        "Bilateral pulmonary nodules. Chest CT is recommended.",
-        "Nodules in both lungs.",
-    ),
-    "granuloma": (
-        "Calcified granuloma in the {side} lung.",
-        "{Side} lung calcified granuloma.",
+    "edema": ("Pulmonary edema.", "Findings consistent with pulmonary edema.", "Perihilar pulmonary edema.",
+        "Bilateral pulmonary edema."),
+    "pneumothorax": ("{Size} {side} pneumothorax.", "{Size} {side} apical pneumothorax.",
+        "There is a {size} pneumothorax on the {side}.", "{Side}-sided pneumothorax, {size} in size."),
+    "consolidation": ("{Side} {lobe} lobe consolidation.", "Consolidation in the {side} {lobe} lobe.",
+        "Focal consolidation of the {side} {lobe} lobe.", "Airspace consolidation within the {side} {lobe} lobe."),
+    "pleural effusion": ("{Size} {side} pleural effusion.", "{Size} pleural effusion on the {side}.",
+        "There is a {size} {side} pleural effusion.", "{Side}-sided pleural effusion, {size} in size."),
+    "pleural effusions": ("{Size} bilateral pleural effusions.", "Bilateral pleural effusions, {size} in size.",
+        "There are {size} bilateral pleural effusions."),
+    "atelectasis": ("{Side} basilar atelectasis.", "Linear atelectasis at the {side} lung base.",
+        "Subsegmental atelectasis in the {side} lung base.", "Platelike atelectasis at the {side} base."),
+    "both atelectasis": ("Bibasilar atelectasis.", "Bilateral basilar atelectasis.",
+        "Linear atelectasis at both lung bases."),
+    "nodule": ("{Side} lung nodule.", "{Side} pulmonary nodule. Chest CT is recommended.",
+        "Nodule in the {side} lung.", "Pulmonary nodule in the {side} lung. Further evaluation with CT is suggested."),
+    "both nodule": ("Bilateral lung nodules.", "Bilateral pulmonary nodules. Chest CT is recommended.",
+        "Nodules in both lungs."),
+    "granuloma": ("Calcified granuloma in the {side} lung.", "{Side} lung calcified granuloma.",
         "Calcified {side} lung granuloma.",
-        "Old granulomatous disease with a calcified granuloma in the {side} lung.",
-    ),
-    "both granuloma": (
-        "Bilateral calcified granulomas.",
-        "Calcified granulomas in both lungs.",
-    ),
+        "Old granulomatous disease with a calcified granuloma in the {side} lung."),
+    "both granuloma": ("Bilateral calcified granulomas.", "Calcified granulomas in both lungs."),
     "cardiomegaly": ("Cardiomegaly.", "Enlarged cardiac silhouette.", "The heart is enlarged.", "Enlarged heart."),
-    "hyperinflation": (
-        "Hyperinflated lungs.",
-        "Hyperexpanded lungs.",
-        "Hyperinflation of the lungs.",
-        "The lungs are hyperinflated with flattened diaphragms.",
-    ),
-    "hiatal hernia": (
-        "Hiatal hernia.",
-        "Large hiatal hernia.",
-        "Retrocardiac hiatal hernia with an air-fluid level.",
-        "There is a hiatal hernia.",
-    ),
-    "pacemaker": (
-        "Cardiac pacemaker in place.",
-        "Dual lead pacemaker in place.",
-        "Pacemaker with intact leads.",
-        "Pacemaker noted.",
-    ),
-    "sternotomy": (
-        "Prior median sternotomy.",
-        "Status post median sternotomy.",
-        "Intact median sternotomy wires.",
-        "Postsurgical changes of median sternotomy.",
-    ),
-    "compression fracture": (
-        "Compression fracture of a thoracic vertebral body.",
+    "hyperinflation": ("Hyperinflated lungs.", "Hyperexpanded lungs.", "Hyperinflation of the lungs.",
+        "The lungs are hyperinflated with flattened diaphragms."),
+    "hiatal hernia": ("Hiatal hernia.", "Large hiatal hernia.", "Retrocardiac hiatal hernia with an air-fluid level.",
+        "There is a hiatal hernia."),
+    "pacemaker": ("Cardiac pacemaker in place.", "Dual lead pacemaker in place.", "Pacemaker with intact leads.",
+        "Pacemaker noted."),
+    "sternotomy": ("Prior median sternotomy.", "Status post median sternotomy.", "Intact median sternotomy wires.",
+        "Postsurgical changes of median sternotomy."),
+    "compression fracture": ("Compression fracture of a thoracic vertebral body.",
         "Compression fracture in the thoracic spine.",
         "Compression fracture in the thoracic spine, age indeterminate.",
-        "Wedge compression fracture of a thoracic vertebra.",
-    ),
-    "scoliosis": (
-        "Thoracic scoliosis.",
-        "Scoliosis of the thoracic spine.",
-        "Scoliosis.",
-        "Scoliotic curvature of the thoracic spine.",
-    ),
-    "pectus excavatum": (
-        "Pectus excavatum.",
-        "Pectus excavatum deformity.",
-        "Pectus excavatum deformity of the sternum.",
-    ),
+        "Wedge compression fracture of a thoracic vertebra."),
+    "scoliosis": ("Thoracic scoliosis.", "Scoliosis of the thoracic spine.", "Scoliosis.",
+        "Scoliotic curvature of the thoracic spine."),
+    "pectus excavatum": ("Pectus excavatum.", "Pectus excavatum deformity.",
+        "Pectus excavatum deformity of the sternum."),
 }
-# How the findings section names what its other sentences do not cover.
+# How the findings section names what lies in the lungs, then what its other sentences do not cover.
+FOCAL = {
+    "consolidation": "consolidation in the {side} {lobe} lobe", "atelectasis": "atelectasis at the {side} lung base",
+    "nodule": "a nodule in the {side} lung", "granuloma": "a calcified granuloma in the {side} lung",
+}
 ALSO = {
-    "hiatal hernia": "hiatal hernia",
-    "pacemaker": "pacemaker",
-    "sternotomy": "median sternotomy",
-    "compression fracture": "compression fracture of a thoracic vertebra",
-    "scoliosis": "scoliosis",
+    "hiatal hernia": "hiatal hernia", "pacemaker": "pacemaker", "sternotomy": "median sternotomy",
+    "compression fracture": "compression fracture of a thoracic vertebra", "scoliosis": "scoliosis",
     "pectus excavatum": "pectus excavatum",
 }
 INDICATIONS = (
-    "Cough.",
-    "Chest pain.",
-    "Shortness of breath.",
-    "Dyspnea.",
-    "Preoperative evaluation.",
-    "Fever and cough.",
-    "Chest pain and shortness of breath.",
-    "Routine examination.",
-    "Weakness.",
-    "Positive tuberculin skin test.",
+    "Cough.", "Chest pain.", "Shortness of breath.", "Dyspnea.", "Preoperative evaluation.", "Fever and cough.",
+    "Chest pain and shortness of breath.", "Routine examination.", "Weakness.", "Positive tuberculin skin test.",
 )
+# fmt: on
 
 
 def report(case: Case) -> tuple[str, str, str]:
@@ -342,12 +244,8 @@ def _impression(case: Case, dice: _Dice) -> str:
     if not any(tag in ACUTE for tag in case.tags):
         if closing < 0.65:
             said.append("No acute cardiopulmonary abnormality.")
-    elif closing < 0.12 and not names & {"pleural effusion", "pneumothorax"}:
-        said.append("No pleural effusion or pneumothorax.")
-    elif closing < 0.12 and "pneumothorax" not in names:
-        said.append("No pneumothorax.")
-    elif closing < 0.12 and "pleural effusion" not in names:
-        said.append("No pleural effusion.")
+    elif closing < 0.12 and (absent := [name for name in ("pleural effusion", "pneumothorax") if name not in names]):
+        said.append(f"No {' or '.join(absent)}.")
     if len(said) > 1 and dice.random() < 0.10:
         return " ".join(f"{k}. {sentence}" for k, sentence in enumerate(said, 1))
     return " ".join(said)
@@ -362,18 +260,8 @@ def _findings(case: Case, dice: _Dice) -> str:
         lungs.append("There is perihilar pulmonary edema.")
     if "hyperinflation" in tags:
         lungs.append("The lungs are hyperinflated.")
-    focal = []
-    for tag in tags:
-        side, name = _name(tag)
-        if name == "consolidation":
-            focal.append(f"consolidation in the {side} {case.lobes[side]} lobe")
-        elif name == "atelectasis":
-            focal.append(f"atelectasis at the {side} lung base")
-        elif name == "nodule":
-            focal.append(f"a nodule in the {side} lung")
-        elif name == "granuloma":
-            focal.append(f"a calcified granuloma in the {side} lung")
-    if focal:
+    named = [(side, name) for side, name in map(_name, tags) if name in FOCAL]
+    if focal := [FOCAL[name].format(side=side, lobe=case.lobes.get(side, "")) for side, name in named]:
         lungs.append(f"There is {' and '.join(focal)}.")
     pleura = [f"a {case.sizes[_name(t)[0]]} {t}" for t in tags if _name(t)[1] in ("pleural effusion", "pneumothorax")]
     if pleura:

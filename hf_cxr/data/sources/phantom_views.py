@@ -99,32 +99,74 @@ def _vessels(
         away = reach[:, None] * steps
         paths = np.stack([x + away * np.cos(turns), y + tall * np.sin(fan)[:, None] + away * np.sin(turns)], -1)
         for k, path in enumerate(paths):
-            for j in range(3):
-                lines.append((path[j : j + 2], swell * (0.027 - 0.008 * j), 0.75 - 0.18 * j))
+            lines += [(path[j : j + 2], swell * (0.027 - 0.008 * j), 0.75 - 0.18 * j) for j in range(3)]
             for sign, start in ((-1, path[2]), (1, path[1]), (-1, path[1])):
                 turn = turns[k, 1] + sign * 0.5
                 tip = start + 0.40 * reach[k] * np.array([math.cos(turn), math.sin(turn)])
                 lines.append(((start, tip), swell * 0.010, 0.42))
-    lines.sort(key=lambda line: line[2])
-    return _lines(g, lines)
+    return _lines(g, sorted(lines, key=lambda line: line[2]))
 
 
 def frontal_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array:
     """Attenuation of the frontal (PA) view, shape (n, n)."""
-    x, y, tags, soft = g.x, g.y, case.tags, max(0.02, g.px)
-    ax = np.abs(x)
+    x, y, tags = g.x, g.y, case.tags
     trunk = a.build * np.interp(
         y, [-1.1, -0.93, -0.84, -0.72, -0.55, -0.2, 0.2, 1.1], [0.2, 0.22, 0.42, 0.85, 1.04, 1.0, 0.93, 0.97]
     ).astype(np.float32)
     mu = BODY * np.clip(1.0 - (x / trunk) ** 2, 0.0, 1.0) ** 0.4
     mu *= np.clip(1.0 + 0.12 * y, 0.88, 1.1)
-
-    # Lungs: the chord of a rounded cage, cut by the mediastinum, the diaphragm and any fluid.
     rise = np.clip((0.30 - y) / (0.30 - a.apex), 0.0, 1.0)
     wall = (a.width * (1.0 - 0.06 * np.clip(y - 0.3, 0, 1)) * (1.0 - rise**2.6) ** 0.5 + 1e-3).astype(np.float32)
+    full, ruptures = _frontal_lungs(case, a, g, wall)
+    air = full.copy()
+    np.clip(air - _frontal_heart(a, g), 0.12 * air, None, out=air)
+    for side, sign in SIDES:
+        if f"{side} consolidation" in tags:
+            air *= 1.0 - _patch(case, a, g, side, sign, frontal=True)
+    if "edema" in tags:
+        air *= 1.0 - a.haze * np.sqrt(np.maximum(*(_inside(x, y, s * 0.27, 0.02, 0.34, 0.52) for s in (-1, 1))))
+    mu -= AIR * air
+
+    # Vessels and hila.
+    swell = 1.6 if "edema" in tags else 1.0
+    vessels = _vessels(g, rng, [(-0.15, -0.02, math.pi), (0.15, -0.05, 0.0)], swell, 0.09)
+    for half, beyond, rim in ruptures:
+        vessels[half] *= 1.0 - beyond
+        mu[half] += 0.55 * rim
+    mu += vessels * (0.22 * full + 0.42 * air)
+    _add(mu, g, (-0.18, 0.0, 0.07 * swell**0.5, 0.11), 0.45, 1.0)
+    _add(mu, g, (0.18, -0.05, 0.07 * swell**0.5, 0.10), 0.40, 1.0)
+
+    _frontal_bones(mu, a, g, wall, "scoliosis" in tags)
+    for side, sign in SIDES:
+        _spots(mu, g, case, a, side, lambda spot, s=sign: (s * spot[0], spot[1]))
+        if f"{side} atelectasis" in tags:
+            height, tilt = a.plate[side]
+            level = a.base[side] - height
+            _add(mu, g, (sign * 0.40, level, 0.22, 0.026, tilt), 0.95, 0.5)
+            _add(mu, g, (sign * 0.46, level - 0.09, 0.13, 0.018, tilt * 0.6), 0.6, 0.5)
+    if "hiatal hernia" in tags:
+        _hernia(mu, g, 0.07, a.base["left"] - 0.13, a.hernia)
+    wires = [(((-0.055, v), (0.055, v + 0.02), (0.05, v - 0.02), (-0.055, v)), 0.022, 1.0) for v in _WIRES]
+    vein = ((0.43, -0.56), (0.30, -0.62), (0.10, -0.58), (-0.06, -0.42), (-0.10, -0.15))
+    atrium = (*vein, (-0.12, 0.10), (-0.06, 0.16))
+    ventricle = (*vein, (-0.08, 0.20), (0.05, a.seat + 0.06), (0.6 * (0.66 * a.heart), a.seat + 0.05))
+    _metal(mu, g, case, wires, (0.47, -0.50, 0.105, 0.085), (atrium, ventricle))
+    _add(mu, g, (0.74, -0.80, 0.012, 0.045), 4.0, 0.2)  # the side marker, an L on the patient's left
+    _add(mu, g, (0.757, -0.765, 0.028, 0.012), 4.0, 0.2)
+    return mu
+
+
+def _frontal_lungs(case: Case, a: Any, g: Grid, wall: Array) -> tuple[Array, list[tuple[Any, Array, Array]]]:
+    """The chord of a rounded cage of half-width `wall`, cut by the mediastinum, the diaphragm and any fluid.
+
+    Also, of each lung with a pneumothorax: its half of the image, what lies beyond the lung's edge, and that edge.
+    """
+    y, tags, soft = g.y, case.tags, max(0.02, g.px)
+    ax = np.abs(g.x)
     chord = np.clip(1.0 - (ax / wall) ** 2, 0.0, 1.0) ** 0.4
     chord *= _edge(ax - 0.10, 0.05)
-    air = np.zeros_like(mu)
+    air = np.zeros_like(chord)
     ruptures = []
     for side, sign in SIDES:
         top = 0.45 * a.width
@@ -145,51 +187,40 @@ def frontal_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array
             lung *= 0.76 + 0.48 * beyond
             ruptures.append((half, beyond, rim))
         air[half] = np.maximum(air[half], lung)
-    full = air.copy()
+    return air, ruptures
 
-    # Heart and great vessels displace air; the heart's borders lie exactly where the cardiothoracic ratio puts them.
-    span = a.ctr * 2 * a.width
-    left, right = 0.66 * span, 0.34 * span
-    seat = a.dome - 0.5 * a.lift
+
+def _frontal_heart(a: Any, g: Grid) -> Array:
+    """Heart and great vessels; the heart's borders lie exactly where the cardiothoracic ratio puts them."""
+    left, right = 0.66 * a.heart, 0.34 * a.heart
     tilt = 0.70 - 1.2 * (a.ctr - 0.43)  # a large heart lies flatter
     long, wide = 0.84 * left, (0.90 - 0.8 * a.ctr) * left
-    across, down = (
-        math.hypot(long * f(tilt), wide * h(tilt)) for f, h in ((math.cos, math.sin), (math.sin, math.cos))
-    )
+    across = math.hypot(long * math.cos(tilt), wide * math.sin(tilt))
+    down = math.hypot(long * math.sin(tilt), wide * math.cos(tilt))
     heart = np.maximum(
-        _inside(x, y, left - across, seat + 0.03 - down, long, wide, tilt),
-        _inside(x, y, -0.3 * right, seat - 0.85 * down, 0.7 * right, 0.95 * down),
+        _inside(g.x, g.y, left - across, a.seat + 0.03 - down, long, wide, tilt),
+        _inside(g.x, g.y, -0.3 * right, a.seat - 0.85 * down, 0.7 * right, 0.95 * down),
     )
-    solid = 1.5 * np.sqrt(heart)
+    solid = cast(Array, 1.5 * np.sqrt(heart))
     for shape in (
         (0.13, -0.30, a.knob, a.knob * 1.15),  # aortic knob
         (0.10, -0.10, 0.115, 0.14),  # pulmonary trunk
         (0.07, 0.0, 0.10, 0.5),  # descending aorta
-        (0.04, seat - 0.45, 0.15, 0.32),  # the heart's waist
+        (0.04, a.seat - 0.45, 0.15, 0.32),  # the heart's waist
         (-0.09, -0.30, 0.085, 0.45),  # superior vena cava
     ):
         w = g.window(*shape)
-        np.maximum(solid[w], 1.2 * _inside(x[:, w[1]], y[w[0]], *shape) ** 0.5, out=solid[w])
-    np.clip(air - solid, 0.12 * air, None, out=air)
-    for side, sign in SIDES:
-        if f"{side} consolidation" in tags:
-            air *= 1.0 - _patch(case, a, g, side, sign, frontal=True)
-    if "edema" in tags:
-        bat = np.maximum(*(_inside(x, y, s * 0.27, 0.02, 0.34, 0.52) for s in (-1, 1)))
-        air *= 1.0 - a.haze * np.sqrt(bat)
-    mu -= AIR * air
+        np.maximum(solid[w], 1.2 * _inside(g.x[:, w[1]], g.y[w[0]], *shape) ** 0.5, out=solid[w])
+    return solid
 
-    # Vessels and hila.
-    swell = 1.6 if "edema" in tags else 1.0
-    vessels = _vessels(g, rng, [(-0.15, -0.02, math.pi), (0.15, -0.05, 0.0)], swell, 0.09)
-    for half, beyond, rim in ruptures:
-        vessels[half] *= 1.0 - beyond
-        mu[half] += 0.55 * rim
-    mu += vessels * (0.22 * full + 0.42 * air)
-    _add(mu, g, (-0.18, 0.0, 0.07 * swell**0.5, 0.11), 0.45, 1.0)
-    _add(mu, g, (0.18, -0.05, 0.07 * swell**0.5, 0.10), 0.40, 1.0)
 
-    # Bones: ribs as bands of a phase, posterior ones falling outwards, anterior ones inwards.
+def _frontal_bones(mu: Array, a: Any, g: Grid, wall: Array, bent: bool) -> None:
+    """Adds ribs, spine, clavicles and shoulders, and what lies with them: airways, breasts, the gastric bubble.
+
+    Ribs are bands of a phase, posterior ones falling outwards, anterior ones inwards; a scoliotic spine is `bent`.
+    """
+    x, y = g.x, g.y
+    ax = np.abs(x)
     cage = wall * 1.05 + 0.01
     inside = np.clip(1.0 - (ax / cage) ** 2, 0.0, 1.0)
     bone = _edge(inside - 0.03, 0.06) / (0.42 + np.sqrt(inside))
@@ -200,7 +231,7 @@ def frontal_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array
     back *= 0.36
     back += front * (0.17 * _edge(ax - 0.27, 0.1) * _edge(0.45 - y, 0.1))
     mu += a.bone * bone * back
-    bend = a.curve * np.sin(a.waves * math.pi * (y + 0.75) / 1.5) if "scoliosis" in tags else 0.006 * np.sin(3 * y)
+    bend = a.curve * np.sin(a.waves * math.pi * (y + 0.75) / 1.5) if bent else 0.006 * np.sin(3 * y)
     w = g.window(0, 0, 0.32, 2.0)
     off = np.abs(x[:, w[1]] - bend)
     disc = 0.55 + 0.45 * _bands(y / (1.05 * a.rib_gap) + a.rib_phase, 0.38)
@@ -219,111 +250,52 @@ def frontal_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array
             _add(mu, g, (sign * 0.44, 0.26, 0.33, 0.28), 1.1 * a.breast, 0.6)
     _add(mu, g, (0.36, a.base["left"] + a.drop * 0.55, a.bubble * 1.4, a.bubble * 0.8), -0.9, 0.5)  # gastric bubble
 
-    for side, sign in SIDES:
-        _spots(mu, g, case, a, side, lambda spot, s=sign: (s * spot[0], spot[1]))
-        if f"{side} atelectasis" in tags:
-            height, tilt = a.plate[side]
-            level = a.base[side] - height
-            _add(mu, g, (sign * 0.40, level, 0.22, 0.026, tilt), 0.95, 0.5)
-            _add(mu, g, (sign * 0.46, level - 0.09, 0.13, 0.018, tilt * 0.6), 0.6, 0.5)
-    if "hiatal hernia" in tags:
-        _hernia(mu, g, 0.07, a.base["left"] - 0.13, a.hernia)
-    metal: list[Line] = []
-    if "sternotomy" in tags:
-        metal += [(((-0.055, v), (0.055, v + 0.02), (0.05, v - 0.02), (-0.055, v)), 0.022, 1.0) for v in _WIRES]
-    if "pacemaker" in tags:
-        _add(mu, g, (0.47, -0.50, 0.105, 0.085), 3.0, 0.25)
-        vein = ((0.43, -0.56), (0.30, -0.62), (0.10, -0.58), (-0.06, -0.42), (-0.10, -0.15))
-        metal.append(((*vein, (-0.12, 0.10), (-0.06, 0.16)), 0.014, 1.0))
-        metal.append(((*vein, (-0.08, 0.20), (0.05, seat + 0.06), (0.6 * left, seat + 0.05)), 0.014, 1.0))
-    if metal:
-        mu += 3.0 * _lines(g, metal)
-    _add(mu, g, (0.74, -0.80, 0.012, 0.045), 4.0, 0.2)  # the side marker, an L on the patient's left
-    _add(mu, g, (0.757, -0.765, 0.028, 0.012), 4.0, 0.2)
-    return mu
-
 
 def lateral_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array:
     """Attenuation of the lateral view, the patient facing the image's left, shape (n, n)."""
-    x, y, tags, soft, k = g.x, g.y, case.tags, max(0.02, g.px), a.depth
+    x, y, tags, k = g.x, g.y, case.tags, a.depth
     rows = [-1.1, -0.9, -0.72, -0.6, -0.4, -0.1, 0.2, 0.5, 1.1]
 
     def profile(*values: float) -> Array:
         return cast(Array, np.interp(y, rows, np.array(values) * k).astype(np.float32))
 
     front = profile(0.05, 0.05, 0.0, -0.16, -0.31, -0.44, -0.51, -0.53, -0.53)  # back of the sternum
-    skin = (
-        0.8 * (1.0 - a.build)
-        + profile(-0.75, -0.60, -0.45, -0.42, -0.47, -0.58, -0.66, -0.70, -0.74)
-        - 0.2 * a.breast * np.exp(-(((y - 0.15) / 0.25) ** 2))
-    )
+    skin = 0.8 * (1.0 - a.build) + profile(-0.75, -0.60, -0.45, -0.42, -0.47, -0.58, -0.66, -0.70, -0.74)
+    skin = skin - 0.2 * a.breast * np.exp(-(((y - 0.15) / 0.25) ** 2))
     spine = 0.31 * k + a.kyphosis * np.cos(1.6 * (y + 0.05))
     if "pectus excavatum" in tags:
         dent = a.dent * np.exp(-(((y - 0.16) / 0.24) ** 2)).astype(np.float32)
         front, skin = front + dent, skin + 0.8 * dent
-    level = (round((a.wedge + 0.05) / a.rib_gap - 0.5 + a.rib_phase) - a.rib_phase) * a.rib_gap
+    broken = None  # the height of a broken vertebra
     if "compression fracture" in tags:
-        spine = spine + 0.12 * np.exp(-(((y - level) / 0.20) ** 2))  # the wedge angulates the spine (gibbus)
-    back = spine + 0.13
+        broken = (round((a.wedge + 0.05) / a.rib_gap - 0.5 + a.rib_phase) - a.rib_phase) * a.rib_gap
+        spine = spine + 0.12 * np.exp(-(((y - broken) / 0.20) ** 2))  # the wedge angulates the spine (gibbus)
     hull = np.clip((x - skin) * (spine + 0.33 - x) * (4.0 / (spine + 0.33 - skin) ** 2), 0.0, 1.0)
     mu = (0.97 * BODY) * hull**0.35
     mu += 1.1 * _edge(-0.60 - y, 0.40) * _edge(hull - 0.05, 0.1)  # shoulders and raised arms
 
     rise = np.clip((0.1 - y) / (0.1 - a.apex), 0.0, 1.0)
-    chord = (_edge(x - front, 0.05) * _edge(back - x, 0.06)).astype(np.float32)
+    chord = (_edge(x - front, 0.05) * _edge(spine + 0.13 - x, 0.06)).astype(np.float32)
     chord *= (1.0 - rise**3.5) ** 0.5
-    air = np.zeros_like(chord)
-    reach = (x + 0.2 * k) / k
-    bowl = np.where(reach > 0, a.coeff, 1.2) * reach * reach
-    for side, sign in SIDES:
-        floor, fade = a.base[side] + bowl, soft
-        if f"{side} pleural effusion" in tags:
-            height = {"small": 0.24, "moderate": 0.42, "large": 0.64}[case.sizes[side]] + a.fluid[side]
-            deepest = a.base[side] + a.coeff * 0.45
-            floor = np.minimum(floor, deepest - height * (0.55 + 0.6 * np.clip(reach, 0, 1) ** 2))
-            fade = 0.05
-        lung = chord * _edge(floor - y, fade)
-        if f"{side} consolidation" in tags:
-            lung *= 1.0 - _patch(case, a, g, side, sign, frontal=False)
-        air += 0.5 * lung
+    full = _lateral_lungs(case, a, g, chord)
+    air = full.copy()
     big = (a.ctr / 0.43) ** 0.7
-    seat = a.dome - 0.5 * a.lift
-    heart = _inside(x, y, (-0.25 + 0.14 * (big - 1)) * k, seat - 0.16 * big, 0.33 * big, 0.24 * big, 0.75)
+    heart = _inside(x, y, (-0.25 + 0.14 * (big - 1)) * k, a.seat - 0.16 * big, 0.33 * big, 0.24 * big, 0.75)
     solid = 0.62 * heart**0.6
-    w = g.window(-0.02, -0.25, 0.30, 0.25)
+    w = g.window(-0.02, -0.25, 0.30, 0.25)  # the great vessels
     solid[w] = np.maximum(solid[w], 0.45 * _inside(x[:, w[1]], y[w[0]], 0.0, -0.22, 0.20, 0.16) ** 0.5)
-    full = air.copy()
     np.clip(air - solid, 0.12 * air, None, out=air)
     if "edema" in tags:
         air *= 1.0 - 0.9 * a.haze * np.sqrt(_inside(x, y, 0.05, 0.02, 0.40, 0.52))
     mu -= (AIR * 0.90) * air
-
     swell = 1.6 if "edema" in tags else 1.0
-    vessels = _vessels(g, rng, [(0.05, -0.08, 0.9), (0.03, -0.08, -2.3)], swell, 0.05)
-    mu += 0.32 * vessels * full
+    mu += 0.32 * _vessels(g, rng, [(0.05, -0.08, 0.9), (0.03, -0.08, -2.3)], swell, 0.05) * full
     _add(mu, g, (0.05, -0.06, 0.09, 0.12), 0.40, 1.0)
     w = g.window(0.03, -0.6, 0.12, 0.44)
     tube = np.abs(x[:, w[1]] - 0.02 - 0.10 * (y[w[0]] + 0.6))
     mu[w] -= 0.6 * _edge(0.032 - tube, 0.02) * _edge(-0.16 - y[w[0]], 0.05)
 
-    ribs = _bands((y + 0.30 * reach + 0.25 * reach**2) / a.rib_gap + a.rib_phase, 0.17)
-    ribs += _bands((y + 0.36 * reach + 0.20 * reach**2) / a.rib_gap + a.rib_phase + 0.4, 0.17)
-    mu += (0.15 * a.bone) * ribs * _edge(chord - 0.3, 0.3) * _edge(0.55 + 0.3 * x - y, 0.2)
-    phase = y / a.rib_gap + a.rib_phase
-    w = g.window(0.40 * k, 0, 0.30, 2.0)
-    along = x[:, w[1]] - spine
-    width = _edge(0.080 - np.abs(along), 0.025)
-    tall = np.full_like(width, 0.38)
-    dense = np.full_like(width, 0.55)
-    if "compression fracture" in tags:
-        broken = np.abs(y - level) < 0.5 * a.rib_gap
-        tall = np.where(broken, 0.10 + 0.28 * np.clip((along + 0.08) / 0.16, 0, 1) ** 1.5, tall)
-        dense = np.where(broken, 2.3, dense)
-    bodies = np.clip((tall - np.abs(phase - np.rint(phase))) * (a.rib_gap / 0.02) + 0.5, 0, 1)
-    mu[w] += a.bone * (dense * bodies + 0.12) * width
-    mu[w] += 0.28 * a.bone * _edge(0.03 - np.abs(along - 0.15), 0.03)
-    mu += 0.75 * a.bone * _edge(0.026 - np.abs(x - front + 0.03), 0.02) * _edge(y + 0.58, 0.05) * _edge(0.30 - y, 0.05)
-
+    _lateral_bones(mu, a, g, chord, spine, front, broken)
     for side, _ in SIDES:
         _spots(mu, g, case, a, side, lambda spot: (spot[2] * k, spot[1]))
         if f"{side} atelectasis" in tags:
@@ -331,21 +303,67 @@ def lateral_view(case: Case, a: Any, g: Grid, rng: np.random.Generator) -> Array
             _add(mu, g, (0.10, a.base[side] - height + 0.04, 0.24, 0.024, 0.25 + 0.5 * tilt), 0.6, 0.5)
     if "hiatal hernia" in tags:
         _hernia(mu, g, 0.13 * k, a.base["left"] - 0.08, a.hernia)
-    metal: list[Line] = []
-    if "sternotomy" in tags:
-        line = np.interp(_WIRES, y[:, 0], front[:, 0]) - 0.03
-        metal += [(((u - 0.035, v), (u + 0.02, v + 0.02)), 0.020, 1.0) for u, v in zip(line, _WIRES, strict=True)]
-    if "pacemaker" in tags:
-        _add(mu, g, (-0.36 * k, -0.38, 0.035, 0.10, 0.35), 3.0, 0.25)
-        vein = ((-0.34 * k, -0.44), (-0.24, -0.54), (-0.10, -0.52), (-0.02, -0.38), (-0.01, -0.15))
-        metal.append(((*vein, (-0.06, 0.10), (-0.16, 0.08)), 0.014, 1.0))
-        metal.append(((*vein, (-0.05, 0.18), (-0.30 * k, seat - 0.04)), 0.014, 1.0))
-    if metal:
-        mu += 3.0 * _lines(g, metal)
+    sternum = zip(np.interp(_WIRES, y[:, 0], front[:, 0]) - 0.03, _WIRES, strict=True)
+    wires = [(((u - 0.035, v), (u + 0.02, v + 0.02)), 0.020, 1.0) for u, v in sternum]
+    vein = ((-0.34 * k, -0.44), (-0.24, -0.54), (-0.10, -0.52), (-0.02, -0.38), (-0.01, -0.15))
+    atrium = (*vein, (-0.06, 0.10), (-0.16, 0.08))
+    ventricle = (*vein, (-0.05, 0.18), (-0.30 * k, a.seat - 0.04))
+    _metal(mu, g, case, wires, (-0.36 * k, -0.38, 0.035, 0.10, 0.35), (atrium, ventricle))
     return mu
 
 
+def _lateral_lungs(case: Case, a: Any, g: Grid, chord: Array) -> Array:
+    """Both lungs, one behind the other: `chord` cut by each side's diaphragm and fluid, less a consolidation."""
+    air = np.zeros_like(chord)
+    reach = (g.x + 0.2 * a.depth) / a.depth
+    bowl = np.where(reach > 0, a.coeff, 1.2) * reach * reach
+    for side, sign in SIDES:
+        floor, fade = a.base[side] + bowl, max(0.02, g.px)
+        if f"{side} pleural effusion" in case.tags:
+            height = {"small": 0.24, "moderate": 0.42, "large": 0.64}[case.sizes[side]] + a.fluid[side]
+            deepest = a.base[side] + a.coeff * 0.45
+            floor, fade = np.minimum(floor, deepest - height * (0.55 + 0.6 * np.clip(reach, 0, 1) ** 2)), 0.05
+        lung = chord * _edge(floor - g.y, fade)
+        if f"{side} consolidation" in case.tags:
+            lung *= 1.0 - _patch(case, a, g, side, sign, frontal=False)
+        air += 0.5 * lung
+    return air
+
+
+def _lateral_bones(mu: Array, a: Any, g: Grid, lung: Array, spine: Array, front: Array, broken: float | None) -> None:
+    """Adds the ribs around a `lung`, the spine, with a wedge at the height `broken`, and the sternum."""
+    x, y = g.x, g.y
+    reach = (x + 0.2 * a.depth) / a.depth
+    ribs = _bands((y + 0.30 * reach + 0.25 * reach**2) / a.rib_gap + a.rib_phase, 0.17)
+    ribs += _bands((y + 0.36 * reach + 0.20 * reach**2) / a.rib_gap + a.rib_phase + 0.4, 0.17)
+    mu += (0.15 * a.bone) * ribs * _edge(lung - 0.3, 0.3) * _edge(0.55 + 0.3 * x - y, 0.2)
+    phase = y / a.rib_gap + a.rib_phase
+    w = g.window(0.40 * a.depth, 0, 0.30, 2.0)
+    along = x[:, w[1]] - spine
+    width = _edge(0.080 - np.abs(along), 0.025)
+    tall, dense = np.full_like(width, 0.38), np.full_like(width, 0.55)
+    if broken is not None:
+        there = np.abs(y - broken) < 0.5 * a.rib_gap
+        tall = np.where(there, 0.10 + 0.28 * np.clip((along + 0.08) / 0.16, 0, 1) ** 1.5, tall)
+        dense = np.where(there, 2.3, dense)
+    bodies = np.clip((tall - np.abs(phase - np.rint(phase))) * (a.rib_gap / 0.02) + 0.5, 0, 1)
+    mu[w] += a.bone * (dense * bodies + 0.12) * width
+    mu[w] += 0.28 * a.bone * _edge(0.03 - np.abs(along - 0.15), 0.03)
+    mu += 0.75 * a.bone * _edge(0.026 - np.abs(x - front + 0.03), 0.02) * _edge(y + 0.58, 0.05) * _edge(0.30 - y, 0.05)
+
+
 _WIRES = (-0.44, -0.32, -0.20, -0.08, 0.04, 0.16)
+
+
+def _metal(mu: Array, g: Grid, case: Case, wires: list[Line], generator: tuple[float, ...], leads: Any) -> None:
+    """Adds the wires of a sternotomy, and the generator and the leads of a pacemaker."""
+    lines = wires if "sternotomy" in case.tags else []
+    if "pacemaker" in case.tags:
+        _add(mu, g, generator, 3.0, 0.25)
+        lines = [*lines, *((lead, 0.014, 1.0) for lead in leads)]
+    if lines:
+        mu += 3.0 * _lines(g, lines)
+
 
 # Where a lobe lies: (frontal |x|, y, rx, ry), (lateral x, y, rx, ry), in half-widths.
 _LOBES = {
@@ -368,12 +386,9 @@ def _patch(case: Case, a: Any, g: Grid, side: str, sign: int, frontal: bool) -> 
 
 def _spots(mu: Array, g: Grid, case: Case, a: Any, side: str, place: Any) -> None:
     """Adds the nodule (a soft ball) and the granuloma (a small, very dense one) of one lung."""
-    if f"{side} nodule" in case.tags:
-        r = a.spot[side][3]
-        _add(mu, g, (*place(a.spot[side]), r, r), 1.5, 0.4)
-    if f"{side} granuloma" in case.tags:
-        r = a.dot[side][3]
-        _add(mu, g, (*place(a.dot[side]), r, r), 4.0, 0.3)
+    for name, spot, amount, power in (("nodule", a.spot[side], 1.5, 0.4), ("granuloma", a.dot[side], 4.0, 0.3)):
+        if f"{side} {name}" in case.tags:
+            _add(mu, g, (*place(spot), spot[3], spot[3]), amount, power)
 
 
 def _hernia(mu: Array, g: Grid, cx: float, cy: float, r: float) -> None:

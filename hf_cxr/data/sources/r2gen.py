@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hf_cxr.data.archives import SUFFIXES as ARCHIVES
 from hf_cxr.data.archives import Archived, is_archive, members
-from hf_cxr.data.sources.rows import decode, parse_json, read_bytes, text_fault
+from hf_cxr.data.sources.rows import decode, only_file, parse_json, read_bytes, text_fault
 from hf_cxr.data.study import Radiograph, Study
 
 ANNOTATION, IMAGES, INNER = "annotation.json", "images", "iu_xray"
@@ -54,9 +55,8 @@ def studies(root: str | Path) -> Iterator[Study]:
         for number, record in enumerate(records, start=1):
             place = f"{name} record {number}"
             study = _study(record, name, place, image)
-            if study.uid in seen:
-                raise ValueError(f"{where}: id {study.uid!r} occurs twice ({seen[study.uid]} and {place})")
-            seen[study.uid] = place
+            if (before := seen.setdefault(study.uid, place)) != place:
+                raise ValueError(f"{where}: id {study.uid!r} occurs twice ({before} and {place})")
             yield study
 
 
@@ -96,8 +96,7 @@ def _study(record: Any, split: str, place: str, image: Callable[[str], Any]) -> 
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    unsafe = path.startswith("/") or ".." in parts or "\\" in path or ":" in path
-    return bool(parts) and not unsafe
+    return bool(parts) and not (path.startswith("/") or ".." in parts or "\\" in path or ":" in path)
 
 
 def _locate(root: Path) -> Path:
@@ -111,13 +110,7 @@ def _locate(root: Path) -> Path:
     for place in (root / ANNOTATION, root / INNER / ANNOTATION):
         if place.is_file():
             return place
-    found = sorted(path for path in root.iterdir() if path.is_file() and is_archive(path))
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise ValueError(f"{root}: several archives ({names}); name the one to read")
-    if not found:
-        raise FileNotFoundError(f"{root}: neither {ANNOTATION} nor an archive with it")
-    return found[0]
+    return only_file(root, "archives", ARCHIVES, f"neither {ANNOTATION} nor an archive with it")
 
 
 def _open(root: Path) -> tuple[str, bytes, Callable[[str], Path | Archived]]:
@@ -128,8 +121,7 @@ def _open(root: Path) -> tuple[str, bytes, Callable[[str], Path | Archived]]:
         return str(source), read_bytes(source), folder.joinpath
     found = list(members(source, lambda name: PurePosixPath(name).name == ANNOTATION))
     if len(found) != 1:
-        number = "no" if not found else "more than one"
-        error = FileNotFoundError if not found else ValueError
+        error, number = (ValueError, "more than one") if found else (FileNotFoundError, "no")
         raise error(f"{source}: {number} {ANNOTATION} in the archive")
     member, content = found[0]
     inside = PurePosixPath(member).parent / IMAGES

@@ -1,7 +1,7 @@
 """Tables on disk as rows of text: CSV, TSV, JSON lines, a JSON list, Parquet. What a column means is for the caller.
 
-`read_rows(path, ("uid", "split"))` is all that most callers need. Whoever must see the header first takes
-`read_table(path)`, then its `columns`, `column(name)` and `rows(required, optional)`.
+Parquet is read by pyarrow. Text is read by `csv` and `json`, as the readers of pandas and pyarrow know no line
+numbers, and rename doubled columns, shift a row that is too long or take broken quotes without a word.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
-"""The kinds of tables, told by the name alone; all but Parquet may be gzipped (`.csv.gz`)."""
+"""The kinds of tables, known by the name alone; all but Parquet may be gzipped (`.csv.gz`)."""
 
 MAX_BYTES = 1 << 30
 """A text table larger than this is refused: at 1 kB a report it would hold a million studies."""
@@ -44,15 +44,13 @@ _LINE_END = re.compile(r"\r\n?|\n")
 class Row(dict[str, str]):
     """The cells of one row by column name, stripped; an absent or null cell is "".
 
-    `line` is where the row starts: the line of a text file, the number of the row (from 1) in a JSON list or a Parquet
-    file. `place` says it in words: "line 17" or "row 17".
+    `place` is where the row starts: "line 17" of a text file, "row 17" (from 1) of a JSON list or a Parquet file.
     """
 
-    __slots__ = ("line", "place")
+    __slots__ = ("place",)
 
-    def __init__(self, cells: Mapping[str, str], line: int, place: str) -> None:
+    def __init__(self, cells: Mapping[str, str], place: str) -> None:
         super().__init__(cells)
-        self.line = line
         self.place = place
 
 
@@ -62,10 +60,8 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    unit: str
-    """What a row's number counts: "line" or "row"."""
-    load: Callable[[Sequence[str]], Iterable[tuple[int, Mapping[str, Any]]]]
-    """Column names → (number, raw values) of each row, in order."""
+    load: Callable[[Sequence[str]], Iterable[tuple[str, Mapping[str, Any]]]]
+    """Column names → (place, raw values) of each row, in order."""
 
     def column(self, name: str) -> str | None:
         """This table's spelling of `name`: itself, else the one column that differs in case alone, else `None`.
@@ -84,10 +80,7 @@ class Table:
         if any(len(column) > 64 for column in self.columns):  # then it is text of a report, not for a message
             return f"{self.path}: no column {name!r}: its first line is no header of column names"
         listed = ", ".join(self.columns[:30]) + (", …" if len(self.columns) > 30 else "")
-        lower = {column.lower(): column for column in reversed(self.columns)}
-        near = difflib.get_close_matches(name.lower(), lower, n=1)
-        hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
-        return f"{self.path}: no column {name!r}; it has {listed or 'none'}{hint}"
+        return f"{self.path}: no column {name!r}; it has {listed or 'none'}{did_you_mean(name, self.columns)}"
 
     def rows(self, required: Sequence[str] = (), optional: Sequence[str] | None = None) -> list[Row]:
         """Every row, in order, with the cells of the named columns.
@@ -104,20 +97,14 @@ class Table:
             if name not in self.columns:
                 raise ValueError(self.lacks(name))
         wanted = list(dict.fromkeys([*required, *(self.columns if optional is None else optional)]))
-        present = [name for name in wanted if name in self.columns]
-        rows = []
-        for number, values in self.load(present):
-            place = f"{self.unit} {number}"
-            cells = {name: _cell(values.get(name), f"{self.path}, {place}: column {name!r}") for name in present}
-            rows.append(Row({name: cells.get(name, "") for name in wanted}, number, place))
-        return rows
+        return [
+            Row({name: _cell(values.get(name), f"{self.path}, {place}: column {name!r}") for name in wanted}, place)
+            for place, values in self.load([name for name in wanted if name in self.columns])
+        ]
 
 
 def read_rows(
-    path: str | Path,
-    required: Sequence[str] = (),
-    optional: Sequence[str] | None = None,
-    encoding: str | None = None,
+    path: str | Path, required: Sequence[str] = (), optional: Sequence[str] | None = None, encoding: str | None = None
 ) -> list[Row]:
     """The rows of a table as text: `read_table(path, encoding).rows(required, optional)`."""
     return read_table(path, encoding).rows(required, optional)
@@ -142,6 +129,10 @@ def read_table(path: str | Path, encoding: str | None = None) -> Table:
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if suffix not in SUFFIXES or (suffix == ".parquet" and path.suffix.lower() == ".gz"):
         raise ValueError(f"{path}: not a known kind of table; save it as {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, not a table")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
     if suffix == ".parquet":
         return _parquet(path)
     text = decode(read_bytes(path), path, encoding)
@@ -152,9 +143,26 @@ def read_table(path: str | Path, encoding: str | None = None) -> Table:
     return _json_lines(path, text) if suffix in (".jsonl", ".ndjson") else _delimited(path, text)
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean 'uid'?" with the nearest of the names, in any case of letters; "" where none is near."""
+    lower = {known.lower(): known for known in reversed(list(names))}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f"; did you mean {lower[near[0]]!r}?" if near else ""
+
+
 def split_cell(cell: str) -> list[str]:
     """The parts of a cell with several values: separated by ";" or "|", or the items of a JSON or Parquet list."""
     return [part for part in (part.strip() for part in re.split(r"[;|\n]", cell)) if part]
+
+
+def only_file(folder: Path, kind: str, endings: tuple[str, ...], none: str) -> Path:
+    """The one file of a folder with such an ending; the error of another number names them, or says `none`."""
+    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings) and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"{folder}: {none}")
+    if len(found) > 1:
+        raise ValueError(f"{folder}: several {kind} ({', '.join(path.name for path in found)}); name the one to read")
+    return found[0]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -162,10 +170,6 @@ def read_bytes(path: Path) -> bytes:
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise IsADirectoryError(f"{path}: is a folder, not a table") from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise ValueError(f"{path}: a damaged or truncated gzip file") from None
     except OSError as error:
@@ -199,9 +203,8 @@ def parse_json(text: str, place: str) -> Any:
     that occurs twice in one object (the json module would keep the last and say nothing)."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            raise KeyError
+        if len(made := dict(pairs)) < len(pairs):
+            raise ValueError(f"{place}: malformed JSON (a key occurs twice in one object)")
         return made
 
     try:
@@ -209,8 +212,6 @@ def parse_json(text: str, place: str) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, " if "\n" in text.strip() else ""
         raise ValueError(f"{place}: malformed JSON ({where}column {error.colno}: {error.msg})") from None
-    except KeyError:
-        raise ValueError(f"{place}: malformed JSON (a key occurs twice in one object)") from None
     except RecursionError:
         raise ValueError(f"{place}: malformed JSON (nested too deeply)") from None
 
@@ -223,27 +224,29 @@ def text_fault(text: str) -> str:
 
 
 def _delimited(path: Path, text: str) -> Table:
-    records: list[tuple[int, Mapping[str, str]]] = []
+    records: list[tuple[str, Mapping[str, str]]] = []
     names: list[str] = []
-    with _cells_up_to(MAX_CELL):
+    line = 1
+    before = csv.field_size_limit(MAX_CELL)
+    try:
         reader = _cut(text, max(",;\t", key=lambda delimiter: _header_length(text, delimiter)), strict=True)
-        line = 1
-        try:
-            for cells in reader:
-                cells, start, line = [cell.strip() for cell in cells], line, reader.line_num + 1
-                if not any(cells):
-                    continue
-                if not names:
-                    names = cells
-                    continue
-                if any(cells[len(names) :]):
-                    more = f"{len(cells)} cells under {len(names)} columns (text with a comma needs quotes)"
-                    raise ValueError(f"{path}, line {start}: {more}")
-                records.append((start, {name: cell for name, cell in zip(names, cells, strict=False) if name}))
-        except csv.Error as error:
-            what = str(error).split(" - ")[0]  # what follows is advice to programmers
-            raise ValueError(f"{path}, line {line}: {what} (a quote that is not closed or not doubled?)") from None
-    return Table(path, _unique(path, filter(None, names)), "line", lambda columns: records)
+        for cells in reader:
+            cells, place, line = [cell.strip() for cell in cells], f"line {line}", reader.line_num + 1
+            if not any(cells):
+                continue
+            if not names:
+                names = cells
+            elif any(cells[len(names) :]):
+                more = f"{len(cells)} cells under {len(names)} columns (text with a comma needs quotes)"
+                raise ValueError(f"{path}, {place}: {more}")
+            else:
+                records.append((place, {name: cell for name, cell in zip(names, cells, strict=False) if name}))
+    except csv.Error as error:
+        what = str(error).split(" - ")[0]  # what follows is advice to programmers
+        raise ValueError(f"{path}, line {line}: {what} (a quote that is not closed or not doubled?)") from None
+    finally:
+        csv.field_size_limit(before)
+    return Table(path, _unique(path, filter(None, names)), lambda columns: records)
 
 
 def _cut(text: str, delimiter: str, strict: bool) -> Any:
@@ -262,65 +265,51 @@ def _header_length(text: str, delimiter: str) -> int:
         return 0
 
 
-@contextmanager
-def _cells_up_to(limit: int) -> Iterator[None]:
-    before = csv.field_size_limit(limit)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 def _json_lines(path: Path, text: str) -> Table:
     lines = enumerate(io.StringIO(text, newline=None), start=1)
-    records = [(number, parse_json(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
-    return _objects(path, records, "line")
+    return _objects(path, ((f"line {n}", parse_json(line, f"{path}, line {n}")) for n, line in lines if line.strip()))
 
 
 def _json_list(path: Path, text: str) -> Table:
     listed = parse_json(text, str(path))
     if not isinstance(listed, list):
         raise ValueError(f"{path}: not a JSON list of objects (one object a line is called .jsonl)")
-    return _objects(path, list(enumerate(listed, start=1)), "row")
+    return _objects(path, ((f"row {number}", record) for number, record in enumerate(listed, start=1)))
 
 
-def _objects(path: Path, records: list[tuple[int, Any]], unit: str) -> Table:
+def _objects(path: Path, records: Iterable[tuple[str, Any]]) -> Table:
     named = []
-    for number, record in records:
+    for place, record in records:
         if not isinstance(record, dict):
-            raise ValueError(f"{path}, {unit} {number}: not a JSON object of column names and values")
-        named.append((number, {name.strip(): value for name, value in record.items()}))
+            raise ValueError(f"{path}, {place}: not a JSON object of column names and values")
+        named.append((place, {name.strip(): value for name, value in record.items()}))
         if len(named[-1][1]) < len(record):
-            raise ValueError(f"{path}, {unit} {number}: a key occurs twice in one object")
+            raise ValueError(f"{path}, {place}: a key occurs twice in one object")
     columns = dict.fromkeys(name for _, record in named for name in record if name)
-    return Table(path, tuple(columns), unit, lambda columns: named)
+    return Table(path, tuple(columns), lambda columns: named)
 
 
 def _parquet(path: Path) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, not a table")
     try:
-        names = {name.strip(): name for name in reversed(_unique(path, pq.read_schema(path).names))}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        names = {name.strip(): name for name in _unique(path, pq.read_schema(path).names)}
     except pa.ArrowException:
         raise ValueError(f"{path}: not a Parquet file, or damaged") from None
 
-    def load(columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        number = 0
+    def load(columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        number = count(1)
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=[names[name] for name in columns]):
                     for record in batch.to_pylist():
-                        number += 1
-                        yield number, {name: record[names[name]] for name in columns}
+                        yield f"row {next(number)}", {name: record[names[name]] for name in columns}
         except (pa.ArrowException, UnicodeDecodeError, OSError):
-            raise ValueError(f"{path}, after row {number}: damaged Parquet, or text that is not UTF-8") from None
+            where = f"{path}, from row {next(number)} on"
+            raise ValueError(f"{where}: damaged Parquet, or text that is not UTF-8") from None
 
-    return Table(path, tuple(reversed(names)), "row", load)
+    return Table(path, tuple(names), load)
 
 
 def _unique(path: Path, names: Iterable[str]) -> tuple[str, ...]:
@@ -335,24 +324,21 @@ def _unique(path: Path, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _cell(value: Any, place: str) -> str:
-    if type(value) is str:
-        text = value
-    else:
-        try:
-            text = _text(value)
-        except (TypeError, UnicodeDecodeError):
-            kind = type(value).__name__
-            raise ValueError(f"{place} holds a {kind}, not text, a number, a date or a list of these") from None
+    try:
+        text = _text(value).strip()
+    except (TypeError, UnicodeDecodeError):
+        kind = type(value).__name__
+        raise ValueError(f"{place} holds a {kind}, not text, a number, a date or a list of these") from None
     if fault := text_fault(text):
         raise ValueError(f"{place} holds {fault}")
-    return text.strip()
+    return text
 
 
 def _text(value: Any) -> str:
-    if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
-        return ""
     if isinstance(value, str):
         return value
+    if value is None or value != value:  # NaN
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (float, Decimal)):  # a column of whole numbers with a gap is stored as floats

@@ -5,18 +5,17 @@ Only the table is read here; images are opened by whoever asks for them.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, read_table, split_cell
-from hf_cxr.data.study import Radiograph, Study
+from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, did_you_mean, only_file, read_table, split_cell
+from hf_cxr.data.study import Radiograph, Study, plain_tags
+from hf_cxr.inference.views import VIEWS
 
 COLUMNS = ("uid", "frontal", "lateral", "impression", "findings", "indication", "patient", "split", "tags")
 """What a table may hold. Needed: `uid`, one of `frontal` and `lateral`, one of `impression` and `findings`."""
-VIEWS = ("frontal", "lateral")
 MAX_PATH, MAX_NAME = 4096, 255
 """Bytes of a path and of a name in it, on most systems; a longer cell is text in the wrong column."""
 
@@ -62,10 +61,9 @@ def studies(
     seen: dict[str, str] = {}
     for row in table.rows(list(theirs.values())):
         study = _study(row, theirs, base)
-        if study.uid in seen:
+        if (before := seen.setdefault(study.uid, row.place)) != row.place:
             hint = "a row is a study: several images of one view go into one cell, separated by ;"
-            raise ValueError(f"{path}: uid {study.uid!r} occurs twice ({seen[study.uid]} and {row.place}); {hint}")
-        seen[study.uid] = row.place
+            raise ValueError(f"{path}: uid {study.uid!r} occurs twice ({before} and {row.place}); {hint}")
         yield study
 
 
@@ -80,12 +78,7 @@ def _locate(root: Path) -> Path:
     if not root.is_dir():
         return root
     endings = tuple(ending for suffix in SUFFIXES if suffix != ".txt" for ending in (suffix, f"{suffix}.gz"))
-    found = sorted(path for path in root.iterdir() if path.name.lower().endswith(endings) and path.is_file())
-    if not found:
-        raise FileNotFoundError(f"{root}: no table in it ({', '.join(SUFFIXES)})")
-    if len(found) > 1:
-        raise ValueError(f"{root}: several tables ({', '.join(path.name for path in found)}); name the one to read")
-    return found[0]
+    return only_file(root, "tables", endings, f"no table in it ({', '.join(SUFFIXES)})")
 
 
 def _columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
@@ -93,9 +86,7 @@ def _columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     theirs: dict[str, str] = {}
     for name in given:
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"columns: {name!r} is none of {', '.join(COLUMNS)}{hint}")
+            raise ValueError(f"columns: {name!r} is none of {', '.join(COLUMNS)}{did_you_mean(name, COLUMNS)}")
     for name in COLUMNS:
         found = table.column(given.get(name, name))
         if found is not None:
@@ -121,14 +112,13 @@ def _study(row: Row, theirs: Mapping[str, str], base: Path) -> Study:
         problem = "an image is listed twice"
     if problem:
         return Study(uid=cell["uid"], problem=problem)
-    tags = (tag.lower() for tag in split_cell(cell["tags"]))
     return Study(
         uid=cell["uid"],
         images=tuple(Radiograph(path, view, path.name) for path, (view, _) in zip(paths, listed, strict=True)),
         impression=cell["impression"],
         findings=cell["findings"],
         indication=cell["indication"],
-        tags=tuple(dict.fromkeys(tag for tag in tags if tag != "normal")),
+        tags=plain_tags(split_cell(cell["tags"])),
         patient=cell["patient"] or None,
         split=cell["split"] or None,
     )
