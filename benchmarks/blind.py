@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hf_cxr.cli.commands import print_report
 from hf_cxr.cli.demo import packaged_config
+from hf_cxr.cli.terminal import print_report
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.prepare import prepare
 from hf_cxr.training.run import train

@@ -1,4 +1,4 @@
-"""How deep imports are stacked: `python benchmarks/import_chains.py` prints the longest chains of modules and packages.
+"""How deep imports are stacked: `python benchmarks/import_chains.py` prints the longest chains.
 
 Imports within functions count too. The rules of who may import whom are contracts in `pyproject.toml`.
 """
@@ -47,6 +47,5 @@ if __name__ == "__main__":
     print(f"{len(modules)} modules, {sum(map(len, modules.values()))} imports")
     for kind, imports in (("packages", package_imports(modules)), ("modules", modules)):
         longest = longest_chain(imports)
-        print(
-            f"longest chain of {kind}: {len(longest)}\n  {' → '.join(name.removeprefix(f'{KIT}.') for name in longest)}"
-        )
+        names = " → ".join(name.removeprefix(f"{KIT}.") for name in longest)
+        print(f"longest chain of {kind}: {len(longest)}\n  {names}")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,38 @@ def talkative(checkpoint: Checkpoint, eyes: int = 1) -> Checkpoint:
 
 def noise(number: int = STUDIES) -> torch.Tensor:
     return torch.rand(number, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+class _Boxes(HTMLParser):
+    """Each table and image of a page with the classes of what it is inside of."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.around: list[str] = []
+        self.found: list[tuple[str, list[str]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("table", "img"):
+            self.found.append((tag, self.around.copy()))
+        if tag == "div":
+            self.around.append(dict(attrs).get("class") or "")
+
+    def handle_endtag(self, tag):
+        if tag == "div":
+            self.around.pop()
+
+
+def assert_fits_a_phone(html: str) -> None:
+    """Every table scrolls inside its own box, and nothing else has a width of its own above 390 pixels."""
+    found = _Boxes(html).found
+    assert {tag for tag, _ in found} == {"table", "img"}
+    assert all("scroll" in around[-1] for tag, around in found if tag == "table")
+    css = html[html.index("<style>") : html.index("</style>")]
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", css)
+    assert all(re.search(rf"\.{box} img \{{[^}}]*width: 100%", css) for box in {a[-1] for t, a in found if t == "img"})
+    widths = re.findall(r"(?<![a-z-])(?:min-)?width: ([\d.]+)(px|rem)|minmax\(([\d.]+)(px|rem)", css)
+    assert widths
+    for number, unit in ([part for part in match if part] for match in widths):
+        assert float(number) * {"px": 1, "rem": 16}[unit] <= 390
+    assert not re.search(r"<svg[^>]*\swidth=|\sstyle=\"[^\"]*(?<![\w-])width:", html)

@@ -28,10 +28,11 @@ NotebookClient(notebook, timeout=180).execute()
 PACKAGED = """
 import hf_cxr, sys
 from hf_cxr.hub.model_card import card_template
-from hf_cxr.cli.demo import packaged_config
+from hf_cxr.config import recipe
 assert hf_cxr.__file__.startswith(sys.prefix), hf_cxr.__file__
 assert "Research use only" in card_template()
-assert packaged_config("demo.yaml").is_file()
+assert recipe("demo").is_relative_to(sys.prefix)
+assert recipe("iu_xray_vit_gpt2").is_file()
 """
 
 

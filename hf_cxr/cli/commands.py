@@ -1,6 +1,7 @@
-"""What each `hf-cxr` command does with its options: calls the module that does the work, and prints what that gives.
+"""What each `hf-cxr` command does with its options: checks them cheaply, calls the module that does the work, and has
+`hf_cxr.cli.terminal` print what that gives.
 
-Modules are imported within the commands, so that `--help` and errors of usage need none of them.
+Modules are imported within the commands, after the checks, so that `--help` and most errors need none of them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report
+from hf_cxr.config.kit import read_config, recipe
+from hf_cxr.utils.places import check_checkpoint, check_dataset, check_place, check_writable, missing
+
 INTERRUPTED = 130
+LAUNCHED = "HF_CXR_LAUNCHED"  # set for the worker processes that `hf-cxr train` starts
 IMAGE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
-RESEARCH_USE = "Research use only, not for diagnosis."
 
 
 def run_prepare(options: argparse.Namespace) -> None:
+    if options.root and not Path(options.root).exists():
+        raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     shared = ("section", "split_file", "views", "pairs", "require", "seed")
@@ -33,11 +40,17 @@ def run_prepare(options: argparse.Namespace) -> None:
         preparation = plan(options.source, **chosen)
         print(format_preparation(preparation))
         print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in preparation["views"].items()))
+        print_next("the same with --out FOLDER, without --plan")
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
     settings = {name: getattr(options, name) for name in ("size", "num_proc", "overwrite")}
     print(format_preparation(prepare(options.source, options.out, **settings, **chosen)))
+    recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
+    print_next(
+        command("hf-cxr", "explore", options.out, "--out", "runs/explore"),
+        command("hf-cxr", "train", recipe_name, "--dataset", options.out, "--output_dir", "runs/first"),
+    )
 
 
 def _pairs_of(words: Sequence[str]) -> dict[str, str]:
@@ -52,15 +65,19 @@ def _pairs_of(words: Sequence[str]) -> dict[str, str]:
 
 
 def run_explore(options: argparse.Namespace) -> None:
+    out = Path(options.out)
+    check_dataset(options.dataset)
+    check_writable(out)
     from hf_cxr.explore import explore
 
-    out = Path(options.out)
     facts = explore(options.dataset, out, findings=options.findings, split=options.split, seed=options.seed)
     print("\n".join(facts["sentences"].values()))
     print(f"Written: {out / 'index.html'}")
+    print_next(f"open {out / 'index.html'}", command("hf-cxr", "train", "iu_xray_small", "--dataset", options.dataset))
 
 
 def run_download(options: argparse.Namespace) -> None:
+    check_writable(options.out)
     from hf_cxr.data.download import COLLECTIONS, download
 
     if options.accept_licence and (collection := COLLECTIONS.get(options.collection)):
@@ -76,43 +93,111 @@ def run_download(options: argparse.Namespace) -> None:
     )
     for path in fetched:
         print(path)
+    print_next(command("hf-cxr", "prepare", options.collection, "--root", options.out, "--out", "data/indiana"))
 
 
 def run_train(options: argparse.Namespace) -> None:
+    config = recipe(options.config)
+    told = read_config(config) | _values(options.overrides)
+    options.out = told.get("output_dir") or "runs/latest"
+    _check_before_training(config, told, options.overrides)
+    check_writable(options.out)
     import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
 
     from hf_cxr.config import parse_arguments
     from hf_cxr.training import launch
 
-    words = ["train", options.config, *options.overrides]
+    words = ["train", str(config), *options.overrides]
     lost = launch.command_that_lost_processes()
     asked = options.num_processes or options.accelerate_config or torch.cuda.device_count() > 1
-    if lost or (asked and not launch.is_launched()):
-        parse_arguments(options.config, options.overrides)  # a bad config is line once, not by every process
-        if lost:
-            return launch.start(lost, words)
-        processes = options.num_processes
-        if not processes and not options.accelerate_config:
-            processes = torch.cuda.device_count()
-        return launch.launch(words, processes, options.accelerate_config)
-    kit, args = parse_arguments(options.config, options.overrides)
-    from hf_cxr.training.run import train
+    try:
+        if lost or (asked and not launch.is_launched()):
+            parse_arguments(config, options.overrides)  # a bad config is reported once, not by every process
+            os.environ[LAUNCHED] = "1"
+            if lost:
+                return launch.start(lost, words)
+            processes = options.num_processes
+            if not processes and not options.accelerate_config:
+                processes = torch.cuda.device_count()
+            return launch.launch(words, processes, options.accelerate_config)
+        kit, args = parse_arguments(config, options.overrides)
+        from hf_cxr.training.run import train
 
-    report = train(kit, args)
+        report = train(kit, args)
+    except (KeyboardInterrupt, SignalException) as stop:
+        if getattr(stop, "sigval", signal.SIGINT) != signal.SIGINT:
+            raise
+        rank = os.environ.get("RANK")
+        if rank and (rank != "0" or LAUNCHED in os.environ):  # the process that started this one tells, or the first
+            raise SystemExit(INTERRUPTED) from None
+        raise KeyboardInterrupt(_how_to_resume(options)) from None
     if args.process_index == 0:
         print_report(report, args.output_dir)
     args.distributed_state.destroy_process_group()
 
 
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    """["--dataset", "d", "--seed=1"] → {"dataset": "d", "seed": "1"}"""
+    values = {}
+    for word, following in zip(overrides, [*overrides[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            values[name[2:]] = value if equals else following
+    return values
+
+
+def _check_before_training(config: Path, told: dict[str, Any], overrides: Sequence[str]) -> None:
+    """What can be seen of a run's dataset and parts before torch is imported."""
+    if not told.get("dataset"):
+        raise ValueError(f"{config}: names no dataset; write `dataset: FOLDER` there, or add --dataset FOLDER")
+    try:
+        check_dataset(told["dataset"])
+    except OSError as error:
+        own = "" if "dataset" in _values(overrides) else "; name your own with --dataset FOLDER"
+        raise type(error)(f"{error}{own}") from None
+    for part in ("encoder", "decoder"):
+        if "/" in str(told.get(part, "")):  # else a size, or a Hub id without an owner
+            check_place(told[part], part, "config.json")
+
+
+def _how_to_resume(options: argparse.Namespace) -> str:
+    """The command that continues an interrupted run, or nothing where there is nothing to continue."""
+    from hf_cxr.training.checkpoints import checkpoints, read_progress
+    from hf_cxr.training.findings_pretraining import ENCODER, STAGE
+
+    output = Path(options.out)
+    progress = read_progress(output)
+    if not progress or progress["stage"] == "finished":
+        return ""
+    if progress["stage"] != "evaluation" and not (
+        (output / ENCODER).is_dir() or checkpoints(output) or checkpoints(output / STAGE)
+    ):
+        return ""
+    launching = [
+        f"--{name}={value}" for name in ("num_processes", "accelerate_config") if (value := vars(options)[name])
+    ]
+    same = [word for word in options.overrides if word.split("=")[0] not in ("--restart", "--resume")]
+    again = command("hf-cxr", "train", options.config, *launching, *same, "--resume")
+    return f"{output} keeps what was trained; continue with: {again}"
+
+
 def run_evaluate(options: argparse.Namespace) -> None:
+    check_checkpoint(options.checkpoint)
+    check_dataset(options.dataset)
+    splits = {file.name.split("-")[0] for file in Path(options.dataset).glob("data/*-*.parquet")}
+    if splits and options.split not in splits:
+        raise ValueError(f"{options.dataset}: no split {options.split!r}; it has {', '.join(sorted(splits))}")
+    if options.out:
+        check_writable(options.out)
     from hf_cxr.data.prepare import load_prepared
     from hf_cxr.evaluation.evaluate import evaluate
     from hf_cxr.models.modeling import load_checkpoint
 
-    checkpoint = load_checkpoint(options.checkpoint, options.revision)
+    dataset = load_prepared(options.dataset, options.dataset_revision)
     report = evaluate(
-        checkpoint,
-        load_prepared(options.dataset, options.dataset_revision),
+        load_checkpoint(options.checkpoint, options.revision),
+        dataset,
         options.split,
         options.out,
         batch_size=options.batch_size,
@@ -122,7 +207,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
-        print_report(report, options.out)
+        print_report(report, options.out, options.checkpoint)
     if options.out and Path(options.checkpoint).is_dir() and Path(options.out).samefile(options.checkpoint):
         _write_card_anew(options)
 
@@ -143,18 +228,30 @@ def _write_card_anew(options: argparse.Namespace) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    from hf_cxr.evaluation.compare import compare, comparison_table
+    for run in (options.run_a, options.run_b):
+        if not Path(run).is_dir():
+            raise FileNotFoundError(missing(run, "run folder", folders=True))
+    if options.out:
+        out = Path(options.out)
+        if out.is_dir():
+            raise IsADirectoryError(f"{out}: is a folder; name a JSON file, such as {out / 'comparison.json'}")
+        check_writable(out.parent)
+    from hf_cxr.evaluation.compare import compare
+    from hf_cxr.utils.files import replace_files
 
     comparison = compare(options.run_a, options.run_b, options.seed)
     text = json.dumps(comparison, indent=2, ensure_ascii=False)
     if options.out:
-        partial = Path(options.out).with_name(f".{Path(options.out).name}.partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(options.out)
-    print(text if options.json else f"{comparison_table(comparison)}\n\n{comparison['verdict']}")
+        replace_files(out.parent, {out.name: text + "\n"})
+    if options.json:
+        return print(text)
+    print_comparison(comparison)
+    better = options.run_b if comparison["scores"]["finding_f1_micro"]["difference"] > 0 else options.run_a
+    print_next(f"open {Path(better) / 'report.html'}")
 
 
 def run_predict(options: argparse.Namespace) -> None:
+    check_checkpoint(options.checkpoint)
     studies = _studies_to_predict(options)
     from hf_cxr.inference.pipeline import ImpressionPipeline
     from hf_cxr.models.modeling import load_checkpoint
@@ -164,37 +261,18 @@ def run_predict(options: argparse.Namespace) -> None:
     settings = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens", "abstain_below")}
     settings = {name: value for name, value in settings.items() if value is not None}
     if isinstance(studies, dict):
-        _print_answer(None, pipe(studies, **settings)[0], options.json)
-        return
-    many = (study for _, study in studies)
-    answers = pipe(many, batch_size=options.batch_size, on_unreadable="skip", **settings)
-    failed = 0
-    for (uid, _), answer in zip(studies, answers, strict=True):
-        failed += "error" in answer[0]
-        _print_answer(uid, answer[0], options.json)
-    if failed:
-        raise ValueError(f"{failed} of {len(studies)} studies could not be read")
-
-
-def _print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        row = {"uid": uid} | answer
-        line = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
-        print(line, flush=True)
-        return
-    prefix = f"{uid}\t" if uid is not None else ""
-    warnings = list(answer.get("warnings", ()))
-    if answer.get("truncated"):
-        warnings.append("the text was cut short, by --max-new-tokens or by the checkpoint's own limit")
-    for warning in warnings:
-        print(f"{prefix}warning: {warning}", file=sys.stderr)
-    print(prefix + answer_line(answer), flush=True)
-
-
-def answer_line(row: dict[str, Any]) -> str:
-    if "error" in row:
-        return f"not read: {row['error']}"
-    return f"abstained (score {row['score']:.2f})" if row.get("abstained") else row["impression"]
+        print_answer(None, pipe(studies, **settings)[0], options.json)
+    else:
+        many = (study for _, study in studies)
+        answers = pipe(many, batch_size=options.batch_size, on_unreadable="skip", **settings)
+        failed = 0
+        for (uid, _), answer in zip(studies, answers, strict=True):
+            failed += "error" in answer[0]
+            print_answer(uid, answer[0], options.json)
+        if failed:
+            raise ValueError(f"{failed} of {len(studies)} studies could not be read")
+    if sys.stdout.isatty() and not options.json:  # in a file or a pipe, studies alone
+        print_next("--abstain-below SCORE withholds unsure texts", "--json writes for programs")
 
 
 def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tuple[str, dict[str, str | None]]]:
@@ -202,13 +280,16 @@ def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tu
     study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
     if options.csv and study:
         raise ValueError(f"--csv or --{next(iter(study))}: not both")
-    if options.csv:
-        return _read_study_table(Path(options.csv))
-    if not study:
+    if not study and not options.csv:
         raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
     are_folders = {Path(path).is_dir() for path in study.values()}
     if len(are_folders) == 2:
         raise ValueError("--frontal and --lateral: one is a folder, the other is not")
+    for path in (options.csv, *study.values()):
+        if path and "://" not in path and not Path(path).exists():
+            raise FileNotFoundError(missing(path))
+    if options.csv:
+        return _read_study_table(Path(options.csv))
     return _studies_in_folders(study) if are_folders == {True} else study
 
 
@@ -257,6 +338,8 @@ def _files_under(folder: Path) -> list[str]:
 
 
 def run_push(options: argparse.Namespace) -> None:
+    if not Path(options.folder).exists():
+        raise FileNotFoundError(missing(options.folder, "folder", folders=True))
     from hf_cxr.hub.push import licence_note, push
 
     if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
@@ -269,6 +352,10 @@ def run_push(options: argparse.Namespace) -> None:
         print(push(options.folder, options.repo_id, **settings))
     finally:
         signal.signal(signal.SIGINT, before)
+    if options.dataset or (Path(options.folder) / "prepare.json").is_file():
+        print_next(command("hf-cxr", "train", "iu_xray_small", "--dataset", options.repo_id))
+    else:
+        print_next(command("hf-cxr", "predict", options.repo_id) + " --frontal IMAGE [--lateral IMAGE]")
 
 
 def _leave_at_once(*_) -> NoReturn:
@@ -282,18 +369,6 @@ def run_demo(options: argparse.Namespace) -> None:
     from hf_cxr.cli.demo import demo
 
     demo(Path(options.out), seed=options.seed, num_studies=options.num_studies)
-
-
-def print_report(report: dict[str, Any] | None, folder: str | None) -> None:
-    """The score table and the verdict, as a person reads them."""
-    from hf_cxr.evaluation.report import score_table
-
-    if report is None:
-        print("Not evaluated: the dataset has no test studies.")
-    else:
-        print(f"\n{score_table(report)}\n\n{report['distinct_outputs']} distinct outputs on {report['n']} studies.")
-        print(report["verdict"])
-    print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")
 
 
 COMMANDS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from hf_cxr import pack_views
-from hf_cxr.cli.commands import print_report
+from hf_cxr.cli.terminal import print_report
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.prepare import format_preparation, load_prepared, prepare
 from hf_cxr.training.run import train

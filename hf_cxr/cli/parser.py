@@ -4,23 +4,60 @@ work."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from hf_cxr import __version__
-from hf_cxr.cli.commands import COMMANDS, INTERRUPTED, RESEARCH_USE
+from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
+from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH
+from hf_cxr.config.kit import FOREIGN, KitArguments, closest
+from hf_cxr.utils.places import advice, is_full
 
 BAD_INPUT = 2
-PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # as in hf_cxr.data.selection, whose import would make --help slow
+PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # of hf_cxr.data.selection, whose import would be slow
+SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+BOOLEANS = [[word] for word in "true false yes no on off t f y n 1 0".split()]
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one line."""
 
+    commands: dict[str, Parser]
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def option(self, name: str, help: str, **settings: Any) -> None:
+        """An option whose help tells its default, unless it does so in words."""
+        default = settings.get("default")
+        if settings.get("action") == "store_true":
+            help += " (default: off)"
+        elif settings.get("required"):
+            help += " (required)"
+        elif default is not None and "default" not in help:
+            help += " (default: %(default)s)"
+        self.add_argument(name, help=help, **settings)
+
+    def names(self) -> list[str]:
+        """The options, without their dashes."""
+        return [name[2:] for name in self._option_string_actions if name.startswith("--")]
+
+    def takes_no_value(self, name: str, following: Sequence[str]) -> bool:
+        """Whether this option, with this word after it, is a flag that stands alone, although it may have a value."""
+        action = self._option_string_actions.get(f"--{name}")
+        return action is not None and action.nargs == "?" and [word.lower() for word in following] not in BOOLEANS
+
+
+class Override(argparse.Action):
+    """An argument of a config, given on the command line: kept as a word for `hf_cxr.config.parse_arguments`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.overrides = [*namespace.overrides, f"{option_string}={values}"]
 
 
 def _count(text: str) -> int:
@@ -30,226 +67,334 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def make_parser() -> Parser:
-    """The whole command line. Heavy imports wait until a command runs."""
-    parser = Parser(prog="hf-cxr", description=f"Impressions of two-view chest radiographs. {RESEARCH_USE}")
-    parser.add_argument("--version", action="version", version=f"hf-cxr {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+# --- the commands ------------------------------------------------------------------------------------------------
 
-    def command(name: str, help: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=help,
-            description=help,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return sub
 
-    prepare = command(
-        "prepare",
-        "Turn a collection into a small dataset (Parquet and a card) that load_dataset reads.",
-        "hf-cxr prepare kaggle --root indiana/ --out data/indiana --size 384 --num-proc 4",
-    )
-    prepare.add_argument(
+def _prepare(parser: Parser) -> None:
+    """Turn a collection into a small dataset (Parquet and a card) that load_dataset reads.
+
+    hf-cxr prepare kaggle --root indiana/ --out data/indiana --size 384 --num-proc 4
+    """
+    parser.add_argument(
         "source",
         help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
         "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
     )
-    prepare.add_argument("--root", help="folder of the collection; for a table, its file")
-    prepare.add_argument("--out", help="folder to make; must not hold files yet")
-    prepare.add_argument("--plan", action="store_true", help="only count what would be kept; no image is opened")
-    prepare.add_argument("--section", default="impression", choices=("impression", "findings", "both"))
-    prepare.add_argument("--size", type=int, default=384, help="longer side of a stored image in pixels (default 384)")
-    prepare.add_argument("--split-file", help="CSV with columns uid and split, instead of the hash split")
-    prepare.add_argument("--views", help="CSV with columns image and view, instead of what the collection says")
-    prepare.add_argument(
-        "--pairs",
-        default="best",
-        choices=PAIRS,
-        help="one row per study (best), or every frontal × lateral pair (all)",
+    option = parser.option
+    option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
+    option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
+    option("--plan", "only count what would be kept; no image is opened", action="store_true")
+    option(
+        "--section", "text that a study must have", default="impression", choices=("impression", "findings", "both")
     )
-    prepare.add_argument("--require", default="any", choices=REQUIRE, help="views a study must have (default any)")
-    prepare.add_argument(
-        "--columns", nargs="+", metavar="OURS=YOURS", help="table only: names of its columns, as in frontal=pa_file"
+    option("--size", "longer side of a stored image in pixels", type=int, default=384)
+    option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
+    option("--views", "CSV with columns image and view (default: what the collection says)")
+    option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
+    option("--require", "views that a study must have", default="any", choices=REQUIRE)
+    option(
+        "--columns",
+        "table only: names of its columns, as in frontal=pa_file (default: ours)",
+        nargs="+",
+        metavar="OURS=YOURS",
     )
-    prepare.add_argument("--images", help="table only: folder that its image paths are relative to")
-    prepare.add_argument("--encoding", help="table only: encoding of its text, if it is not UTF-8")
-    prepare.add_argument(
-        "--placeholders", help="what to do with XXXX de-identification placeholders: drop, drop_sentence or keep"
-    )
-    prepare.add_argument("--seed", type=int, default=0, help="seed of the split, and of the phantom")
-    prepare.add_argument("--num-studies", type=int, help="phantom only: how many studies (default 5000)")
-    prepare.add_argument("--num-proc", type=int, default=1, help="processes that read images")
-    prepare.add_argument("--overwrite", action="store_true", help="replace a prepared dataset in --out")
+    option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
+    option("--encoding", "table only: encoding of its text (default: UTF-8)")
+    option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
+    option("--seed", "seed of the split, and of the phantom", type=int, default=0)
+    option("--num-studies", "phantom only: how many studies (default: 5000)", type=int)
+    option("--num-proc", "processes that read images", type=int, default=1)
+    option("--overwrite", "replace a prepared dataset in --out", action="store_true")
 
-    explore = command(
-        "explore",
-        "Show a prepared dataset in figures and images: an HTML page, PNG files and the same numbers as JSON.",
-        "hf-cxr explore data/indiana --out runs/explore",
-    )
-    explore.add_argument("dataset", help="prepared folder or Hub id")
-    explore.add_argument("--out", required=True, help="folder to make")
-    explore.add_argument(
-        "--findings", nargs="+", default=(), help="findings to show images of (default: the commonest)"
-    )
-    explore.add_argument("--split", default="all", help="describe this split only (default: all)")
-    explore.add_argument("--seed", type=int, default=0, help="seed of the studies that are shown")
 
-    download = command(
-        "download",
-        "Fetch a public collection; an interrupted download goes on where it stopped.",
-        "hf-cxr download openi --out indiana/ --accept-licence",
-    )
-    download.add_argument("collection", help="openi (the Indiana University collection)")
-    download.add_argument("--out", required=True, help="folder for the archives")
-    download.add_argument(
-        "--parts", nargs="+", default=["reports", "png"], help="reports, png, dcm (default: reports png)"
-    )
-    download.add_argument("--accept-licence", action="store_true", help="you have read the licence and accept it")
-    download.add_argument("--unpack", action="store_true", help="also unpack them; prepare reads archives as they are")
-    download.add_argument("--mirror", metavar="URL", help="take the archives from this address, not the publisher's")
-    download.add_argument("--workers", type=int, default=4, help="files at a time (default 4)")
+def _explore(parser: Parser) -> None:
+    """Show a prepared dataset in figures and images: an HTML page, PNG files and the same numbers as JSON.
 
-    train = command(
-        "train",
-        "Fine-tune as a YAML config says; any argument of the config can be overridden (docs/training.md lists them). "
-        "--resume continues an interrupted run in its output_dir, --restart deletes it and begins anew.",
-        "hf-cxr train configs/iu_xray_vit_gpt2.yaml --dataset data/indiana --output_dir runs/iu --seed 1",
+    hf-cxr explore data/indiana --out runs/explore
+    """
+    parser.add_argument("dataset", help="prepared folder or Hub id")
+    parser.option("--out", "folder to make", required=True)
+    parser.option("--findings", "findings to show images of (default: the commonest)", nargs="+", default=())
+    parser.option("--split", "describe this split only", default="all")
+    parser.option("--seed", "seed of the studies that are shown", type=int, default=0)
+
+
+def _download(parser: Parser) -> None:
+    """Fetch a public collection; an interrupted download goes on where it stopped.
+
+    hf-cxr download openi --out indiana/ --accept-licence
+    """
+    parser.add_argument("collection", help="openi (the Indiana University collection)")
+    parser.option("--out", "folder for the archives", required=True)
+    parser.option("--parts", "reports, png, dcm (default: reports png)", nargs="+", default=["reports", "png"])
+    parser.option("--accept-licence", "you have read the licence and accept it", action="store_true")
+    parser.option("--unpack", "also unpack them; prepare reads archives as they are", action="store_true")
+    parser.option("--mirror", "take the archives from this address (default: the publisher's)", metavar="URL")
+    parser.option("--workers", "files at a time", type=int, default=4)
+
+
+def _train(parser: Parser) -> None:
+    """Fine-tune as a recipe or a config of yours says; any of its arguments can be overridden.
+
+    hf-cxr train iu_xray_vit_gpt2 --dataset data/indiana --output_dir runs/iu --seed 1
+    """
+    parser.usage = "hf-cxr train CONFIG [--resume | --restart] [--any_argument VALUE …]"
+    parser.set_defaults(overrides=[])
+    parser.add_argument(
+        "config", help="a recipe by its name (demo, iu_xray_small, iu_xray_vit_gpt2, …), or a flat YAML file of yours"
     )
-    train.add_argument("config", help="flat YAML file of argument names and values (see configs/)")
-    train.add_argument("--num_processes", type=_count, help="launch so many processes through accelerate")
-    train.add_argument(
+    parser.option("--num_processes", "start so many processes on this host (default: one a GPU)", type=_count)
+    parser.option(
         "--accelerate_config",
-        help="launch through accelerate with this YAML, or one of configs/accelerate by its name: ddp, fsdp2, …",
+        "start as this YAML file of accelerate says, or one of the kit's by its name: ddp, fsdp2, … (default: none)",
     )
+    more = (
+        "These and all of transformers' Seq2SeqTrainingArguments (--learning_rate, --num_train_epochs, "
+        "--per_device_train_batch_size, --output_dir, --seed, …) work here and in the config, by these names. A "
+        "recipe has values of its own; the defaults hold where it says nothing."
+    )
+    group = parser.add_argument_group("arguments of the run", textwrap.fill(more, WIDTH - 2))
+    for item in dataclasses.fields(KitArguments):
+        help = item.metadata["help"].rstrip(".")
+        if item.default is dataclasses.MISSING:
+            help += " (required, here or in the config)"
+        elif item.default is not None:
+            help += f" (default: {str(item.default).lower()})"
+        flag = item.type == "bool"
+        group.add_argument(
+            f"--{item.name}",
+            action=Override,
+            default=argparse.SUPPRESS,
+            dest="overrides",
+            help=help,
+            metavar="true|false" if flag else "VALUE",
+            nargs="?" if flag else None,
+            const="true" if flag else None,
+        )
 
-    evaluate = command(
-        "evaluate",
-        "Score a checkpoint on a split, beside image-blind baselines and shuffled images.",
-        "hf-cxr evaluate runs/iu data/indiana --split test --out runs/iu",
-    )
-    evaluate.add_argument("checkpoint", help="run folder or Hub id")
-    evaluate.add_argument("dataset", help="prepared folder or Hub id")
-    evaluate.add_argument("--split", default="test")
-    evaluate.add_argument("--revision", help="branch, tag or commit of a checkpoint on the Hub")
-    evaluate.add_argument("--dataset-revision", help="the same of a dataset on the Hub")
-    evaluate.add_argument("--out", help="folder for report.html, .md, .json and predictions.jsonl")
-    evaluate.add_argument("--batch-size", type=_count, default=32)
-    evaluate.add_argument("--num-beams", type=_count, default=1)
-    evaluate.add_argument("--seed", type=int, default=0, help="seed of baselines, shuffles and intervals")
-    evaluate.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, to stdout")
 
-    compare = command(
-        "compare",
-        "Compare two evaluated runs on the same studies: the difference of each score, its interval and probability.",
-        "hf-cxr compare runs/a runs/b",
-    )
-    compare.add_argument("run_a", help="folder with the predictions.jsonl of run A")
-    compare.add_argument("run_b", help="folder with the predictions.jsonl of run B")
-    compare.add_argument("--out", help="JSON file to write")
-    compare.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
-    compare.add_argument(
-        "--json", action="store_true", help="print the comparison as JSON, and nothing else, to stdout"
-    )
+def _evaluate(parser: Parser) -> None:
+    """Score a checkpoint on a split, beside image-blind baselines and shuffled images.
 
-    predict = command(
-        "predict",
-        f"Write the impression of one study, or of many. {RESEARCH_USE}",
-        "hf-cxr predict runs/iu --frontal frontal.png --lateral lateral.png",
-    )
-    predict.add_argument("checkpoint", help="run folder or Hub id")
-    predict.add_argument("--revision", help="branch, tag or commit of a checkpoint on the Hub")
-    predict.add_argument(
+    hf-cxr evaluate runs/iu data/indiana --split test --out runs/iu
+    """
+    parser.add_argument("checkpoint", help="run folder or Hub id")
+    parser.add_argument("dataset", help="prepared folder or Hub id")
+    parser.option("--split", "split to evaluate on", default="test")
+    parser.option("--revision", "branch, tag or commit of a checkpoint on the Hub (default: its main branch)")
+    parser.option("--dataset-revision", "the same of a dataset on the Hub (default: its main branch)")
+    parser.option("--out", "folder for report.html, .md, .json and predictions.jsonl (default: none is written)")
+    parser.option("--batch-size", "studies at once", type=_count, default=32)
+    parser.option("--num-beams", "beams of the search; 1 is greedy", type=_count, default=1)
+    parser.option("--seed", "seed of baselines, shuffles and intervals", type=int, default=0)
+    parser.option("--json", "print the report as JSON, and nothing else, to stdout", action="store_true")
+
+
+def _compare(parser: Parser) -> None:
+    """Compare two evaluated runs on the same studies: the difference of each score, its interval and probability.
+
+    hf-cxr compare runs/a runs/b
+    """
+    parser.add_argument("run_a", help="folder with the predictions.jsonl of run A")
+    parser.add_argument("run_b", help="folder with the predictions.jsonl of run B")
+    parser.option("--out", "JSON file to write (default: none)")
+    parser.option("--seed", "seed of the bootstrap", type=int, default=0)
+    parser.option("--json", "print the comparison as JSON, and nothing else, to stdout", action="store_true")
+
+
+def _predict(parser: Parser) -> None:
+    """Write the impression of one study, or of many. Research use only, not for diagnosis.
+
+    hf-cxr predict runs/iu --frontal frontal.png --lateral lateral.png
+    """
+    option = parser.option
+    parser.add_argument("checkpoint", help="run folder or Hub id")
+    option("--revision", "branch, tag or commit of a checkpoint on the Hub (default: its main branch)")
+    option(
         "--frontal",
-        help="frontal radiograph (PNG, JPEG or DICOM); or a folder of many, and --lateral likewise: the files of a "
-        "study have the same name in both",
+        "frontal radiograph (PNG, JPEG or DICOM), or a folder of many, and --lateral likewise: the files of a study "
+        "have the same name in both (default: the study has none)",
     )
-    predict.add_argument("--lateral", help="lateral radiograph, or a folder of them")
-    predict.add_argument("--csv", help="many studies: a table with columns frontal and/or lateral (paths), and uid")
-    predict.add_argument("--batch-size", type=_count, default=8, help="of many studies, so many at once (default 8)")
-    predict.add_argument("--num-beams", type=_count, default=1)
-    predict.add_argument("--max-new-tokens", type=_count, help="longest text, in tokens")
-    predict.add_argument(
+    option("--lateral", "lateral radiograph, or a folder of them (default: the study has none)")
+    option("--csv", "many studies: a table with columns frontal and/or lateral (paths), and uid (default: one study)")
+    option("--batch-size", "of many studies, so many at once", type=_count, default=8)
+    option("--num-beams", "beams of the search; 1 is greedy", type=_count, default=1)
+    option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=_count)
+    option(
         "--abstain-below",
+        "write nothing where the score (0 to 1) is lower; a run's report.html shows what each threshold gains "
+        "(default: never)",
         type=float,
         metavar="SCORE",
-        help="write nothing where the score (0 to 1) is lower; a run's report.html shows what each threshold gains",
     )
-    predict.add_argument("--json", action="store_true", help="one JSON object per study on stdout")
+    option("--json", "one JSON object per study on stdout", action="store_true")
 
-    push = command(
-        "push",
-        "Upload a run or a prepared dataset to the Hub in one commit, private unless told otherwise.",
-        "hf-cxr push runs/iu user/name\n  hf-cxr push --dataset data/iu user/dataset",
-    )
-    push.add_argument("folder", help="run folder or prepared dataset; which of them is told from its files")
-    push.add_argument("repo_id", help="user/name on the Hub; what an earlier push left there is brought up to date")
-    push.add_argument("--dataset", action="store_true", help="the folder has to be a prepared dataset")
-    push.add_argument("--public", action="store_true", help="make the repository public")
-    push.add_argument(
+
+def _push(parser: Parser) -> None:
+    """Upload a run or a prepared dataset to the Hub in one commit, private unless told otherwise.
+
+    hf-cxr push runs/iu user/name
+    hf-cxr push --dataset data/iu user/dataset
+    """
+    parser.add_argument("folder", help="run folder or prepared dataset; which of them is told from its files")
+    parser.add_argument("repo_id", help="user/name on the Hub; what an earlier push left there is brought up to date")
+    parser.option("--dataset", "the folder has to be a prepared dataset", action="store_true")
+    parser.option("--public", "make the repository public", action="store_true")
+    parser.option(
         "--i-hold-the-rights",
+        "with --public: you may share this dataset although its licence (such as CC BY-NC-ND, which forbids "
+        "derivatives such as resized images) does not allow it, or is not known",
         action="store_true",
         dest="hold_rights",
-        help="with --public: you may share this dataset although its licence (such as CC BY-NC-ND, which forbids "
-        "derivatives such as resized images) does not allow it, or is not known",
     )
-    push.add_argument(
+    parser.option(
         "--with-history",
+        "with --public, of a repository that was private: its earlier revisions may become public, too",
         action="store_true",
-        help="with --public, of a repository that was private: its earlier revisions may become public, too",
     )
 
-    demo = command(
-        "demo",
-        "The whole way on the embedded collection: prepare, pretrain, fine-tune, evaluate, card, three studies shown.",
-        "hf-cxr demo --out runs/demo",
+
+def _demo(parser: Parser) -> None:
+    """The whole way on the embedded collection: prepare, pretrain, fine-tune, evaluate, card, three studies shown.
+
+    hf-cxr demo --out runs/demo
+    """
+    parser.option("--out", "run folder", default="runs/demo")
+    parser.option("--seed", "seed of the studies and of the training", type=int, default=0)
+    parser.option("--num-studies", "how many synthetic studies to draw", type=int, default=8000)
+
+
+PARSERS = (_prepare, _explore, _download, _train, _evaluate, _compare, _predict, _push, _demo)
+
+
+def make_parser() -> Parser:
+    """The whole command line. Heavy imports wait until a command runs."""
+    parser = Parser(prog="hf-cxr", description=f"Impressions of two-view chest radiographs. {RESEARCH_USE}")
+    parser.add_argument("--version", action="version", version=f"hf-cxr {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        help="print the script with which this shell completes commands and options (default: none)",
     )
-    demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--num-studies", type=int, default=8000)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for define in PARSERS:
+        said, _, example = inspect.cleandoc(define.__doc__ or "").partition("\n\n")
+        help = " ".join(said.split())
+        command = commands.add_parser(
+            define.__name__[1:],
+            help=help,
+            description=textwrap.fill(help, WIDTH),
+            epilog="example:\n" + textwrap.indent(example, "  "),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        define(command)
+        command.option("--debug", "show the traceback of an error", action="store_true")
+    parser.commands = commands.choices
     return parser
+
+
+# --- from words to an exit status --------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 success, 2 bad usage or input, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
-    options, rest = parser.parse_known_args(argv)
-    if rest and options.command != "train":
+    if not words:
+        parser.print_help()
+        return 0
+    name = words[0]
+    if not name.startswith("-") and name not in COMMANDS:
+        near = closest(name, COMMANDS)
+        parser.error(f"unknown command {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+    if name in COMMANDS:
+        words[1:] = _spelled(parser.commands[name], words[1:])
+    options, rest = parser.parse_known_args(words)
+    if options.print_completion:
+        print(_completion(parser, options.print_completion))
+        return 0
+    if not options.command:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    command = parser.commands[options.command]
+    if rest and options.command != "train":
+        command.error(_unknown(command, rest))
     if options.command == "train":
-        options.overrides = rest
+        if foreign := next((word for word in rest if word[2:].split("=")[0] in FOREIGN), None):
+            name = foreign[2:].split("=")[0]
+            command.error(f"unknown argument --{name}; did you mean --{FOREIGN[name][0]}?")
+        options.overrides = options.overrides + rest
     return guarded(COMMANDS[options.command], options)
 
 
-def guarded(command, options: argparse.Namespace) -> int:
+def _spelled(command: Parser, words: Sequence[str]) -> list[str]:
+    """The words with each option in the spelling of its command, dashes or underscores; what `train` does not know
+    is an argument of the Trainer's, and has underscores. A flag of the config gets its value."""
+    known = {name.replace("-", "_"): name for name in command.names()}
+    spelled = []
+    for place, word in enumerate(words):
+        name, equals, value = word[2:].partition("=")
+        if word.startswith("--") and name:
+            folded = name.replace("-", "_")
+            name = known.get(folded, folded if command.prog.endswith("train") else name)
+            flag = not equals and command.takes_no_value(name, words[place + 1 : place + 2])
+            word = f"--{name}{equals}{value}" + ("=true" if flag else "")
+        spelled.append(word)
+    return spelled
+
+
+def _unknown(command: Parser, rest: Sequence[str]) -> str:
+    word = next((word for word in rest if word.startswith("--")), None)
+    if not word:
+        return f"unrecognized arguments: {' '.join(rest)}"
+    names = {name.replace("-", "_"): name for name in command.names()}
+    near = closest(word[2:].split("=")[0].replace("-", "_"), names)
+    return f"unknown option {word.split('=')[0]}" + (f"; did you mean --{names[near]}?" if near else "")
+
+
+def _completion(parser: Parser, shell: str) -> str:
+    """The script that completes commands, options and files in a shell."""
+    import shtab
+
+    for command in parser.commands.values():
+        for action in command._actions:
+            if action.nargs != 0 and not action.choices and not action.type:  # no number
+                vars(action)["complete"] = shtab.FILE
+    return shtab.complete(parser, shell)
+
+
+def guarded(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
     """Call `command(options)`; turn an error of the input into one line on stderr."""
     try:
         _be_quiet()
         command(options)
         return 0
-    except KeyboardInterrupt:
-        print(f"hf-cxr {options.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"hf-cxr {options.command}: interrupted" + (f"; {stop}" if str(stop) else ""), file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        if options.debug or not _is_input_error(error):
+    except Exception as error:
+        line = _line_about(error, vars(options).get("out"))
+        if options.debug or not line:
             raise
-        print(f"hf-cxr {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"hf-cxr {options.command}: {line}", file=sys.stderr)
         return BAD_INPUT
 
 
-def _is_input_error(error: Exception) -> bool:
-    # A TypeError or RuntimeError is a bug of ours, whose traceback is wanted.
-    return isinstance(error, (ValueError, OSError, ImportError))
+def _line_about(error: Exception, out: str | None) -> str | None:
+    """What to tell of an error of the input or of the machine; of a bug of ours nothing: its traceback is wanted."""
+    if out and is_full(error, out):
+        return f"{out}: its disk is full; make room, or choose another folder"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return advice(error, error.filename)
+    # A TypeError or RuntimeError is a bug.
+    return " ".join(str(error).split()) if isinstance(error, (ValueError, OSError, ImportError)) else None
 
 
 def _be_quiet() -> None:
     """Keep transformers' notices out of the way: they bury the one line that matters."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if logging := sys.modules.get("transformers.utils.logging"):  # too late for the environment
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

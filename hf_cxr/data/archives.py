@@ -15,7 +15,6 @@ import re
 import stat
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,31 +23,26 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from hf_cxr.utils.files import commit, is_empty, staging_folder
+
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 
+# Bytes of one member: the largest radiographs have 50 MB, and `members` holds one at a time in memory.
 MAX_MEMBER = 1 << 30
-"""Bytes of one member. The largest radiographs have 50 MB; `members` holds one at a time in memory."""
-MAX_MEMBERS = 1_000_000
-"""Members of one archive, folders included; the largest public chest collections have under half of it."""
+MAX_MEMBERS = 1_000_000  # folders included; the largest public chest collections have under half of it
+# An archive may unpack to `MAX_MEMBER` bytes and to so many times its own size more. The Open-i reports reach 21.
 MAX_RATIO = 200
-"""An archive may unpack to `MAX_MEMBER` bytes and to so many times its own size more. The Open-i reports reach 21."""
-MAX_EXTRA = 1 << 16
-"""Bytes of the extra header of one tar member (long name, pax records), which tarfile reads as a whole."""
-MAX_DIRECTORY = 1 << 26
-"""Bytes of the directory of a zip, which zipfile reads as a whole."""
-
+MAX_EXTRA = 1 << 16  # bytes of the extra header of one tar member (long name, pax records), which tarfile reads whole
+MAX_DIRECTORY = 1 << 26  # bytes of the directory of a zip, which zipfile reads whole
 CHUNK = 1 << 18
 
 _IMAGE_SUFFIXES = re.compile(r"(?<=.)(\.(png|dcm|dicom|jpe?g|jp2|j2k|tiff?|bmp|gif|webp|p[gnp]m))+$", re.IGNORECASE)
 _PREFIX = re.compile(r"^CXR(?=\d)", re.IGNORECASE)
 _TWICE = re.compile(r"^(\d+)_\1_(?=IM-)")
-_EXTRA_TYPES = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
+_EXTRA_TYPES = {
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+}
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -59,16 +53,9 @@ _KINDS = {
 }
 # What the readers of the standard library raise on damaged input, whoever of them meets it first.
 _DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    NotImplementedError,
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, ValueError, NotImplementedError, OverflowError),
     RuntimeError,  # and RecursionError: thousands of pax headers in a row
-    OverflowError,
-    struct.error,
 )
 
 
@@ -82,8 +69,7 @@ class Archived:
 
     archive: Path
     key: str
-    others: tuple[Path, ...] = ()
-    """Further archives to look in, in this order, where it is not in the first."""
+    others: tuple[Path, ...] = ()  # further archives to look in, in this order, where it is not in the first
 
 
 def image_key(name: str) -> str:
@@ -109,37 +95,25 @@ def members(path: str | Path, wanted: Callable[[str], bool] | None = None) -> It
     Args:
         path: The archive.
         wanted: Name → whether to read it; all by default. Names have no leading "./". Folders, and the "._x" and
-            "__MACOSX/" that macOS adds, are not asked about. In a tar the rest is read over, in a zip it is not read.
+            "__MACOSX/" that macOS adds, are not asked about.
 
     Raises:
         FileNotFoundError: If there is no such file.
         UnsafeArchive: At the first member, wanted or not, with an absolute path, a drive, "..", a backslash or a
             control character in its name, or that is a link, a device or the like; at the first one too many or too
-            large (`MAX_MEMBERS`, `MAX_MEMBER`, `MAX_RATIO`). What was given out before stays given out.
-        ValueError: If the archive is truncated, damaged (a checksum fails), encrypted, or none at all. The message
-            has the archive and how many members were read. For a compressed tar everything was checked only when
-            the last member has been given out.
+            large (`MAX_MEMBERS`, `MAX_MEMBER`, `MAX_RATIO`).
+        ValueError: If the archive is truncated, damaged (a checksum fails), encrypted, or none at all. A compressed
+            tar is known to be whole only when its last member was given out.
     """
     for name, chunks in _walk(Path(path)):
         if wanted is None or wanted(name):
             yield name, b"".join(chunks)
 
 
-def check(path: str | Path) -> int:
-    """Read an archive to its end, as `members` does, and keep nothing. Returns the number of files in it."""
-    number = 0
-    for _, chunks in _walk(Path(path)):
-        for _ in chunks:
-            pass
-        number += 1
-    return number
-
-
 def extract(path: str | Path, out: str | Path, wanted: Callable[[str], bool] | None = None) -> int:
     """Unpack an archive into the new folder `out`: whole, or not at all. Returns the number of files written.
 
-    Only names and contents are taken: no owners, modes or times. Until the end of the archive is reached the files
-    are in a folder beside `out`, which an error or Ctrl-C removes. `wanted` is that of `members`.
+    Only names and contents are taken: no owners, modes or times. `wanted` is that of `members`.
 
     Raises:
         FileExistsError: If `out` exists and is not an empty folder.
@@ -147,20 +121,21 @@ def extract(path: str | Path, out: str | Path, wanted: Callable[[str], bool] | N
         What `members` raises; besides, `UnsafeArchive` if two members have one name.
     """
     path, out = Path(path), Path(out)
-    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise FileExistsError(f"{out}: already there; {path.name} is unpacked into a new folder only")
-    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def check() -> None:
+        if out.is_symlink() or (out.exists() and not (out.is_dir() and is_empty(out))):
+            raise FileExistsError(f"{out}: already there; {path.name} is unpacked into a new folder only")
+
+    check()
     number = 0
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        root = Path(folder, "root")
+    with staging_folder(out.absolute()) as staging:
+        root = staging / "root"
         root.mkdir()
         for name, chunks in _walk(path):
             if wanted is None or wanted(name):
                 _write(root / name, chunks, path, name, out)
                 number += 1
-        if out.exists():
-            out.rmdir()
-        root.rename(out)
+        commit(root, out.absolute(), check)
     return number
 
 
@@ -220,16 +195,17 @@ class _Budget:
         if self.members > MAX_MEMBERS:
             raise UnsafeArchive(f"{self.path}: more than {MAX_MEMBERS:,} members")
         tidy = PurePosixPath(name)
-        fault = _fault(name)
-        if kind not in ("a file", "a folder"):
-            fault = kind
-        elif size > MAX_MEMBER:
-            fault = f"larger than {MAX_MEMBER:,} bytes"
-        elif size < 0:
-            fault = "smaller than nothing"
-        elif kind == "a file" and not tidy.parts:
-            fault = "without a name"
-        if fault:
+        faults = {
+            kind: kind not in ("a file", "a folder"),
+            f"larger than {MAX_MEMBER:,} bytes": size > MAX_MEMBER,
+            "smaller than nothing": size < 0,
+            "without a name": kind == "a file" and not tidy.parts,
+            "an absolute path": name.startswith("/") or re.match(r"[A-Za-z]:", name),
+            "named with a backslash": "\\" in name,
+            "outside the archive ('..')": ".." in name.split("/"),
+            "named with a control character": re.search(r"[\x00-\x1f\x7f]", name),
+        }
+        if fault := next((fault for fault, found in faults.items() if found), None):
             raise UnsafeArchive(f"{self.path}: refused, member {name[:200]!r} is {fault}")
         if kind == "a folder" or tidy.name.startswith("._") or "__MACOSX" in tidy.parts:
             return None
@@ -246,19 +222,6 @@ class _Budget:
                 raise  # the disk, not the archive: gzip and bz2 raise theirs without a number
             text = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{self.path}: damaged or truncated after {self.members} members ({text})") from error
-
-
-def _fault(name: str) -> str:
-    """What is wrong with a member's name, if anything."""
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "an absolute path"
-    if "\\" in name:
-        return "named with a backslash"
-    if ".." in name.split("/"):
-        return "outside the archive ('..')"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        return "named with a control character"
-    return ""
 
 
 class _Header(tarfile.TarInfo):
@@ -324,7 +287,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:
-    if member.issparse():
+    if member.issparse():  # in the pax dialect, too
         return _KINDS[tarfile.GNUTYPE_SPARSE]
     if member.isdir():
         return "a folder"

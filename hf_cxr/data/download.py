@@ -1,13 +1,12 @@
 """Fetch the archives of a public collection: resumed where they stopped, and put in place only when whole.
 
-While NAME is fetched there is NAME.part, which only ever grows by what the server sent; beside it `.NAME.json` says
-which version of the remote file it is a part of, and `.NAME.lock` keeps a second process out. So whatever interrupts
-a download (a broken line, Ctrl-C, a full disk, a crash), the next call goes on from there.
+While NAME is fetched there is NAME.part; `.NAME.json` says which version of the remote file it is a part of, and
+`.NAME.lock` keeps a second process out. Whatever interrupts a download, the next call goes on from there.
+Our own, since none of huggingface_hub, fsspec, pooch, parfive and pypdl sends If-Range or looks at Content-Range.
 """
 
 from __future__ import annotations
 
-import email.utils
 import errno
 import hashlib
 import json
@@ -15,9 +14,9 @@ import logging
 import re
 import shutil
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,12 @@ from tqdm.auto import tqdm
 
 from hf_cxr import __version__
 from hf_cxr.data import archives
+from hf_cxr.utils.files import json_object, replace_files
 
-RETRIES = 6
-"""Attempts in a row that bring no byte more before a file is given up."""
-BACKOFF = 1.0
-"""Seconds before the first of them is repeated; doubled each time."""
-LONGEST_WAIT = 300.0
-"""Seconds at most, whatever a server's Retry-After asks for."""
-TIMEOUT = (15.0, 30.0)
-"""Seconds for a connection to open, and for a silent one to be given up."""
+RETRIES = 6  # attempts in a row that bring no byte more before a file is given up
+BACKOFF = 1.0  # seconds before the first of them is repeated; doubled each time
+LONGEST_WAIT = 300.0  # seconds at most, whatever a server's Retry-After asks for
+TIMEOUT = (15.0, 30.0)  # seconds for a connection to open, and for a silent one to be given up
 CHUNK = 1 << 16
 
 log = logging.getLogger(__name__)
@@ -47,22 +43,16 @@ log = logging.getLogger(__name__)
 class Collection:
     """Where a collection is published, and on which terms."""
 
-    url: str
-    """The folder of the files."""
-    files: Mapping[str, str]
-    """Part → file name."""
+    url: str  # the folder of the files
+    files: Mapping[str, str]  # part → file name
     licence: str
     licence_url: str
-    terms: str
-    """What the licence forbids, in the words of a warning."""
-    checksums: Mapping[str, str] = field(default_factory=dict)
-    """File name → SHA-256, where the publisher states one."""
+    terms: str  # what the licence forbids, in the words of a warning
+    checksums: Mapping[str, str] = field(default_factory=dict)  # file name → SHA-256, where the publisher states one
 
 
-# The addresses, as many projects use them; the publisher's page is https://openi.nlm.nih.gov/faq. No checksum of its
-# was found. Sizes that others saw: reports 1,112,632 bytes (the copy in torchxrayvision), dcm 80,694,582,486 (the
-# repository Matt-Conrad/CXR_View_Classification on GitHub), png 1.36 GB. They are no ground to refuse a file: verified
-# are the length that the server states and the archive's own checksum. Each report names the licence.
+# As many projects use them; the publisher's page is https://openi.nlm.nih.gov/faq. It states no checksum, so a file is
+# verified by the length that the server states and by the archive's own checksum. Each report names the licence.
 COLLECTIONS = {
     "openi": Collection(
         url="https://openi.nlm.nih.gov/imgs/collections/",
@@ -80,15 +70,7 @@ class DownloadError(OSError):
 
 
 class _Broken(Exception):
-    """An attempt that failed in a way that another one may not; `wait`: the seconds a server asked for."""
-
-    def __init__(self, reason: object, wait: float | None = None) -> None:
-        super().__init__(" ".join(str(reason).split())[:200])
-        self.wait = wait
-
-
-class _Stopped(Exception):
-    """Ctrl-C, or whatever else ended `download`, seen in a thread of it."""
+    """An attempt that failed in a way that another one may not: (the reason, the seconds to wait if a server says)."""
 
 
 def download(
@@ -103,8 +85,7 @@ def download(
 ) -> list[Path]:
     """Fetch parts of a collection into the folder `out`, several files at a time.
 
-    A file that an earlier call has fetched and verified is neither fetched nor read again. One that came otherwise is
-    read to its end once, and taken if it is whole.
+    A file that an earlier call has verified is not read again. One that came otherwise is taken if it is whole.
 
     Args:
         collection: One of `COLLECTIONS`.
@@ -127,10 +108,11 @@ def download(
         raise ValueError(f"unknown collection {collection!r}; there is {', '.join(COLLECTIONS)}")
     chosen = COLLECTIONS[collection]
     parts = list(dict.fromkeys(parts))
-    if not parts or (unknown := [part for part in parts if part not in chosen.files]):
-        what = f"unknown part {unknown[0]!r}" if parts else "no part"
+    unknown = next((part for part in parts if part not in chosen.files), None)
+    if unknown or not parts:
+        what = f"unknown part {unknown!r}" if unknown else "no part"
         raise ValueError(f"{what} of {collection}; choose from {', '.join(chosen.files)}")
-    if isinstance(workers, bool) or workers < 1:
+    if workers < 1:
         raise ValueError(f"workers is a positive number, not {workers!r}")
     if not accept_licence:
         raise ValueError(
@@ -143,46 +125,30 @@ def download(
     stop = threading.Event()
     names = [chosen.files[part] for part in parts]
     fetches = [_Fetch(url + name, out / name, chosen.checksums.get(name), i, stop) for i, name in enumerate(names)]
-    reported: list[BaseException] = []
+    errors: list[BaseException] = []
     with ThreadPoolExecutor(min(workers, len(fetches))) as pool:
         jobs = [pool.submit(fetch.run, unpack) for fetch in fetches]
         try:
-            waiting = set(jobs)
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for job in done:
-                    if waiting and (error := job.exception()):
-                        reported.append(error)
+            for number, job in enumerate(as_completed(jobs), start=1):
+                if error := job.exception():
+                    errors.append(error)
+                    if number < len(jobs):
                         log.error("%s (the other files go on)", error)
         except BaseException:  # Ctrl-C: the threads end at their next chunk, the parts stay
             stop.set()
             raise
-    errors = [error for job in jobs if (error := job.exception())]
-    for error in errors[1:]:
-        if error not in reported:
-            log.error("%s", error)
     if errors:
-        raise errors[0]
+        raise errors[-1]
     return [job.result() for job in jobs]
 
 
-@dataclass
 class _Fetch:
     """One file on its way from `url` to `target`."""
 
-    url: str
-    target: Path
-    checksum: str | None
-    position: int
-    stop: threading.Event
-
-    @property
-    def part(self) -> Path:
-        return self.target.with_name(self.target.name + ".part")
-
-    @property
-    def notes(self) -> Path:
-        return self.target.with_name(f".{self.target.name}.json")
+    def __init__(self, url: str, target: Path, checksum: str | None, position: int, stop: threading.Event) -> None:
+        self.url, self.target, self.checksum, self.position, self.stop = url, target, checksum, position, stop
+        self.part = target.with_name(f"{target.name}.part")
+        self.notes = target.with_name(f".{target.name}.json")
 
     def run(self, unpack: bool) -> Path:
         """Fetch, verify, put in place, and unpack; returns where it is."""
@@ -197,22 +163,20 @@ class _Fetch:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise DownloadError(
-                f"{self.target}: the disk is full; free some space and run it again to go on"
-            ) from error
+            hint = "free some space and run it again to go on"
+            raise DownloadError(f"{self.target}: the disk is full; {hint}") from error
 
     def is_verified(self) -> bool:
         """Whether the file is in place: fetched by us, or found whole."""
         if not self.target.exists():
             return False
         stat = self.target.stat()
-        if self.read_notes().get("verified") == [stat.st_size, stat.st_mtime_ns]:
-            return True
-        try:
-            self.verify(self.target)
-        except ValueError as error:
-            raise ValueError(f"{error}; it was there before: remove it to have it fetched") from error
-        self.write_notes({})
+        if self.read_notes().get("verified") != [stat.st_size, stat.st_mtime_ns]:
+            try:
+                self.verify(self.target)
+            except ValueError as error:
+                raise ValueError(f"{error}; it was there before: remove it to have it fetched") from error
+            self.seal()
         return True
 
     def fetch(self) -> None:
@@ -224,16 +188,15 @@ class _Fetch:
                     self.attempt(bar)
                     break
                 except _Broken as broken:
+                    reason, delay = broken.args
                     # A server that breaks off and ignores ranges makes progress each time, but never more.
                     failures = 1 if self.size() > best else failures + 1
                     best = max(best, self.size())
                     if failures >= RETRIES:
-                        raise self.error(f"{broken}; given up after {failures} attempts") from broken
-                    delay = BACKOFF * 2 ** (failures - 1) if broken.wait is None else broken.wait
-                    bar.set_postfix_str(f"{broken}; again in {delay:.0f} s")
-                    if self.stop.wait(min(delay, LONGEST_WAIT)):
-                        raise _Stopped from None
-                    bar.set_postfix_str("")
+                        raise self.error(f"{reason}; given up after {failures} attempts") from broken
+                    delay = min(BACKOFF * 2 ** (failures - 1) if delay is None else delay, LONGEST_WAIT)
+                    bar.set_postfix_str(f"{reason}; again in {delay:.0f} s")
+                    self.stop.wait(delay)
             bar.set_postfix_str("verifying")
             try:
                 self.verify(self.part)
@@ -243,14 +206,14 @@ class _Fetch:
                 self.discard()
                 raise DownloadError(f"{self.url}: what came was damaged, and removed: {error}") from error
             bar.set_postfix_str("")
-        notes = self.read_notes()
         self.part.replace(self.target)
-        self.write_notes(notes)
+        self.seal()
 
     def attempt(self, bar: tqdm[Any]) -> None:
         """One request for what is missing. Returns when `part` is complete; raises `_Broken` where trying again may
         help, `DownloadError` where it will not."""
         self.check_stop()
+        bar.set_postfix_str("")
         notes, have = self.read_notes(), self.size()
         whole = notes.get("size")
         if have and have == whole:
@@ -261,67 +224,68 @@ class _Fetch:
         headers = {"User-Agent": f"hf-cxr/{__version__}", "Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
-            # If-Range takes no weak ETag.
-            etag = notes.get("etag") or "W/"
+            etag = notes.get("etag") or "W/"  # If-Range takes no weak ETag
             if validator := (notes.get("modified") if etag.startswith("W/") else etag):
                 headers["If-Range"] = validator
         try:
             with requests.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-                size = self.judge(answer, have, notes)
-                have = self.size()
+                size = self.accept(answer, have, notes)
                 bar.reset(size)
-                bar.update(have)
+                bar.update(self.size())
                 self.receive(answer, bar)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if isinstance(error, ValueError):
                 raise self.error(str(error)) from error  # an address that is none
-            raise _Broken(f"connection failed ({type(error).__name__}: {_cause(error)})") from error
+            raise _Broken(f"connection failed ({type(error).__name__}: {_cause(error)})", None) from error
         if size is not None and self.size() != size:
-            raise _Broken(f"connection closed after {self.size():,} of {size:,} bytes")
+            raise _Broken(f"connection closed after {self.size():,} of {size:,} bytes", None)
 
-    def judge(self, answer: requests.Response, have: int, notes: dict[str, Any]) -> int | None:
+    def accept(self, answer: requests.Response, have: int, notes: dict[str, Any]) -> int | None:
         """Make `part` and the notes ready for the body of an answer; returns the size of the whole file, if known."""
         status, headers = answer.status_code, answer.headers
         if status == 416:
             self.discard()
-            raise _Broken("the remote file is shorter than what was fetched of it")
+            raise _Broken("the remote file is shorter than what was fetched of it", None)
         if status in (408, 425, 429) or status >= 500:
-            raise _Broken(f"the server answered {status} {answer.reason}", _retry_after(headers.get("Retry-After")))
+            wait = None
+            with suppress(urllib3.exceptions.InvalidHeader):
+                wait = urllib3.Retry().get_retry_after(answer.raw)
+            raise _Broken(f"the server answered {status} {answer.reason[:99]}", wait)
         if status not in (200, 206):
             raise self.error(f"the server answered {status} {answer.reason}")
         if headers.get("Content-Type", "").startswith("text/html"):
             raise self.error("the server answered with a web page (of a proxy or a log-in?)")
-        version = {"etag": headers.get("ETag"), "modified": headers.get("Last-Modified")}
+        new: dict[str, Any] = {"etag": headers.get("ETag"), "modified": headers.get("Last-Modified")}
         if status == 200:
-            size = _number(headers.get("Content-Length"))
-            self.check_disk_space((size or 0) - have)
+            new["size"] = size = _number(headers.get("Content-Length"))
+        else:
+            sent = headers.get("Content-Range", "nothing")
+            match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", sent.strip())
+            size = _number(match[3]) if match else None
+            if not match or not have or int(match[1]) != have or (size is not None and int(match[2]) != size - 1):
+                raise self.error(f"asked for the bytes from {have} on, the server sent {sent[:80]!r}")
+            new["size"] = size
+            if any(None not in (notes.get(name), value) and notes[name] != value for name, value in new.items()):
+                self.discard()
+                raise _Broken("the remote file has changed", 0.0)
+            size = notes.get("size") or size
+            new = {**notes, "size": size}
+        needed, free = (size or 0) - have, shutil.disk_usage(self.target.parent).free
+        if needed > free:
+            raise self.error(f"{needed:,} bytes are to come, but the disk has {free:,} free")
+        if status == 200:
             self.notes.unlink(missing_ok=True)
             self.part.write_bytes(b"")
-            self.write_notes({**version, "size": size})
-            return size
-        start, end, size = _content_range(headers.get("Content-Range"))
-        if not have or start != have or (size is not None and end != size - 1):
-            sent = headers.get("Content-Range", "nothing")
-            raise self.error(f"asked for the bytes from {have} on, the server sent {sent[:80]!r}")
-        known = {key: value for key, value in notes.items() if value is not None}
-        if any(
-            value is not None and value != known.get(key, value) for key, value in {**version, "size": size}.items()
-        ):
-            self.discard()
-            raise _Broken("the remote file has changed", 0.0)
-        self.check_disk_space((size or 0) - have)
-        self.write_notes({**notes, "size": known.get("size", size)})
-        return known.get("size", size)
+        self.write_notes(new)
+        return size
 
     def receive(self, answer: requests.Response, bar: tqdm[Any]) -> None:
         # Unbuffered: whatever ends the process, what came is in the file. As sent: some servers call a .tgz a
         # gzip-encoded tar, and decoding that would give another file.
         with self.part.open("ab", buffering=0) as stream:
             for chunk in answer.raw.stream(CHUNK, decode_content=False):
-                if self.stop.is_set():
-                    raise _Stopped
-                written = stream.write(chunk)
-                if written != len(chunk):
+                self.check_stop()
+                if stream.write(chunk) != len(chunk):
                     raise OSError(errno.ENOSPC, "short write")
                 bar.update(len(chunk))
 
@@ -344,14 +308,9 @@ class _Fetch:
             archives.extract(self.target, folder, lambda name: not self.check_stop())
         return folder
 
-    def check_disk_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self.target.parent).free
-        if needed > free:
-            raise self.error(f"{needed:,} bytes are to come, but the disk has {free:,} free")
-
     def check_stop(self) -> bool:
         if self.stop.is_set():
-            raise _Stopped
+            raise CancelledError
         return False
 
     def size(self) -> int:
@@ -363,18 +322,17 @@ class _Fetch:
 
     def read_notes(self) -> dict[str, Any]:
         try:
-            notes = json.loads(self.notes.read_text(encoding="utf-8"))
+            return json_object(self.notes)
         except (FileNotFoundError, ValueError):
             return {}
-        return notes if isinstance(notes, dict) else {}
 
     def write_notes(self, notes: dict[str, Any]) -> None:
-        if self.target.exists():
-            stat = self.target.stat()
-            notes = {**notes, "verified": [stat.st_size, stat.st_mtime_ns]}
-        temporary = self.notes.with_suffix(".json.new")
-        temporary.write_text(json.dumps(notes), encoding="utf-8")
-        temporary.replace(self.notes)
+        replace_files(self.notes.parent, {self.notes.name: json.dumps(notes)})
+
+    def seal(self) -> None:
+        """Note that the file in place is whole."""
+        stat = self.target.stat()
+        self.write_notes({"verified": [stat.st_size, stat.st_mtime_ns]})
 
     def error(self, reason: str) -> DownloadError:
         kept = f"; {self.size():,} bytes are kept in {self.part.name}" if self.size() else ""
@@ -385,24 +343,8 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.strip().isdecimal() else None
 
 
-def _content_range(text: str | None) -> tuple[int, int, int | None]:
-    """ "bytes 5-9/10" → (5, 9, 10); an unknown size is `None`, a malformed range starts at -1."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", (text or "").strip())
-    return (int(match[1]), int(match[2]), _number(match[3])) if match else (-1, -1, None)
-
-
-def _retry_after(text: str | None) -> float | None:
-    """The seconds of a Retry-After header, which holds a number or a date."""
-    if (seconds := _number(text)) is not None:
-        return float(seconds)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text or "").timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
 def _cause(error: BaseException) -> str:
     """The innermost reason, which requests and urllib3 wrap several times."""
     while isinstance(inner := error.__cause__ or error.__context__, Exception):
         error = inner
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split())[:150] or type(error).__name__

@@ -32,13 +32,10 @@ from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 from hf_cxr.utils.files import ENDINGS, undisturbed
 
 MISSING = "image file missing"
-AHEAD = 8
-"""Images in work or waiting per process: bounds the memory, whatever the size of the collection."""
-
+AHEAD = 8  # images in work or waiting per process: bounds the memory, whatever the size of the collection
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Key = tuple[int, int]
-"""(index of the study, index of the image in it)"""
+Key = tuple[int, int]  # (index of the study, index of the image in it)
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,11 @@ class StoredImage:
     """An image that could be read, and where the store keeps it."""
 
     start: int
-    length: int
-    """Its PNG: so many bytes of the store from `start` on."""
-    digest: str
-    """SHA-256 of the PNG: two equal ones are the same image, whatever their files were."""
+    length: int  # its PNG: so many bytes of the store from `start` on
+    digest: str  # SHA-256 of the PNG: two equal ones are the same image, whatever their files were
+    # Log-odds that it is frontal, by its pixels; only for an image whose view the collection does not name.
     evidence: float | None = None
-    """Log-odds that it is frontal, by its pixels; only for an image whose view the collection does not name."""
-    hint: str | None = None
-    """The view its DICOM header names, if any."""
+    hint: str | None = None  # the view its DICOM header names, if any
 
 
 def read_images(
@@ -95,38 +89,38 @@ def read_images(
 
 def _jobs(studies: Sequence[Study], size: int) -> Iterator[tuple[Key, tuple[Any, ...]]]:
     """What is to be read: first the images that lie open, then each archive in one pass."""
-    shelves: dict[Path, dict[str, list[Key]]] = {}
+    wanted: dict[Path, dict[str, list[Key]]] = {}
     for s, study in enumerate(studies):
         for i, radiograph in enumerate(study.images):
             source = radiograph.source
             if isinstance(source, Archived):
-                shelves.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
+                wanted.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
             elif not isinstance(source, (str, Path)) or Path(source).is_file():
                 yield (s, i), (source, radiograph.label, radiograph.view is None, size)
-    while shelves:
-        archive = next(iter(shelves))
-        shelf = shelves.pop(archive)
-        for keys, content in _members(archive, shelf):
+    while wanted:
+        archive = next(iter(wanted))
+        missing = wanted.pop(archive)
+        for keys, content in _members(archive, missing):
             for s, i in keys:
                 radiograph = studies[s].images[i]
                 yield (s, i), (content, radiograph.label, radiograph.view is None, size)
-        for name, keys in shelf.items():  # what it did not hold, another archive may
+        for name, keys in missing.items():  # what it did not hold, another archive may
             for s, i in keys:
                 places = _archives(studies[s].images[i])
                 for place in places[places.index(archive) + 1 :][:1]:
-                    shelves.setdefault(place, {}).setdefault(name, []).append((s, i))
+                    wanted.setdefault(place, {}).setdefault(name, []).append((s, i))
 
 
-def _members(archive: Path, shelf: dict[str, list[Key]]) -> Iterator[tuple[list[Key], bytes]]:
-    """One pass: who asks for a member of the archive (no longer in `shelf` then), and its content."""
+def _members(archive: Path, missing: dict[str, list[Key]]) -> Iterator[tuple[list[Key], bytes]]:
+    """One pass: who asks for a member of the archive (no longer in `missing` then), and its content."""
 
     def asked_for(name: str) -> str | None:
         parts = name.split("/")
         spellings = (*("/".join(parts[i:]) for i in range(len(parts))), archives.image_key(name))
-        return next((key for key in spellings if key in shelf), None)
+        return next((key for key in spellings if key in missing), None)
 
     for name, content in archives.members(archive, lambda name: asked_for(name) is not None):
-        yield shelf.pop(str(asked_for(name))), content  # of two members of one name the first is taken
+        yield missing.pop(str(asked_for(name))), content  # of two members of one name the first is taken
 
 
 def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
@@ -172,11 +166,9 @@ def _in_order(
         for key, arguments in jobs:
             waiting.append((key, pool.submit(function, *arguments)))
             if len(waiting) >= AHEAD * num_proc:
-                key, future = waiting.popleft()
-                yield key, future.result()
-        while waiting:
-            key, future = waiting.popleft()
-            yield key, future.result()
+                first, future = waiting.popleft()
+                yield first, future.result()
+        yield from ((key, future.result()) for key, future in waiting)
 
 
 def _serve() -> None:

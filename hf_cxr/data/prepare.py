@@ -1,69 +1,60 @@
-"""Source → dataset: `load_studies` into the datasets cache, `prepare` into a folder that `load_dataset` reads.
+"""Source → dataset: `prepare` writes a folder that `load_dataset` reads, `load_studies` one in the datasets cache.
 
-Which studies are kept is decided in `hf_cxr.data.splits`, images are read in `hf_cxr.data.builder`, the card is
-written in `hf_cxr.data.dataset_card`."""
+Which studies are kept is decided in `hf_cxr.data.splits`, rows are made in `hf_cxr.data.builder`, the card in
+`hf_cxr.data.dataset_card`."""
 
 from __future__ import annotations
 
-import csv
+import functools
 import hashlib
 import json
-import logging
 import platform
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from datasets import DatasetDict, DatasetInfo, SplitDict, load_dataset
-from datasets.exceptions import DatasetGenerationError
+import datasets
+import filelock
+from datasets import DatasetDict, DatasetInfo, load_dataset
 
 from hf_cxr import __version__
 from hf_cxr.data import sources
-from hf_cxr.data.builder import FEATURES, StudyBuilder
+from hf_cxr.data.builder import FEATURES, PreparationConfig, build, choose
 from hf_cxr.data.dataset_card import dataset_card
 from hf_cxr.data.images import StoredImage
-from hf_cxr.data.provenance import add_steps, format_preparation
-from hf_cxr.data.selection import BOTH, VIEWS, select
-from hf_cxr.data.splits import SPLITS, assign
-from hf_cxr.utils.files import commit, is_empty, staging_folder
+from hf_cxr.data.provenance import format_preparation
+from hf_cxr.data.selection import BOTH, VIEWS
+from hf_cxr.data.splits import SPLITS
+from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
+from hf_cxr.utils.places import check_dataset
 
-__all__ = ["FEATURES", "StudyBuilder", "format_preparation", "load_prepared", "load_studies", "plan", "prepare"]
+__all__ = ["FEATURES", "format_preparation", "load_prepared", "load_studies", "plan", "prepare"]
 
-PLACES = {"root", "images"}
-"""Options of sources that are folders on this machine."""
-SHARD_BYTES = 500_000_000
-"""Payload of one Parquet file, as the Hub advises."""
+PLACES = {"root", "images"}  # options of sources that are folders on this machine
 
 
 def load_studies(
-    source: str,
-    *,
-    section: str = "impression",
-    size: int = 384,
-    split_file: str | Path | None = None,
-    views: str | Path | None = None,
-    pairs: str = "best",
-    require: str = "any",
-    seed: int = 0,
-    placeholders: str = "drop",
-    num_proc: int = 1,
-    cache_dir: str | Path | None = None,
-    **options: Any,
+    source: str, *, num_proc: int = 1, cache_dir: str | Path | None = None, **options: Any
 ) -> DatasetDict:
-    """A collection as a `DatasetDict`, built once into the datasets cache and again only when its files change.
+    """A collection as a `DatasetDict`, prepared once in the datasets cache and again only when its files change.
 
-    The arguments are those of `prepare`. The preparation report of what was left out is in
-    `dataset["train"].info.description`.
+    The `options` are those of `prepare`. The preparation report is in `dataset["train"].info.description`.
     """
-    settings = _settings(section, size, split_file, views, pairs, require, seed, placeholders)
-    builder = _builder(source, settings, options, cache_dir=cache_dir)
-    with _plain_errors():
-        builder.download_and_prepare(num_proc=num_proc)
-    return _datasets(builder)
+    config = _config(source, options)
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    folder = cache / f"hf_cxr_{source}" / config.fingerprint()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            _prepare(config, folder, num_proc)
+    dataset = _load(folder, cache)
+    report = format_preparation(json_object(folder / "prepare.json"))
+    for split in dataset.values():
+        split.info.description = report
+    return dataset
 
 
 def prepare(
@@ -105,44 +96,35 @@ def prepare(
             phantom.
 
     Returns:
-        The preparation report, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`,
-        closing), `splits` (name → rows), `studies` (name → studies), `images` (use → images),
-        `studies_without_a_patient`, `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`,
-        `versions`. `format_preparation` prints it.
+        The preparation report, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`),
+        `splits` (name → rows), `studies` (name → studies), `images` (use → images), `studies_without_a_patient`,
+        `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`, `versions`. `format_preparation`
+        prints it.
 
     Raises:
         FileExistsError: If `out` holds files already, and `overwrite` is not set or they are no prepared dataset.
         ValueError: For an unknown source or option, a broken table, or if no study can be used.
         OSError: If a collection is missing or `out` cannot be written.
     """
-    out = Path(out).resolve()
-    _check_free(out, overwrite)
-    if num_proc < 1:
-        raise ValueError(f"num_proc must be at least 1; got {num_proc}")
-    settings = _settings(section, size, split_file, views, pairs, require, seed, placeholders)
-    with staging_folder(out) as folder, _plain_errors():
-        builder = _builder(source, settings, options, cache_dir=folder / "cache", config_id="new")
-        built, finished = folder / "built", folder / "dataset"
-        builder.download_and_prepare(str(built), file_format="parquet", max_shard_size=SHARD_BYTES, num_proc=num_proc)
-        facts = _facts(builder, json.loads((built / "preparation.json").read_text(encoding="utf-8")))
-        _arrange(built, finished, builder.info.splits, facts)
-        commit(finished, out, lambda: _check_free(out, overwrite))
-    return facts
+    settings = {
+        "section": section,
+        "size": size,
+        "split_file": split_file,
+        "views": views,
+        "pairs": pairs,
+        "require": require,
+        "seed": seed,
+        "placeholders": placeholders,
+    }
+    return _prepare(_config(source, options | settings), Path(out).resolve(), num_proc, overwrite)
 
 
-def plan(
-    source: str,
-    *,
-    section: str = "impression",
-    split_file: str | Path | None = None,
-    views: str | Path | None = None,
-    pairs: str = "best",
-    require: str = "any",
-    seed: int = 0,
-    placeholders: str = "drop",
-    **options: Any,
-) -> dict[str, Any]:
+def plan(source: str, **options: Any) -> dict[str, Any]:
     """What `prepare` would keep if every image were there and readable; opens tables only and writes nothing.
+
+    Args:
+        source: One of `hf_cxr.data.sources.SOURCES`.
+        options: Those of `prepare`, but for `size`, `num_proc` and `overwrite`.
 
     Returns:
         `steps` and `splits` as `prepare` does, and `views`: how many studies have both, or only one of them. Views
@@ -150,27 +132,18 @@ def plan(
     """
     if "demand_images" in sources.takes(source):
         options["demand_images"] = False
-    settings = _settings(section, 384, split_file, views, pairs, require, seed, placeholders)
-    config = _builder(source, settings, options, config_id="plan").config
-    planned = config.plan()
-    selections = [
-        select(study, [StoredImage(0, 0, "")] * len(study.images), pairs, require) for study in planned.studies
-    ]
-    kept = [study for study, selection in zip(planned.studies, selections, strict=True) if selection.rows]
-    rejects = [{"step": selection.step} for selection in selections if selection.step]
-    add_steps(planned.steps, [BOTH] if require == "both" else [], rejects)
-    split_of_uid = assign(kept, {study.uid: () for study in kept}, seed, config.named_splits())
-    rows = Counter[str]()
-    for study, selection in zip(planned.studies, selections, strict=True):
-        if selection.rows:
-            rows[split_of_uid[study.uid]] += len(selection.rows)
-    found = Counter(frozenset(view for view, _ in selection.views) for selection in selections if selection.rows)
+    config = _config(source, options)
+    named = config.named_splits()
+    planned, _ = config.plan(named)
+    unseen = [[StoredImage(0, 0, "")] * len(study.images) for study in planned.studies]
+    choice = choose(config, planned, unseen, [BOTH] if config.require == "both" else [], named)
+    rows, found = Counter[str](), Counter[frozenset[str]]()
+    for s in choice.kept:
+        rows[choice.split_of_uid[planned.studies[s].uid]] += len(choice.selections[s].rows)
+        found[frozenset(view for view, _ in choice.selections[s].views)] += 1
     return {
         "steps": planned.steps,
-        "views": {
-            "both": found[frozenset(VIEWS)],
-            **{f"{view} only": found[frozenset((view,))] for view in VIEWS},
-        },
+        "views": {"both": found[frozenset(VIEWS)]} | {f"{view} only": found[frozenset((view,))] for view in VIEWS},
         "splits": {name: rows[name] for name in SPLITS},
     }
 
@@ -184,16 +157,9 @@ def load_prepared(
     with a study that lacks the `text` which is to be learned and scored (`None`: that does not matter).
     """
     folder, given = Path(path_or_repo), str(path_or_repo)
-    if folder.is_dir() and not any(folder.glob("data/*.parquet")):
-        raise FileNotFoundError(f"{folder}: no prepared dataset here (data/*.parquet is missing); run hf-cxr prepare")
-    if not folder.exists() and (given.startswith((".", "/", "~")) or given.count("/") != 1):
-        raise FileNotFoundError(f"{given}: no such prepared dataset folder, and not a Hub id (user/name)")
+    check_dataset(given)
     try:
-        if folder.is_dir():  # by its files, not by its name: load_dataset(folder) serves a stale cache after a change
-            files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
-            dataset = load_dataset("parquet", data_files={name: paths for name, paths in files.items() if paths})
-        else:
-            dataset = load_dataset(given, revision=revision)
+        dataset = _load(folder) if folder.is_dir() else load_dataset(given, revision=revision)
     except (ConnectionError, FileNotFoundError) as error:
         if folder.is_dir():
             raise
@@ -202,12 +168,8 @@ def load_prepared(
         missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
         if missing:
             raise ValueError(f"{given}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
-        silent = (
-            next((uid for uid, said in zip(split["uid"], split[text], strict=True) if not said), None)
-            if text
-            else None
-        )
-        if silent is not None:
+        texts = zip(split["uid"], split[text], strict=True) if text else ()
+        if (silent := next((uid for uid, said in texts if not said), None)) is not None:
             raise ValueError(
                 f"{given}: study {silent} has no {text}, which is what is learned and scored; "
                 f"prepare with --section {text} or both"
@@ -215,128 +177,57 @@ def load_prepared(
     return dataset
 
 
-def _settings(
-    section: str,
-    size: int,
-    split_file: str | Path | None,
-    views: str | Path | None,
-    pairs: str,
-    require: str,
-    seed: int,
-    placeholders: str,
-) -> dict[str, Any]:
-    """The fields of `StudyConfig` that do not depend on the source."""
-    return {
-        "section": section,
-        "size": size,
-        "seed": seed,
-        "placeholders": placeholders,
-        "split_file": None if split_file is None else str(Path(split_file).absolute()),
-        "views": None if views is None else str(Path(views).absolute()),
-        "pairs": pairs,
-        "require": require,
-    }
+def _load(folder: Path, cache: Path | None = None) -> DatasetDict:
+    """By its files, not by its name: `load_dataset(folder)` serves a stale cache after a change."""
+    files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
+    filled = {name: paths for name, paths in files.items() if paths}
+    return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
 
 
-def _builder(
-    source: str,
-    settings: dict[str, Any],
-    options: dict[str, Any],
-    cache_dir: str | Path | None = None,
-    config_id: str | None = None,
-) -> StudyBuilder:
-    """The builder. Without a `config_id` the source is listed once more, and its content names the cache folder."""
+def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
+    """The config of arguments of `prepare`; those it has no field for are the source's own."""
+    names = {field.name for field in fields(PreparationConfig)} - {"source", "options"}
+    config = PreparationConfig(source, **{name: value for name, value in arguments.items() if name in names})
     # A source that draws its studies takes the same seed and size.
-    options = {name: settings[name] for name in ("seed", "size") if name in sources.takes(source)} | options
-    options = {name: value for name, value in options.items() if value is not None}
+    drawn: tuple[str, ...] = ("seed", "size")
+    options = {name: getattr(config, name) for name in drawn if name in sources.takes(source)}
+    options |= {name: value for name, value in arguments.items() if name not in names and value is not None}
     for name in PLACES & set(options):
         options[name] = str(Path(options[name]).absolute())
-    return StudyBuilder(
-        dataset_name=f"hf_cxr_{source}",
-        config_id=config_id,
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        source=source,
-        options=options,
-        **settings,
-    )
+    return replace(config, options=options)
 
 
-def _facts(builder: StudyBuilder, preparation: dict[str, Any]) -> dict[str, Any]:
+def _prepare(config: PreparationConfig, out: Path, num_proc: int, overwrite: bool = False) -> dict[str, Any]:
+    """Make the dataset folder: Parquet files, manifest, card."""
+    if num_proc < 1:
+        raise ValueError(f"num_proc must be at least 1; got {num_proc}")
+    check = functools.partial(check_free, out, "a prepared dataset", "prepare.json", overwrite=overwrite)
+    check()
+    with staging_folder(out) as staging:
+        folder = staging / "dataset"
+        report, written = build(config, folder, num_proc)
+        facts = _facts(config, report)
+        facts["splits_sha256"] = _sha256(folder / "splits.csv")
+        stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
+        payload = sum(split.num_bytes for split in written.values())
+        info = DatasetInfo(features=FEATURES, splits=written, download_size=stored, dataset_size=payload)
+        dataset_card(facts, info, {name: f"data/{name}-*" for name in written}).save(folder / "README.md")
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
+        (folder / "prepare.json").write_text(text + "\n", encoding="utf-8")
+        commit(folder, out, check)
+    return facts
+
+
+def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `prepare.json`. Places on this machine are cut to their last part or left out."""
-    config = builder.config
-    options = {
-        "section": config.section,
-        "size": config.size,
-        "seed": config.seed,
-        "placeholders": config.placeholders,
-    }
-    options |= {"pairs": config.pairs, "require": config.require}
-    options |= {
-        name: Path(path).name if path else None for name in ("split_file", "views") for path in [getattr(config, name)]
-    }
+    options = {name: getattr(config, name) for name in ("section", "size", "seed", "placeholders", "pairs", "require")}
+    for name in ("split_file", "views"):
+        options[name] = Path(path).name if (path := getattr(config, name)) else None
     options["source_options"] = {name: value for name, value in config.options.items() if name not in PLACES}
-    tables = sources.tables(config.source, **config.options)
-    return {
-        "source": config.source,
-        "options": options,
-        **preparation,
-        "tables": _sha256_of(tables),
-        "versions": _versions(),
-    }
-
-
-def _datasets(builder: StudyBuilder) -> DatasetDict:
-    """The splits that hold studies; `datasets` cannot read one that holds none."""
-    filled = {name: name for name, split in builder.info.splits.items() if split.num_examples}
-    return builder.as_dataset(split=filled)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Let the reason through that `datasets` wraps, and keep its remarks on small splits to itself."""
-    log = logging.getLogger("datasets.builder")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    except DatasetGenerationError as error:
-        raise (error.__cause__ or error) from None
-    finally:
-        log.setLevel(level)
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise FileExistsError(f"{out}: is a file, not a folder to write a dataset to")
-    if not is_empty(out):
-        if not overwrite:
-            raise FileExistsError(f"{out}: holds files already; choose another folder, or overwrite it (--overwrite)")
-        if not (out / "prepare.json").is_file():
-            raise FileExistsError(f"{out}: is not a prepared dataset (no prepare.json), so it is not overwritten")
-
-
-def _arrange(built: Path, folder: Path, splits: SplitDict, facts: dict[str, Any]) -> None:
-    """Make the dataset folder of what the builder wrote: files by the names the Hub expects, manifest, card."""
-    (folder / "data").mkdir(parents=True)
-    filled = SplitDict({name: split for name, split in splits.items() if split.num_examples})
-    with (folder / "splits.csv").open("w", encoding="utf-8", newline="") as manifest:
-        writer = csv.writer(manifest, lineterminator="\n")
-        writer.writerow(("uid", "split"))
-        for name in filled:
-            shards = sorted(built.glob(f"*-{name}*.parquet"))
-            for index, shard in enumerate(shards):
-                renamed = shard.rename(folder / "data" / f"{name}-{index:05d}-of-{len(shards):05d}.parquet")
-                writer.writerows((uid, name) for uid in pq.read_table(renamed, columns=["uid"])["uid"].to_pylist())
-    facts["splits_sha256"] = _sha256(folder / "splits.csv")
-    stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
-    payload = sum(split.num_bytes for split in filled.values())
-    info = DatasetInfo(features=FEATURES, splits=filled, download_size=stored, dataset_size=payload)
-    dataset_card(facts, info, {name: f"data/{name}-*" for name in filled}).save(folder / "README.md")
-    (folder / "prepare.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for name in ("rejects.jsonl", "images.csv"):
-        (built / name).rename(folder / name)
+    names = ("datasets", "pyarrow", "pillow", "numpy")
+    versions = {"hf-cxr": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
+    tables = _sha256_of(sources.tables(config.source, **config.options))
+    return {"source": config.source, "options": options, **report, "tables": tables, "versions": versions}
 
 
 def _sha256_of(tables: list[Path]) -> dict[str, str]:
@@ -348,13 +239,8 @@ def _sha256_of(tables: list[Path]) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    names = ("datasets", "pyarrow", "pillow", "numpy")
-    return {"hf-cxr": __version__, "python": platform.python_version()} | {name: version(name) for name in names}

@@ -14,7 +14,7 @@ from hf_cxr.data.selection import Selection
 from hf_cxr.data.study import Study
 
 IMAGE_COLUMNS = ("uid", "image", "view", "confidence", "use", "reason")
-"""Columns of `images.csv`. `use` is "used", "spare", "unreadable" or "study left out"."""
+"""Columns of `images.csv`. `use` is "used", "unused", "unreadable" or "study left out"."""
 
 
 def add_steps(steps: list[dict[str, Any]], names: Iterable[str], rejects: Iterable[Mapping[str, str]]) -> None:
@@ -41,9 +41,8 @@ def format_preparation(preparation: Mapping[str, Any]) -> str:
         f"{step['step']:<{width}}  {step['kept']:>7,}" + (f"  (−{step['dropped']:,})" if step["dropped"] else "")
         for step in preparation["steps"]
     ]
-    return "\n".join(
-        [*lines, *(f"{'→ ' + name:<{width}}  {count:>7,}" for name, count in preparation["splits"].items())]
-    )
+    lines += [f"{'→ ' + name:<{width}}  {count:>7,}" for name, count in preparation["splits"].items()]
+    return "\n".join(lines)
 
 
 def list_images(

@@ -26,20 +26,18 @@ from hf_cxr.inference.views import VIEWS
 PAIRS = ("best", "all")
 REQUIRE = ("any", "both")
 
+# Steps of the preparation report that are decided here.
 FOUND, READABLE, BOTH = "with image files found", "with readable images", "with both views"
-"""Steps of the preparation report that are decided here."""
 
 
 @dataclass(frozen=True)
 class Selection:
     """What is made of a study's images."""
 
-    views: tuple[tuple[str, float], ...]
-    """View and confidence of each image."""
+    views: tuple[tuple[str, float], ...]  # view and confidence of each image
+    # Indices of the frontal and the lateral image of each row; `None`: the study has no such view.
     rows: tuple[tuple[int | None, int | None], ...] = ()
-    """Indices of the frontal and the lateral image of each row; `None`: the study has no such view."""
-    step: str = ""
-    """The step of the preparation report that the study does not pass; then there are no rows."""
+    step: str = ""  # the step of the preparation report that the study does not pass; then there are no rows
     reason: str = ""
 
 
@@ -82,12 +80,10 @@ def select(study: Study, images: Sequence[StoredImage | str], pairs: str = "best
 
 
 def _views(study: Study, images: Sequence[StoredImage | str]) -> tuple[tuple[str, float], ...]:
-    open_ones = [i for i, radiograph in enumerate(study.images) if radiograph.view is None]
-    names = [study.images[i].label for i in open_ones]
-    known = [image if isinstance(image := images[i], StoredImage) else None for i in open_ones]
-    evidence = [None if image is None else image.evidence for image in known]
-    hints = [None if image is None else image.hint for image in known]
-    decided = dict(zip(open_ones, decide_views(names, evidence, hints) if names else [], strict=True))
+    undecided = [i for i, radiograph in enumerate(study.images) if radiograph.view is None]
+    names = [study.images[i].label for i in undecided]
+    evidence, hints = ([getattr(images[i], what, None) for i in undecided] for what in ("evidence", "hint"))
+    decided = dict(zip(undecided, decide_views(names, evidence, hints) if names else [], strict=True))
     return tuple(
         decided[i] if radiograph.view is None else (radiograph.view, 1.0) for i, radiograph in enumerate(study.images)
     )

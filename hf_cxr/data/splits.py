@@ -20,13 +20,8 @@ from hf_cxr.data.sources.rows import read_rows
 from hf_cxr.data.study import Study, clean_text
 
 SPLITS = ("train", "validation", "test")
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "impression": ("impression",),
-    "findings": ("findings",),
-    "both": ("impression", "findings"),
-}
-"""Section asked for → texts a study must have to be kept."""
-
+# Section asked for → texts a study must have to be kept.
+SECTIONS = {"impression": ("impression",), "findings": ("findings",), "both": ("impression", "findings")}
 _ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
 
 
@@ -36,12 +31,9 @@ class Plan:
 
     studies: list[Study]
     rejected: list[Study]
-    steps: list[dict[str, Any]]
-    """The steps so far: `{"step", "kept", "dropped"}`, in order."""
-    rejects: list[dict[str, str]]
-    """`{"uid", "step", "reason"}` of each study left out, in the order of the source."""
-    order: dict[str, int]
-    """uid → its place in the source."""
+    steps: list[dict[str, Any]]  # `{"step", "kept", "dropped"}` of the steps so far
+    rejects: list[dict[str, str]]  # `{"uid", "step", "reason"}` of each study left out, in the order of the source
+    order: dict[str, int]  # uid → its place in the source
 
 
 def split_of(patient: str, seed: int = 0) -> str:
@@ -130,7 +122,7 @@ def assign(
         ValueError: For a patient whom the split file or the collection puts into two splits, or an unknown split.
     """
     owners = {study.uid: study.patient or study.uid for study in studies}
-    family = _families(owners, images)
+    group_of = _groups(owners, images)
     given = {
         study.uid: _split_name(chosen[study.uid] if chosen is not None else study.split, study.uid)
         for study in studies
@@ -138,17 +130,16 @@ def assign(
     inherited: dict[str, str] = {}
     for uid, split in given.items():
         if split is not None:
-            group = family[owners[uid]]
+            group = group_of[owners[uid]]
             inherited[group] = max(split, inherited.get(group, split), key=SPLITS.index)
-    splits = {
-        uid: given[uid] or inherited.get(family[owner]) or split_of(family[owner], seed)
-        for uid, owner in owners.items()
-    }
-    split_of_uid: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    split_of_owner: dict[str, str] = {}
     for uid, owner in owners.items():
-        if split_of_uid.setdefault(owner, splits[uid]) != splits[uid]:
+        group = group_of[owner]
+        split = splits[uid] = given[uid] or inherited.get(group) or split_of(group, seed)
+        if (other := split_of_owner.setdefault(owner, split)) != split:
             raise ValueError(
-                f"a patient would be in both {split_of_uid[owner]} and {splits[uid]} (uid {uid!r}): "
+                f"a patient would be in both {other} and {split} (uid {uid!r}): "
                 "give a split file that keeps each patient in one split"
             )
     latest: dict[str, int] = {}
@@ -166,14 +157,12 @@ def tied_patients(studies: Sequence[Study], images: Mapping[str, Iterable[str]])
 
     An image that very many share (a placeholder, say) would put all of them into one split.
     """
-    groups = Counter(_families({study.uid: study.patient or study.uid for study in studies}, images).values())
-    return {
-        "patients": sum(size for size in groups.values() if size > 1),
-        "largest_group": max((size for size in groups.values() if size > 1), default=0),
-    }
+    groups = Counter(_groups({study.uid: study.patient or study.uid for study in studies}, images).values())
+    sizes = [size for size in groups.values() if size > 1]
+    return {"patients": sum(sizes), "largest_group": max(sizes, default=0)}
 
 
-def _families(owners: Mapping[str, str], images: Mapping[str, Iterable[str]]) -> dict[str, str]:
+def _groups(owners: Mapping[str, str], images: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """Patient → the first, in alphabetical order, of the patients tied to this one by shared images."""
     first = {owner: owner for owner in owners.values()}
 

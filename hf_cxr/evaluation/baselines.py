@@ -1,9 +1,5 @@
 """What a baseline would write: image-blind baselines, the nearest training study, and the oracle that knows the
-findings.
-
-All of them know the training texts, none the test texts (the oracle knows their findings). They are scored on the same
-studies as the model, so that a score can be read.
-"""
+findings. All know the training texts, none the test texts (the oracle knows their findings)."""
 
 from __future__ import annotations
 

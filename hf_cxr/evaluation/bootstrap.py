@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hf_cxr.inference.labeler import FINDINGS
-from hf_cxr.metrics import SCALARS, Statistics, f1
+from hf_cxr.metrics.content import f1
+from hf_cxr.metrics.study import SCALARS, Statistics
 
 BOOTSTRAP_SAMPLES = 1000
 PERMUTATIONS = 999

@@ -1,7 +1,6 @@
-"""What a `score` is worth: from a text's probability under the model to the chance that its findings are right.
-
-The map is fitted on the validation split and comes in the checkpoint's config; `hf_cxr.inference.pipeline` applies
-it. Here too: how well calibrated scores are, and what declining to answer would gain (risk and coverage)."""
+"""Calibration of the `score`: from a text's probability under the model to the chance that its findings are right. The
+map comes in the checkpoint's config, and `hf_cxr.inference.pipeline` applies it. Here too: how well calibrated scores
+are, and what declining to answer would gain (risk and coverage)."""
 
 from __future__ import annotations
 

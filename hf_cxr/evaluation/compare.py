@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
+from hf_cxr.evaluation.report.tables import COLUMNS, INTERVAL, SCORES, bounds, table
+from hf_cxr.utils.plots import counted, score
 
 PREDICTIONS = "predictions.jsonl"
-SHOWN = {
-    "bleu1": "BLEU-1",
-    "bleu4": "BLEU-4",
-    "rougeL": "ROUGE-L",
-    "cider": "CIDEr",
-    "finding_f1_micro": "finding F1 (micro)",
-    "finding_f1_macro": "finding F1 (macro)",
-    "finding_f1_micro_sided": "finding F1 with sides",
-    "normal_accuracy": "normal or abnormal",
-}
+SHOWN = (*COLUMNS, "finding_f1_micro_sided", "normal_accuracy")
 
 
 def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
     """The paired comparison of two runs from their `predictions.jsonl`.
 
     Returns `{"a", "b", "n", "patients", "scores": {scalar: {a, b, difference, ci95, p, probability}}, "signature",
-    "verdict"}`; a difference is B − A (see `resampling.paired_difference`).
+    "verdict"}`; a difference is B − A (see `bootstrap.paired_difference`).
 
     Raises `FileNotFoundError` for a run without predictions, `ValueError` where the two are not of the same studies
     with the same texts by radiologists.
@@ -82,19 +75,23 @@ def _verdict(scores: Mapping[str, Mapping[str, Any]], name: str) -> str:
     low, high = row["ci95"]
     better = "no difference can be told" if low <= 0 <= high else f"{'B' if row['difference'] > 0 else 'A'} is better"
     return (
-        f"In {SHOWN[name]} {better}: B − A {row['difference']:+.3f} (95 % CI {low:+.3f} to {high:+.3f}, "
+        f"In {SCORES[name]} {better}: B − A {row['difference']:+.3f} (95 % CI {low:+.3f} to {high:+.3f}, "
         f"probability that B is better {row['probability']:.2f})."
     )
 
 
-def comparison_table(comparison: Mapping[str, Any], names: Sequence[str] = tuple(SHOWN)) -> str:
+def comparison_table(comparison: Mapping[str, Any]) -> str:
     """A Markdown table of the main scores of both runs and their difference."""
-    lines = ["| | A | B | B − A | 95 % interval | probability that B is better |", "|---|---|---|---|---|---|"]
-    for name in names:
-        row = comparison["scores"][name]
-        low, high = row["ci95"]
-        lines.append(
-            f"| {SHOWN[name]} | {row['a']:.3f} | {row['b']:.3f} | {row['difference']:+.3f} "
-            f"| {low:+.3f} to {high:+.3f} | {row['probability']:.2f} |"
-        )
-    return "\n".join([f"A: {comparison['a']}, B: {comparison['b']}, {comparison['n']} studies", "", *lines])
+    rows = [
+        [
+            SCORES[name],
+            *(score(row[run]) for run in ("a", "b")),
+            f"{row['difference']:+.3f}",
+            bounds(row["ci95"], sign=True),
+            score(row["probability"], 2),
+        ]
+        for name, row in ((name, comparison["scores"][name]) for name in SHOWN)
+    ]
+    head = ["", "A", "B", "B − A", INTERVAL, "probability that B is better"]
+    studies = counted(comparison["n"], "study", "studies")
+    return f"A: {comparison['a']}, B: {comparison['b']}, {studies}\n\n{table(head, rows)}"

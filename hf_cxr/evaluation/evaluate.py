@@ -1,9 +1,5 @@
 """What a model's scores mean: the report of a checkpoint on one split, with baselines, the image-shuffle test and
-intervals.
-
-How a single score is computed lives in `hf_cxr.metrics`, baselines in `hf_cxr.evaluation.baselines`, bootstrap and
-permutations in `hf_cxr.evaluation.bootstrap`, generation in `hf_cxr.evaluation.prediction`, the report on paper in
-`hf_cxr.evaluation.report`."""
+intervals. Its parts are the modules beside this one; how a single score is computed lives in `hf_cxr.metrics`."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
@@ -21,9 +16,10 @@ from hf_cxr import metrics
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.data.prepare import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
-from hf_cxr.evaluation.baselines import BLIND, blind_predictions, nearest_predictions, oracle_predictions
+from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
 from hf_cxr.evaluation.report import write_report
+from hf_cxr.evaluation.report.tables import best_blind
 from hf_cxr.evaluation.subgroups import subgroups
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import CALIBRATION, calibrated
@@ -48,11 +44,11 @@ def validation_scores(
     """What is told of each evaluation during training: every scalar, `n`, `distinct_outputs`, `modal_share`,
     `composite`, and `image_gain`, the gain in finding F1 over shuffled images, with its 95 % interval
     `image_gain_low`, `image_gain_high`."""
-    scores = metrics.score_texts(predictions, references)
+    statistics = metrics.study_statistics(predictions, references)
+    scores = statistics.scores() | metrics.diversity(predictions)
     numbers = {name: float(scores[name]) for name in (*SCALARS, "distinct_outputs", "modal_share")}
     name, gain = "finding_f1_micro", {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0}
     if len(predictions) > 1:
-        statistics = metrics.study_statistics(predictions, references)
         shuffle = _image_shuffle(statistics, predictions, references, patients or range(len(predictions)), seed)
         low, high = shuffle["image_gain_ci95"].get(name, (0.0, 0.0))
         gain = {"image_gain": shuffle["image_gain"][name], "image_gain_low": low, "image_gain_high": high}
@@ -74,10 +70,7 @@ def _image_shuffle(
     patients: Sequence[Any],
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """`resampling.image_gain` of a set of texts and their statistics.
-
-    A text depends on its own image alone, so permuting the images is permuting the texts; no second pass is needed.
-    """
+    """`bootstrap.image_gain` of texts. A text depends on its own image alone: permuting images permutes texts."""
     shuffled = [
         metrics.study_statistics([predictions[i] for i in order], references)
         for order in bootstrap.derangements(len(predictions), seed)
@@ -113,9 +106,8 @@ def build_report(
     predictions, references = [row["prediction"] for row in rows], [row["impression"] for row in rows]
     patients = [str(row.get("patient", row["uid"])) for row in rows]
     with tqdm(total=6, desc="Scoring", disable=not PartialState().is_main_process) as progress:
-        scores = metrics.score_texts(predictions, references)
         statistics = metrics.study_statistics(predictions, references)
-        report = {"n": len(rows), "patients": len(set(patients)), **scores}
+        report = {"n": len(rows), "patients": len(set(patients)), **metrics.score_sheet(statistics, predictions)}
         progress.update()
         baselines = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
         report["baselines"] = {name: _baseline_scores(texts, references, train) for name, texts in baselines.items()}
@@ -178,10 +170,9 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         f"{'Reads the images: yes' if reads else 'Does not read the images'} ({gain:+.2f} finding F1 over shuffled "
         f"images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation p = {p:.3f})"
     )
-    baselines = [report["baselines"][name]["bleu4"] for name in BLIND if name in report["baselines"]]
-    if baselines:
-        beats = "better" if report["bleu4"] > max(baselines) else "no better"
-        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {max(baselines):.3f}"
+    if best := best_blind(report, "bleu4"):
+        beats = "better" if report["bleu4"] > best[1] else "no better"
+        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
     return {"reads_images": reads, "verdict": f"{sentence}."}
 
 
@@ -347,8 +338,3 @@ def _other_inputs(
             )
             inputs[f"{view}_only"] = (two, [text for text, _ in written])
     return inputs
-
-
-def device_name() -> str:
-    """What the figures were measured on, for the card."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"

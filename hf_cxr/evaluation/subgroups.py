@@ -9,7 +9,8 @@ import numpy as np
 
 from hf_cxr.evaluation.bootstrap import study_intervals
 from hf_cxr.inference.labeler import FINDINGS, is_normal
-from hf_cxr.metrics import Statistics, tokenize_13a
+from hf_cxr.metrics.study import Statistics
+from hf_cxr.metrics.texts import tokenize_13a
 
 SCORES = ("bleu4", "rougeL", "finding_f1_micro", "normal_accuracy")
 SMALL = 30  # studies; below this a score says little and is shown in grey

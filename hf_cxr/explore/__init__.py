@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -23,15 +24,16 @@ from PIL import Image
 
 from hf_cxr import __version__
 from hf_cxr.data.prepare import load_prepared
+from hf_cxr.explore import figures, page
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, image_bytes, in_studies
 from hf_cxr.inference.labeler import FINDINGS, POSITIVE, is_normal, label
 from hf_cxr.inference.views import FORMATS
-from hf_cxr.utils.files import commit, is_empty, staging_folder
+from hf_cxr.utils.files import check_free, commit, staging_folder
 
 NORMAL = "normal"
 SHEETS, TILES = 4, 8
 """Unless told otherwise, contact sheets of so many findings and of normal studies; studies on a sheet."""
-WRITTEN = frozenset(("explore.json", "figures", "index.html"))
+WRITTEN = ("explore.json", "figures", "index.html")
 
 
 def explore(
@@ -60,15 +62,10 @@ def explore(
         FileExistsError: If `out` holds anything but an earlier result.
         FileNotFoundError: If there is no such dataset.
         ValueError: For an empty dataset, studies without text, an unknown finding or split, a broken image.
-        ModuleNotFoundError: If matplotlib is missing.
     """
-    try:
-        from hf_cxr.explore import figures as draw
-        from hf_cxr.explore import page
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"explore draws with {error.name}: pip install {error.name}") from None
     out = Path(out).resolve()
-    _check_free(out)
+    check = functools.partial(check_free, out, "an earlier page of explore", "explore.json", known=WRITTEN)
+    check()
     unknown = next((name for name in findings if name not in (*FINDINGS, NORMAL)), None)
     if unknown is not None:
         near = difflib.get_close_matches(unknown, (*FINDINGS, NORMAL), 3, 0.4)
@@ -95,12 +92,12 @@ def explore(
     with staging_folder(out) as bench:
         folder_made = bench / "made"
         folder_made.mkdir()
-        figures = draw.draw(facts, folder_made / "figures")
-        images = draw.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
-        (folder_made / "index.html").write_text(page.page(facts, figures, images), encoding="utf-8")
+        drawn = figures.draw(facts, folder_made / "figures")
+        images = figures.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
+        (folder_made / "index.html").write_text(page.page(facts, drawn, images), encoding="utf-8")
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder_made / "explore.json").write_text(text + "\n", encoding="utf-8")
-        commit(folder_made, out, lambda: _check_free(out))
+        commit(folder_made, out, check)
     return facts
 
 
@@ -170,7 +167,7 @@ def _preparation(folder: Path | None) -> dict[str, Any]:
         return {"source": facts["source"], "steps": facts["steps"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: not an preparation report of hf-cxr prepare ({type(error).__name__}: {error})"
+            f"{path}: not a preparation report of hf-cxr prepare ({type(error).__name__}: {error})"
         ) from None
 
 
@@ -209,17 +206,3 @@ def _choose(
         sheets.append({"finding": name, "n": len(fits), "uids": [row.uid for row in drawn]})
         shown.append(drawn)
     return sheets, shown
-
-
-# --- the folder --------------------------------------------------------------------------------------------------
-
-
-def _check_free(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise FileExistsError(f"{out}: is a file, not a folder to write to")
-    held = set() if is_empty(out) else {path.name for path in out.iterdir()}
-    if held and ("explore.json" not in held or held - WRITTEN):
-        odd = sorted(held - WRITTEN or held)[0]
-        raise FileExistsError(f"{out}: holds other files ({odd}), not only an earlier result; choose another folder")

@@ -1,14 +1,13 @@
-"""The words of `hf_cxr.explore`: what each section's figures mean, in one sentence, and all of it as one HTML file."""
+"""The words of `hf_cxr.explore`: what each figure means, in a sentence or two, and the whole page as HTML."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from hf_cxr.utils.plots import BASELINES, NBSP, number, percent, score, template
+from hf_cxr.utils.plots import BASELINES, NBSP, counted, number, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
 NOUNS = {"impression": ("impression", "impressions"), "findings": ("findings text", "findings texts")}
@@ -16,54 +15,35 @@ NOUNS = {"impression": ("impression", "impressions"), "findings": ("findings tex
 
 def page(facts: Mapping[str, Any], figures: Mapping[str, str], images: Sequence[Sequence[str]]) -> str:
     """One HTML file that needs no other: `figures` as SVG by name, `images` as data addresses for each sheet."""
-    safe = {name: Markup(svg) for name, svg in figures.items()}  # drawn by us; matplotlib escapes the texts in it
     one, many = NOUNS[facts["dataset"]["section"]]
     return template(TEMPLATE).render(
-        facts=facts, figures=safe, images=images, baseline_names=BASELINES, one=one, many=many
+        facts=facts,
+        sentences=facts["sentences"],
+        figures=figures,
+        images=images,
+        baseline_names=BASELINES,
+        one=one,
+        many=many,
     )
-
-
-def _count(value: int, one: str, many: str = "") -> str:
-    return f"{number(value)} {one if value == 1 else many or one + 's'}"
 
 
 # --- what it means for someone who wants to train ----------------------------------------------------------------
 
 
-def sentences(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Section → one plain sentence, in the order of the page."""
-    makers = {
-        "preparation": _preparation,
-        "views": _views,
-        "sizes": _sizes,
-        "lengths": _lengths,
-        "frequent": _frequent,
-        "words": _words,
-        "findings": _findings,
-        "together": _together,
-        "sheets": _sheets,
-        "duplicates": _duplicates,
-        "placeholders": _placeholders,
-        "baselines": _baselines,
-    }
-    return {name: make(facts) for name, make in makers.items()}
-
-
 def _preparation(facts: Mapping[str, Any]) -> str:
     steps = facts["preparation"]["steps"]
     if not steps:
-        return "What was left out on the way here is not known: there is no prepare.json beside this dataset."
+        return "What was left out is not known: there is no prepare.json beside this dataset."
     start, end = steps[0]["kept"], steps[-1]["kept"]
     if start == end:
         return f"Nothing was left out: all {number(start)} studies of the source are in this dataset."
     worst = max(steps, key=lambda step: step["dropped"])
-    lost = start - end
-    most = (
-        f"the other {number(lost)}" if worst["dropped"] == lost else f"most of the others, {number(worst['dropped'])},"
+    left_out = (
+        "All others were" if worst["dropped"] == start - end else f"Most others ({number(worst['dropped'])}) were"
     )
     return (
-        f"{number(end)} of the {number(start)} studies of the source ({percent(end / start)}) are in this dataset; "
-        f"{most} fell away at the step “{worst['step']}”."
+        f"{number(end)} of the {number(start)} studies of the source ({percent(end / start)}) are in this dataset. "
+        f"{left_out} left out at the step “{worst['step']}”."
     )
 
 
@@ -71,11 +51,11 @@ def _views(facts: Mapping[str, Any]) -> str:
     views = facts["views"]
     alone = {name: views[name] for name in ("frontal only", "lateral only", "no view") if views[name]}
     if not alone:
-        return f"All {number(views['n'])} studies have both views: a model trained here never meets an empty panel."
+        return f"All {number(views['n'])} studies have both views. A model trained here never sees an empty panel."
     parts = ", ".join(f"{number(count)} {name}" for name, count in alone.items())
     return (
-        f"{percent(views['both'] / views['n'])} of the {number(views['n'])} studies have both views; on the others a "
-        f"model sees an empty (black) panel and must write from the rest ({parts})."
+        f"{percent(views['both'] / views['n'])} of the {number(views['n'])} studies have both views. In the others "
+        f"({parts}) a missing view is a black panel."
     )
 
 
@@ -85,8 +65,8 @@ def _sizes(facts: Mapping[str, Any]) -> str:
         return "This dataset holds no images."
     longest = max(size["longer side"]["max"] for size in filled)
     return (
-        f"Stored images are at most {number(longest)} pixels at their longer side: a larger panel_size only "
-        "enlarges them and shows a model nothing more."
+        f"The longer side of a stored image is at most {number(longest)} pixels. A panel_size above that shows a "
+        "model nothing more."
     )
 
 
@@ -94,9 +74,9 @@ def _lengths(facts: Mapping[str, Any]) -> str:
     section = facts["dataset"]["section"]
     words, said = (facts["text"][section][unit] for unit in ("words", "sentences"))
     return (
-        f"The median {NOUNS[section][0]} has {_count(words['median'], 'word')}, and 95{NBSP}% have at most "
-        f"{number(words['p95'])} in {_count(said['p95'], 'sentence')}: set max_target_length to hold these (a word is "
-        "often several tokens), and little is cut."
+        f"The median {NOUNS[section][0]} has {counted(words['median'], 'word')}. 95{NBSP}% have at most "
+        f"{counted(words['p95'], 'word')} and {counted(said['p95'], 'sentence')}. Choose max_target_length so that "
+        "these fit; a word is often several tokens."
     )
 
 
@@ -107,12 +87,12 @@ def _frequent(facts: Mapping[str, Any]) -> str:
         return f"No {one} occurs twice (n = {number(frequent['n'])})."
     ten = frequent["rows"][:10]
     rest = (
-        f", and the {len(ten)} most frequent ones of {percent(ten[-1]['cumulative'])}: a model that knows no more "
-        "than these already looks good by BLEU"
+        f" The {len(ten)} most frequent texts cover {percent(ten[-1]['cumulative'])}. A model that writes nothing "
+        "else already has a good BLEU."
     )
     return (
-        f"One text, “{_short(ten[0]['text'])}”, is the {one} of {percent(ten[0]['share'])} of the "
-        f"{_count(frequent['n'], 'study', 'studies')}{rest if len(ten) > 1 else ''}."
+        f"“{textwrap.shorten(ten[0]['text'], 120, placeholder='…')}” is the {one} of {percent(ten[0]['share'])} of "
+        f"the {counted(frequent['n'], 'study', 'studies')}.{rest if len(ten) > 1 else ''}"
     )
 
 
@@ -120,9 +100,9 @@ def _words(facts: Mapping[str, Any]) -> str:
     words = facts["words"]
     many = NOUNS[facts["dataset"]["section"]][1]
     return (
-        f"The {many} know {number(words['distinct'])} different words; the 100 most frequent make up "
-        f"{percent(words['share of the 100 most frequent'])} of all that is written, and {number(words['once'])} "
-        "occur once, too rarely to be learned."
+        f"The {many} use {counted(words['distinct'], 'different word')}. The 100 most frequent make up "
+        f"{percent(words['share of the 100 most frequent'])} of the text. {number(words['once'])} occur once, which "
+        "is too rare to be learned."
     )
 
 
@@ -131,11 +111,13 @@ def _findings(facts: Mapping[str, Any]) -> str:
     normal = f"{percent(findings['normal']['share'])} of the {number(findings['n'])} studies are normal"
     if not train or not findings["rows"]:
         return f"{normal}, by what their texts state."
-    often = sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"])
+    often, named = (
+        sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"]),
+        len(findings["rows"]),
+    )
     return (
-        f"{normal}, and {number(often)} of the {_count(len(findings['rows']), 'finding')} met here have the "
-        f"{findings['enough']} positive training studies that the findings pretraining asks for; expect little on the "
-        "rest."
+        f"{normal}. {number(often)} of the {counted(named, 'finding')} stated here have at least {findings['enough']} "
+        f"positive training studies, as findings pretraining needs.{' Expect little on the others.' * (often < named)}"
     )
 
 
@@ -145,15 +127,15 @@ def _together(facts: Mapping[str, Any]) -> str:
         return "No study states two findings."
     a, b, count = pairs[0]
     return (
-        f"Findings come in company, most often {a} with {b} ({_count(count, 'study', 'studies')}): a model may name "
-        "the one because it sees the other."
+        f"The most frequent pair is {a} with {b} ({counted(count, 'study', 'studies')}). A model may state one "
+        "finding because it sees the other."
     )
 
 
 def _sheets(facts: Mapping[str, Any]) -> str:
     return (
-        "Look before you train: the frontal view belongs on the left, upright, bones bright, and the finding named "
-        "above the images should be there to see."
+        "Look before you train. The frontal view belongs on the left, upright, with bright bones. The finding named "
+        "above the images should be visible."
     )
 
 
@@ -161,17 +143,17 @@ def _duplicates(facts: Mapping[str, Any]) -> str:
     overlap = {name: counts for name, counts in facts["duplicates"]["text"].items() if counts["studies"]}
     across = facts["duplicates"]["images"]["across splits"]
     if not facts["n"]["splits"].get("train") or not overlap:
-        return "A training split and another one are not both here, so nothing can be shared by the two."
+        return "Overlap needs a training split and another one, which are not both here."
     name = "test" if "test" in overlap else next(iter(overlap))
     counts, many = overlap[name], NOUNS[facts["dataset"]["section"]][1]
     images = (
-        f"{_count(across, 'image is', 'images are')} in several splits, which flatters every score"
+        f"{counted(across, 'image is', 'images are')} in several splits, which raises every score"
         if across
-        else "no image is in two splits"
+        else "No image is in two splits"
     )
     return (
         f"{percent(counts['same'] / counts['studies'])} of the {number(counts['studies'])} {name} {many} also occur "
-        f"word for word in training{', so reciting is rewarded' if counts['same'] else ''}; {images}."
+        f"word for word in training{', so reciting pays' if counts['same'] else ''}. {images}."
     )
 
 
@@ -184,27 +166,28 @@ def _placeholders(facts: Mapping[str, Any]) -> str:
         if name != section and counts["with placeholders"]
     }
     inputs = " and ".join(f"{number(counts['with placeholders'])} {name} texts" for name, counts in others.items())
-    rest = f"; {inputs} hold some, which matters only if you show them to a model" if others else ""
+    rest = f" {inputs} hold some, which matters only if a model is shown them." if others else ""
     if not placeholders["with placeholders"]:
-        return f"No de-identification placeholder (XXXX) is left in the {number(placeholders['n'])} {many}{rest}."
+        return f"No de-identification placeholder (XXXX) is left in the {number(placeholders['n'])} {many}.{rest}"
     return (
         f"{percent(placeholders['with placeholders'] / placeholders['n'])} of the {number(placeholders['n'])} {many} "
-        f"hold a de-identification placeholder (XXXX), which a model learns to write{rest}."
+        f"hold a de-identification placeholder (XXXX), which a model learns to write.{rest}"
     )
 
 
 def _baselines(facts: Mapping[str, Any]) -> str:
     baselines = facts["baselines"]
     if not baselines["rows"]:
-        return "No baselines: they need a training split, and a test or validation split to be scored on."
+        return "No baselines: they need a training split and a test or validation split."
     bleu, findings = (max(baselines["rows"], key=lambda row: row[key]) for key in ("bleu4", "finding_f1_micro"))
     return (
-        f"Without a look at any image, {BASELINES.get(bleu['name'], bleu['name'])} reaches BLEU-4 "
-        f"{score(bleu['bleu4'])} on the {number(baselines['n'])} {baselines['split']} studies, and "
-        f"no image-blind baseline gets a finding F1 above {score(findings['finding_f1_micro'])}: "
-        "a model has to beat both."
+        f"Without any image, {BASELINES.get(bleu['name'], bleu['name'])} reaches BLEU-4 {score(bleu['bleu4'])} on the "
+        f"{number(baselines['n'])} {baselines['split']} studies. No image-blind baseline has a finding F1 above "
+        f"{score(findings['finding_f1_micro'])}. A model has to beat both."
     )
 
 
-def _short(text: str, longest: int = 120) -> str:
-    return text if len(text) <= longest else text[:longest].rstrip() + "…"
+def sentences(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Section → what it means, in plain words."""
+    makers = (_preparation, _views, _sizes, _sheets, _lengths, _frequent, _words, _findings, _together)
+    return {make.__name__[1:]: make(facts) for make in (*makers, _duplicates, _placeholders, _baselines)}

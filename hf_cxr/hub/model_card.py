@@ -1,7 +1,7 @@
-"""The model card of a run. Nothing in it is filled in by hand: its words are in the top-level `model_card.md`, its
-figures come from the run's own files: `card.json` (what training knew), `report.json`, `predictions.jsonl` and
-`config.json`. Its tables live in `hf_cxr.hub.model_card_tables`, its images in `hf_cxr.evaluation.report.figures`,
-pushing it in `hf_cxr.hub.push`, the card of a dataset in `dataset_card`."""
+"""The model card of a run: its words are in the top-level `model_card.md`, its numbers come from the run's own files:
+`card.json` (what training knew), `report.json`, `predictions.jsonl` and `config.json`. Nothing is filled in by hand.
+
+Its tables live in `model_card_tables` and `hf_cxr.evaluation.report`, pushing it in `hf_cxr.hub.push`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import os
 import platform
 import re
 from collections.abc import Collection, Mapping
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.repocard_data import EvalResult
@@ -25,14 +25,14 @@ from huggingface_hub.repocard_data import EvalResult
 from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.data.dataset_card import LIMITS
 from hf_cxr.data.licences import INDIANA, LICENCES, stated_licence
-from hf_cxr.evaluation.evaluate import device_name
-from hf_cxr.evaluation.report import CARD_FIGURES, draw_png, score_table
+from hf_cxr.evaluation.report import tables
+from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card_tables
 from hf_cxr.inference import pipeline
-from hf_cxr.metrics import SCALARS
+from hf_cxr.metrics.study import SCALARS
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
-from hf_cxr.utils.files import replace_files
+from hf_cxr.utils.files import packaged, replace_files
 from hf_cxr.utils.plots import percent
 
 FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
@@ -77,8 +77,6 @@ def training_facts(
         and not args.resume_from_checkpoint,
         "panel_size": kit.panel_size,
         "findings_pretraining_epochs": kit.findings_pretraining_epochs,
-        "epochs": args.num_train_epochs,
-        "max_steps": args.max_steps,
         "learning_rate": args.learning_rate,
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "view_dropout": kit.view_dropout,
@@ -87,11 +85,12 @@ def training_facts(
             name: value
             for name, value in resolved_config(kit, args).items()
             if name not in NOT_IN_CARD
-            and value is not None
             and (isinstance(value, (int, float)) or (isinstance(value, str) and "/" not in value))
         },
         "minutes": seconds / 60,
-        "device": device_name(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU ({torch.get_num_threads()} threads)",
         "machine": f"{platform.system()} {platform.machine()}",
         "processes": args.world_size,
         "versions": library_versions(),
@@ -100,21 +99,20 @@ def training_facts(
 
 def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
     """What the run really did, from its own files: epochs, the step of the weights, whether stage one ran."""
-    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
-    best = state.get("best_global_step") if args.load_best_model_at_end else None
+    state = _json(run / "trainer_state.json")
     return {
         "trained_epochs": round(state["epoch"] or 0, 2),
         "trained_steps": state["global_step"],
-        "best_step": best,
+        "best_step": state.get("best_global_step") if args.load_best_model_at_end else None,
         "findings_pretrained": (run / "findings_encoder").is_dir(),
     }
 
 
 def _base_models(kit: KitArguments) -> list[str]:
     """The parts that came from the Hub, each once."""
-    parts = [part for part in (kit.encoder, kit.decoder) if not Path(part).exists()]
-    named = (part for part in parts if re.fullmatch(HUB_ID, part) and part not in {*ENCODER_SIZES, *DECODER_SIZES})
-    return list(dict.fromkeys(named))
+    parts = dict.fromkeys((kit.encoder, kit.decoder))
+    sizes = {*ENCODER_SIZES, *DECODER_SIZES}
+    return [part for part in parts if re.fullmatch(HUB_ID, part) and part not in sizes and not Path(part).exists()]
 
 
 def _as_given(folder: Path) -> str:
@@ -130,20 +128,16 @@ def dataset_facts(dataset: str, revision: str | None = None) -> dict[str, Any]:
     Args:
         revision: of a dataset on the Hub, its newest if `None`.
     """
-    folder, preparation = Path(dataset), _preparation(dataset, revision)
+    folder, preparation, licence = Path(dataset), _preparation(dataset, revision), None
     on_hub = not folder.exists() and bool(re.fullmatch(HUB_ID, dataset))
+    with contextlib.suppress(ValueError):  # a card whose head is broken: that matters to who publishes the data
+        licence = stated_licence(folder) or None
     return {
         "dataset": dataset if on_hub else preparation.get("source", folder.name),
         "dataset_on_hub": on_hub,
         "preparation": preparation,
-        "licence": _licence_of(folder),
+        "licence": licence,
     }
-
-
-def _licence_of(folder: Path) -> str | None:
-    with contextlib.suppress(ValueError):  # a card whose head is broken: that matters to who publishes the data
-        return stated_licence(folder) or None
-    return None
 
 
 def _preparation(dataset: str, revision: str | None) -> dict[str, Any]:
@@ -182,10 +176,8 @@ def _part_name(part: str) -> str:
 
 
 def card_template() -> str:
-    """The text of `model_card.md`: beside the package when installed, at the top level in a checkout."""
-    packaged = resources.files("hf_cxr") / "model_card.md"
-    source = packaged if packaged.is_file() else Path(__file__).parents[2] / "model_card.md"
-    return source.read_text(encoding="utf-8")
+    """The text of `model_card.md`."""
+    return packaged("model_card.md").read_text(encoding="utf-8")
 
 
 def write_model_card(run: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> None:
@@ -243,15 +235,14 @@ def _card(
     figures: Collection[str],
     repo_id: str | None,
 ) -> str:
-    facts = dict(facts)
-    facts["calibrated"] = (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION)
     source = facts["preparation"].get("source")
     in_training = {"dataset": facts["dataset"], "split": "test", "own": True, "source": source}
-    scored_on = facts.get("evaluated_on") or in_training
+    scored_on = in_training | facts.get("evaluated_on", {})
     if report:
-        scored_on |= {"split": report.get("split", scored_on["split"])}
+        scored_on["split"] = report.get("split", scored_on["split"])
     overlap = facts["preparation"].get("text_overlap") or {}
     shown = {
+        "calibrated": (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION),
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
         "parameters": model_card_tables.parameters(folder),
         "repo": repo_id or facts["folder"],
@@ -264,15 +255,17 @@ def _card(
         "limits": LIMITS.get(source, ""),
     }
     if report:
+        written = folder / "predictions.jsonl"
+        rows = [json.loads(line) for line in written.read_text("utf-8").splitlines()] if written.is_file() else []
         # Not those of a model that learned from patients, either: it may know their reports by heart.
         show_texts = source in SYNTHETIC and scored_on["source"] in SYNTHETIC
         shown |= {
-            "score_table": score_table(report),
-            "every_score": model_card_tables.every_score(report),
+            "score_table": tables.score_table(report),
+            "every_score": tables.every_score(report),
             "counts": model_card_tables.finding_counts(report),
-            "finding_table": model_card_tables.finding_table(report),
-            "subgroups_table": model_card_tables.subgroups_table(report),
-            "failures": model_card_tables.failures(_rows(folder / "predictions.jsonl"), show_texts),
+            "finding_table": tables.finding_table(report),
+            "subgroups_table": tables.subgroups_table(report),
+            "failures": model_card_tables.failures(rows, show_texts),
             "show_texts": show_texts,
             "sentences": sentences(report),
             "figures": [name for name in CARD_FIGURES if f"{FIGURES}/{name}.png" in figures],
@@ -325,10 +318,6 @@ def _metadata(
         model_name=Path(repo_id or facts["folder"]).name,
         eval_results=results or None,
     )
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def _json(file: Path) -> Any:

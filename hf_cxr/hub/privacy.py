@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 from PIL import Image
-from pyarrow import ArrowException, types
+from pyarrow import ArrowException
 from safetensors import SafetensorError, safe_open
 
 from hf_cxr.inference.remote_code import REMOTE_CODE_FILES
@@ -27,12 +27,8 @@ from hf_cxr.utils.files import json_object
 CARD, FACTS, CONFIG, PREPARATION = "README.md", "card.json", "config.json", "prepare.json"
 INDEX, CODE = "model.safetensors.index.json", "pipeline.py"
 VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
+    *("tokenizer.json", "vocab.json", "vocab.txt"),
+    *("spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
 )
 # What a pushed run consists of. Predictions hold the reports of the collection, so they stay here.
 RUN_FILES = (
@@ -52,9 +48,9 @@ HOME_FOLDER = (
     r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}(?:Users|Documents and Settings)\\{1,2})"
     r"(?!(?:user|username|you|name)\b)[\w.-]+"
 )
-# Where disks and split_of_uid are mounted: a path from there on tells of a machine, in whatever text it stands.
+# Where disks and home folders are mounted: a path from there on tells of a machine, in whatever text it stands.
 MOUNTED = (
-    r"(?:(?<=file://)|(?<![\w.:/~-]))/(?:mnt|media|Volumes|scratch|gpfs|lustre|nfs|split_of_uid|srv|data|work|workspace|root"
+    r"(?:(?<=file://)|(?<![\w.:/~-]))/(?:mnt|media|Volumes|scratch|gpfs|lustre|nfs|homes|srv|data|work|workspace|root"
     r"|private|opt|tmp|var)/[\w.][^\s\"'`]*"
 )
 # A whole string that is a path: of a program that names a file of its machine, in JSON or in a table.
@@ -190,27 +186,9 @@ def _strings_of_parquet(file: Path) -> Iterator[str]:
     leaves = [parquet.schema.column(number) for number in range(len(parquet.schema))]
     texts, seen = [leaf.path for leaf in leaves if str(leaf.logical_type) == "String"], set[str]()
     for batch in parquet.iter_batches(columns=texts):
-        for column in _leaves(batch):
-            new = {value for value in column.unique().to_pylist() if value} - seen
-            seen |= new
-            yield from new
-
-
-def _leaves(batch: Any) -> Iterator[Any]:
-    columns = list(batch.columns)
-    while columns:
-        column = columns.pop()
-        kind = column.type
-        if types.is_dictionary(kind):
-            columns.append(column.dictionary)
-        elif types.is_map(kind):
-            columns += [column.keys, column.items]
-        elif types.is_struct(kind):
-            columns += column.flatten()
-        elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-            columns.append(column.flatten())
-        elif types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-            yield column
+        new = set(_strings_in(batch.to_pylist())) - seen
+        seen |= new
+        yield from sorted(new)
 
 
 def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | None = None) -> None:
@@ -220,8 +198,10 @@ def check_nothing_private(texts: Mapping[str, str], path: Path, token: str | Non
     form.
     """
     traces = _traces(path)
+    # More than a word that any text may hold, such as "wrong" or "secret".
+    own = token if token and (token.startswith("hf_") or len(token) > 15) else None
     for name, text in texts.items():
-        if re.search(TOKEN, text) or (token and _looks_like_one(token) and token in text):
+        if re.search(TOKEN, text) or (own and own in text):
             raise ValueError(f"{path / name}: holds an access token; take it out, and revoke it if others saw it")
         for what, pattern in traces.items():
             if match := re.search(pattern, text):
@@ -259,18 +239,9 @@ def _whole_strings(name: str, text: str) -> Iterator[str]:
 def _strings_in(content: Any) -> Iterator[str]:
     if isinstance(content, str):
         yield content
-    elif isinstance(content, dict):
-        yield from content
-        for value in content.values():
+    elif isinstance(content, (dict, list, tuple)):
+        for value in (*content.keys(), *content.values()) if isinstance(content, dict) else content:
             yield from _strings_in(value)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _strings_in(value)
-
-
-def _looks_like_one(token: str) -> bool:
-    """Whether a token is more than a word that any text may hold, such as "wrong" or "secret"."""
-    return token.startswith("hf_") or len(token) > 15
 
 
 def _traces(path: Path) -> dict[str, str]:

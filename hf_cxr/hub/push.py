@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, set_client_factory
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import _http, build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
 from hf_cxr.data import licences
 from hf_cxr.hub.privacy import (
@@ -63,8 +63,10 @@ def push(
     a public push that the licence forbids or that would show earlier revisions, and files that name this machine or
     hold a token; `OSError` for what Hub or network refuse.
     """
-    if not _is_repo_id(repo_id):
-        raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name")
+    try:
+        validate_repo_id(repo_id if "/" in repo_id else "")
+    except HFValidationError:
+        raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name") from None
     path = Path(folder)
     kind = kind_of(path, dataset)
     if public and kind == "dataset" and not hold_rights:
@@ -77,7 +79,7 @@ def push(
     check_nothing_private(texts, path, token)
     if not token:
         raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
-    _give_up_waiting()
+    get_session().timeout = PATIENCE
     try:
         return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
     except (HTTPError, RuntimeError) as error:
@@ -100,14 +102,6 @@ def card_in_progress(repo_id: str, step: int, steps: int) -> str:
     )
 
 
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return "/" in name
-
-
 def _card_for(run: Path, repo_id: str) -> str:
     """The card, its snippet naming the repository: made anew from the run's files, unless it was edited."""
     there = (run / CARD).read_text(encoding="utf-8")
@@ -115,11 +109,8 @@ def _card_for(run: Path, repo_id: str) -> str:
         return there
     from hf_cxr.hub import model_card  # which takes seconds to import, and a dataset does not need it
 
-    return (
-        model_card.with_repository(there, run, repo_id)
-        if model_card.is_edited(run)
-        else model_card.card_text(run, repo_id)
-    )
+    edited = model_card.is_edited(run)
+    return model_card.with_repository(there, run, repo_id) if edited else model_card.card_text(run, repo_id)
 
 
 def licence_note(run: str | os.PathLike) -> str | None:
@@ -183,24 +174,6 @@ def _number_of_commits(api: HfApi, name: str, kind: str) -> int:
     answer = get_session().get(f"{api.endpoint}/api/{kind}s/{name}/commits/main", headers=headers)
     hf_raise_for_status(answer)
     return len(answer.json())
-
-
-def _give_up_waiting() -> None:
-    factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # perhaps one of the user's
-    if not isinstance(factory, _ImpatientFactory):
-        set_client_factory(_ImpatientFactory(factory))
-
-
-class _ImpatientFactory:
-    """Makes the Hub's HTTP client, and has it give up on a server that does not answer."""
-
-    def __init__(self, factory: Callable[[], Any]) -> None:
-        self.factory = factory
-
-    def __call__(self) -> Any:
-        client = self.factory()
-        client.timeout = PATIENCE
-        return client
 
 
 def _reason(error: BaseException) -> str:

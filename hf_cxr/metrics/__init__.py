@@ -6,16 +6,12 @@ gathers every score as a formula over per-study statistics, so that a bootstrap 
 `evaluate.load(hf_cxr.metric_path("bleu"))`. Generating texts and building reports lives in
 `hf_cxr.evaluation.evaluate`; `clinical` passes texts on to the model-based measures of RadEval."""
 
+# ruff: noqa: F401  (what is imported here is the public face)
 from __future__ import annotations
 
 from pathlib import Path
 
-from hf_cxr.metrics.content import (
-    f1,
-    finding_scores,
-    finding_statistics,
-    normal_accuracy,
-)
+from hf_cxr.metrics.content import f1, finding_scores, finding_statistics, normal_accuracy
 from hf_cxr.metrics.overlap import (
     bleu_from_statistics,
     bleu_statistics,
@@ -35,48 +31,12 @@ from hf_cxr.metrics.study import (
     SCALARS,
     SIGNATURE,
     Statistics,
+    score_sheet,
     score_texts,
     signature,
     study_statistics,
 )
-from hf_cxr.metrics.texts import (
-    MAX_ORDER,
-    NORMALIZATIONS,
-    ngrams,
-    normalize,
-    tokenize_13a,
-)
-
-__all__ = [
-    "DEFINITIONS",
-    "MAX_ORDER",
-    "NORMALIZATIONS",
-    "SCALARS",
-    "SIGNATURE",
-    "Statistics",
-    "bleu_from_statistics",
-    "bleu_statistics",
-    "cider",
-    "corpus_bleu",
-    "diversity",
-    "exact_match",
-    "f1",
-    "finding_scores",
-    "finding_statistics",
-    "legacy_bleu",
-    "length_ratio",
-    "ngrams",
-    "normal_accuracy",
-    "normalize",
-    "rouge_l",
-    "rouge_l_per_study",
-    "sacrebleu",
-    "score_texts",
-    "sentence_bleu",
-    "signature",
-    "study_statistics",
-    "tokenize_13a",
-]
+from hf_cxr.metrics.texts import MAX_ORDER, NORMALIZATIONS, ngrams, normalize, tokenize_13a
 
 
 def metric_path(name: str) -> str:

@@ -24,17 +24,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-METRICS = (
-    "f1chexbert",
-    "radgraph",
-    "ratescore",
-    "radcliq",
-    "radgraph_radcliq",
-    "srrbert",
-    "temporal",
-    "green",
-    "bertscore",
-    "radeval_bertscore",
+METRICS = tuple(
+    "f1chexbert radgraph ratescore radcliq radgraph_radcliq srrbert temporal green bertscore radeval_bertscore".split()
 )
 """RadEval's names of its measures for chest radiographs that run on this machine. Those that ask a language model over
 the network (crimson, mammo_green, radfact_ct) are left out: they would send the reports to another company."""

@@ -144,7 +144,11 @@ def study_statistics(predictions: Sequence[str], references: Sequence[str], norm
 def score_texts(predictions: Sequence[str], references: Sequence[str], normalization: str = "none") -> dict[str, Any]:
     """All scores of one set of texts, by their `report.json` names: `SCALARS`, `per_finding`, `distinct_outputs`,
     `modal_output`, `modal_share`, and `sacrebleu` with its own signature."""
-    statistics = study_statistics(predictions, references, normalization)
+    return score_sheet(study_statistics(predictions, references, normalization), predictions, normalization)
+
+
+def score_sheet(statistics: Statistics, predictions: Sequence[str], normalization: str = "none") -> dict[str, Any]:
+    """`score_texts` of texts whose statistics are at hand."""
     return {
         **statistics.scores(),
         "sacrebleu": overlap.sacrebleu_score(statistics.bleu, normalization),

@@ -43,6 +43,7 @@ from hf_cxr.models.encoders import (
     scratch_encoder,
 )
 from hf_cxr.models.encoders import PATCH_SIZE as PATCH_SIZE
+from hf_cxr.utils.places import check_checkpoint
 
 # From-scratch sizes. `base` is GPT-2 small.
 DECODER_SIZES: dict[str, dict[str, Any]] = {
@@ -76,8 +77,7 @@ def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> C
     Raises `FileNotFoundError` where there is no such folder or repository, or the folder holds no checkpoint, and
     `ValueError` for one of another kind or with damaged weights.
     """
-    if Path(folder).exists() and not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no checkpoint here (config.json is missing)")
+    check_checkpoint(folder)
     try:
         config = AutoConfig.from_pretrained(folder, revision=revision)
     except (OSError, ValueError) as error:

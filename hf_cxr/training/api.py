@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from hf_cxr.config import parse_arguments
+from hf_cxr import config
 from hf_cxr.training import run
-
-
-def _recipe(name: str | os.PathLike) -> Path:  # becomes hf_cxr.config.recipe
-    return Path(name) if Path(name).is_file() else import_module("hf_cxr.cli.demo").packaged_config(f"{name}.yaml")
 
 
 def train(
@@ -36,4 +30,4 @@ def train(
         >>> report = hf_cxr.train(dataset="data/ours", output_dir="runs/ours", recipe="demo", learning_rate=1e-4)
     """
     given = {"dataset": dataset, "output_dir": output_dir} | arguments
-    return run.train(*parse_arguments(_recipe(recipe), arguments=given))
+    return run.train(*config.parse_arguments(config.recipe(recipe), arguments=given))

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_cxr.data.collator import CanvasDataset
+from hf_cxr.utils.files import replace_files
 
 EVALUATIONS = "evaluations.jsonl"
 COLLAPSED_SHARE = 0.95  # one sentence for more than this share of the studies, where the radiologists vary more
@@ -104,6 +105,4 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a JSON-lines file, whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(file)
+    replace_files(file.parent, {file.name: "".join(json.dumps(row) + "\n" for row in rows)})

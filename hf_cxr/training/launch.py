@@ -10,7 +10,6 @@ import argparse
 import os
 import subprocess
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.utils import DistributedType
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from hf_cxr.utils.files import packaged
 
 RANKS = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}
 
@@ -55,8 +56,7 @@ def accelerate_config(name: str) -> Path:
     """A launch set-up: a file of yours, or one of `configs/accelerate` by its name (`ddp`, `fsdp2`, …)."""
     if Path(name).is_file():
         return Path(name)
-    packaged = Path(str(resources.files("hf_cxr"))) / "configs" / "accelerate"
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs" / "accelerate"
+    folder = packaged("configs/accelerate")
     file = folder / f"{name.removesuffix('.yaml')}.yaml"
     if not file.is_file():
         names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))

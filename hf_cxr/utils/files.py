@@ -1,4 +1,5 @@
-"""Folders and files that are written whole or not at all: made beside their place, then moved into it."""
+"""Folders and files that are written whole or not at all: made beside their place, then moved into it. And where the
+files lie that come with the package."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,10 +20,9 @@ from typing import Any, NoReturn
 if sys.platform != "win32":
     import fcntl
 
+# How the name of a staging folder begins. One whose process was killed with no chance to clean up can be deleted.
 HIDDEN = ".hf-cxr-"
-"""How the name of a staging_folder begins. One that was killed with no chance to clean up can be deleted."""
-ENDINGS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal, a scheduler or `docker stop` sends to end a process."""
+ENDINGS = (signal.SIGINT, signal.SIGTERM)  # what a terminal, a scheduler or `docker stop` sends to end a process
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def replace_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:
 
 
 def commit(finished: Path, out: Path, check: Callable[[], None]) -> None:
-    """Put `finished`, made in the staging_folder of `out`, in its place; what is there already is replaced.
+    """Put `finished`, made in the staging folder of `out`, in its place; what is there already is replaced.
 
     `check` looks once more whether `out` may be written: someone else may have finished meanwhile.
     """
@@ -134,6 +134,30 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but staging folders."""
     return all(path.name.startswith(HIDDEN) for path in folder.iterdir())
+
+
+def check_free(
+    out: Path, what: str, mark: str, *, overwrite: bool = True, known: Container[str] | None = None
+) -> None:
+    """Raise `FileExistsError` unless `out` may be written: nothing is there, an empty folder or, with `overwrite`,
+    `what` was written there before: a folder that holds the file `mark` and, where given, only `known` names."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out}: is a file, not a folder to write to")
+    if not out.exists() or is_empty(out):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{out}: holds files already; choose another folder, or overwrite it (--overwrite)")
+    other = sorted(path.name for path in out.iterdir() if known is not None and path.name not in known)
+    if other or not (out / mark).is_file():
+        why = f"it holds {other[0]}" if other else f"no {mark}"
+        raise FileExistsError(f"{out}: is not {what} ({why}), so it is not overwritten; choose another folder")
+
+
+def packaged(name: str) -> Path:
+    """A file or folder of the project that the wheel brings too, such as "configs" or "model_card.md": inside the
+    package when installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / name if (package / name).exists() else package.parent / name
 
 
 @contextmanager

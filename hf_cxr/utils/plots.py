@@ -1,17 +1,20 @@
-"""What all our pages share: colours, the style of figures, figures as SVG that follows light and dark, number words.
+"""What all our pages share: colours, the style of figures, figures as PNG and as SVG that follows light and dark, and
+numbers in words. `hf_cxr.explore` (a dataset) and `hf_cxr.evaluation.report` (an evaluation) draw with it.
 
-`hf_cxr.explore` (a dataset) and `hf_cxr.evaluation.report` (an evaluation) draw with it. The style sheet is
-`plots.css` beside this file."""
+Beside this file: the style sheet `plots.css`, and `plots.html`, the parts of a page that both have."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import jinja2
+import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -60,13 +63,21 @@ BASELINES = {
 
 
 def template(path: Path) -> jinja2.Template:
-    """A page's template: escaping on, undefined names an error, our filters known, `css` its style sheet."""
+    """A page's template: escaping on, undefined names an error, our filters known, `css` the style sheet."""
+    shared = Path(__file__).parent
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader([path.parent, shared]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "percent": percent, "score": score}
-    environment.globals["css"] = Path(__file__).with_name("plots.css").read_text(encoding="utf-8")
-    return environment.from_string(path.read_text(encoding="utf-8"))
+    environment.globals |= {"css": (shared / "plots.css").read_text(encoding="utf-8"), "counted": counted}
+    return environment.get_template(path.name)
+
+
+# --- numbers in words --------------------------------------------------------------------------------------------
 
 
 def number(value: float) -> str:
@@ -74,22 +85,46 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
+def counted(value: float, one: str, many: str = "") -> str:
+    """(1, "study", "studies") → "1 study"; the plural is made with an s unless given."""
+    return f"{number(value)} {one if value == 1 else many or one + 's'}"
+
+
 def percent(share: float) -> str:
     """A share as per cent; only exact ones read 0 % and 100 %."""
-    if share in (0, 1):
-        return f"{share:.0%}".replace("%", f"{NBSP}%")
     value = 100 * share
     text = f"{value:.1f}" if value < 9.5 or value > 99 else f"{value:.0f}"
-    text = {"0.0": "< 0.1", "100.0": "> 99.9"}.get(text, text)
+    text = f"{value:.0f}" if share in (0, 1) else {"0.0": "< 0.1", "100.0": "> 99.9"}.get(text, text)
     return f"{text}{NBSP}%"
 
 
-def score(value: float | None) -> str:
-    """Three places, or a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
+def score(value: float | None, places: int = 3) -> str:
+    """So many places, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{places}f}"
 
 
-def svg(figure: Figure, name: str) -> str:
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def drawn(
+    makers: Mapping[str, Callable[[Any], Figure | None]], facts: Mapping[str, Any]
+) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of all `makers` that find something to draw in `facts`, in our style."""
+    for name, make in makers.items():
+        with matplotlib.rc_context(cast(Any, STYLE)):
+            if (figure := make(facts)) is not None:
+                yield name, figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG on white, for where no page sets the colours."""
+    stream = io.BytesIO()
+    whole = {"bbox_inches": "tight", "pad_inches": 0.12, "metadata": {"Software": None}}
+    figure.savefig(stream, format="png", dpi=150, facecolor=BACKGROUND, **cast(Any, whole))
+    return stream.getvalue()
+
+
+def svg(figure: Figure, name: str) -> Markup:
     """The figure as inline SVG without addresses, its colours as CSS variables, its names not shared by another."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -101,7 +136,7 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = re.sub("|".join(VARIABLES), lambda colour: f"var(--{VARIABLES[colour[0]]})", text)
-    return re.sub(r">\s+<", "><", text)
+    return Markup(re.sub(r">\s+<", "><", text))  # matplotlib escapes the texts in it
 
 
 def subplots(height: float, **options: Any) -> tuple[Figure, Any]:

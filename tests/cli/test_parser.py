@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import pytest
 from helpers import radiograph, run_cxr, vit_folder, write_config
@@ -109,8 +110,10 @@ def test_prepare_and_explore_through_the_installed_command(tmp_path):
     done = run_cxr("prepare", "phantom", "--num-studies", "60", "--size", "48", "--out", tmp_path / "data")
     assert done.returncode == 0, done.stderr
     assert "in the source" in done.stdout
+    assert "\nNext: hf-cxr explore " in done.stdout
     done = run_cxr("explore", tmp_path / "data", "--out", tmp_path / "page", "--findings", "cardiomegaly")
     assert done.returncode == 0, done.stderr
+    assert f"\nNext: open {tmp_path / 'page' / 'index.html'} · hf-cxr train " in done.stdout
     assert (tmp_path / "page" / "index.html").is_file()
     assert (tmp_path / "page" / "explore.json").is_file()
 
@@ -124,6 +127,7 @@ def test_predict_prints_one_impression_and_json_alone_to_stdout(run_folder, imag
     plain = run_cxr("predict", run_folder, "--frontal", image)
     assert plain.returncode == 0, plain.stderr
     assert len(plain.stdout.splitlines()) == 1
+    assert re.search(r"\S \(score [01]\.\d\d\)$", plain.stdout.strip())
     row = json.loads(run_cxr("predict", run_folder, "--frontal", image, "--lateral", image, "--json").stdout)
     assert set(row) == {"impression", "score"}
 
@@ -149,7 +153,7 @@ def test_predict_says_that_a_text_was_cut_short(run_folder, image, capsys):
 def test_an_empty_impression_is_printed_as_such(run_folder, image, capsys, monkeypatch):
     monkeypatch.setattr("hf_cxr.inference.pipeline.decode", lambda *_: [{"impression": "", "score": 0.1}])
     assert main(["predict", str(run_folder), "--frontal", image]) == 0
-    assert capsys.readouterr().out == "\n"
+    assert capsys.readouterr().out == "(no text) (score 0.10)\n"
 
 
 def test_predict_of_many_studies_goes_on_after_a_bad_one_and_names_it(run_folder, image, tmp_path, capsys):
@@ -179,7 +183,7 @@ def test_predict_takes_a_folder_of_each_view(talkative_run, tmp_path, capsys):
     alone = {}
     for uid, words in expected.items():
         assert main(["predict", str(talkative_run), *words]) == 0
-        alone[uid] = capsys.readouterr().out.strip()
+        alone[uid] = re.sub(r"(\(no text\))? \(score .*\)$", "", capsys.readouterr().out.strip())
     assert len(set(alone.values())) == 3
     folders = ["--frontal", str(tmp_path / "frontals"), "--lateral", str(tmp_path / "laterals")]
     for size in ("1", "2", "8"):
@@ -234,7 +238,7 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "250")
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count("truth:") == 3
-    assert "| **model** |" in result.stdout
+    assert "\nmodel   " in result.stdout
     assert "images shuffled" in result.stdout
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"examples.png", "README.md", "report.json", "dataset"} <= names

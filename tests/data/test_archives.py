@@ -16,11 +16,17 @@ from pathlib import Path
 import pytest
 
 from hf_cxr.data import archives
-from hf_cxr.data.archives import UnsafeArchive, check, extract, image_key, is_archive, members
+from hf_cxr.data.archives import UnsafeArchive, extract, image_key, is_archive, members
 
 FILES = {"a/1.png": b"one" * 100, "a/b/2.xml": b"", "3.dcm": os.urandom(70_000)}
-READERS = [lambda path: list(members(path)), lambda path: extract(path, path.parent / "out"), check]
-reader = pytest.mark.parametrize("read", READERS, ids=["members", "extract", "check"])
+
+
+def check(path: Path) -> int:
+    return sum(1 for _ in members(path))
+
+
+READERS = [lambda path: list(members(path)), lambda path: extract(path, path.parent / "out")]
+reader = pytest.mark.parametrize("read", READERS, ids=["members", "extract"])
 
 
 def header(name: str, kind: bytes = tarfile.REGTYPE, **fields) -> tarfile.TarInfo:

@@ -1,6 +1,5 @@
 """From a source to a dataset: the preparation report, the splits, and a folder that any `load_dataset` reads."""
 
-import errno
 import hashlib
 import json
 import os
@@ -8,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -22,9 +20,8 @@ from helpers import LISTEN
 from PIL import Image
 
 import hf_cxr
-from hf_cxr.data.prepare import FEATURES, StudyBuilder, format_preparation, load_studies, plan, prepare
+from hf_cxr.data.prepare import FEATURES, format_preparation, load_studies, plan, prepare
 from hf_cxr.data.splits import split_of
-from hf_cxr.utils.files import commit, is_empty, staging_folder, undisturbed
 
 datasets.disable_progress_bars()
 PHANTOM = {"num_studies": 24, "size": 32}
@@ -212,7 +209,7 @@ def test_when_nothing_can_be_used_the_commonest_reason_is_said_and_nothing_is_wr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
 
 
-def test_the_waterfall_is_printed_step_by_step():
+def test_the_preparation_report_is_printed_step_by_step():
     steps = [{"step": "in the source", "kept": 1200, "dropped": 0}, {"step": "readable", "kept": 1000, "dropped": 200}]
     text = format_preparation({"steps": steps, "splits": {"train": 1000, "validation": 0}})
     assert [line.split() for line in text.splitlines()] == [
@@ -282,7 +279,7 @@ def test_seed_and_size_reach_a_source_that_draws_its_studies(phantom, tmp_path):
 
 
 def test_a_large_split_is_written_in_several_files(phantom_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_cxr.data.prepare.SHARD_BYTES", 8_000)
+    monkeypatch.setattr("hf_cxr.data.builder.SHARD_BYTES", 8_000)
     prepare("phantom", tmp_path / "out", num_studies=238, size=32)
     files = sorted((tmp_path / "out" / "data").glob("train-*"))
     assert len(files) > 1
@@ -362,47 +359,6 @@ def test_an_empty_folder_is_filled_and_not_replaced(tmp_path):
         prepare("phantom", tmp_path / "volume", num_studies=3, size=32)
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_of_two_that_finish_at_the_same_moment_one_wins_whole(tmp_path, there):
-    out = tmp_path / "out"
-    if there:
-        out.mkdir()
-
-    def check():
-        if out.exists() and not is_empty(out):
-            raise FileExistsError("holds files already")
-        time.sleep(0.3)  # the other looks too
-
-    def finish(name):
-        with staging_folder(out) as folder:
-            made = folder / "made"
-            (made / "data").mkdir(parents=True)
-            for file in ("README.md", "data/train"):
-                (made / file).write_text(name)
-            try:
-                commit(made, out, check)
-            except FileExistsError:
-                return "says so"
-        return name
-
-    with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(finish, ("one", "other")))
-    assert sorted(told) in (["one", "says so"], ["other", "says so"])
-    assert {(out / file).read_text() for file in ("README.md", "data/train")} == set(told) - {"says so"}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_full_disk_is_one_clear_line(tmp_path):
-    def fill():
-        with staging_folder(tmp_path / "out") as folder:
-            (folder / "half").write_text("")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(OSError, match=r"out: no space left on its disk; nothing was written"):
-        fill()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_uid_that_looks_like_a_further_pair_is_left_out_only_where_pairs_are_made(tmp_path):
     noise().save(tmp_path / "a.png")
     noise(seed=1).save(tmp_path / "b.png")
@@ -475,37 +431,6 @@ def test_an_interruption_half_way_leaves_nothing(tmp_path, num_proc, sent):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def listening():
-    """Ctrl-C is heard, which is not so in a job of a shell's background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_what_is_undisturbed_hears_ctrl_c_afterwards_whichever_thread_it_reaches(listening):
-    over = threading.Event()
-    other = threading.Thread(target=over.wait)
-    other.start()
-    steps = []
-
-    def interrupted_early():
-        with undisturbed():
-            signal.pthread_kill(other.ident, signal.SIGINT)
-            time.sleep(0.2)
-            steps.append("all of it")
-        steps.append("and more")
-
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interrupted_early()
-    finally:
-        over.set()
-        other.join()
-    assert steps == ["all of it"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tmp_path):
     both = [run_prepare(tmp_path / "out", num_studies=40, size=64) for _ in range(2)]
     errors = [process.communicate(timeout=60)[1] for process in both]
@@ -552,10 +477,14 @@ def test_load_studies_and_prepare_hold_the_same_rows(phantom, tmp_path):
             assert mine == theirs
 
 
-def test_the_builder_can_be_used_by_itself(tmp_path):
-    builder = StudyBuilder(cache_dir=str(tmp_path), source="phantom", options={"num_studies": 5, "size": 32})
-    builder.download_and_prepare()
-    assert len(builder.as_dataset(split="train")) == builder.info.splits["train"].num_examples
+def test_those_who_load_a_collection_at_the_same_moment_prepare_it_once(tmp_path):
+    def load(_):
+        return load_studies("phantom", **PHANTOM, cache_dir=tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(load, range(2))
+    assert first["train"].cache_files == second["train"].cache_files
+    assert len(list(tmp_path.rglob("prepare.json"))) == 1
 
 
 def test_an_unknown_source_is_a_one_line_error(tmp_path):

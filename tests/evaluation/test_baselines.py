@@ -28,7 +28,7 @@ def test_constants_are_chosen_on_the_validation_split():
     assert baselines.blind_predictions(TRAIN, [], 1, seed=0)["best_constant"] == [NORMAL]
 
 
-def test_blind_guessers_never_see_the_test_texts():
+def test_image_blind_baselines_never_see_the_test_texts():
     said = baselines.blind_predictions(TRAIN, ["Cardiomegaly."], 7, seed=0)
     assert tuple(said) == baselines.BLIND
     assert all(len(texts) == 7 and set(texts) <= set(TRAIN) for texts in said.values())

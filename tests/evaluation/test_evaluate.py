@@ -134,7 +134,7 @@ def test_an_untrained_model_does_not_read_the_images(evaluated):
     assert evaluated[0]["reads_images"] is False
 
 
-def test_every_floor_is_there_with_the_nearest_neighbours(evaluated):
+def test_every_baseline_is_there_with_the_nearest_neighbours(evaluated):
     assert tuple(evaluated[0]["baselines"]) == (*BLIND, *NEAREST)
 
 

@@ -1,24 +1,19 @@
-"""The report on paper: what a reader is told is true to the numbers, and nothing is written by halves."""
+"""The report in files: what a reader is told is true to the numbers, and nothing is written by halves."""
 
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
+from helpers import assert_fits_a_phone
 from PIL import Image
 
 from hf_cxr.evaluation import calibration
 from hf_cxr.evaluation import evaluate as evaluation
-from hf_cxr.evaluation.report import (
-    REPORT_FILES,
-    figures,
-    page,
-    report_markdown,
-    report_page,
-    score_table,
-    tables,
-    write_report,
-)
+from hf_cxr.evaluation.baselines import BLIND
+from hf_cxr.evaluation.report import REPORT_FILES, figures, page, report_markdown, score_table, tables, write_report
+from hf_cxr.evaluation.report.page import report_page
+from hf_cxr.metrics import SCALARS
 from hf_cxr.utils.plots import percent
 
 NORMAL = "No acute cardiopulmonary abnormality."
@@ -99,10 +94,42 @@ def test_the_page_needs_nothing_else_and_is_well_formed(report, rows):
 
 
 def test_the_verdict_stands_on_top_and_research_use_is_said(report, rows):
-    words = words_of(report_page(report, rows))
+    html = report_page(report, rows)
+    words = words_of(html)
+    assert "<title>This model reads the images.</title>" in html
+    assert re.search(r"<h1[^>]*>([^<]*)</h1>", html)[1] == "This model reads the images."
     assert report["verdict"] in words
-    assert words.index(report["verdict"]) < words.index("Does it look?")
+    assert words.rindex("This model reads the images.") < words.index(report["verdict"])
+    assert words.index(report["verdict"]) < words.index("Image-shuffle test")
     assert "Research use only, not for diagnosis" in words
+
+
+@pytest.mark.parametrize(
+    ("reads", "told"),
+    [
+        (True, "This model reads the images."),
+        (False, "Nothing shows that this model reads the images."),
+        (None, "These studies cannot tell whether the model reads the images."),
+    ],
+)
+def test_the_verdict_in_plain_words_has_no_number(report, reads, told):
+    assert page.sentences(report | {"reads_images": reads})["verdict"] == told
+
+
+def test_every_scalar_has_words_and_every_image_blind_baseline_is_known_as_such(report):
+    assert tuple(tables.SCORES) == SCALARS
+    beside = report["baselines"] | {"nearest_pixels": {"bleu4": 1.0}}
+    best = max(report["baselines"][name]["bleu4"] for name in BLIND)
+    assert tables.best_blind(report | {"baselines": beside}, "bleu4")[1] == best
+
+
+def test_the_summary_counts_findings_and_compares_with_the_best_baseline(report):
+    numbers = {"finding_recall_micro": 0.75, "bleu4": 0.0}
+    numbers["shuffled"] = report["shuffled"] | {"finding_recall_micro": 0.21}
+    said = page.sentences(report | numbers)["summary"]
+    assert "Of 100 findings in the radiologists' texts it states 75" in said
+    assert "and 21 when it is shown those of other patients" in said
+    assert "Its BLEU-4 is below that of the best image-blind baseline." in said
 
 
 def test_every_part_of_the_report_is_on_the_page(report, rows):
@@ -151,10 +178,11 @@ def test_texts_are_shown_as_they_are_and_never_become_markup(rows):
     assert f"`{odd}`" in report_markdown(report)
 
 
-def test_small_strata_and_findings_are_marked(report, rows):
+def test_small_subgroups_and_findings_are_marked(report, rows):
     assert report["subgroups"]["findings"]["normal"]["small"]
     assert re.search(r'<tr class="small"><td>normal</td>', report_page(report, rows))
     assert "| normal (few) | 15 |" in report_markdown(report)
+    assert "(few)" not in tables.subgroups_table(report)
     assert re.search(r"<tr><td>two views</td>", report_page(report, rows))
 
 
@@ -186,7 +214,7 @@ def test_sentences_follow_the_numbers(report):
         f"from {report['finding_f1_micro']:.3f} to {report['shuffled']['finding_f1_micro']:.3f}"
         in told["image_shuffle"]
     )
-    best = max(report["baselines"][name]["bleu4"] for name in page.BLIND)
+    best = max(report["baselines"][name]["bleu4"] for name in BLIND)
     assert f"{best:.3f}" in told["scores"]
     assert "above" in told["scores"]
     assert "below" in page.sentences(report | {"bleu4": 0.0})["scores"]
@@ -210,7 +238,7 @@ def test_a_gain_that_is_not_proven_is_neither_denied_nor_claimed(report, real, b
     assert f"{blind:.3f}" in sentence
 
 
-def test_the_look_sentence_and_the_verdict_name_the_same_p(report):
+def test_the_sentence_on_the_image_shuffle_and_the_verdict_name_the_same_p(report):
     assert f"p = {report['permutation_p']:.3f}" in report["verdict"]
     assert f"probability {report['permutation_p']:.3f}." in page.sentences(report)["image_shuffle"]
 
@@ -294,10 +322,34 @@ def test_kinds_of_marks_are_read_aloud(report, rows):
     assert "<span hidden" not in html
 
 
+def test_the_page_fits_a_phone(report, rows):
+    assert_fits_a_phone(report_page(report, rows, lambda index: (Image.new("L", (60, 50), 90), None)))
+
+
 def test_signatures_and_names_without_a_space_are_broken_so_that_a_phone_needs_no_scrolling(report, rows):
     html = report_page(report, rows)
     for words in ("footer p", ".case dt", ".case dd"):
         assert re.search(rf"^{re.escape(words)} {{[^}}]*overflow-wrap: anywhere", html, re.MULTILINE)
+
+
+def test_real_and_shuffled_scores_are_both_seen_where_they_are_equal(report):
+    equal = report | {"shuffled": {name: report[name] for name in figures.GAINS}}
+    [axes] = figures._image_shuffle(equal).axes
+    dots, rings = (
+        [line for line in axes.lines if line.get_label() == name] for name in axes.get_legend_handles_labels()[1][:2]
+    )
+    assert len(dots) == len(rings) == len(figures.GAINS)
+    for dot, ring in zip(dots, rings, strict=True):
+        assert dot.get_xydata().tolist() == ring.get_xydata().tolist()
+        assert ring.get_markerfacecolor() == "none"
+        assert ring.get_markersize() > dot.get_markersize() + ring.get_markeredgewidth()
+
+
+@pytest.mark.parametrize("name", ["image_shuffle", "inputs", "findings", "reliability", "risk"])
+def test_axes_of_scores_run_from_zero_to_one(report, name):
+    [axes] = figures.MAKERS[name](report).axes
+    limits = [axes.get_xlim()] + [axes.get_ylim()] * (name in ("reliability", "risk"))
+    assert limits == [pytest.approx((-0.02, 1.02))] * len(limits)
 
 
 def test_thresholds_are_points_of_the_curve(report):
@@ -327,7 +379,7 @@ def test_no_figure_is_drawn_of_nothing():
     assert "No text of this split states a finding." in page.sentences(report)["findings"]
 
 
-def test_the_score_table_has_the_model_every_floor_and_the_oracle(report):
+def test_the_score_table_has_the_model_every_baseline_and_the_oracle(report):
     lines = score_table(report).splitlines()
     assert len(lines) == 2 + 1 + 1 + len(report["baselines"]) + 1
     assert lines[2].startswith("| **model** |")

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import datasets
 import pytest
-from helpers import copy_folder
+from helpers import assert_fits_a_phone, copy_folder
 from PIL import Image
 
 from hf_cxr import metrics
@@ -46,7 +46,7 @@ def test_the_counts_are_those_of_the_dataset(explored, rows):
     assert {row["finding"]: row["positive"] for row in facts["findings"]["rows"] if row["positive"]} == positive
 
 
-def test_the_floors_are_those_of_the_evaluation(explored, phantom_folder):
+def test_the_baselines_are_those_of_the_evaluation(explored, phantom_folder):
     facts, _ = explored
     dataset = load_prepared(phantom_folder)
     train, validation, test = (list(dataset[name]["impression"]) for name in ("train", "validation", "test"))
@@ -85,6 +85,11 @@ def test_the_page_holds_all_it_shows_and_asks_for_nothing_outside(explored):
     for path in (out / "figures").iterdir():
         with Image.open(path) as image:
             image.load()
+
+
+def test_the_page_fits_a_phone(explored):
+    _, out = explored
+    assert_fits_a_phone((out / "index.html").read_text())
 
 
 def test_the_same_input_gives_the_same_bytes(explored, phantom_folder, tmp_path):
@@ -209,7 +214,7 @@ def test_a_report_that_occurs_once_is_not_shown(tmp_path):
     assert "Bullet in" not in (tmp_path / "page" / "index.html").read_text()
 
 
-def test_scars_are_counted_by_section(tmp_path):
+def test_placeholders_are_counted_by_section(tmp_path):
     dataset = studies(
         impression={"train": ["XXXX XXXX edema.", "MAXXXIMAL."]}, indication={"train": ["XXXX-year-old", ""]}
     )
@@ -263,7 +268,7 @@ def test_a_failure_half_way_keeps_the_earlier_result(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
-def test_the_warm_up_and_the_page_ask_for_as_many_positives():
+def test_findings_pretraining_and_the_page_ask_for_as_many_positives():
     from hf_cxr.explore.counts import ENOUGH
     from hf_cxr.training.findings_pretraining import MIN_POSITIVES
 

@@ -19,7 +19,8 @@ from hf_cxr.cli import commands
 from hf_cxr.cli import parser as cli
 from hf_cxr.config import parse_arguments
 from hf_cxr.evaluation.evaluate import build_report
-from hf_cxr.evaluation.report import REPORT_FILES, score_table
+from hf_cxr.evaluation.report import REPORT_FILES, score_table, tables
+from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card, model_card_tables
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.metrics import SCALARS
@@ -119,7 +120,7 @@ def assert_well_formed(text: str) -> None:
             assert len(set(cells)) == 1, (above, line, below)
 
 
-def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(run_folder, phantom_folder):
+def test_the_card_of_a_run_holds_its_true_figures_with_the_baselines_beside_them(run_folder, phantom_folder):
     report = report_of(run_folder)
     text = (run_folder / "README.md").read_text()
     assert_well_formed(text)
@@ -129,6 +130,7 @@ def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(ru
     assert "baseline: the constant of best BLEU-4" in text
     assert f"; {load_checkpoint(str(run_folder)).model.num_parameters():,} parameters)" in text
     assert "images shuffled" in text
+    assert sentences(report)["image_shuffle"] in text
     assert re.search(r"research use only", text, re.IGNORECASE)
     for name, row in report["per_finding"].items():
         assert f"| {name} | {row['n']} |" in text
@@ -136,15 +138,15 @@ def test_the_card_of_a_run_holds_its_true_figures_with_the_floors_beside_them(ru
     assert len(rows) == len(SCALARS)
     for name in SCALARS:
         low, high = report["ci95"][name]
-        shown = rows[model_card_tables.NAMES[name]]
+        shown = rows[tables.SCORES[name]]
         assert shown[:3] == [f"{report[name]:.3f}", f"{low:.3f} to {high:.3f}", f"{report['shuffled'][name]:.3f}"]
 
 
-def test_every_score_stands_beside_shuffled_images_and_the_best_blind_guess():
+def test_every_score_stands_beside_shuffled_images_and_the_best_image_blind_baseline():
     truths = ["Small right pleural effusion.", "Cardiomegaly is noted today.", "Normal chest radiograph."]
     rows = told_rows(*((truth, truth) for truth in truths))
     report = build_report(rows, train=["Normal chest radiograph."] * 3, nearest={"nearest_pixels": truths})
-    table = {row[0]: row[1:] for row in table_below(model_card_tables.every_score(report), "|")}
+    table = {row[0]: row[1:] for row in table_below(tables.every_score(report), "|")}
     blind = [scores["rougeL"] for name, scores in report["baselines"].items() if name != "nearest_pixels"]
     assert max(blind) < report["baselines"]["nearest_pixels"]["rougeL"] == 1
     assert report["shuffled"]["rougeL"] < 1
@@ -261,7 +263,7 @@ def test_f1_by_chance_is_the_mean_over_all_ways_of_dealing_out_the_texts():
     orders = list(itertools.permutations(range(5)))
     rows = [{"uid": str(i), "impression": truths[i], "prediction": texts[i]} for i in range(5)]
     expected = sum(map(f1, orders)) / len(orders)
-    assert model_card_tables.chance_f1(build_report(rows)["per_finding"]["cardiomegaly"], 5) == pytest.approx(expected)
+    assert tables.chance_f1(build_report(rows)["per_finding"]["cardiomegaly"], 5) == pytest.approx(expected)
 
 
 def test_failures_are_chosen_by_rule_the_surest_and_the_worst(tmp_path, facts):
@@ -425,7 +427,7 @@ def test_base_models_are_the_parts_that_came_from_the_hub(tmp_path, encoder, dec
     assert model_card._base_models(kit) == told
 
 
-def test_a_dataset_on_the_hub_is_named_with_its_own_account(tmp_path, facts, phantom_folder, monkeypatch):
+def test_a_dataset_on_the_hub_is_named_with_its_own_preparation_report(tmp_path, facts, phantom_folder, monkeypatch):
     monkeypatch.setattr(model_card, "hf_hub_download", lambda repo, name, **options: str(phantom_folder / name))
     there = model_card.dataset_facts("somebody/chests")
     text = card_of(tmp_path, facts | there)

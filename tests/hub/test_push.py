@@ -162,6 +162,7 @@ TRACES = {
     "home folder of Windows": lambda run: json.dumps("C:\\Users\\Alice\\x"),
     "home folder of an older Windows": lambda run: "C:\\Documents and Settings\\Alice",
     "a disk that is mounted": lambda run: "read from /mnt/films/iu.",
+    "a disk of home folders": lambda run: "read from /homes/bob/iu.",
     "a disk of a cluster": lambda run: "see file:///scratch/bob/x",
     "access token": lambda run: "login with hf_" + "aB3" * 11,
     "access token within a word": lambda run: "TOKEN_hf_" + "aB3" * 11,
@@ -565,7 +566,9 @@ def test_a_run_that_names_a_public_repository_says_so_in_the_command_that_repeat
 
 def test_an_error_is_one_line_that_says_what_to_do(site, cxr, pushed, run_folder, phantom_folder, tmp_path):
     Image.fromarray(radiograph(1)).save(tmp_path / "f.png")
-    config = write_config(tmp_path / "config.yaml", dataset="data", push_to_hub=True, hub_model_id="user/x")
+    config = write_config(
+        tmp_path / "config.yaml", dataset=str(phantom_folder), push_to_hub=True, hub_model_id="user/x"
+    )
     push = ("push", run_folder, "user/x")
     answers = {
         "hf-cxr push: no token for the Hub: log in with `hf auth login`": cxr(*push, token=""),

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_cxr.evaluation.report.tables import INPUTS
-from hf_cxr.utils.plots import INK, LINE, MAIN, MUTED, QUIET, STYLE, THIRD, bare, subplots, svg
+from hf_cxr.evaluation.report.tables import INPUTS, SCORES
+from hf_cxr.utils.plots import BACKGROUND, INK, LINE, MAIN, MUTED, QUIET, THIRD, bare, drawn, png, score, subplots, svg
 
-GAINS = {
-    "finding_f1_micro": "finding F1",
-    "finding_f1_micro_sided": "… with sides",
-    "normal_accuracy": "normal or not",
-    "rougeL": "ROUGE-L",
-    "bleu1": "BLEU-1",
-    "bleu4": "BLEU-4",
-    "exact_match": "exact match",
-}
+GAINS = (
+    *("finding_f1_micro", "finding_f1_micro_sided", "normal_accuracy"),
+    *("rougeL", "bleu1", "bleu4", "exact_match"),
+)
 MOST_FINDINGS = 24
 CARD_FIGURES = {
     "image_shuffle": "Scores of the model beside those with the images permuted among the patients",
@@ -32,61 +26,43 @@ CARD_FIGURES = {
 """Figures of a model card → what is to be seen."""
 
 
-def draw(report: Mapping[str, Any]) -> dict[str, str]:
+def draw(report: Mapping[str, Any]) -> dict[str, Markup]:
     """Name → SVG of every figure that the report has numbers for."""
-    return {name: svg(figure, name) for name, figure in _made(report)}
+    return {name: svg(figure, name) for name, figure in drawn(MAKERS, report)}
 
 
 def draw_png(report: Mapping[str, Any]) -> dict[str, bytes]:
     """Name → PNG of the figures of a card; no image and no text of a patient is on them."""
-    drawn = {}
-    for name, figure in _made(report):
-        if name in CARD_FIGURES:
-            stream = io.BytesIO()
-            whole = {"bbox_inches": "tight", "pad_inches": 0.12, "metadata": {"Software": None}}
-            figure.savefig(stream, format="png", dpi=150, facecolor="white", **cast(Any, whole))
-            drawn[name] = stream.getvalue()
-    return drawn
-
-
-def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-    makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
-        "image_shuffle": _image_shuffle,
-        "inputs": _inputs,
-        "findings": _findings,
-        "reliability": _reliability,
-        "risk": _risk,
-    }
-    for name, make in makers.items():
-        with matplotlib.rc_context(cast(Any, STYLE)):
-            if (figure := make(report)) is not None:
-                yield name, figure
+    makers = {name: make for name, make in MAKERS.items() if name in CARD_FIGURES}
+    return {name: png(figure) for name, figure in drawn(makers, report)}
 
 
 def _rows(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
+    """A row for each label over a common axis of scores."""
     figure, axes = subplots(0.45 + height * len(labels))
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlim(-0.02, 1.02)
     bare(axes, "x")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return figure, axes
 
 
 def _image_shuffle(report: Mapping[str, Any]) -> Figure | None:
-    """Real and shuffled, joined by a line, for each score."""
+    """Real (a dot) and shuffled (a ring around it where they are equal), joined by a line, for each score."""
     if not report["shuffled"]:
         return None
-    figure, axes = _rows(0.33, list(GAINS.values()))
+    figure, axes = _rows(0.33, [SCORES[name] for name in GAINS])
     for place, name in enumerate(GAINS):
         real, blind = report[name], report["shuffled"][name]
         axes.plot([blind, real], [place, place], color=LINE, linewidth=4, solid_capstyle="round", zorder=1)
         if interval := report["ci95"].get(name):
             axes.plot(interval, [place, place], color=MAIN, linewidth=1.4, zorder=2)
-        axes.plot([blind], [place], "o", color=THIRD, markersize=6, label="images shuffled", zorder=3)
-        axes.plot([real], [place], "o", color=MAIN, markersize=7, label="model", zorder=4)
-    axes.set_xlim(-0.02, 1.02)
+        axes.plot([real], [place], "o", color=MAIN, markersize=5.5, label="right images", zorder=3)
+        ring: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 4}
+        axes.plot([blind], [place], "o", color=THIRD, label="other patients' images", **ring)
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles[:2][::-1], names[:2][::-1], loc="outside upper left", ncols=2)
+    figure.legend(handles[:2], names[:2], loc="outside upper left", ncols=2)
     return figure
 
 
@@ -100,8 +76,11 @@ def _inputs(report: Mapping[str, Any]) -> Figure | None:
     colours = [MAIN if name == "both_views" else QUIET for name in parts]
     axes.barh(range(len(parts)), values, height=0.62, color=colours)
     for place, value in enumerate(values):
-        axes.text(value + 0.012, place, f"{value:.3f}", va="center", color=MUTED, fontsize=9)
-    axes.set_xlim(0, min(1.15, max([*values, 0.05]) * 1.2))
+        inside = value > 0.8
+        colour, side = (BACKGROUND, "right") if inside else (MUTED, "left")
+        axes.text(
+            value + 0.015 * (1 - 2 * inside), place, score(value), va="center", ha=side, color=colour, fontsize=9
+        )
     return figure
 
 
@@ -118,7 +97,6 @@ def _findings(report: Mapping[str, Any]) -> Figure | None:
         if row.get("ci95"):
             axes.plot(row["ci95"], [place, place], color=colour, linewidth=2, alpha=0.6, solid_capstyle="round")
         axes.plot([row["f1"]], [place], "o", color=colour, markersize=5.5)
-    axes.set_xlim(-0.02, 1.02)
     return figure
 
 
@@ -134,8 +112,8 @@ def _reliability(report: Mapping[str, Any]) -> Figure | None:
         for point, value in zip(points, x, strict=True):
             axes.plot([value, value], point["ci95"], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot(x, y, "o-", color=colour, markersize=5, linewidth=1.2, label=label)
-    axes.set_xlabel("what the model says")
-    axes.set_ylabel("share that was right")
+    axes.set_xlabel("score of the text")
+    axes.set_ylabel("share of right texts")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
@@ -153,11 +131,21 @@ def _risk(report: Mapping[str, Any]) -> Figure | None:
     coverage, risk = ([point[name] for point in points] for name in ("coverage", "risk"))
     axes.plot(coverage, risk, color=MAIN, linewidth=2)
     axes.plot([0, 1], [curve["aurc_random"]] * 2, color=QUIET, linewidth=1.2)
-    axes.text(0, curve["aurc_random"], " without a score to choose by", color=MUTED, fontsize=9, va="bottom")
+    high = curve["aurc_random"] > 0.9
+    axes.text(0, curve["aurc_random"], " declining at random", color=MUTED, fontsize=9, va="top" if high else "bottom")
     axes.plot(coverage[-1:], risk[-1:], "o", color=INK, markersize=5)
     axes.set_xlabel("share of studies answered")
-    axes.set_ylabel("share of these that is wrong")
+    axes.set_ylabel("share of wrong texts among them")
     axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(0, max([*risk, curve["aurc_random"], 0.05]) * 1.2)
+    axes.set_ylim(-0.02, 1.02)
     bare(axes, "both")
     return figure
+
+
+MAKERS = {
+    "image_shuffle": _image_shuffle,
+    "inputs": _inputs,
+    "findings": _findings,
+    "reliability": _reliability,
+    "risk": _risk,
+}

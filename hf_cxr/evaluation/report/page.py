@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.report import figures
-from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, baselines, bounds, counted, p_value
-from hf_cxr.utils.plots import BASELINES, data_address, percent, score, template
+from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, INTERVAL, SCORES, baselines, best_blind, bounds, p_value
+from hf_cxr.utils.plots import BASELINES, counted, data_address, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = 6
 PANEL = 224  # pixels a view
 COVERAGES = (1.0, 0.9, 0.8, 0.5, 0.25)
-BLIND = ("most_frequent", "best_constant", "length_matched", "random_train")
 Images = Callable[[int], tuple[Image.Image | None, Image.Image | None]]
 
 
@@ -27,13 +25,14 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
     """One HTML file: no network, no script. `images` gives frontal and lateral view of a row by its number."""
     return template(TEMPLATE).render(
         report=report,
-        figures={name: Markup(svg) for name, svg in figures.draw(report).items()},  # matplotlib escapes texts in it
+        figures=figures.draw(report),
         sentences=sentences(report),
         columns=COLUMNS,
+        names=SCORES,
         baselines=baselines(report),
         inputs=INPUTS,
+        interval=INTERVAL,
         bounds=bounds,
-        counted=counted,
         most=figures.MOST_FINDINGS,
         p_value=p_value,
         thresholds=thresholds(report),
@@ -57,17 +56,21 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
 
 def _study(rows: Sequence[Mapping[str, Any]], index: int, images: Images | None) -> dict[str, Any]:
     views = images(index) if images else (None, None)
-    return dict(rows[index]) | {"image": data_address(_side_by_side(views)) if any(views) else None}
+    return dict(rows[index]) | {"image": data_address(side_by_side(*views)) if any(views) else None}
 
 
-def _side_by_side(views: Sequence[Image.Image | None]) -> Image.Image:
+def side_by_side(frontal: Image.Image | None, lateral: Image.Image | None, panel: int = PANEL) -> Image.Image:
+    """Both views of a study for a reader; a missing one is said to be missing."""
     from hf_cxr.inference.views import fit_panel
 
-    sheet = Image.new("L", (len(views) * PANEL, PANEL))
-    for place, view in enumerate(views):
+    canvas = Image.new("L", (2 * panel, panel))
+    for name, view, left in (("frontal", frontal, 0), ("lateral", lateral, panel)):
         if view is not None:
-            sheet.paste(fit_panel(view, PANEL), (place * PANEL, 0))
-    return sheet
+            canvas.paste(fit_panel(view, panel), (left, 0))
+        else:
+            middle, font = (left + panel // 2, panel // 2), ImageFont.load_default(13)
+            ImageDraw.Draw(canvas).text(middle, f"no {name} view", fill=130, anchor="mm", font=font)
+    return canvas
 
 
 def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -84,18 +87,29 @@ def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
 # --- what the figures mean ---------------------------------------------------------------------------------------
 
 
-def sentences(report: Mapping[str, Any]) -> dict[str, str]:
-    """Section → one plain sentence made of the numbers."""
-    makers = {
-        "image_shuffle": _image_shuffle,
-        "inputs": _inputs,
-        "scores": _scores,
-        "findings": _findings,
-        "subgroups": _subgroups,
-        "calibration": _calibration,
-        "risk": _risk,
-    }
-    return {name: make(report) for name, make in makers.items()}
+def _verdict(report: Mapping[str, Any]) -> str:
+    if report["reads_images"] is None:
+        return "These studies cannot tell whether the model reads the images."
+    return (
+        "This model reads the images." if report["reads_images"] else "Nothing shows that this model reads the images."
+    )
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    said = []
+    if any(row["n"] for row in report["per_finding"].values()):
+        here = f"Of 100 findings in the radiologists' texts it states {100 * report['finding_recall_micro']:.0f}"
+        if (blind := report["shuffled"].get("finding_recall_micro")) is not None:
+            there = f"{100 * blind:.0f}"
+            here += f" when it is shown the right images, and {there} when it is shown those of other patients"
+        said.append(f"{here}.")
+    if best := best_blind(report, "bleu4"):
+        said.append(f"Its BLEU-4 is {_beside(report['bleu4'], best[1])} that of the best image-blind baseline.")
+    return " ".join(said)
+
+
+def _beside(ours: float, theirs: float) -> str:
+    return "level with" if score(ours) == score(theirs) else "above" if ours > theirs else "below"
 
 
 def _image_shuffle(report: Mapping[str, Any]) -> str:
@@ -106,26 +120,26 @@ def _image_shuffle(report: Mapping[str, Any]) -> str:
     real, blind = score(report["finding_f1_micro"]), score(report["shuffled"]["finding_f1_micro"])
     if report["reads_images"]:
         return (
-            f"With the images of other patients finding F1 falls from {real} to {blind}; texts that had nothing to do "
-            f"with their images would do as well with probability {score(report.get('permutation_p'))}."
+            f"With the images of other patients, finding F1 falls from {real} to {blind}. Texts that have nothing to "
+            f"do with their images would do as well with probability {score(report.get('permutation_p'))}."
         )
     if report["finding_f1_micro"] > report["shuffled"]["finding_f1_micro"] and real != blind:
         return (
-            f"Finding F1 is {real} with the right images and {blind} with those of other patients; chance alone could "
-            "make such a difference, so it is not shown that what the model writes comes from the images."
+            f"Finding F1 is {real} with the right images and {blind} with those of other patients, a difference "
+            "that chance alone could make."
         )
     return (
-        f"With the images of other patients finding F1 is {blind}, no worse than the {real} with the right ones: "
-        "nothing shows that what the model writes comes from the images."
+        f"With the images of other patients, finding F1 is {blind}. That is no worse than the {real} with the right "
+        "images."
     )
 
 
 def _inputs(report: Mapping[str, Any]) -> str:
     parts = {key: part["finding_f1_micro"] for key, part in report.get("inputs", {}).items()}
     if not parts:
-        return "What each view is worth was not measured here."
+        return "What each view adds was not measured here."
     if not {"both_views", "frontal_only", "lateral_only"} <= set(parts):
-        return "No study of this split has both views, so what each is worth cannot be told."
+        return "No study of this split has both views, so what each view adds cannot be told."
     both, frontal, lateral = (parts[name] for name in ("both_views", "frontal_only", "lateral_only"))
     better, worse = ("frontal", "lateral") if frontal >= lateral else ("lateral", "frontal")
     alone = max(frontal, lateral)
@@ -138,26 +152,26 @@ def _inputs(report: Mapping[str, Any]) -> str:
     else:
         sentence = f"the {better} view alone does better than both"
     return (
-        f"Over {counted(report['inputs']['both_views']['n'], 'study', 'studies')} with both views, finding F1 is "
+        f"In {counted(report['inputs']['both_views']['n'], 'study', 'studies')} with both views, finding F1 is "
         f"{score(both)} with both, {score(frontal)} with the frontal and {score(lateral)} with the lateral view "
         f"alone: {sentence}."
     )
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    blind = {name: report["baselines"][name] for name in BLIND if name in report["baselines"]}
-    if not blind:
+    if not (best := best_blind(report, "bleu4")):
         return "There is no training split here, so no baseline stands beside the model."
-    best = max(blind, key=lambda name: blind[name]["bleu4"])
-    baseline, ours = blind[best]["bleu4"], report["bleu4"]
-    beats = "level with" if score(ours) == score(baseline) else "above" if ours > baseline else "below"
-    text = f"BLEU-4 is {score(ours)}, {beats} the {score(baseline)} that {BASELINES[best]} reaches without any image"
+    name, theirs, ours = *best, report["bleu4"]
+    text = (
+        f"BLEU-4 is {score(ours)}. That is {_beside(ours, theirs)} the {score(theirs)} that {BASELINES[name]} reaches "
+        "without any image."
+    )
     if oracle := report.get("oracle"):
         text += (
-            f"; knowing every true finding and copying the commonest wording would give {score(oracle['bleu4'])}, "
-            f"with a finding F1 of {score(oracle['finding_f1_micro'])}"
+            f" An oracle that knows every true finding and copies the commonest wording reaches "
+            f"{score(oracle['bleu4'])}, with a finding F1 of {score(oracle['finding_f1_micro'])}."
         )
-    return f"{text}."
+    return text
 
 
 def _findings(report: Mapping[str, Any]) -> str:
@@ -168,14 +182,14 @@ def _findings(report: Mapping[str, Any]) -> str:
     missed = [name for name in order if not rows[name]["recall"]]
     commonest = order[0]
     text = (
-        f"{counted(len(rows), 'finding is', 'findings are')} stated here; of the commonest, {commonest} "
-        f"(n = {rows[commonest]['n']:,}), the model states {percent(rows[commonest]['recall'] or 0.0)}"
+        f"{counted(len(rows), 'finding is', 'findings are')} stated here. The model states "
+        f"{percent(rows[commonest]['recall'] or 0.0)} of the commonest, {commonest} (n = {rows[commonest]['n']:,})."
     )
     if not missed:
-        return f"{text}, and it states each finding at least once where it is true."
+        return f"{text} It states each finding at least once where it is true."
     names = ("first of all " if len(missed) > 3 else "") + ", ".join(missed[:3])
     where = "it is" if len(missed) == 1 else "they are"
-    return f"{text}; {len(missed)} of {len(rows)} it never states where {where} true ({names})."
+    return f"{text} {len(missed)} of {len(rows)} it never states where {where} true ({names})."
 
 
 def _subgroups(report: Mapping[str, Any]) -> str:
@@ -195,7 +209,7 @@ def _subgroups(report: Mapping[str, Any]) -> str:
         sentence = "Studies with several findings are easier than those with one"
     else:
         sentence = (
-            "Studies with several findings are not clearly harder or easier than those with one: intervals overlap"
+            "Studies with several findings are not clearly harder or easier than those with one, as intervals overlap"
         )
     values = f"{score(several['finding_f1_micro'])} and {score(one['finding_f1_micro'])}"
     return f"{sentence} (finding F1 {values}).{note}"
@@ -205,13 +219,13 @@ def _calibration(report: Mapping[str, Any]) -> str:
     curve = report.get("calibration")
     if not curve:
         return (
-            f"No calibration: it takes a checkpoint that has one, or {MIN_STUDIES} validation studies other than "
-            "these. The score is the text's plain probability."
+            "No calibration here: the score is the text's plain probability. Calibration needs a checkpoint that has "
+            f"one, or {MIN_STUDIES} validation studies other than these."
         )
     before, after = curve["ece_before"], curve["ece_after"]
     return (
-        f"A score is meant as the chance that {curve['event']}; it is off by {percent(after)} on average, the text's "
-        f"plain probability by {percent(before)}."
+        f"A score is the chance that {curve['event']}. It is off by {percent(after)} on average; the text's plain "
+        f"probability is off by {percent(before)}."
     )
 
 
@@ -219,11 +233,19 @@ def _risk(report: Mapping[str, Any]) -> str:
     points = (report.get("calibration") or {}).get("risk_coverage", [])
     part = [point for point in points if point["coverage"] < 1]
     if not part:
-        return "All studies have one score, so there are none to decline first."
+        return "All studies have the same score, so there are none to decline first."
     half, everybody = min(part, key=lambda point: abs(point["coverage"] - 0.5)), points[-1]
     share, fewer, all_wrong = (percent(value) for value in (half["coverage"], half["risk"], everybody["risk"]))
     if not everybody["risk"]:
         return "No text is wrong here, so declining gains nothing."
     if fewer != all_wrong and half["risk"] < everybody["risk"]:
-        return f"Answering only the {share} it is surest of, {fewer} of its texts are wrong in place of {all_wrong}."
-    return f"Declining gains nothing here: of the {share} it is surest of {fewer} are wrong, of all {all_wrong}."
+        return (
+            f"If it answers only the {share} it is surest of, {fewer} of its texts are wrong in place of {all_wrong}."
+        )
+    return f"Declining gains nothing here. Of the {share} it is surest of, {fewer} are wrong; of all, {all_wrong}."
+
+
+def sentences(report: Mapping[str, Any]) -> dict[str, str]:
+    """Section → what it means, in plain words made of the numbers."""
+    makers = (_verdict, _summary, _image_shuffle, _inputs, _scores, _findings, _subgroups, _calibration, _risk)
+    return {make.__name__[1:]: make(report) for make in makers}

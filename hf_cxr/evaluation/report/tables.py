@@ -1,19 +1,32 @@
-"""The report as Markdown: the score table that cards, the command line and the README show, and the whole."""
+"""The report as Markdown: the tables that cards and the README show too, and the whole."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_cxr.utils.plots import BASELINES, NBSP, score
+from hf_cxr.utils.plots import BASELINES, NBSP, counted, percent, score
 
-COLUMNS = {
-    "bleu1": "BLEU-1",
-    "bleu4": "BLEU-4",
+SCORES = {
+    **{f"bleu{order}": f"BLEU-{order}" for order in range(1, 5)},
+    "sentence_bleu4": "sentence BLEU-4",
+    "legacy_bleu4": "legacy BLEU-4 (without meaning, to read old tables)",
     "rougeL": "ROUGE-L",
     "cider": "CIDEr",
+    "exact_match": "exact match",
+    "finding_precision_micro": "finding precision",
+    "finding_recall_micro": "finding recall",
     "finding_f1_micro": "finding F1 (micro)",
     "finding_f1_macro": "finding F1 (macro)",
+    "finding_f1_micro_uncertain": "finding F1 with possible findings",
+    "finding_f1_micro_sided": "finding F1 with sides",
+    "finding_f1_micro_located": "finding F1 with sides and places",
+    "normal_accuracy": "normal or abnormal",
+    "length_ratio": "length written / length of the references",
+}
+"""The scalars of a report (`hf_cxr.metrics.SCALARS`) in words."""
+COLUMNS = {
+    name: SCORES[name] for name in ("bleu1", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro")
 }
 INPUTS = {
     "both_views": "both views",
@@ -21,23 +34,7 @@ INPUTS = {
     "lateral_only": "lateral view alone",
     "mean_image": "the mean training image",
 }
-
-
-def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Row name → scores of everything that stands beside the model, in the order of the table."""
-    beside = {"model, images shuffled": report["shuffled"]}
-    beside |= {f"baseline: {BASELINES.get(name, name)}": scores for name, scores in report["baselines"].items()}
-    beside["oracle: the commonest text with the true findings"] = report.get("oracle", {})
-    return {name: scores for name, scores in beside.items() if scores}
-
-
-def score_table(report: Mapping[str, Any]) -> str:
-    """A Markdown table: the model, itself with shuffled images, every baseline and the label oracle, side by side."""
-    rows = {"**model**": report} | baselines(report)
-    return table(
-        ["", *COLUMNS.values()],
-        [[name, *(score(scores.get(key)) for key in COLUMNS)] for name, scores in rows.items()],
-    )
+INTERVAL = f"95{NBSP}% interval"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -57,9 +54,78 @@ def p_value(p: float | None) -> str:
     return "–" if p is None else f"<{NBSP}0.005" if p < 0.005 else f"{p:.3f}"
 
 
-def counted(n: int, one: str, many: str) -> str:
-    """(1, "study", "studies") → "1 study"."""
-    return f"{n:,} {one if n == 1 else many}"
+def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Row name → scores of everything that stands beside the model, in the order of the table."""
+    beside = {"model, images shuffled": report["shuffled"]}
+    beside |= {f"baseline: {BASELINES.get(name, name)}": scores for name, scores in report["baselines"].items()}
+    beside["oracle: the commonest text with the true findings"] = report.get("oracle", {})
+    return {name: scores for name, scores in beside.items() if scores}
+
+
+def best_blind(report: Mapping[str, Any], name: str) -> tuple[str, float] | None:
+    """Name and value of the image-blind baseline of a report with the highest score; `None` where it has none."""
+    blind = {key: scores[name] for key, scores in report["baselines"].items() if not key.startswith("nearest")}
+    return max(blind.items(), key=lambda item: item[1], default=None)
+
+
+def score_table(report: Mapping[str, Any]) -> str:
+    """The model, itself with shuffled images, every baseline and the label oracle, side by side."""
+    rows = {"**model**": report} | baselines(report)
+    cells = [[name, *(score(scores.get(key)) for key in COLUMNS)] for name, scores in rows.items()]
+    return table(["", *COLUMNS.values()], cells)
+
+
+def every_score(report: Mapping[str, Any], gain: bool = False) -> str:
+    """Every scalar with its interval, beside shuffled images and the best image-blind baseline for that score; with
+    `gain` also what the images add to it."""
+    head, rows = ["score", "model", INTERVAL, "images shuffled", "best image-blind baseline"], []
+    for name in SCORES:
+        best = best_blind(report, name) if name != "length_ratio" else None
+        row = [score(report[name]), bounds(report["ci95"].get(name)), score(report["shuffled"].get(name))]
+        rows.append([SCORES[name], *row, score(best and best[1])])
+        if gain:
+            change, p = bounds(report["image_gain_ci95"].get(name), sign=True), report["image_gain_p"].get(name)
+            rows[-1] += [f"{report['image_gain'][name]:+.3f}", change, p_value(p)]
+    return table(head + ["gain from the images", INTERVAL, "p"] * gain, rows)
+
+
+def finding_table(report: Mapping[str, Any]) -> str:
+    """Every finding, the commonest first, with the F1 of the same texts permuted at random."""
+    rows = []
+    for name, row in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"]):
+        shares = (score(row[key], 2) for key in ("precision", "recall", "f1"))
+        rows.append([name, str(row["n"]), *shares, bounds(row.get("ci95")), score(chance_f1(row, report["n"]), 2)])
+    return table(["finding", "n", "precision", "recall", "F1", INTERVAL, "F1 by chance"], rows)
+
+
+def chance_f1(row: Mapping[str, Any], studies: int) -> float | None:
+    """Mean F1 of a finding over all permutations of the same texts: 2·n·s / (N·(n + s)), where s of the N texts state
+    it and it is true of n. `None` where s does not follow from the report."""
+    n = row["n"]
+    if row["precision"] is None or not n:  # never stated, or never true
+        return 0.0
+    if not row["precision"]:
+        return None
+    stated = row["recall"] * n / row["precision"]
+    return 2 * n * stated / (studies * (n + stated))
+
+
+def subgroups_table(report: Mapping[str, Any], small: bool = False) -> str:
+    """Scores by subgroup, those of few studies only if `small`. Empty where none is left."""
+    rows = [
+        [
+            f"{name}{' (few)' if row['small'] else ''}",
+            str(row["n"]),
+            score(row["finding_f1_micro"]),
+            bounds(row["ci95"].get("finding_f1_micro")),
+            score(row["normal_accuracy"]),
+            score(row["bleu4"]),
+        ]
+        for kind in ("findings", "length", "views")
+        for name, row in report.get("subgroups", {}).get(kind, {}).items()
+        if small or not row["small"]
+    ]
+    return table(["studies", "n", "finding F1", INTERVAL, "normal or abnormal", "BLEU-4"], rows) if rows else ""
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
@@ -69,50 +135,21 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         f"# {report['verdict']}",
         f"{counted(report['n'], 'study', 'studies')}. Research use only, not for diagnosis.",
         score_table(report),
-        f"{counted(report['distinct_outputs'], 'distinct output', 'distinct outputs')}; the commonest goes to "
-        f"{report['modal_share']:.0%} of the studies: `{modal}`",
+        f"{counted(report['distinct_outputs'], 'different text')}. The commonest goes to "
+        f"{percent(report['modal_share'])} of the studies: `{modal}`",
+        "## Every score",
+        every_score(report, gain=bool(report["image_gain"])),
     ]
-    if report["ci95"]:
-        head = ["score", "model", "95 % interval", "gain over shuffled images", "95 % interval", "p"]
-        rows = [
-            [
-                name,
-                score(report[name]),
-                bounds(report["ci95"].get(name)),
-                f"{report['image_gain'][name]:+.3f}",
-                bounds(report["image_gain_ci95"].get(name), sign=True),
-                p_value(report["image_gain_p"].get(name)),
-            ]
-            for name in report["image_gain"]
-        ]
-        parts += ["## Every score", table(head, rows)]
-    if report.get("inputs"):
-        rows = [
-            [INPUTS[name], str(part["n"]), *(score(part[key]) for key in COLUMNS)]
-            for name in INPUTS
-            if (part := report["inputs"].get(name))
-        ]
-        parts += ["## What the model was shown", table(["", "n", *COLUMNS.values()], rows)]
-    rows = [
-        [name, str(row["n"]), *(score(row[key]) for key in ("precision", "recall", "f1")), bounds(row.get("ci95"))]
-        for name, row in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"])
-    ]
-    parts += ["## Findings", table(["finding", "n", "precision", "recall", "F1", "95 % interval"], rows)]
-    for kind, group in report.get("subgroups", {}).items():
-        if kind != "finding":  # told above
-            rows = [
-                [
-                    f"{name}{' (few)' if row['small'] else ''}",
-                    str(row["n"]),
-                    *(score(row[key]) for key in ("bleu4", "finding_f1_micro")),
-                    bounds(row["ci95"].get("finding_f1_micro")),
-                ]
-                for name, row in group.items()
-            ]
-            parts += [f"## By {kind}", table(["", "n", "BLEU-4", "finding F1 (micro)", "95 % interval"], rows)]
+    shown = {title: part for name, title in INPUTS.items() if (part := report.get("inputs", {}).get(name))}
+    if shown:
+        rows = [[title, str(part["n"]), *(score(part[key]) for key in COLUMNS)] for title, part in shown.items()]
+        parts += ["## Scores by what the model was shown", table(["", "n", *COLUMNS.values()], rows)]
+    parts += ["## Findings", finding_table(report)]
+    if groups := subgroups_table(report, small=True):
+        parts += ["## Subgroups", groups]
     if curve := report.get("calibration"):
         parts += [
-            "## Calibration",
+            "## Confidence score",
             f"A score is meant as the chance that {curve['event']}. Expected calibration error "
             f"{curve['ece_before']:.3f} before, {curve['ece_after']:.3f} after calibration; Brier score "
             f"{curve['brier_before']:.3f} and {curve['brier_after']:.3f} ({curve['n']} studies; fitted on "

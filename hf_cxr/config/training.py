@@ -1,74 +1,22 @@
-"""What a training run can be told: the kit's own arguments beside the Trainer's, from a flat YAML file and overrides.
+"""The arguments of a run with the Trainer's among them: parsed from a config and overrides, and written as a config.
 
-An argument has one name everywhere: as a field here, as a key in the YAML file, and as `--name` on the command line.
+The kit's own arguments, recipes and the reading of a file are in `hf_cxr.config.kit`, which needs no transformers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from huggingface_hub import get_token
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-
-@dataclass
-class KitArguments:
-    """Data, parts and stages. The optimisation is the Trainer's: see `TrainingArguments`."""
-
-    dataset: str = field(metadata={"help": "Prepared dataset: a folder made by `hf-cxr prepare`, or a Hub id."})
-    encoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})
-    decoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})
-    panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
-    vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
-    max_target_length: int = field(default=128, metadata={"help": "Longest impression in tokens, the end included."})
-    findings_pretraining_epochs: float = field(default=0.0, metadata={"help": "Epochs of stage one; 0 skips it."})
-    findings_pretraining_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}
-    )
-    findings_labels: str = field(
-        default="text",
-        metadata={
-            "choices": ["text", "tags"],
-            "help": "What stage one learns: findings read from the impressions, or the dataset's column tags.",
-        },
-    )
-    encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
-    )
-    cross_attention_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the decoder's new cross-attention; default: learning_rate."}
-    )
-    view_dropout: float = field(default=0.0, metadata={"help": "Probability of emptying one panel of a pair."})
-    augmentation: float = field(
-        default=0.0, metadata={"help": "Strength of rotation, scale, shift and contrast, 0 (none) to 1."}
-    )
-    freeze_encoder: bool = field(
-        default=False,
-        metadata={"help": "No encoder training in stage two; its states (of unchanged images) are computed once."},
-    )
-    lora_rank: int = field(
-        default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs peft."}
-    )
-    lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapters: lora_alpha / lora_rank."})
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
-    )
-    log_samples: int = field(default=4, metadata={"help": "Validation studies shown at each evaluation; 0: none."})
-    share_samples: bool = field(
-        default=False, metadata={"help": "Send those images and texts to trackers on other machines, too."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue an interrupted run in output_dir."})
-    restart: bool = field(default=False, metadata={"help": "Delete the run in output_dir and begin anew."})
-    num_proc: int | None = field(default=None, metadata={"help": "Processes for packing the canvases."})
+from hf_cxr.config.kit import STARTING, KitArguments, closest, read_config
 
 
 @dataclass
@@ -113,9 +61,6 @@ class TrainingArguments(Seq2SeqTrainingArguments):
         }
 
 
-# Told on the command line of one start, no part of what the run is.
-STARTING = ("resume", "restart")
-
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
 DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "disable_tqdm", "hub_token"}
 
@@ -134,27 +79,11 @@ def argument_names() -> list[str]:
     return [item.name for kind in ARGUMENTS for item in dataclasses.fields(kind) if item.init]
 
 
-def read_config(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a flat YAML config. Raises `FileNotFoundError` or `ValueError` naming the file and the key."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such config file")
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file}: a config is a flat mapping of argument names to values")
-    for key in config:
-        _check_name(str(key), str(file))
-    return config
-
-
 def _check_name(name: str, where: str) -> None:
     names = argument_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        raise ValueError(f"{where}: unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        near = closest(name, names)
+        raise ValueError(f"{where}: unknown argument {name!r}" + (f"; did you mean {near!r}?" if near else ""))
 
 
 def parse_arguments(
@@ -165,9 +94,11 @@ def parse_arguments(
     Raises `ValueError` with one line for an unknown name (with the nearest valid one) or an unusable value.
     """
     words: list[str] = []
-    for name in arguments:
-        _check_name(name, "train")
-    for key, value in (read_config(config) | dict(arguments)).items():
+    settings = read_config(config)
+    for where, names in ((str(config), settings), ("train", arguments)):
+        for name in names:
+            _check_name(str(name), where)
+    for key, value in (settings | dict(arguments)).items():
         words += _as_words(key, value)
     for word in overrides:
         if word.startswith("--"):

@@ -1,0 +1,105 @@
+"""What a person reads in the terminal: tables aligned for 80 columns, one line a study, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 80
+RESEARCH_USE = "Research use only, not for diagnosis."
+
+
+def print_next(*steps: str) -> None:
+    """The last line of a command: what to do now."""
+    print("Next: " + " · ".join(steps))
+
+
+def command(*words: object) -> str:
+    """Words as one types them."""
+    return shlex.join(map(str, words))
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of at most 80 columns: names on the left, broken into lines where they are long, numbers on the right.
+
+    A heading may be of several lines.
+    """
+    heads = [cell.splitlines() or [""] for cell in head]
+    high = max(map(len, heads))
+    heads = [[""] * (high - len(cell)) + cell for cell in heads]
+    widths = [max(map(len, [*heads[i], *(row[i] for row in rows)])) for i in range(1, len(head))]
+    room = min(WIDTH - sum(width + 2 for width in widths), max(len(row[0]) for row in rows))
+    lines = [("", [cell[number] for cell in heads[1:]]) for number in range(high)]
+    for name, *cells in rows:
+        *above, last = textwrap.wrap(name, room, subsequent_indent="  ")
+        lines += [(line, [""] * len(cells)) for line in above] + [(last, cells)]
+    return "\n".join(
+        (name.ljust(room) + "".join(cell.rjust(width + 2) for cell, width in zip(cells, widths, strict=True))).rstrip()
+        for name, cells in lines
+    )
+
+
+def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoint: str | None = None) -> None:
+    """The score table and the verdict of a report that was written to `folder`, and what to do next.
+
+    Args:
+        checkpoint: what was evaluated; default: the run in `folder`.
+    """
+    from hf_cxr.evaluation.report.tables import COLUMNS, baselines, counted
+    from hf_cxr.utils.plots import score
+
+    if report is None:
+        print("Not evaluated: the dataset has no test studies.")
+    else:
+        heads = [name.replace("finding F1 (", "F1\n").rstrip(")") for name in COLUMNS.values()]
+        rows = {"model": report} | baselines(report)
+        cells = [[name, *(score(scores.get(key)) for key in COLUMNS)] for name, scores in rows.items()]
+        outputs = counted(report["distinct_outputs"], "distinct output", "distinct outputs")
+        print(f"\n{aligned(['', *heads], cells)}\n(F1: finding F1)\n")
+        print(f"{outputs} on {counted(report['n'], 'study', 'studies')}.")
+        print(textwrap.fill(report["verdict"], WIDTH))
+    print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")
+    page = [f"open {folder}/report.html"] if folder and report else []
+    print_next(*page, f"{command('hf-cxr', 'predict', checkpoint or folder)} --frontal IMAGE [--lateral IMAGE]")
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Both runs' main scores side by side, and the verdict."""
+    from hf_cxr.evaluation.compare import SHOWN
+
+    rows = []
+    for name, words in SHOWN.items():
+        row = comparison["scores"][name]
+        low, high = row["ci95"]
+        numbers = [f"{row['a']:.3f}", f"{row['b']:.3f}", f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        rows.append([words, *numbers, f"{row['probability']:.2f}"])
+    print(f"A: {comparison['a']}, B: {comparison['b']}, {comparison['n']} studies\n")
+    print(aligned(["", "A", "B", "B − A", "95 % interval", "probability\nB is better"], rows))
+    print(f"\n{textwrap.fill(comparison['verdict'], WIDTH)}")
+
+
+def print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None:
+    """One study of `predict`: a JSON object, or its text and score on one line, its warnings on stderr."""
+    if as_json:
+        row = {"uid": uid} | answer
+        line = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+        print(line, flush=True)
+        return
+    prefix = f"{uid}\t" if uid is not None else ""
+    warnings = list(answer.get("warnings", ()))
+    if answer.get("truncated"):
+        warnings.append("the text was cut short, by --max-new-tokens or by the checkpoint's own limit")
+    for warning in warnings:
+        print(f"{prefix}warning: {warning}", file=sys.stderr)
+    print(prefix + _answer_line(answer), flush=True)
+
+
+def _answer_line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"not read: {row['error']}"
+    text = "abstained" if row.get("abstained") else row["impression"] or "(no text)"
+    return f"{text} (score {row['score']:.2f})"
