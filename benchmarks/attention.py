@@ -303,7 +303,7 @@ def image(dataset, samples: list[Sample], number: int = 6) -> Image.Image:
             heat = sample.heat[:, panel * half : (panel + 1) * half]
             mask = np.split(sample.mask, 2, axis=1)[panel]
             sheet.paste(large, (panel * side, top))
-            sheet.paste(outlined(overlay(large, heat, sample.heat.max()), mask), ((2 + panel) * side + gap, top))
+            sheet.paste(outlined(overlay(large, heat, sample.heat.mean()), mask), ((2 + panel) * side + gap, top))
         ratio = f"{sample.ratio(sample.heat):.1f} times chance inside"
         pen.text((4, top + side + 3), f"“{sample.text}”", fill="black", font=font)
         pen.text((4, top + side + 21), f"{sample.uid}, overlay of “{word}”: {ratio}", fill=(90, 90, 90), font=font)

@@ -1,11 +1,11 @@
 """hf-cxr: fine-tune vision-encoder-decoder models that write the impression of a two-view chest radiograph study.
 
-Importing this package is light: the names below load what they need on first use, and the `cxr-impression` task is
-registered with transformers when (and only when) `transformers.pipelines` is loaded. Research use only.
+Importing this package is light: the names below load what they need on first use, and the `cxr-impression` task and
+`ImpressionProcessor` are registered with transformers when it is loaded. Research use only, not for diagnosis.
 """
 
-import importlib
 import sys
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import Any
@@ -13,15 +13,26 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Study": "data.study",
-    "clean_text": "data.study",
-    "pack_views": "inference.views",
-    "read_radiograph": "inference.views",
-    "label": "inference.labeler",
-    "positive_findings": "inference.labeler",
-    "load_studies": "data.prepare",
-    "prepare": "data.prepare",
-    "metric_path": "metrics",
+    "Study": "data.study.Study",
+    "clean_text": "data.study.clean_text",
+    "load_studies": "data.prepare.load_studies",
+    "prepare": "data.prepare.prepare",
+    "CanvasCollator": "data.collator.CanvasCollator",
+    "pack_views": "inference.views.pack_views",
+    "read_radiograph": "inference.views.read_radiograph",
+    "label": "inference.labeler.label",
+    "positive_findings": "inference.labeler.positive_findings",
+    "ImpressionPipeline": "inference.pipeline.ImpressionPipeline",
+    "ImpressionProcessor": "inference.processor.ImpressionProcessor",
+    "metric_path": "metrics.metric_path",
+    "build": "models.modeling.build",
+    "load_checkpoint": "models.modeling.load_checkpoint",
+    "evaluate": "evaluation.evaluate.evaluate",
+    "predict": "evaluation.prediction.predict",
+    "train": "training.api.train",
+    "ImpressionTrainer": "training.trainer.ImpressionTrainer",
+    "ImpressionConfig": "config.KitArguments",
+    "ImpressionTrainingArguments": "config.TrainingArguments",
 }
 __all__ = ["__version__", *_EXPORTS]
 
@@ -29,34 +40,38 @@ __all__ = ["__version__", *_EXPORTS]
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'hf_cxr' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"hf_cxr.{_EXPORTS[name]}"), name)
+    module, _, attribute = _EXPORTS[name].rpartition(".")
+    return getattr(import_module(f"hf_cxr.{module}"), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_EXPORTS))
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
-class _PipelinesWatch(MetaPathFinder):
-    """Imports the pipeline, which registers its task, right after `transformers.pipelines`, then steps aside."""
+# A module of transformers → ours, which registers itself there. transformers reads no entry points, and importing it
+# here would take seconds; so ours is imported right after it, at once if it is there already.
+_REGISTERED_AFTER = {
+    "transformers.models.auto.processing_auto": "hf_cxr.inference.processor",
+    "transformers.pipelines": "hf_cxr.inference.pipeline",
+}
 
+
+class _ImportAfter(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name != "transformers.pipelines":
+        if name not in _REGISTERED_AFTER:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        load = spec.loader.exec_module
+        ours, spec = _REGISTERED_AFTER.pop(name), find_spec(name)
+        if spec and spec.loader:
+            load = spec.loader.exec_module
 
-        def load_and_register(module):
-            load(module)
-            importlib.import_module("hf_cxr.inference.pipeline")
+            def load_both(module):
+                load(module)
+                import_module(ours)
 
-        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+            spec.loader.exec_module = load_both  # type: ignore[method-assign]
         return spec
 
 
-if "transformers.pipelines" in sys.modules:
-    importlib.import_module("hf_cxr.inference.pipeline")
-else:
-    sys.meta_path.insert(0, _PipelinesWatch())
+for _name in [name for name in _REGISTERED_AFTER if name in sys.modules]:
+    import_module(_REGISTERED_AFTER.pop(_name))
+sys.meta_path.insert(0, _ImportAfter())

@@ -15,7 +15,7 @@ from PIL import Image
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IMAGES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4}
-SMALL = {"HF_CXR_NUM_STUDIES": "600", "HF_CXR_EPOCHS": "1", "HF_CXR_WARMUP_EPOCHS": "1"}
+SMALL = {"HF_CXR_NUM_STUDIES": "600", "HF_CXR_EPOCHS": "1", "HF_CXR_PRETRAINING_EPOCHS": "1"}
 
 
 def images(notebook) -> list[bytes]:

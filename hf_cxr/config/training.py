@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import get_token
@@ -87,15 +88,18 @@ def _check_name(name: str, where: str) -> None:
 
 
 def parse_arguments(
-    config: str | os.PathLike, overrides: Sequence[str] = ()
+    config: str | os.PathLike, overrides: Sequence[str] = (), arguments: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[KitArguments, TrainingArguments]:
-    """The arguments of a run: the YAML file `config`, then `--name value` overrides.
+    """The arguments of a run: the YAML file `config`, then values by name, then `--name value` overrides.
 
     Raises `ValueError` with one line for an unknown name (with the nearest valid one) or an unusable value.
     """
     words: list[str] = []
-    for key, value in read_config(config).items():
-        _check_name(str(key), str(config))
+    settings = read_config(config)
+    for where, names in ((str(config), settings), ("train", arguments)):
+        for name in names:
+            _check_name(str(name), where)
+    for key, value in (settings | dict(arguments)).items():
         words += _as_words(key, value)
     for word in overrides:
         if word.startswith("--"):
@@ -133,4 +137,5 @@ def _as_words(key: str, value: Any) -> list[str]:
         return []
     if isinstance(value, (list, tuple)):
         return [f"--{key}", *map(str, value)]
+    value = getattr(value, "value", value)  # of an enum, as IntervalStrategy
     return [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_cxr import metrics
 from hf_cxr.data.collator import CanvasDataset
+from hf_cxr.data.prepare import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
@@ -23,7 +24,7 @@ from hf_cxr.evaluation.subgroups import subgroups
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import CALIBRATION, calibrated
 from hf_cxr.metrics import SCALARS
-from hf_cxr.models.modeling import Checkpoint
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 
 READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
 IMAGE_SHUFFLE = ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
@@ -179,8 +180,8 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(
-    checkpoint: Checkpoint,
-    dataset: DatasetDict,
+    checkpoint: str | os.PathLike | Checkpoint,
+    dataset: str | os.PathLike | DatasetDict,
     split: str = "test",
     out: str | os.PathLike | None = None,
     batch_size: int = 32,
@@ -192,7 +193,19 @@ def evaluate(
     The model writes once for the split as it is, once more for each view alone, and once from the mean training
     image; its encoder reads the training split for the nearest-neighbour baseline. A checkpoint without a calibration
     is calibrated on the validation split for this report alone.
+
+    Args:
+        checkpoint, dataset: a folder, a Hub id, or what `load_checkpoint` and `load_prepared` give.
+        out: the folder for `report.json`, `report.html`, `predictions.jsonl` and figures.
+        batch_size: studies generated at once.
+        seed: of permutations and bootstrap samples.
+        generate_kwargs: passed on to `model.generate`, as `num_beams`.
+
+    Raises `FileNotFoundError` where there is no such checkpoint or dataset, `ValueError` for a split that is absent or
+    empty.
     """
+    if isinstance(dataset, (str, os.PathLike)):
+        dataset = load_prepared(os.fspath(dataset))
     if split not in dataset:
         raise ValueError(f"the dataset has no split {split!r}; it has {', '.join(dataset)}")
     studies = dataset[split]
@@ -200,6 +213,8 @@ def evaluate(
         raise ValueError(f"nothing to evaluate: the split {split!r} holds no studies")
     if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
         raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
+    if isinstance(checkpoint, (str, os.PathLike)):
+        checkpoint = load_checkpoint(checkpoint)
     canvases = open_canvases(checkpoint, studies)
     written = write_texts(checkpoint, canvases.canvas, range(len(canvases)), batch_size, **generate_kwargs)
     views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]

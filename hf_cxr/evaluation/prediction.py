@@ -5,6 +5,7 @@ Every study is served exactly once, shared out over the running processes. Scori
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,12 +17,30 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.inference.pipeline import decode, generate
+from hf_cxr.inference.pipeline import ImpressionPipeline, decode, generate
 from hf_cxr.inference.views import VIEWS
-from hf_cxr.models.modeling import Checkpoint, panel_size_of
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint, panel_size_of
 
 THUMBNAIL = 16  # pixels a panel, of the embedding by pixels
 Canvas = np.ndarray  # uint8, (panel, 2 × panel)
+
+
+def predict(checkpoint: str | os.PathLike | Checkpoint, studies: Any, **options: Any) -> list[Any]:
+    """Write impressions, as `transformers.pipeline("cxr-impression", model=checkpoint)(studies, **options)` does.
+
+    Args:
+        checkpoint: folder, Hub id, or what `load_checkpoint` gives.
+        studies: one study or many, in any form that `ImpressionPipeline` takes.
+        options: those of `ImpressionPipeline`, `batch_size` and `num_workers`.
+
+    Returns `[{"impression": str, "score": float, …}]` for one study, a list of those for many.
+
+    Raises `FileNotFoundError` where there is no such checkpoint, and `ValueError` for one of another kind or a study
+    that cannot be read.
+    """
+    parts = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    return list(pipe(studies, **options))
 
 
 def open_canvases(checkpoint: Checkpoint, split: Dataset, num_proc: int | None = None) -> CanvasDataset:

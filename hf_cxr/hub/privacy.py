@@ -33,7 +33,7 @@ VOCABULARIES = (
 # What a pushed run consists of. Predictions hold the reports of the collection, so they stay here.
 RUN_FILES = (
     *("model.safetensors", "model-*.safetensors", INDEX),
-    *(CONFIG, "generation_config.json", "preprocessor_config.json"),
+    *(CONFIG, "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *(*VOCABULARIES, "merges.txt", "bpe.codes"),
     *REMOTE_CODE_FILES,

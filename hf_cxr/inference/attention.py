@@ -17,7 +17,8 @@ from PIL import Image
 
 from .views import VIEWS
 
-COLOUR, STRONGEST = (255, 96, 0), 0.7  # of the overlay, and how much it hides where attention is highest
+COLOUR, STRONGEST = (255, 96, 0), 0.7  # of the overlay, and the most that it hides of a view
+FULL = 4.0  # times uniform attention: where the overlay is at its strongest; uniform attention and less is not drawn
 LARGEST = 512  # pixels of the longer side of an overlay
 
 _one_at_a_time = threading.Lock()  # a second pass would take the first one's "eager" for the usual way, and keep it
@@ -96,18 +97,19 @@ def word_maps(tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor) -> lis
     return [(word, torch.stack(own).mean(0)) for word, own in zip(words, found, strict=False) if own]
 
 
-def overlay(view: Image.Image, heat: np.ndarray, highest: float) -> Image.Image:
-    """A view in grey with `heat` over it in orange.
+def overlay(view: Image.Image, heat: np.ndarray, uniform: float) -> Image.Image:
+    """A view in grey with what is above uniform attention over it in orange.
 
     Args:
         view: one view, mode "L", as it was read.
         heat: (rows, rows), attention over the square panel on which the view lies in the middle.
-        highest: the attention that is drawn strongest; the same for all panels that are to be compared.
+        uniform: what every place would get if attention were spread evenly, so that a flat map stays pale.
     """
     scale = min(1.0, LARGEST / max(view.size))
     width, height = (max(1, round(side * scale)) for side in view.size)
     side = max(width, height)
-    strength = Image.fromarray(np.clip(heat / max(highest, 1e-12), 0, 1).astype(np.float32) * 255 * STRONGEST)
+    above = (heat / max(uniform, 1e-12) - 1) / (FULL - 1)
+    strength = Image.fromarray(np.clip(above, 0, 1).astype(np.float32) * 255 * STRONGEST)
     panel = strength.resize((side, side), Image.Resampling.BICUBIC)
     left, top = (side - width) // 2, (side - height) // 2
     mask = Image.fromarray(np.clip(np.asarray(panel), 0, 255).astype(np.uint8))
@@ -126,14 +128,13 @@ def overlays(
     """What the pipeline's `return_attention` adds to an answer.
 
     Returns `attention`, `{view: overlay}` for the whole text, and with `words` also `attention_words`, the same for
-    each word: `[(word, {view: overlay}), …]`. All overlays of one text or word share a scale.
+    each word: `[(word, {view: overlay}), …]`. Uniform is what all panels of the study's views hold, spread evenly.
     """
 
     def drawn(canvas: torch.Tensor) -> dict[str, Image.Image]:
-        heat = canvas.numpy()
-        rows, highest = len(heat), float(heat.max())
-        panels = {"frontal": heat[:, :rows], "lateral": heat[:, rows:]}
-        return {name: overlay(views[name], panels[name], highest) for name in VIEWS if name in views}
+        panels = dict(zip(VIEWS, np.split(canvas.numpy(), len(VIEWS), axis=1), strict=True))
+        uniform = float(np.mean([panels[name] for name in views]))
+        return {name: overlay(views[name], panels[name], uniform) for name in views}
 
     row: dict[str, Any] = {"attention": drawn(text_map(tokenizer, sequence, maps))}
     if words:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ from huggingface_hub import get_session
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from .plausibility import doubts
 from .views import VIEWS, UnreadableImage, called, read_radiograph
 
 # Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
@@ -83,7 +82,7 @@ def numbered(inputs):
         return Rows(inputs.dataset, [inputs.key])
     if isinstance(inputs, Dataset) and isinstance(inputs, Sized) and not isinstance(inputs, IterableDataset):
         return inputs if isinstance(inputs, Rows) else Rows(inputs)
-    if isinstance(inputs, (Dataset, Iterator)):
+    if isinstance(inputs, (Dataset, Iterator)) and not hasattr(inputs, "read"):  # an open file is one image
         return (Numbered(place, study) for place, study in enumerate(inputs))  # type: ignore[arg-type]
     return inputs
 
@@ -124,11 +123,14 @@ def _views_among(columns: Collection[str]) -> list[str]:
 # --- one study -----------------------------------------------------------------------------------------------------
 
 
-def read_views(study, at_least: int, doubted: bool = True) -> tuple[dict[str, Image.Image], list[str]]:
-    """The views that a study has, by name, in grey; and, if `doubted`, what speaks against their being radiographs.
+def read_views(
+    study, at_least: int, doubts: Callable[[Any, Image.Image], list[str]] | None = None
+) -> tuple[dict[str, Image.Image], list[str]]:
+    """The views that a study has, by name, in grey; and what speaks against their being radiographs.
 
     Args:
         at_least: pixels that a JPEG keeps on each side, as in `read_radiograph`.
+        doubts: `plausibility.doubts`, where they are asked for.
 
     Raises `ValueError` in one line for what is no study or cannot be read, naming the view.
     """
@@ -143,12 +145,13 @@ def read_views(study, at_least: int, doubted: bool = True) -> tuple[dict[str, Im
             views[name] = read_radiograph(source, at_least=at_least)
         except (ValueError, TypeError, OSError) as error:
             raise UnreadableImage(f"{where}: {' '.join(str(error).split())}") from error
-        if doubted:
+        if doubts:
             warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
     return views, warnings
 
 
 def _views_of(study) -> tuple[Any, Any]:
+    """(frontal, lateral) of a study; what is neither a dict nor a pair is a frontal view alone."""
     if isinstance(study, Mapping):
         unknown = sorted(map(str, set(study) - set(VIEWS)))
         if len(study) - len(unknown) < len(VIEWS) and (unknown or not study):  # perhaps a view, misspelt
@@ -157,9 +160,13 @@ def _views_of(study) -> tuple[Any, Any]:
                 "columns give both, None where there is none"
             )
         return study.get("frontal"), study.get("lateral")
-    if isinstance(study, (tuple, list)) and len(study) == len(VIEWS):
+    if not isinstance(study, (tuple, list)):
+        return study, None
+    if len(study) == len(VIEWS):
         return study[0], study[1]
-    raise ValueError("a study is a dict with 'frontal' and 'lateral' or a (frontal, lateral) pair, not a single image")
+    raise ValueError(
+        f"a study is a (frontal, lateral) pair, a dict of both or one frontal view, not {len(study)} views"
+    )
 
 
 def _taken(source):

@@ -19,6 +19,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .attention import cross_attention, overlays
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
+from .plausibility import doubts
+from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
 from .views import UnreadableImage, pack_views
 
@@ -82,11 +84,12 @@ def calibrated(curve: Mapping[str, Any] | None, probabilities: Sequence[float]) 
 class ImpressionPipeline(Pipeline):
     """Write the impression of a study from its frontal and lateral view.
 
-    A study is a dict with `frontal` and `lateral` (either may be missing or None; of a row that has both, further
-    columns are ignored) or a (frontal, lateral) tuple. Many studies are a list, a generator, a `KeyDataset` over a
-    column that holds studies or is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or
-    both. A view is a path, an http(s) address, bytes, an open file, a PIL image, a numpy array, a DICOM file, or a
-    image of `datasets` that is not decoded. Grey levels of 8-bit images, and of arrays of integers from 0 to 255
+    `pipe(frontal=…, lateral=…)` answers for one study, and so does `pipe(study)`: a dict with `frontal` and `lateral`
+    (either may be missing or None; of a row that has both, further columns are ignored), a (frontal, lateral) tuple,
+    or a frontal view alone. Many studies are a list, a generator, a `KeyDataset` over a column that holds studies or
+    is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or both. A view is a path, an
+    http(s) address, bytes, an open file, a PIL image, a numpy array, a DICOM file, or in a dict an image of
+    `datasets` that is not decoded. Grey levels of 8-bit images, and of arrays of integers from 0 to 255
     or floats from 0 to 1, are kept; those of deeper ones and of DICOM are stretched, which can change what is written:
     give an image as the training data were.
 
@@ -115,19 +118,23 @@ class ImpressionPipeline(Pipeline):
     _load_tokenizer = True
     _pipeline_calls_generate = False  # options go straight to `generate`
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs=None, *args, frontal=None, lateral=None, **kwargs):
+        if inputs is None:
+            inputs = {"frontal": frontal, "lateral": lateral}
+        elif frontal is not None or lateral is not None:
+            raise ValueError("give a study, or its views as frontal=… and lateral=…: not both")
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
         return super().__call__(numbered(inputs), *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save a checkpoint that brings this code, so that it loads without the kit too; `kwargs` are those of the
-        parts' own `save_pretrained`."""
+        model's own `save_pretrained`."""
         if kwargs.get("push_to_hub"):  # it would upload each part in a commit of its own, and no code
             raise ValueError("save_pretrained does not push: use hf-cxr push, or push_to_hub of the pipeline")
         add_pipeline_code(self.model, save_directory)
-        for part in (self.model, self.tokenizer, self.image_processor):
-            part.save_pretrained(save_directory, **kwargs)
+        self.model.save_pretrained(save_directory, **kwargs)
+        ImpressionProcessor(self.image_processor, self.tokenizer).save_pretrained(save_directory)
         share_weights(save_directory)
 
     def _sanitize_parameters(
@@ -174,7 +181,7 @@ class ImpressionPipeline(Pipeline):
         warnings, errors = list[str](), list[tuple[str, str]]()
         which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         try:
-            views, warnings = read_views(study, at_least=2 * size, doubted=on_unlikely != "ignore")
+            views, warnings = read_views(study, 2 * size, None if on_unlikely == "ignore" else doubts)
             if warnings and on_unlikely == "error":
                 raise UnreadableImage("; ".join(warnings))
             canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)

@@ -6,6 +6,7 @@ huggingface_hub; this one the standard library alone.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,16 +16,26 @@ from typing import Any
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
 REMOTE_TASK = "chest-radiograph-impression"
 REMOTE_CODE_FILES = (
-    *("pipeline.py", "inputs.py", "views.py", "dicom.py", "plausibility.py", "attention.py", "remote_code.py"),
-    *("labeler.py", "labeler_lexicon.py", "labeler_location.py"),
+    *("pipeline.py", "processor.py", "inputs.py", "views.py", "dicom.py", "plausibility.py", "attention.py"),
+    *("remote_code.py", "labeler.py", "labeler_lexicon.py", "labeler_location.py"),
 )
+
+
+def add_code(folder: str | os.PathLike) -> None:
+    """Put the remote code files into `folder` (those that lie beside this one: a processor alone brings no pipeline),
+    and tell `AutoProcessor` of them. The file that does so is read by no other auto class: an `auto_map` in
+    config.json would have all of them ask for remote code."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in REMOTE_CODE_FILES:
+        if (file := Path(__file__).with_name(name)).is_file():
+            shutil.copyfile(file, Path(folder) / name)
+    config = {"auto_map": {"AutoProcessor": "processor.ImpressionProcessor"}, "processor_class": "ImpressionProcessor"}
+    (Path(folder) / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def add_pipeline_code(model: Any, folder: str | os.PathLike) -> None:
     """Put the remote code files into `folder` and name the pipeline in the model's config, to be saved with it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in REMOTE_CODE_FILES:
-        shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
+    add_code(folder)
     model.config.custom_pipelines = {
         REMOTE_TASK: {"impl": "pipeline.ImpressionPipeline", "pt": ["VisionEncoderDecoderModel"], "type": "multimodal"}
     }

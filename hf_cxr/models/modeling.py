@@ -31,6 +31,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
+from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.models.encoders import (
     ENCODER_SIZES,
@@ -64,13 +65,13 @@ class Checkpoint:
     image_processor: BaseImageProcessor
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write weights (safetensors), configs, tokenizer and image processor to `folder`."""
-        for part in (self.model, self.tokenizer, self.image_processor):
-            part.save_pretrained(folder)
+        """Write weights (safetensors), configs, tokenizer, image processor and remote code files to `folder`."""
+        self.model.save_pretrained(folder)
+        ImpressionProcessor(self.image_processor, self.tokenizer).save_pretrained(folder)
         share_weights(folder)
 
 
-def load_checkpoint(folder: str, revision: str | None = None) -> Checkpoint:
+def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> Checkpoint:
     """Load a checkpoint from a folder or a Hub id.
 
     Raises `FileNotFoundError` where there is no such folder or repository, or the folder holds no checkpoint, and

@@ -36,7 +36,7 @@ from hf_cxr.training.trainer import ImpressionTrainer
 ALLOWED = {
     *(".gitattributes", "README.md", "report.json", "report.md"),
     *("config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "processor_config.json"),
 }
 NEVER = (
     "optimizer.pt",

@@ -219,10 +219,10 @@ def test_an_empty_text_has_no_words_and_an_empty_map(checkpoint):
 
 @pytest.mark.parametrize(("size", "shown"), [((40, 80), True), ((80, 40), False), ((80, 80), True)])
 def test_an_overlay_lies_where_the_view_lies_on_its_panel(size, shown):
-    """Heat in the middle of the panel's top row; a wide view leaves the panel's top and bottom empty."""
+    """Attention in the middle of the panel's top row; a wide view leaves the panel's top and bottom empty."""
     view, heat = Image.new("L", size, 100), np.zeros((8, 8))
     heat[0, 3:5] = 1.0
-    pixels = np.asarray(overlay(view, heat, 1.0)).astype(int)
+    pixels = np.asarray(overlay(view, heat, heat.mean())).astype(int)
     assert pixels.shape == (size[1], size[0], 3)
     coloured = abs(pixels - 100).max(2) > 20
     assert coloured.any() == shown
@@ -244,16 +244,37 @@ def test_each_half_of_a_map_lies_on_its_view_however_faint(checkpoint):
     views = {"frontal": Image.new("L", (8, 8), 100), "lateral": Image.new("L", (8, 8), 100)}
     drawn = overlays(checkpoint.tokenizer, sequence, maps[: len(sequence)], views)["attention"]
     assert np.asarray(drawn["frontal"]).tolist() == np.full((8, 8, 3), 100).tolist()
-    assert (np.asarray(drawn["lateral"])[..., 0] > 180).all()
+    assert (np.asarray(drawn["lateral"])[..., 0] > 120).all()
+
+
+def drawn_on(checkpoint, frontal: list[float], lateral: list[float] | None) -> list[float]:
+    """How much redder each quarter of the views is for a text whose attention is that of the cells given."""
+    cells = torch.tensor([frontal, lateral or [0.0] * 4]).reshape(2, 2, 2)
+    sequence, maps = sequence_of(checkpoint.tokenizer), torch.cat(list(cells), dim=1)[None].expand(20, 2, 4)
+    views = {"frontal": Image.new("L", (80, 80), 100)} | (
+        {"lateral": Image.new("L", (80, 80), 100)} if lateral else {}
+    )
+    drawn = overlays(checkpoint.tokenizer, sequence, maps[: len(sequence)], views)["attention"]
+    images = [np.asarray(image)[..., 0].astype(float) - 100 for image in drawn.values()]
+    return [half.mean() for image in images for row in np.split(image, 2) for half in np.split(row, 2, axis=1)]
+
+
+def test_a_flat_map_colours_nothing_and_a_peaked_one_its_peak(checkpoint):
+    flat = drawn_on(checkpoint, [0.100, 0.101, 0.099, 0.100], [0.1, 0.1, 0.1, 0.1])
+    assert max(flat) < 1
+    peaked = drawn_on(checkpoint, [0.01, 0.01, 0.01, 0.9], [0.01, 0.01, 0.01, 0.01])
+    assert peaked[3] > 60
+    assert max(peaked[0], *peaked[4:]) < 5
+    assert max(drawn_on(checkpoint, [0.1, 0.1, 0.1, 0.1], None)) < 1, "the empty panel is not counted"
 
 
 def test_both_views_of_a_text_share_one_scale(checkpoint):
-    sequence, maps = sequence_of(checkpoint.tokenizer), torch.full((20, 2, 4), 0.001)
-    maps[:, :, 2:] = 0.003
-    views = {"frontal": Image.new("L", (8, 8), 100), "lateral": Image.new("L", (8, 8), 100)}
-    drawn = overlays(checkpoint.tokenizer, sequence, maps[: len(sequence)], views)["attention"]
-    frontal, lateral = (np.asarray(drawn[view])[..., 0].mean() - 100 for view in ("frontal", "lateral"))
-    assert lateral == pytest.approx(3 * frontal, rel=0.05)
+    two, three = drawn_on(checkpoint, [2.0] * 4, [0.0] * 4), drawn_on(checkpoint, [3.0, 3.0, 0.0, 0.0], [2.0, 0, 0, 0])
+    assert two[0] == pytest.approx(0.7 * 155 / 3, rel=0.05), (
+        "twice uniform attention: a third of the way to four times"
+    )
+    assert two[4:] == [0] * 4
+    assert three[0] > three[4] > 0
 
 
 def test_each_text_of_a_study_has_maps_of_its_own(run_folder):

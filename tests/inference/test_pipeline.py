@@ -82,6 +82,28 @@ def test_every_form_of_input_gives_the_same_text(pipe, tmp_path):
     assert len({pipe(form)[0]["impression"] for form in forms}) == 1
 
 
+def test_a_view_alone_is_a_study_of_a_frontal_view_and_two_in_a_list_are_two_studies(talker, tmp_path):
+    images = [radiograph(1), radiograph(2)]
+    paths = [str(tmp_path / f"{place}.png") for place in "ab"]
+    for image, path in zip(images, paths, strict=True):
+        Image.fromarray(image).save(path)
+    alone = [talker({"frontal": image, "lateral": None}) for image in images]
+    both = talker({"frontal": images[0], "lateral": images[1]})
+    assert len({rows[0]["impression"] for rows in (*alone, both)}) == 3
+    assert [talker(path) for path in paths] == [talker(Image.fromarray(image)) for image in images] == alone
+    assert talker(images[0]) == talker((tmp_path / "a.png").read_bytes()) == talker(tmp_path / "a.png") == alone[0]
+    with (tmp_path / "a.png").open("rb") as stream:
+        assert talker(stream) == alone[0]
+    assert talker(paths) == list(talker(image for image in images)) == alone
+    assert talker(tuple(paths)) == talker(frontal=paths[0], lateral=images[1]) == both
+    assert talker(frontal=paths[0]) == alone[0]
+    assert talker(lateral=paths[1]) == talker({"lateral": paths[1]})
+    with pytest.raises(ValueError, match="not both"):
+        talker(paths[0], lateral=paths[1])
+    with pytest.raises(ValueError, match="at least one view"):
+        talker()
+
+
 @pytest.fixture(scope="module")
 def talker(talkative_run):
     return transformers.pipeline("cxr-impression", model=str(talkative_run))
@@ -268,8 +290,8 @@ def test_an_error_tells_which_of_many_studies_it_is(pipe, tmp_path, size):
             list(pipe(studies, batch_size=size))
     with pytest.raises(ValueError, match=r"^study 1: lateral: a view is a path, .* not float$"):
         pipe([(good, None), (good, float("nan"))], batch_size=size)
-    with pytest.raises(ValueError, match=r"^study 1: a study is a dict with 'frontal' and 'lateral'"):
-        pipe([{"frontal": good}, good], batch_size=size)
+    with pytest.raises(ValueError, match=r"^study 1: a study is a .* pair, a dict of both .*, not 3 views$"):
+        pipe([{"frontal": good}, (good, good, good)], batch_size=size)
 
 
 @pytest.mark.parametrize("options", [{}, {"return_attention": True, "return_findings": True, "abstain_below": 1.0}])
