@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_cxr import metrics
 from hf_cxr.config import parse_arguments, recipe
-from hf_cxr.data.prepare import load_prepared, prepare
+from hf_cxr.data.prepare import prepare
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sources.phantom import LATERAL_ONLY
 from hf_cxr.evaluation.prediction import predict_split
 from hf_cxr.inference.labeler import FINDINGS

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sources import phantom
 from hf_cxr.inference.attention import VIEWS, cross_attention, overlay, word_maps
 from hf_cxr.inference.labeler import positive_findings

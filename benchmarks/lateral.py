@@ -8,7 +8,7 @@ Runs over the two-view test studies of a phantom dataset twice: as they are, and
 import argparse
 import json
 
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sources.phantom import FRONTAL_ONLY, LATERAL_ONLY
 from hf_cxr.evaluation.prediction import predict_split
 from hf_cxr.inference.labeler import positive_findings

@@ -17,7 +17,7 @@ import torch
 from transformers import pipeline
 
 import hf_cxr  # noqa: F401  (registers the task)
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 
 BATCHES = (1, 8, 32)
 OPTIONS: dict[str, dict[str, int]] = {"greedy": {}, "4 beams": {"num_beams": 4}}

@@ -62,7 +62,8 @@ from tutorial import VIEWS, TutorialDataset, panel
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared, prepare
+from hf_cxr.data.prepare import prepare
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sources.phantom_text import plan, report
 from hf_cxr.inference import pipeline
 from hf_cxr.models.modeling import Checkpoint, build, train_tokenizer

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.prediction import predict_split
 from hf_cxr.training import findings_pretraining
 from hf_cxr.training import run as training

@@ -12,7 +12,7 @@ from helpers import TINY_RECIPE, radiograph, write_config
 
 import hf_cxr
 from hf_cxr.config import parse_arguments
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 
 REGISTERED = """
 from transformers.models.auto.processing_auto import processor_class_from_name

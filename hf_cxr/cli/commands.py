@@ -190,7 +190,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.dataset}: no split {options.split!r}; it has {', '.join(sorted(splits))}")
     if options.out:
         check_writable(options.out)
-    from hf_cxr.data.prepare import load_prepared
+    from hf_cxr.data.prepared import load_prepared
     from hf_cxr.evaluation.evaluate import evaluate
     from hf_cxr.models.modeling import load_checkpoint
 

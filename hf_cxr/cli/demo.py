@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from hf_cxr import pack_views
 from hf_cxr.cli.terminal import print_report
 from hf_cxr.config import KitArguments, TrainingArguments, parse_arguments, recipe, resolved_config
-from hf_cxr.data.prepare import format_preparation, load_prepared, prepare
+from hf_cxr.data.prepare import format_preparation, prepare
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.training.checkpoints import PROGRESS, only_run_in, read_progress
 from hf_cxr.training.run import train
 from hf_cxr.training.samples import INK, LINE, MARGIN, text_font, wrap

@@ -18,20 +18,20 @@ from typing import Any
 
 import datasets
 import filelock
-from datasets import DatasetDict, DatasetInfo, load_dataset
+from datasets import DatasetDict, DatasetInfo
 
 from hf_cxr import __version__
 from hf_cxr.data import sources
 from hf_cxr.data.builder import FEATURES, PreparationConfig, build, choose
 from hf_cxr.data.dataset_card import dataset_card
+from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
-from hf_cxr.utils.places import check_dataset
 
-__all__ = ["FEATURES", "format_preparation", "load_prepared", "load_studies", "plan", "prepare"]
+__all__ = ["FEATURES", "format_preparation", "load_studies", "plan", "prepare"]
 
 PLACES = {"root", "images"}  # options of sources that are folders on this machine
 
@@ -50,7 +50,7 @@ def load_studies(
     with filelock.FileLock(f"{folder}.lock"):
         if not folder.exists():
             _prepare(config, folder, num_proc)
-    dataset = _load(folder, cache)
+    dataset = read_splits(folder, cache)
     report = format_preparation(json_object(folder / "prepare.json"))
     for split in dataset.values():
         split.info.description = report
@@ -146,42 +146,6 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
         "views": {"both": found[frozenset(VIEWS)]} | {f"{view} only": found[frozenset((view,))] for view in VIEWS},
         "splits": {name: rows[name] for name in SPLITS},
     }
-
-
-def load_prepared(
-    path_or_repo: str | Path, revision: str | None = None, text: str | None = "impression"
-) -> DatasetDict:
-    """Load a prepared dataset from a folder or the Hub and check that it is one.
-
-    Raises `FileNotFoundError` for a folder without Parquet splits, `ValueError` for a dataset without our columns, or
-    with a study that lacks the `text` which is to be learned and scored (`None`: that does not matter).
-    """
-    folder, given = Path(path_or_repo), str(path_or_repo)
-    check_dataset(given)
-    try:
-        dataset = _load(folder) if folder.is_dir() else load_dataset(given, revision=revision)
-    except (ConnectionError, FileNotFoundError) as error:
-        if folder.is_dir():
-            raise
-        raise FileNotFoundError(f"{given}: no such folder, and not to be had from the Hub ({error})") from error
-    for name, split in dataset.items():
-        missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
-        if missing:
-            raise ValueError(f"{given}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
-        texts = zip(split["uid"], split[text], strict=True) if text else ()
-        if (silent := next((uid for uid, said in texts if not said), None)) is not None:
-            raise ValueError(
-                f"{given}: study {silent} has no {text}, which is what is learned and scored; "
-                f"prepare with --section {text} or both"
-            )
-    return dataset
-
-
-def _load(folder: Path, cache: Path | None = None) -> DatasetDict:
-    """By its files, not by its name: `load_dataset(folder)` serves a stale cache after a change."""
-    files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
-    filled = {name: paths for name, paths in files.items() if paths}
-    return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
 
 
 def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:

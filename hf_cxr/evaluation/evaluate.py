@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_cxr import metrics
 from hf_cxr.data.collator import CanvasDataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts

@@ -23,7 +23,7 @@ from datasets.utils import tqdm
 from PIL import Image
 
 from hf_cxr import __version__
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.explore import figures, page
 from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, image_bytes, in_studies
 from hf_cxr.inference.labeler import FINDINGS, POSITIVE, is_normal, label

@@ -28,7 +28,7 @@ from transformers import Trainer, TrainerState, set_seed
 from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
 from hf_cxr.data import licences
 from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hf_cxr.data.augmentation import augment_panel
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 
 
 def marked_panel(side: int = 64) -> np.ndarray:

@@ -6,7 +6,8 @@ from datasets import DatasetDict
 from helpers import tiny_checkpoint
 
 from hf_cxr import metrics
-from hf_cxr.data.prepare import load_prepared, prepare
+from hf_cxr.data.prepare import prepare
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.baselines import BLIND, NEAREST
 from hf_cxr.evaluation.calibration import MIN_STUDIES

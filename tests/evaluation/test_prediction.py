@@ -4,7 +4,7 @@ import torch
 from helpers import radiograph, tiny_checkpoint
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, prediction
 from hf_cxr.inference.pipeline import decode, generate
 

@@ -11,7 +11,8 @@ from helpers import assert_fits_a_phone, copy_folder
 from PIL import Image
 
 from hf_cxr import metrics
-from hf_cxr.data.prepare import load_prepared, prepare
+from hf_cxr.data.prepare import prepare
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.baselines import blind_predictions
 from hf_cxr.explore import explore
 from hf_cxr.inference.labeler import positive_findings

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_cxr
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.inference.pipeline import CALIBRATION
 
 STANDALONE = """

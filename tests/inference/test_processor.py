@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Visio
 
 import hf_cxr
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.inference.processor import ImpressionProcessor
 
 STANDALONE = """

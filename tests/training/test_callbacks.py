@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.evaluate import composite, validation_scores
 from hf_cxr.training.callbacks import ImageUseCallback, StageProgress, read_lines, warning_of
 from hf_cxr.training.run import check_feasible, fine_tune, train

@@ -14,7 +14,7 @@ from transformers import VisionEncoderDecoderModel
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import build, load_checkpoint
 from hf_cxr.training import feature_cache

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import calibration
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.hub import push as hub

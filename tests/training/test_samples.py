@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.training.run import fine_tune
 from hf_cxr.training.samples import MARGIN, MOST_LINES, SIDE, TEXT_WIDTH, Sample, SampleCallback, draw, text_font, wrap
 

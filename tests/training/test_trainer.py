@@ -9,7 +9,7 @@ from transformers import BertConfig, BertLMHeadModel
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.models.modeling import build
 from hf_cxr.training.run import fine_tune
 from hf_cxr.training.trainer import LengthGroupedSampler, part_name

@@ -1,0 +1,47 @@
+"""A prepared dataset, from its folder or the Hub. How one is made lives in `hf_cxr.data.prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import DatasetDict, load_dataset
+
+from hf_cxr.data.splits import SPLITS
+from hf_cxr.utils.places import check_dataset
+
+
+def load_prepared(
+    path_or_repo: str | Path, revision: str | None = None, text: str | None = "impression"
+) -> DatasetDict:
+    """Load a prepared dataset from a folder or the Hub and check that it is one.
+
+    Raises `FileNotFoundError` for a folder without Parquet splits, `ValueError` for a dataset without our columns, or
+    with a study that lacks the `text` which is to be learned and scored (`None`: that does not matter).
+    """
+    folder, given = Path(path_or_repo), str(path_or_repo)
+    check_dataset(given)
+    try:
+        dataset = read_splits(folder) if folder.is_dir() else load_dataset(given, revision=revision)
+    except (ConnectionError, FileNotFoundError) as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(f"{given}: no such folder, and not to be had from the Hub ({error})") from error
+    for name, split in dataset.items():
+        missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
+        if missing:
+            raise ValueError(f"{given}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
+        texts = zip(split["uid"], split[text], strict=True) if text else ()
+        if (silent := next((uid for uid, said in texts if not said), None)) is not None:
+            raise ValueError(
+                f"{given}: study {silent} has no {text}, which is what is learned and scored; "
+                f"prepare with --section {text} or both"
+            )
+    return dataset
+
+
+def read_splits(folder: Path, cache: Path | None = None) -> DatasetDict:
+    """The splits of a prepared folder, by its files, not by its name: `load_dataset(folder)` serves a stale cache after
+    a change."""
+    files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
+    filled = {name: paths for name, paths in files.items() if paths}
+    return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
