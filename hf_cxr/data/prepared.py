@@ -40,8 +40,7 @@ def load_prepared(
 
 
 def read_splits(folder: Path, cache: Path | None = None) -> DatasetDict:
-    """The splits of a prepared folder, by its files, not by its name: `load_dataset(folder)` serves a stale cache after
-    a change."""
+    """The splits of a folder by its files: `load_dataset(folder)` serves a stale cache after a change."""
     files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
     filled = {name: paths for name, paths in files.items() if paths}
     return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
