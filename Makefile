@@ -5,13 +5,13 @@ OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint docs notebooks bench clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,dicom,lora,onnx]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,dicom,lora,onnx]"
 	touch $@
 
 demo: $(STAMP)
@@ -25,9 +25,18 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+notebooks: $(STAMP)  # runs all four from the first, some 15 minutes, and keeps their outputs
+	rm -rf notebooks/work
+	cd notebooks && OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH jupyter nbconvert --to notebook --inplace --execute \
+		--ExecutePreprocessor.record_timing=False *.ipynb
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/phantom.py
 	$(BIN)/python benchmarks/lateral.py $(OUT)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache
