@@ -1,4 +1,4 @@
-# Everything sets itself up: `make demo` and `make test` need only Python ≥ 3.10 on a fresh machine.
+# Everything sets itself up: `make demo` and `make test` need only Python ≥ 3.11 on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/demo

@@ -26,6 +26,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
+    """Links of the written pages to files outside of docs/ lead to the pages made of them."""
+    markdown = re.sub(r"\]\(\.\./notebooks/(\w+)\.ipynb", r"](tutorials/\1.md", markdown)
     return markdown.replace(f"]({RESULTS[0]}", f"]({RESULTS[1]}")
 
 
