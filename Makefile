@@ -29,9 +29,14 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
-notebooks: $(STAMP)  # runs all four from the first, some 15 minutes, and keeps their outputs
+# Runs the four notebooks from the first to the last, some 15 minutes, and keeps their outputs in them.
+notebooks: export OMP_NUM_THREADS = 1
+notebooks: export TQDM_DISABLE = 1
+notebooks: export HF_DATASETS_DISABLE_PROGRESS_BARS = 1
+notebooks: export PYTHONWARNINGS = ignore:IProgress not found
+notebooks: $(STAMP)
 	rm -rf notebooks/work
-	cd notebooks && OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH jupyter nbconvert --to notebook --inplace --execute \
+	cd notebooks && $(abspath $(BIN))/jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False *.ipynb
 
 bench: $(STAMP)

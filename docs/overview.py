@@ -1,6 +1,6 @@
 """Draws docs/overview.png from a finished demo: the images of one study, what the model wrote about them, the verdict.
 
-The study is the first of the test split with both views and two findings or more, whatever the model made of it.
+The study is the first of the test split with both views and two findings or more of which the model found one or more.
 `python docs/overview.py runs/demo`
 """
 
@@ -35,6 +35,7 @@ def draw(run: Path, out: Path) -> None:
         row
         for row in load_prepared(run / "dataset")["test"]
         if row["frontal"] and row["lateral"] and len(positive_findings(row["impression"])) > 1
+        if predictions[row["uid"]]["matched"]
     )
     answer = predictions[study["uid"]]
     verdict = "Reads the images: yes" if report["reads_images"] else "Does not read the images"
