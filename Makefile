@@ -27,7 +27,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; with its search: python3 -m http.server --directory build/site"
 
 # Runs the four notebooks from the first to the last, some 15 minutes, and keeps their outputs in them.
 notebooks: export OMP_NUM_THREADS = 1

@@ -65,7 +65,7 @@ def command_line() -> str:
     """What `hf-cxr COMMAND --help` prints, command by command."""
     from hf_cxr.cli.parser import make_parser
 
-    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
+    os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
     commands = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     lines = ["# Command line reference", "", "`hf-cxr COMMAND --help` prints the same.", ""]
     for name, parser in commands.choices.items():
