@@ -48,16 +48,20 @@ def python() -> str:
     """A directive of mkdocstrings for every public name of the kit, by package."""
     import hf_cxr
 
-    public = {name: getattr(hf_cxr, name) for name in hf_cxr.__all__ if not name.startswith("_")}
-    places = {name: f"{thing.__module__}.{thing.__qualname__}" for name, thing in public.items()}
     lines = [
         "# Python reference",
         "",
         "Each name is imported from `hf_cxr`: `hf_cxr.prepare`, `hf_cxr.pack_views`, …",
         "",
     ]
-    for name in sorted(places, key=str.lower):
-        lines += [f"::: {places[name]}", ""]
+    for name in sorted(hf_cxr.__all__, key=str.lower):
+        if not name.startswith("_"):
+            thing = getattr(hf_cxr, name)
+            lines += [
+                f"::: {thing.__module__}.{thing.__qualname__}",
+                f"    options: {{heading: {name}, toc_label: {name}}}",
+                "",
+            ]
     return "\n".join(lines)
 
 
