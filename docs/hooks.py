@@ -72,6 +72,10 @@ def command_line() -> str:
     os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
     commands = next(action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     lines = ["# Command line reference", "", "`hf-cxr COMMAND --help` prints the same.", ""]
+    lines += [
+        '`eval "$(hf-cxr --print-completion bash)"` lets the shell complete commands and options (also `zsh`, …).',
+        "",
+    ]
     for name, parser in commands.choices.items():
         lines += [f"## hf-cxr {name}", "", "```text", parser.format_help().rstrip(), "```", ""]
     return "\n".join(lines)
