@@ -75,7 +75,8 @@ class Sandbox:
     def __init__(self, folder: Path, hub: HubServer) -> None:
         self.folder, self.done = folder, set[frozenset[str]]()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(folder / "scripts")}
+        modules = os.pathsep.join(filter(None, (str(folder / "scripts"), os.environ.get("PYTHONPATH"))))
+        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": modules}
         runner = [sys.executable, str(ROOT / "tests" / "command_runner.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.runner = subprocess.Popen(runner, cwd=folder, env=self.env, **pipes)
