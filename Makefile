@@ -1,17 +1,17 @@
-# Everything sets itself up: `make demo` and `make test` need only Python ≥ 3.10 on a fresh machine.
+# Everything sets itself up: `make demo` and `make test` need only Python ≥ 3.11 on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint docs notebooks bench clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,dicom,lora,onnx]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,dicom,lora,onnx]"
 	touch $@
 
 demo: $(STAMP)
@@ -26,9 +26,23 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html; with its search: python3 -m http.server --directory build/site"
+
+# Runs the four notebooks from the first to the last, some 15 minutes, and keeps their outputs in them.
+notebooks: export OMP_NUM_THREADS = 1
+notebooks: export TQDM_DISABLE = 1
+notebooks: export HF_DATASETS_DISABLE_PROGRESS_BARS = 1
+notebooks: export PYTHONWARNINGS = ignore:IProgress not found
+notebooks: $(STAMP)
+	rm -rf notebooks/work
+	cd notebooks && $(abspath $(BIN))/jupyter nbconvert --to notebook --inplace --execute \
+		--ExecutePreprocessor.record_timing=False *.ipynb
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/phantom.py
 	$(BIN)/python benchmarks/lateral.py $(OUT)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,7 @@ stand-ins for the pretrained models. What is not run is listed below with its re
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -21,12 +22,15 @@ import torch
 from helpers import ROOT, TINY_RECIPE, gpt2_folder, vit_folder, write_config
 from hub_server import HubServer
 
+import hf_cxr
+
 PAGES = [ROOT / "README.md", ROOT / "docs" / "training.md"]
 PAGES += [page for page in sorted((ROOT / "docs").glob("*.md")) if page not in PAGES]
 COMMANDS = ("hf-cxr", "hf", "make", "accelerate", "torchrun", "python", "pip", "pytest")
 
 # Command or its beginning → why it is not run here.
 NOT_RUN = {
+    "git clone": "there is no address to clone from here",
     "make": "this suite is `make test`; `make -n` below shows what each target runs; the demo has a test of its own",
     "pip install": "needs the package registry",
     "hf auth login": "asks for a token; the sandbox gives it as HF_TOKEN",
@@ -71,7 +75,8 @@ class Sandbox:
     def __init__(self, folder: Path, hub: HubServer) -> None:
         self.folder, self.done = folder, set[frozenset[str]]()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(folder / "scripts")}
+        modules = os.pathsep.join(filter(None, (str(folder / "scripts"), os.environ.get("PYTHONPATH"))))
+        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": modules}
         runner = [sys.executable, str(ROOT / "tests" / "command_runner.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.runner = subprocess.Popen(runner, cwd=folder, env=self.env, **pipes)
@@ -186,13 +191,15 @@ def test_the_options_of_a_command_with_a_word_to_replace_exist():
     assert any(command.startswith("hf-cxr") for command in forms)
     for words in map(shlex.split, forms):
         if words[0] == "hf-cxr":
-            told = subprocess.run(
-                [str(Path(sys.executable).with_name("hf-cxr")), words[1], "--help"],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
+            told = help_of(words[1])
             assert not [word for word in words if word.startswith("--") and word not in told], words
+
+
+@functools.cache
+def help_of(command: str) -> str:
+    """What `hf-cxr COMMAND --help` prints."""
+    words = [str(Path(sys.executable).with_name("hf-cxr")), command, "--help"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_links_between_pages_lead_somewhere():
@@ -200,3 +207,42 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_fits_on_a_few_screens():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The documentation site as `make docs` builds it: any dead link, dead anchor or unknown name is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    result = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def test_the_site_holds_every_page_notebook_public_name_and_command(site):
+    for page in PAGES[1:]:
+        assert (site / page.with_suffix(".html").name).is_file()
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert "Research use only" in (site / "tutorials" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+    reference = (site / "python.html").read_text(encoding="utf-8")
+    told = [re.sub("<.*?>", "", heading) for heading in re.findall("<h2.*?</h2>", reference, re.DOTALL)]
+    assert [name for name in hf_cxr.__all__ if not name.startswith("_")] == sorted(
+        (heading.split()[0].removesuffix("¶") for heading in told), key=hf_cxr.__all__.index
+    )
+    assert "hf-cxr prepare" in (site / "command_line.html").read_text(encoding="utf-8")
+
+
+def test_pages_of_the_site_ask_no_other_host_and_name_no_place_of_this_machine(site):
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|img|iframe|source)[^>]* src=\"?https?:", text), page.name
+        assert not re.findall(r"<link[^>]* rel=\"?(?:stylesheet|preconnect|icon)[^>]* href=\"?https?:", text), (
+            page.name
+        )
+        assert str(ROOT) not in text, page.name
