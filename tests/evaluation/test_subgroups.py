@@ -49,7 +49,7 @@ def test_where_there_is_nothing_to_find_there_is_no_finding_f1(found):
     assert "bleu4" in found["findings"]["normal"]["ci95"]
 
 
-def test_small_strata_are_marked_and_have_wide_intervals(found):
+def test_small_subgroups_are_marked_and_have_wide_intervals(found):
     assert SMALL == 30
     assert found["findings"]["normal"]["small"]
     low, high = found["finding"]["cardiomegaly"]["ci95"]["finding_f1_micro"]
