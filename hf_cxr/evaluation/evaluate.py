@@ -10,7 +10,6 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from tqdm.auto import tqdm
 
 from hf_cxr import metrics
 from hf_cxr.data.collator import CanvasDataset
@@ -25,6 +24,7 @@ from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import CALIBRATION, calibrated
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
+from hf_cxr.utils.progress import ProgressBar
 
 READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
 IMAGE_SHUFFLE = ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
@@ -105,7 +105,7 @@ def build_report(
         raise ValueError("nothing to evaluate: the split holds no studies")
     predictions, references = [row["prediction"] for row in rows], [row["impression"] for row in rows]
     patients = [str(row.get("patient", row["uid"])) for row in rows]
-    with tqdm(total=6, desc="Scoring", disable=not PartialState().is_main_process) as progress:
+    with ProgressBar(total=6, desc="Scoring", disable=not PartialState().is_main_process) as progress:
         statistics = metrics.study_statistics(predictions, references)
         report = {"n": len(rows), "patients": len(set(patients)), **metrics.score_sheet(statistics, predictions)}
         progress.update()

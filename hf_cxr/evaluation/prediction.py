@@ -14,12 +14,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.inference.pipeline import ImpressionPipeline, decode, generate
 from hf_cxr.inference.views import VIEWS
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, panel_size_of
+from hf_cxr.utils.progress import ProgressBar
 
 THUMBNAIL = 16  # pixels a panel, of the embedding by pixels
 Canvas = np.ndarray  # uint8, (panel, 2 × panel)
@@ -154,7 +154,7 @@ def _shared_out(
     mine = range(state.process_index, len(indices), state.num_processes)
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     done: list[tuple[int, Any]] = []
-    for places in tqdm(batches, desc=description, disable=not state.is_main_process):
+    for places in ProgressBar(batches, desc=description, disable=not state.is_main_process):
         done += zip(places, work([indices[place] for place in places]), strict=True)
     if state.num_processes > 1:
         done = gather_object(done)
