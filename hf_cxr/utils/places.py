@@ -29,9 +29,8 @@ def missing(given: str | os.PathLike, what: str = "file", folders: bool = False)
         return f"{given}: no such {what}; did you mean {str(whole if whole.exists() else found)!r}?"
     if there != path.parent:
         return f"{given}: no such {what}; {there} has no {absent[0]!r}"
-    return f"{given}: no such {what}" + (
-        f"; {there.name} has {', '.join(sorted(names))}" if 0 < len(names) < 6 else ""
-    )
+    few = f"; {there.name} has {', '.join(sorted(names))}" if 0 < len(names) < 6 else ""
+    return f"{given}: no such {what}{few}"
 
 
 def check_checkpoint(given: str | os.PathLike) -> None:
