@@ -117,10 +117,8 @@ def _check_push(args: TrainingArguments) -> None:
     """Raise `ValueError` for a push that is certain to fail, or that would upload more than `hf-cxr push` does."""
     if not args.hub_model_id or "/" not in args.hub_model_id:
         raise ValueError("push_to_hub needs hub_model_id: user/name")
-    if args.hub_strategy not in ("end", "every_save"):
-        raise ValueError(
-            f"hub_strategy: {args.hub_strategy.value} uploads the optimizer's state; use every_save or end"
-        )
+    if (strategy := args.hub_strategy) not in ("end", "every_save"):
+        raise ValueError(f"hub_strategy: {strategy.value} uploads the optimizer's state; use every_save or end")
     if args.hub_revision:
         raise ValueError("hub_revision: a run is pushed to the main branch; leave it out")
     if not (args.hub_token or get_token()):

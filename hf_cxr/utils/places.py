@@ -69,9 +69,8 @@ def check_place(given: str | os.PathLike, what: str, files: str = "*", otherwise
         message = missing(name, what, folders=True)
         raise FileNotFoundError(message + ("" if message[-1] == "?" else "; and not a Hub id (user/name)"))
     if Path(owner).is_dir():
-        raise FileNotFoundError(
-            f"{missing(name, what, folders=True)} (taken for a path: the folder {owner!r} is here)"
-        )
+        why = f"taken for a path: the folder {owner!r} is here"
+        raise FileNotFoundError(f"{missing(name, what, folders=True)} ({why})")
     if reason := unreachable():
         raise FileNotFoundError(f"{name}: no such {what} here, and not to be had from the Hub ({reason})")
 
