@@ -6,18 +6,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hf_cxr.config.kit import KitArguments as KitArguments
-from hf_cxr.config.kit import read_config as read_config
-from hf_cxr.config.kit import recipe as recipe
+from hf_cxr.config.kit import KitArguments, recipe
 
 if TYPE_CHECKING:
-    from hf_cxr.config.training import TrainingArguments as TrainingArguments
-    from hf_cxr.config.training import argument_names as argument_names
-    from hf_cxr.config.training import parse_arguments as parse_arguments
-    from hf_cxr.config.training import resolved_config as resolved_config
+    from hf_cxr.config.training import TrainingArguments, argument_names, parse_arguments, resolved_config
+
+__all__ = ["KitArguments", "TrainingArguments", "argument_names", "parse_arguments", "recipe", "resolved_config"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("TrainingArguments", "argument_names", "parse_arguments", "resolved_config"):
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("hf_cxr.config.training"), name)

@@ -37,9 +37,8 @@ class TrainingArguments(Seq2SeqTrainingArguments):
 
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None and self.predict_with_generate:  # type: ignore[has-type]
-            self.metric_for_best_model = (
-                "composite"  # of `hf_cxr.evaluation.evaluate`; BLEU alone rewards one sentence
-            )
+            # Of `hf_cxr.evaluation.evaluate`; BLEU alone rewards one sentence.
+            self.metric_for_best_model = "composite"
         super().__post_init__()
 
     def changed(self) -> dict[str, Any]:
@@ -64,8 +63,6 @@ class TrainingArguments(Seq2SeqTrainingArguments):
 
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
 DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "hub_token"}
-
-
 ARGUMENTS = (KitArguments, TrainingArguments)
 
 
@@ -94,13 +91,11 @@ def parse_arguments(
 
     Raises `ValueError` with one line for an unknown name (with the nearest valid one) or an unusable value.
     """
-    words: list[str] = []
     settings = read_config(config)
     for where, names in ((str(config), settings), ("train", arguments)):
         for name in names:
             _check_name(str(name), where)
-    for key, value in (settings | dict(arguments)).items():
-        words += _as_words(key, value)
+    words = [word for key, value in (settings | dict(arguments)).items() for word in _as_words(key, value)]
     for word in overrides:
         if word.startswith("--"):
             _check_name(word[2:].split("=")[0].replace("-", "_"), "command line")
@@ -122,10 +117,8 @@ def _check_push(args: TrainingArguments) -> None:
     """Raise `ValueError` for a push that is certain to fail, or that would upload more than `hf-cxr push` does."""
     if not args.hub_model_id or "/" not in args.hub_model_id:
         raise ValueError("push_to_hub needs hub_model_id: user/name")
-    if args.hub_strategy not in ("end", "every_save"):
-        raise ValueError(
-            f"hub_strategy: {args.hub_strategy.value} uploads the optimizer's state; use every_save or end"
-        )
+    if (strategy := args.hub_strategy) not in ("end", "every_save"):
+        raise ValueError(f"hub_strategy: {strategy.value} uploads the optimizer's state; use every_save or end")
     if args.hub_revision:
         raise ValueError("hub_revision: a run is pushed to the main branch; leave it out")
     if not (args.hub_token or get_token()):

@@ -48,7 +48,6 @@ _KINDS = {
     tarfile.CHRTYPE: "a device",
     tarfile.BLKTYPE: "a device",
     tarfile.FIFOTYPE: "a pipe",
-    tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
 # What the readers of the standard library raise on damaged input, whoever of them meets it first.
 _DAMAGE = (
@@ -277,8 +276,8 @@ def _is_header(block: bytes) -> bool:
 
 
 def _tar_kind(member: tarfile.TarInfo) -> str:
-    if member.issparse():  # in the pax dialect, too
-        return _KINDS[tarfile.GNUTYPE_SPARSE]
+    if member.issparse():
+        return "a sparse file"
     if member.isdir():
         return "a folder"
     if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):

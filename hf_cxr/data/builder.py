@@ -120,9 +120,8 @@ def choose(
     named: Mapping[str, str] | None,
 ) -> Choice:
     """Choose the rows and the split of each study, and continue the preparation report of `plan` by the `steps`."""
-    selections = [
-        select(study, read, config.pairs, config.require) for study, read in zip(plan.studies, images, strict=True)
-    ]
+    with_images = zip(plan.studies, images, strict=True)
+    selections = [select(study, read, config.pairs, config.require) for study, read in with_images]
     rejects = [
         {"uid": study.uid, "step": selection.step, "reason": selection.reason}
         for study, selection in zip(plan.studies, selections, strict=True)
@@ -240,9 +239,8 @@ def _write_split(rows: list[dict[str, Any]], store: IO[bytes], folder: Path, nam
         file = folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet"
         with pq.ParquetWriter(file, FEATURES.arrow_schema, **_PARQUET) as writer:
             for start in range(0, len(shard), BATCH):
-                batch = [
-                    row | {view: _stored(row[view], store) for view in VIEWS} for row in shard[start : start + BATCH]
-                ]
+                part = shard[start : start + BATCH]
+                batch = [row | {view: _stored(row[view], store) for view in VIEWS} for row in part]
                 table = pa.Table.from_pylist(batch, FEATURES.arrow_schema)
                 writer.write_table(table)
                 total += table.nbytes

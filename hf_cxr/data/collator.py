@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Image
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -137,10 +138,8 @@ class CanvasCollator:
         if self.pad_token_id is None:
             batch["labels"] = torch.tensor(np.stack([item["labels"] for item in items]), dtype=torch.float32)
             return batch
-        longest = max(len(item["labels"]) for item in items)
-        labels = torch.full((len(items), longest), IGNORED)
-        for row, item in enumerate(items):
-            labels[row, : len(item["labels"])] = torch.tensor(item["labels"])
+        texts = [torch.tensor(item["labels"]) for item in items]
+        labels = pad_sequence(texts, batch_first=True, padding_value=IGNORED)
         decoder_input_ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORED, self.pad_token_id)
         decoder_input_ids[:, :1] = self.start_token_id
         return batch | {"labels": labels, "decoder_input_ids": decoder_input_ids}

@@ -123,10 +123,8 @@ def _read_one(source: Any, label: str, unlabelled: bool, size: int) -> tuple[tup
     try:
         image, hint = read_with_hint(source, at_least=2 * size)
     except UnreadableImage as error:
-        reason = str(error)
-        for said in (str(source) if isinstance(source, (str, Path)) else "", "image bytes"):
-            reason = reason.replace(said, label) if said else reason
-        return None, reason
+        said = str(source) if isinstance(source, (str, Path)) else "image bytes"
+        return None, str(error).replace(said, label)
     image = shrink(image, size)
     low, high = image.getextrema()
     if low == high:
@@ -167,8 +165,7 @@ def _serve() -> None:
 @contextmanager
 def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # as `datasets` does it
-    context = multiprocessing.get_context(method)
-    pool = ProcessPoolExecutor(num_proc, context, initializer=_serve)
+    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), initializer=_serve)
     try:
         with undisturbed():  # half started, or with a child that was ended before it listens, the pool would hang
             pool.submit(int)  # starts the processes

@@ -27,9 +27,7 @@ def text_overlap(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int
             continue
         words = [_words(text) for text in texts]
         unseen = [text for text in words if text not in train]
-        near = sum(
-            len(text) >= NEAR_WORDS and any(variant in near_train for variant in _one_less(text)) for text in unseen
-        )
+        near = sum(len(text) >= NEAR_WORDS and not near_train.isdisjoint(_one_less(text)) for text in unseen)
         overlap[str(name)] = {"studies": len(words), "same": len(words) - len(unseen), "near": near}
     return overlap
 

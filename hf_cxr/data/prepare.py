@@ -153,8 +153,7 @@ def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
     names = {field.name for field in fields(PreparationConfig)} - {"source", "options"}
     config = PreparationConfig(source, **{name: value for name, value in arguments.items() if name in names})
     # A source that draws its studies takes the same seed and size.
-    drawn: tuple[str, ...] = ("seed", "size")
-    options = {name: getattr(config, name) for name in drawn if name in sources.takes(source)}
+    options: dict[str, Any] = {key: getattr(config, key) for key in ("seed", "size") if key in sources.takes(source)}
     options |= {name: value for name, value in arguments.items() if name not in names and value is not None}
     for name in PLACES & set(options):
         options[name] = str(Path(options[name]).absolute())
@@ -203,8 +202,5 @@ def _sha256_of(tables: list[Path]) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

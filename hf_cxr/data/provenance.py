@@ -12,9 +12,6 @@ from typing import Any
 from hf_cxr.data.selection import Selection
 from hf_cxr.data.study import StoredImage, Study
 
-IMAGE_COLUMNS = ("uid", "image", "view", "confidence", "use", "reason")
-"""Columns of `images.csv`. `use` is "used", "unused", "unreadable" or "study left out"."""
-
 
 def format_preparation(preparation: Mapping[str, Any]) -> str:
     """The preparation report of `hf_cxr.prepare` as lines of text: what each step kept and dropped, then the
@@ -31,7 +28,8 @@ def format_preparation(preparation: Mapping[str, Any]) -> str:
 def list_images(
     studies: Iterable[tuple[Study, Sequence[StoredImage | str], Selection | None]], reasons: Mapping[str, str]
 ) -> tuple[str, dict[str, int]]:
-    """The text of `images.csv`, a line for every image that the collection lists, and how many had which use.
+    """The text of `images.csv`, a line for every image that the collection lists, and how many had which use: "used",
+    "unused", "unreadable" or "study left out".
 
     Args:
         studies: Each study with its images and what was chosen of them (`None`: it was left out before that).
@@ -39,7 +37,7 @@ def list_images(
     """
     listing, uses = io.StringIO(), Counter[str]()
     writer = csv.writer(listing, lineterminator="\n")
-    writer.writerow(IMAGE_COLUMNS)
+    writer.writerow(("uid", "image", "view", "confidence", "use", "reason"))
     for study, images, selection in studies:
         chosen = {i for row in selection.rows for i in row} if selection else set()
         for i, radiograph in enumerate(study.images):

@@ -1,14 +1,6 @@
-"""Which two images of a study become its frontal and its lateral view.
+"""Which two images of a study become its frontal and its lateral view, by the rule in `docs/data.md`.
 
-The rule, in order (`docs/data.md` says it for readers):
-
-1. An image is frontal or lateral as the collection or a `--views` table says (confidence 1), else as
-   `hf_cxr.data.view_labels` decides from names, pixels and DICOM header.
-2. A view that a study lists, and of which no image can be read, rejects the study: an empty panel would say that the
-   study never had it.
-3. Of several readable images of one view the one with the highest confidence is taken, of equals the first in the
-   collection's order. `pairs="all"` makes a row of each frontal with each lateral image instead.
-4. A view that the study never had stays empty, unless `require="both"`.
+Views that neither the collection nor a `--views` table names are decided in `hf_cxr.data.view_labels`.
 """
 
 from __future__ import annotations

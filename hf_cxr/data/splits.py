@@ -137,10 +137,8 @@ def assign(
     """
     owners = {study.uid: study.patient or study.uid for study in studies}
     group_of = _groups(owners, images)
-    given = {
-        study.uid: _split_name(chosen[study.uid] if chosen is not None else study.split, study.uid)
-        for study in studies
-    }
+    named: Mapping[str, str | None] = {study.uid: study.split for study in studies} if chosen is None else chosen
+    given = {study.uid: _split_name(named[study.uid], study.uid) for study in studies}
     inherited: dict[str, str] = {}
     for uid, split in given.items():
         if split is not None:

@@ -29,9 +29,8 @@ def missing(given: str | os.PathLike, what: str = "file", folders: bool = False)
         return f"{given}: no such {what}; did you mean {str(whole if whole.exists() else found)!r}?"
     if there != path.parent:
         return f"{given}: no such {what}; {there} has no {absent[0]!r}"
-    return f"{given}: no such {what}" + (
-        f"; {there.name} has {', '.join(sorted(names))}" if 0 < len(names) < 6 else ""
-    )
+    few = f"; {there.name} has {', '.join(sorted(names))}" if 0 < len(names) < 6 else ""
+    return f"{given}: no such {what}{few}"
 
 
 def check_checkpoint(given: str | os.PathLike) -> None:
@@ -70,9 +69,8 @@ def check_place(given: str | os.PathLike, what: str, files: str = "*", otherwise
         message = missing(name, what, folders=True)
         raise FileNotFoundError(message + ("" if message[-1] == "?" else "; and not a Hub id (user/name)"))
     if Path(owner).is_dir():
-        raise FileNotFoundError(
-            f"{missing(name, what, folders=True)} (taken for a path: the folder {owner!r} is here)"
-        )
+        why = f"taken for a path: the folder {owner!r} is here"
+        raise FileNotFoundError(f"{missing(name, what, folders=True)} ({why})")
     if reason := unreachable():
         raise FileNotFoundError(f"{name}: no such {what} here, and not to be had from the Hub ({reason})")
 

@@ -77,9 +77,6 @@ def template(path: Path) -> jinja2.Template:
     return environment.get_template(path.name)
 
 
-# --- numbers in words --------------------------------------------------------------------------------------------
-
-
 def number(value: float) -> str:
     """1234 → "1,234"; a median of 7.5 keeps its half."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
@@ -101,9 +98,6 @@ def percent(share: float) -> str:
 def score(value: float | None, places: int = 3) -> str:
     """So many places, or a dash where there is none."""
     return "–" if value is None else f"{value:.{places}f}"
-
-
-# --- figures -----------------------------------------------------------------------------------------------------
 
 
 def drawn(

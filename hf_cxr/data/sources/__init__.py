@@ -16,10 +16,8 @@ from typing import Any
 from hf_cxr.data.sources.rows import did_you_mean
 from hf_cxr.data.study import Study
 
-SOURCES: dict[str, str] = {
-    name: f"hf_cxr.data.sources.{name}" for name in ("openi", "kaggle", "r2gen", "table", "phantom")
-}
-"""Name of a source → the module that reads it, imported when it is asked for."""
+SOURCES = ("openi", "kaggle", "r2gen", "table", "phantom")
+"""Names of the sources, each that of the module here that reads it, imported when it is asked for."""
 
 
 def studies(source: str, **options: Any) -> Iterator[Study]:
@@ -58,4 +56,4 @@ def reader(source: str) -> ModuleType:
     if source not in SOURCES:
         hint = did_you_mean(str(source), SOURCES)
         raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}{hint}")
-    return import_module(SOURCES[source])
+    return import_module(f"{__name__}.{source}")

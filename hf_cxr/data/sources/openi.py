@@ -111,7 +111,8 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[
         impression=_section(report, "IMPRESSION"),
         findings=_section(report, "FINDINGS"),
         indication=_section(report, "INDICATION"),
-        tags=_tags(report),
+        # "Opacity/lung/upper lobe/right" → "opacity", as in the Kaggle form's Problems.
+        tags=plain_tags("".join(node.itertext()).partition("/")[0] for node in report.iterfind(".//MeSH/major")),
         patient=uid,  # the collection has one study of each
     )
 
@@ -126,8 +127,3 @@ def _radiograph(key: str, on_disk: dict[str, Path], archives: tuple[Path, ...], 
 def _section(report: Element, label: str) -> str:
     nodes = (node for node in report.iterfind(".//AbstractText") if node.get("Label") == label)
     return " ".join(filter(None, ("".join(node.itertext()).strip() for node in nodes)))
-
-
-def _tags(report: Element) -> tuple[str, ...]:
-    """ "Opacity/lung/upper lobe/right" → "opacity", as in the Kaggle form's Problems."""
-    return plain_tags("".join(node.itertext()).partition("/")[0] for node in report.iterfind(".//MeSH/major"))

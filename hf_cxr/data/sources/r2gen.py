@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hf_cxr.data.archives import SUFFIXES as ARCHIVES
-from hf_cxr.data.archives import is_archive, members
+from hf_cxr.data import archives
 from hf_cxr.data.sources.rows import decode, only_file, parse_json, read_bytes, text_fault
 from hf_cxr.data.study import Archived, Radiograph, Study
 
@@ -104,13 +103,13 @@ def _locate(root: Path) -> Path:
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such file or folder")
     if root.is_file():
-        if not is_archive(root) and root.name != ANNOTATION:
+        if not archives.is_archive(root) and root.name != ANNOTATION:
             raise ValueError(f"{root}: neither an archive nor {ANNOTATION}")
         return root
     for place in (root / ANNOTATION, root / INNER / ANNOTATION):
         if place.is_file():
             return place
-    return only_file(root, "archives", ARCHIVES, f"neither {ANNOTATION} nor an archive with it")
+    return only_file(root, "archives", archives.SUFFIXES, f"neither {ANNOTATION} nor an archive with it")
 
 
 def _open(root: Path) -> tuple[str, bytes, Callable[[str], Path | Archived]]:
@@ -119,7 +118,7 @@ def _open(root: Path) -> tuple[str, bytes, Callable[[str], Path | Archived]]:
     if source.name == ANNOTATION:
         folder = source.parent / IMAGES
         return str(source), read_bytes(source), folder.joinpath
-    found = list(members(source, lambda name: PurePosixPath(name).name == ANNOTATION))
+    found = list(archives.members(source, lambda name: PurePosixPath(name).name == ANNOTATION))
     if len(found) != 1:
         error, number = (ValueError, "more than one") if found else (FileNotFoundError, "no")
         raise error(f"{source}: {number} {ANNOTATION} in the archive")
