@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from hf_cxr.data.prepare import load_prepared
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.views import pack_views
 from hf_cxr.utils.plots import INK, MAIN, MUTED, QUIET, STYLE, THIRD
