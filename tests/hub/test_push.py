@@ -22,7 +22,7 @@ from transformers.dynamic_module_utils import get_imports, get_relative_imports
 import hf_cxr  # noqa: F401  (registers the task)
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.prepared import load_prepared
-from hf_cxr.evaluation.report import CARD_FIGURES
+from hf_cxr.evaluation.report.figures import CARD_FIGURES
 from hf_cxr.hub import privacy
 from hf_cxr.hub import push as hub
 from hf_cxr.hub.privacy import check_nothing_private, files_to_push, read_text
