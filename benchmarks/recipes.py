@@ -37,9 +37,9 @@ from transformers import (
 )
 
 from hf_cxr.config import KitArguments, parse_arguments
-from hf_cxr.models.encoders import STRETCHED
+from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, PATCH_SIZE, STRETCHED
 from hf_cxr.models.lora import adapters
-from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES, PANELS, PATCH_SIZE, ready_for_trainer
+from hf_cxr.models.modeling import DECODER_SIZES, ready_for_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -30,10 +30,8 @@ def run_prepare(options: argparse.Namespace) -> None:
         raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
-    shared = ("section", "split_file", "views", "pairs", "require", "seed")
-    chosen: dict[str, Any] = {name: getattr(options, name) for name in shared}
-    optional = ("root", "num_studies", "placeholders", "images", "encoding")
-    chosen |= {name: value for name in optional if (value := getattr(options, name)) is not None}
+    chosen = _chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
+    chosen |= _chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
     if options.columns:
         chosen["columns"] = _pairs_of(options.columns)
     if options.plan:
@@ -44,13 +42,18 @@ def run_prepare(options: argparse.Namespace) -> None:
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
-    settings = {name: getattr(options, name) for name in ("size", "num_proc", "overwrite")}
-    print(format_preparation(prepare(options.source, options.out, **settings, **chosen)))
+    chosen |= _chosen(options, "size", "num_proc", "overwrite")
+    print(format_preparation(prepare(options.source, options.out, **chosen)))
     recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
     print_next(
         command("hf-cxr", "explore", options.out, "--out", "runs/explore"),
         command("hf-cxr", "train", recipe_name, "--dataset", options.out, "--output_dir", "runs/first"),
     )
+
+
+def _chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options of these names that have a value."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _pairs_of(words: Sequence[str]) -> dict[str, str]:
@@ -82,16 +85,8 @@ def run_download(options: argparse.Namespace) -> None:
 
     if options.accept_licence and (collection := COLLECTIONS.get(options.collection)):
         print(f"Licence accepted: {collection.licence}, {collection.licence_url}", file=sys.stderr)
-    fetched = download(
-        options.collection,
-        options.out,
-        accept_licence=options.accept_licence,
-        parts=options.parts,
-        workers=options.workers,
-        unpack=options.unpack,
-        base_url=options.mirror,
-    )
-    for path in fetched:
+    settings = _chosen(options, "accept_licence", "parts", "workers", "unpack")
+    for path in download(options.collection, options.out, base_url=options.mirror, **settings):
         print(path)
     print_next(command("hf-cxr", "prepare", options.collection, "--root", options.out, "--out", "data/indiana"))
 
@@ -195,15 +190,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from hf_cxr.models.modeling import load_checkpoint
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
-    report = evaluate(
-        load_checkpoint(options.checkpoint, options.revision),
-        dataset,
-        options.split,
-        options.out,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        num_beams=options.num_beams,
-    )
+    checkpoint = load_checkpoint(options.checkpoint, options.revision)
+    settings = _chosen(options, "batch_size", "seed", "num_beams")
+    report = evaluate(checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -258,8 +247,7 @@ def run_predict(options: argparse.Namespace) -> None:
 
     parts = load_checkpoint(options.checkpoint, options.revision)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
-    settings = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens", "abstain_below")}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = _chosen(options, "num_beams", "max_new_tokens", "abstain_below")
     if isinstance(studies, dict):
         print_answer(None, pipe(studies, **settings)[0], options.json)
     else:
@@ -344,7 +332,7 @@ def run_push(options: argparse.Namespace) -> None:
 
     if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
         print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = {name: getattr(options, name) for name in ("public", "dataset", "hold_rights", "with_history")}
+    settings = _chosen(options, "public", "dataset", "hold_rights", "with_history")
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)
@@ -371,14 +359,5 @@ def run_demo(options: argparse.Namespace) -> None:
     demo(Path(options.out), seed=options.seed, num_studies=options.num_studies)
 
 
-COMMANDS = {
-    "prepare": run_prepare,
-    "explore": run_explore,
-    "download": run_download,
-    "train": run_train,
-    "evaluate": run_evaluate,
-    "compare": run_compare,
-    "predict": run_predict,
-    "push": run_push,
-    "demo": run_demo,
-}
+WORK = [run_prepare, run_explore, run_download, run_train, run_evaluate, run_compare, run_predict, run_push, run_demo]
+COMMANDS = {function.__name__.removeprefix("run_"): function for function in WORK}

@@ -317,13 +317,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.command:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command = parser.commands[options.command]
-    if rest and options.command != "train":
-        command.error(_unknown(command, rest))
     if options.command == "train":
         if foreign := next((word for word in rest if word[2:].split("=")[0] in FOREIGN), None):
             name = foreign[2:].split("=")[0]
             command.error(f"unknown argument --{name}; did you mean --{FOREIGN[name][0]}?")
         options.overrides = options.overrides + rest
+    elif rest:
+        command.error(_unknown(command, rest))
     return guarded(COMMANDS[options.command], options)
 
 

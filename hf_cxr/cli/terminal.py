@@ -86,10 +86,8 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
 def print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None:
     """One study of `predict`: a JSON object, or its text and score on one line, its warnings on stderr."""
     if as_json:
-        row = {"uid": uid} | answer
-        line = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
-        print(line, flush=True)
-        return
+        row = {key: value for key, value in ({"uid": uid} | answer).items() if value is not None}
+        return print(json.dumps(row, ensure_ascii=False), flush=True)
     prefix = f"{uid}\t" if uid is not None else ""
     warnings = list(answer.get("warnings", ()))
     if answer.get("truncated"):

@@ -32,7 +32,7 @@ from hf_cxr.hub import model_card_tables
 from hf_cxr.inference import pipeline
 from hf_cxr.metrics.study import SCALARS
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
-from hf_cxr.utils.files import packaged, replace_files
+from hf_cxr.utils.files import json_object, packaged, replace_files
 from hf_cxr.utils.plots import percent
 
 FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
@@ -146,10 +146,9 @@ def _preparation(dataset: str, revision: str | None) -> dict[str, Any]:
     try:
         if not Path(dataset).exists():
             file = Path(hf_hub_download(dataset, file.name, repo_type="dataset", revision=revision))
-        preparation = _json(file)
+        return json_object(file)
     except (OSError, ValueError, HTTPError):
         return {}
-    return preparation if isinstance(preparation, dict) else {}
 
 
 def evaluated_on(

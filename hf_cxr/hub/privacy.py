@@ -38,7 +38,7 @@ RUN_FILES = (
     *(*VOCABULARIES, "merges.txt", "bpe.codes"),
     *REMOTE_CODE_FILES,
     *(CARD, "report.json", "report.md"),
-    # Those of `report.CARD_FIGURES`, whose import would take matplotlib; a test holds them together.
+    # Those of `report.figures.CARD_FIGURES`, whose import would take matplotlib; a test holds them together.
     *(f"figures/{name}.png" for name in ("image_shuffle", "findings", "reliability", "risk")),
 )
 DATASET_FILES = ("data/*.parquet", CARD, PREPARATION, "splits.csv")

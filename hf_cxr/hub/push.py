@@ -19,18 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
 from hf_cxr.data import licences
-from hf_cxr.hub.privacy import (
-    CARD,
-    CONFIG,
-    FACTS,
-    check_nothing_private,
-    dataset_of,
-    files_to_push,
-    is_ours,
-    kind_of,
-    preparation_of,
-    read_text,
-)
+from hf_cxr.hub import privacy
+from hf_cxr.hub.privacy import CARD
 
 PUSHED = "Push"  # how the title of each of our commits begins
 # Seconds without a byte from the Hub after which a request is given up: its client would wait for ever.
@@ -68,15 +58,15 @@ def push(
     except HFValidationError:
         raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name") from None
     path = Path(folder)
-    kind = kind_of(path, dataset)
+    kind = privacy.kind_of(path, dataset)
     if public and kind == "dataset" and not hold_rights:
         licences.check_may_be_public(path)
-    files = files_to_push(path, kind)
+    files = privacy.files_to_push(path, kind)
     token = token or get_token()
-    texts = {name: read_text(file) for name, file in files.items()}
+    texts = {name: privacy.read_text(file) for name, file in files.items()}
     if kind == "model":
         texts[CARD] = _card_for(path, repo_id)
-    check_nothing_private(texts, path, token)
+    privacy.check_nothing_private(texts, path, token)
     if not token:
         raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
     get_session().timeout = PATIENCE
@@ -105,7 +95,7 @@ def card_in_progress(repo_id: str, step: int, steps: int) -> str:
 def _card_for(run: Path, repo_id: str) -> str:
     """The card, its snippet naming the repository: made anew from the run's files, unless it was edited."""
     there = (run / CARD).read_text(encoding="utf-8")
-    if not (run / FACTS).is_file():  # a run of an earlier version, or one on its way
+    if not (run / privacy.FACTS).is_file():  # a run of an earlier version, or one on its way
         return there
     from hf_cxr.hub import model_card  # which takes seconds to import, and a dataset does not need it
 
@@ -115,9 +105,9 @@ def _card_for(run: Path, repo_id: str) -> str:
 
 def licence_note(run: str | os.PathLike) -> str | None:
     """What to consider before the weights of a run become public: the licence of what it was trained on."""
-    if not (Path(run) / CONFIG).is_file():
+    if not (Path(run) / privacy.CONFIG).is_file():
         return None
-    return licences.note_on_weights(dataset_of(Path(run)), preparation_of(Path(run)).get("source"))
+    return licences.note_on_weights(privacy.dataset_of(Path(run)), privacy.preparation_of(Path(run)).get("source"))
 
 
 # --- the way there -----------------------------------------------------------------------------------------------
@@ -135,7 +125,7 @@ def _send(
         raise ValueError(f"{repo_id}: this repository is public already; push with --public, or choose another")
     if CARD in (held := {one.rfilename for one in info.siblings}):
         _tell_of_an_edited_card(api, name, kind)
-    stale = [one for one in sorted(held) if one not in files and is_ours(one, kind)]
+    stale = [one for one in sorted(held) if one not in files and privacy.is_ours(one, kind)]
     additions = [CommitOperationAdd(path, file) for path, file in files.items()]
     # Not `upload_folder`: where hf_xet is installed, it makes several commits.
     api.create_commit(

@@ -119,11 +119,7 @@ def overlay(view: Image.Image, heat: np.ndarray, uniform: float) -> Image.Image:
 
 
 def overlays(
-    tokenizer: Any,
-    sequence: torch.Tensor,
-    maps: torch.Tensor,
-    views: Mapping[str, Image.Image],
-    words: bool = False,
+    tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor, views: Mapping[str, Image.Image], words: bool = False
 ) -> dict[str, Any]:
     """What the pipeline's `return_attention` adds to an answer.
 

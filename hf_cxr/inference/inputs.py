@@ -56,12 +56,8 @@ class Rows(Dataset):
     def image(self, view: str, stored: Any) -> Any:
         """An image that `datasets` alone can open, in an archive or on a file system of its own, as a callable."""
         features = getattr(self.studies, "features", None)
-        if (
-            features
-            and isinstance(stored, Mapping)
-            and not stored.get("bytes")
-            and "://" in (stored.get("path") or "")
-        ):
+        path = stored.get("path") if isinstance(stored, Mapping) and not stored.get("bytes") else None
+        if features and "://" in (path or ""):
             return partial(replace(features[view], decode=True).decode_example, stored)
         return stored
 
@@ -215,10 +211,9 @@ def _fetched(address: str) -> bytes:
                     raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
                 if time.monotonic() > deadline:
                     raise UnreadableImage(f"not whole after {MAX_SECONDS} s")
-    except UnreadableImage as error:
-        raise UnreadableImage(f"could not be fetched: {error}") from None
     except Exception as error:
-        raise UnreadableImage(f"could not be fetched: {_why(error)}") from None
+        why = error if isinstance(error, UnreadableImage) else _why(error)
+        raise UnreadableImage(f"could not be fetched: {why}") from None
     return bytes(content)
 
 

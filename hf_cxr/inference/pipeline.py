@@ -217,11 +217,9 @@ class ImpressionPipeline(Pipeline):
             return [{"impression": None, "score": None, "error": error}]
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
         curve = getattr(self.model.config, CALIBRATION, None)
-        for row, score in zip(rows, calibrated(curve, [row["score"] for row in rows]), strict=True):
-            row["score"] = score
-        for row, cut in zip(rows, outputs["truncated"][0].tolist(), strict=True):
-            if cut:
-                row |= {"score": 0.0, "truncated": True}
+        scores = calibrated(curve, [row["score"] for row in rows])
+        for row, score, cut in zip(rows, scores, outputs["truncated"][0].tolist(), strict=True):
+            row |= {"score": 0.0, "truncated": True} if cut else {"score": score}
         if return_findings:
             rows = [row | _findings(row["impression"]) for row in rows]
         if return_attention:

@@ -15,7 +15,6 @@ from hf_cxr.models.modeling import CROSS_ATTENTION
 
 # Trained in full beside the adapters.
 NEW_OR_SMALL = (*CROSS_ATTENTION, "position_embeddings", "relative_position_bias_table", "head.")
-ADAPTER = "default"
 
 
 @contextmanager
@@ -41,7 +40,7 @@ def adapters(module: torch.nn.Module, rank: int, alpha: int) -> Iterator[None]:
         if not any(mark in f"{name}." for mark in (*NEW_OR_SMALL, "lm_head", "pooler"))
     ]
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
-    tuner = LoraModel(module, config, ADAPTER)
+    tuner = LoraModel(module, config, "default")
     for name, parameter in module.named_parameters():
         if any(mark in name for mark in NEW_OR_SMALL) and name in trainable:
             parameter.requires_grad_(True)

@@ -33,16 +33,8 @@ from transformers.utils import is_torchvision_available
 
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
-from hf_cxr.models.encoders import (
-    ENCODER_SIZES,
-    PANELS,
-    UnsupportedPart,
-    adapt_encoder,
-    freeze_unused,
-    image_processor,
-    scratch_encoder,
-)
-from hf_cxr.models.encoders import PATCH_SIZE as PATCH_SIZE
+from hf_cxr.models import encoders
+from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
 from hf_cxr.utils.places import check_checkpoint
 
 # From-scratch sizes. `base` is GPT-2 small.
@@ -107,7 +99,7 @@ def ready_for_trainer(model: VisionEncoderDecoderModel) -> VisionEncoderDecoderM
     to the encoder's tokens alone: its pooler and mask token would be unused parameters to DDP.
     """
     model.accepts_loss_kwargs = False
-    freeze_unused(model.encoder)
+    encoders.freeze_unused(model.encoder)
     return model
 
 
@@ -151,7 +143,8 @@ def build(
     a decoder without cross-attention.
     """
     canvas = (panel_size, PANELS * panel_size)
-    encoder_model = scratch_encoder(encoder, canvas) if encoder in ENCODER_SIZES else adapt_encoder(encoder, canvas)
+    make_encoder = encoders.scratch_encoder if encoder in ENCODER_SIZES else encoders.adapt_encoder
+    encoder_model = make_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:
         tokenizer = train_tokenizer(texts, vocab_size)
         decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens)
@@ -169,7 +162,7 @@ def build(
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
     model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
     set_special_tokens(model, tokenizer, max_new_tokens)
-    return Checkpoint(ready_for_trainer(model), tokenizer, image_processor(encoder, canvas))
+    return Checkpoint(ready_for_trainer(model), tokenizer, encoders.image_processor(encoder, canvas))
 
 
 # --- decoder and tokenizer ---------------------------------------------------------------------------------------
@@ -252,14 +245,9 @@ def set_special_tokens(
     model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> None:
     """Set pad, begin, end and decoder start everywhere they are read: the config, its decoder's, and generation's."""
-    ids = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     for config in (model.config, model.config.decoder):
-        for key, value in ids.items():
-            setattr(config, key, value)
+        config.update(ids)
     model.config.decoder_start_token_id = model.config.decoder.decoder_start_token_id = tokenizer.bos_token_id
     model.config.vocab_size = model.config.decoder.vocab_size
     model.generation_config = GenerationConfig(

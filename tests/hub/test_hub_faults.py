@@ -49,7 +49,7 @@ def push(hub, folder, *users, patience=60):
 
 
 def contents(folder):
-    from hf_cxr.hub.push import files_to_push
+    from hf_cxr.hub.privacy import files_to_push
 
     return {name: file.read_bytes() for name, file in files_to_push(folder, "model").items()}
 
