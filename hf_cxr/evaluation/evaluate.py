@@ -17,7 +17,15 @@ from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
-from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
+from hf_cxr.evaluation.prediction import (
+    embed,
+    mean_canvas,
+    open_canvases,
+    predict_split,
+    views_of,
+    without,
+    write_texts,
+)
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import best_blind
 from hf_cxr.evaluation.subgroups import subgroups
@@ -27,7 +35,6 @@ from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 
 READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
-IMAGE_SHUFFLE = ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
 
 
 def texts_of(dataset: DatasetDict, split: str) -> list[str]:
@@ -116,7 +123,7 @@ def build_report(
         report |= (
             _image_shuffle(statistics, predictions, references, patients, seed)
             if len(rows) > 1
-            else {name: {} for name in IMAGE_SHUFFLE}
+            else {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
         )
         counts = statistics.findings
         stated, true = counts[..., :2].sum(-1) > 0, counts[..., ::2].sum(-1) > 0
@@ -271,7 +278,7 @@ def _rows(
 
 def _correct(row: Mapping[str, Any]) -> bool:
     """The event of `calibration.EVENT`."""
-    return not row["missed"] and not row["invented"]
+    return positive_findings(row["prediction"], sided=True) == positive_findings(row["impression"], sided=True)
 
 
 def calibrate(
@@ -280,14 +287,9 @@ def calibrate(
     """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small."""
     if len(dataset.get("validation", ())) < calibration.MIN_STUDIES:
         return None
-    studies = dataset["validation"]
-    canvases = open_canvases(checkpoint, studies)
-    written = write_texts(
-        checkpoint, canvases.canvas, range(len(canvases)), batch_size, "Calibrating", **generate_kwargs
-    )
-    probabilities = [probability for _, probability in written]
-    rows = _rows(studies, written, probabilities, ["both"] * len(studies))
-    return calibration.fit(probabilities, [_correct(row) for row in rows])
+    options = {"description": "Calibrating"} | generate_kwargs
+    rows = predict_split(checkpoint, dataset["validation"], batch_size, **options)
+    return calibration.fit([row["sequence_probability"] for row in rows], [_correct(row) for row in rows])
 
 
 def _calibration_for(

@@ -106,16 +106,12 @@ def embed(
         small = torch.nn.functional.adaptive_avg_pool2d(grey, (THUMBNAIL, 2 * THUMBNAIL)).flatten(1).numpy()
         pixels = collate([{"canvas": canvases.canvas(index)} for index in batch])["pixel_values"]
         with torch.inference_mode():
-            states = (
-                model.encoder(pixels.to(model.device, model.dtype)).last_hidden_state.mean(1).float().cpu().numpy()
-            )
-        return list(zip(small, states, strict=True))
+            states = model.encoder(pixels.to(model.device, model.dtype)).last_hidden_state.mean(1)
+        return list(zip(small, states.float().cpu().numpy(), strict=True))
 
     pairs = _shared_out(encode, range(len(canvases)), batch_size, description)
-    return {
-        name: np.stack([pair[place] for pair in pairs])
-        for place, name in enumerate(("nearest_pixels", "nearest_encoder"))
-    }
+    small, states = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+    return {"nearest_pixels": small, "nearest_encoder": states}
 
 
 def without(canvas: Canvas, view: str) -> Canvas:

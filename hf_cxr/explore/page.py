@@ -111,10 +111,8 @@ def _findings(facts: Mapping[str, Any]) -> str:
     normal = f"{percent(findings['normal']['share'])} of the {number(findings['n'])} studies are normal"
     if not train or not findings["rows"]:
         return f"{normal}, by what their texts state."
-    often, named = (
-        sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"]),
-        len(findings["rows"]),
-    )
+    often = sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"])
+    named = len(findings["rows"])
     return (
         f"{normal}. {number(often)} of the {counted(named, 'finding')} stated here have at least {findings['enough']} "
         f"positive training studies, as findings pretraining needs.{' Expect little on the others.' * (often < named)}"
