@@ -17,15 +17,7 @@ from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
-from hf_cxr.evaluation.prediction import (
-    embed,
-    mean_canvas,
-    open_canvases,
-    predict_split,
-    views_of,
-    without,
-    write_texts,
-)
+from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import best_blind
 from hf_cxr.evaluation.subgroups import subgroups
@@ -228,6 +220,7 @@ def evaluate(
     curve, source = _calibration_for(checkpoint, dataset, split, batch_size, generate_kwargs)
     probabilities = [probability for _, probability in written]
     rows = _rows(studies, written, calibrated(curve, probabilities), views)
+    scores, correct = [row["score"] for row in rows], [_correct(row["prediction"], row["impression"]) for row in rows]
     report = build_report(
         rows,
         texts_of(dataset, "train"),
@@ -235,11 +228,7 @@ def evaluate(
         seed,
         nearest=_nearest(checkpoint, dataset, canvases, batch_size),
         inputs=_other_inputs(checkpoint, dataset, canvases, rows, batch_size, generate_kwargs),
-        calibrated=calibration.assess(
-            probabilities, [row["score"] for row in rows], [_correct(row) for row in rows], source, curve["n"]
-        )
-        if curve
-        else None,
+        calibrated=calibration.assess(probabilities, scores, correct, source, curve["n"]) if curve else None,
     )
     report["split"] = split
     settings = {"max_new_tokens": checkpoint.model.generation_config.max_new_tokens, "num_beams": 1} | generate_kwargs
@@ -255,9 +244,8 @@ def _rows(
     """One row per study for `predictions.jsonl`, with what its text gets right and wrong."""
     patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
     rows = []
-    for uid, patient, truth, shown, (text, probability), score in zip(
-        studies["uid"], patients, studies["impression"], views, written, scores, strict=True
-    ):
+    columns = zip(studies["uid"], patients, studies["impression"], views, written, scores, strict=True)
+    for uid, patient, truth, shown, (text, probability), score in columns:
         there, stated = (positive_findings(said, sided=True) for said in (truth, text))
         rows.append(
             {
@@ -276,9 +264,9 @@ def _rows(
     return rows
 
 
-def _correct(row: Mapping[str, Any]) -> bool:
+def _correct(text: str, truth: str) -> bool:
     """The event of `calibration.EVENT`."""
-    return positive_findings(row["prediction"], sided=True) == positive_findings(row["impression"], sided=True)
+    return positive_findings(text, sided=True) == positive_findings(truth, sided=True)
 
 
 def calibrate(
@@ -287,9 +275,12 @@ def calibrate(
     """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small."""
     if len(dataset.get("validation", ())) < calibration.MIN_STUDIES:
         return None
-    options = {"description": "Calibrating"} | generate_kwargs
-    rows = predict_split(checkpoint, dataset["validation"], batch_size, **options)
-    return calibration.fit([row["sequence_probability"] for row in rows], [_correct(row) for row in rows])
+    studies = dataset["validation"]
+    canvases = open_canvases(checkpoint, studies)
+    everybody = range(len(canvases))
+    written = write_texts(checkpoint, canvases.canvas, everybody, batch_size, "Calibrating", **generate_kwargs)
+    correct = [_correct(text, truth) for (text, _), truth in zip(written, studies["impression"], strict=True)]
+    return calibration.fit([probability for _, probability in written], correct)
 
 
 def _calibration_for(

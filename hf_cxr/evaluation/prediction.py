@@ -125,8 +125,7 @@ def without(canvas: Canvas, view: str) -> Canvas:
 
 def views_of(canvas: Canvas) -> str:
     """Which views a canvas shows: "both", "frontal", "lateral" or "none"."""
-    panel = canvas.shape[1] // 2
-    shown = [view for view, left in zip(VIEWS, (0, panel), strict=True) if canvas[:, left : left + panel].any()]
+    shown = [view for view, panel in zip(VIEWS, np.hsplit(canvas, 2), strict=True) if panel.any()]
     return "both" if len(shown) == len(VIEWS) else shown[0] if shown else "none"
 
 

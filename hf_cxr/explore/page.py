@@ -38,9 +38,8 @@ def _preparation(facts: Mapping[str, Any]) -> str:
     if start == end:
         return f"Nothing was left out: all {number(start)} studies of the source are in this dataset."
     worst = max(steps, key=lambda step: step["dropped"])
-    left_out = (
-        "All others were" if worst["dropped"] == start - end else f"Most others ({number(worst['dropped'])}) were"
-    )
+    most = worst["dropped"]
+    left_out = "All others were" if most == start - end else f"Most others ({number(most)}) were"
     return (
         f"{number(end)} of the {number(start)} studies of the source ({percent(end / start)}) are in this dataset. "
         f"{left_out} left out at the step “{worst['step']}”."

@@ -73,11 +73,8 @@ def _inputs(report: Mapping[str, Any]) -> Figure | None:
     colours = [MAIN if name == "both_views" else QUIET for name in parts]
     axes.barh(range(len(parts)), values, height=0.62, color=colours)
     for place, value in enumerate(values):
-        inside = value > 0.8
-        colour, side = (BACKGROUND, "right") if inside else (MUTED, "left")
-        axes.text(
-            value + 0.015 * (1 - 2 * inside), place, score(value), va="center", ha=side, color=colour, fontsize=9
-        )
+        colour, side, gap = (BACKGROUND, "right", -0.015) if value > 0.8 else (MUTED, "left", 0.015)
+        axes.text(value + gap, place, score(value), va="center", ha=side, color=colour, fontsize=9)
     return figure
 
 
