@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -47,10 +48,13 @@ def best_constant(candidates: Sequence[str], references: Sequence[str]) -> str:
         for ngram, count in metrics.ngrams(tokens).items():
             occurrences[ngram].append(count)
     # ngram → (how many references hold it at least k times, k = 1, 2, …), summed: matches of a candidate's k of them
-    matches = {ngram: _matches(counts) for ngram, counts in occurrences.items()}
+    matches = {
+        ngram: [sum(min(held, seen) for seen in counts) for held in range(1, max(counts) + 1)]
+        for ngram, counts in occurrences.items()
+    }
     reference_length, n = sum(map(len, reference_tokens)), len(references)
-    best, best_score = "", -1.0
-    for text in sorted(set(candidates)):
+
+    def score(text: str) -> float:
         tokens = metrics.tokenize_13a(text)
         totals = np.zeros(2 * metrics.MAX_ORDER + 2)
         for ngram, count in metrics.ngrams(tokens).items():
@@ -59,15 +63,9 @@ def best_constant(candidates: Sequence[str], references: Sequence[str]) -> str:
         for order in range(metrics.MAX_ORDER):
             totals[metrics.MAX_ORDER + order] = n * max(0, len(tokens) - order)
         totals[-2:] = n * len(tokens), reference_length
-        score = metrics.bleu_from_statistics(totals)[-1]
-        if score > best_score:
-            best, best_score = text, score
-    return best
+        return metrics.bleu_from_statistics(totals)[-1]
 
-
-def _matches(counts: Sequence[int]) -> list[int]:
-    """Clipped matches in all references of a candidate that holds an n-gram 1, 2, … times."""
-    return [sum(min(held, seen) for seen in counts) for held in range(1, max(counts) + 1)]
+    return max(sorted(set(candidates)), key=score)
 
 
 def length_matched(candidates: Sequence[str], references: Sequence[str]) -> str:
@@ -93,10 +91,8 @@ def nearest_predictions(
 def _nearest(train: np.ndarray, studies: np.ndarray) -> list[int]:
     mean = train.mean(0, keepdims=True)
     left, right = (_unit(array - mean) for array in (studies, train))
-    found: list[int] = []
-    for start in range(0, len(left), _CHUNK):
-        found += (left[start : start + _CHUNK] @ right.T).argmax(1).tolist()
-    return found
+    chunks = (left[start : start + _CHUNK] for start in range(0, len(left), _CHUNK))
+    return [index for chunk in chunks for index in (chunk @ right.T).argmax(1).tolist()]
 
 
 def _unit(array: np.ndarray) -> np.ndarray:
@@ -116,17 +112,12 @@ def oracle_predictions(train: Sequence[str], references: Sequence[str]) -> list[
     if not by_findings:
         return []
     sets = sorted(by_findings, key=lambda names: (-by_findings[names].total(), sorted(names)))
-    answers: dict[frozenset[str], str] = {}
 
+    @cache
     def answer(names: frozenset[str]) -> str:
-        if names not in answers:
-            chosen = names if names in by_findings else max(sets, key=lambda other: _jaccard(names, other))
-            counts = by_findings[chosen]
-            answers[names] = min(counts, key=lambda text: (-counts[text], text))
-        return answers[names]
+        if names not in by_findings:
+            names = max(sets, key=lambda other: len(names & other) / len(names | other))
+        counts = by_findings[names]
+        return min(counts, key=lambda text: (-counts[text], text))
 
     return [answer(positive_findings(text, sided=True)) for text in references]
-
-
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    return len(a & b) / len(a | b) if a | b else 1.0

@@ -70,7 +70,7 @@ def study_intervals(
     """95 % intervals of every scalar; none for fewer than two patients."""
     if len(set(patients)) < 2:
         return {}
-    return intervals(bootstrap(lambda weights: _scalars(statistics, weights), patients, seed, samples))
+    return intervals(bootstrap(statistics.scores, patients, seed, samples))
 
 
 def finding_intervals(statistics: Statistics, patients: Sequence[Any], seed: int) -> dict[str, list[float]]:
@@ -84,10 +84,6 @@ def finding_intervals(statistics: Statistics, patients: Sequence[Any], seed: int
         return {name: scores[:, place] for place, name in enumerate(FINDINGS)}
 
     return intervals(bootstrap(score, patients, seed))
-
-
-def _scalars(statistics: Statistics, weights: np.ndarray) -> Samples:
-    return {name: np.asarray(value) for name, value in statistics.scores(weights).items() if name in SCALARS}
 
 
 # --- does it look? -----------------------------------------------------------------------------------------------
@@ -117,8 +113,7 @@ def image_gain(
     means = {name: float(np.mean([run[name] for run in runs])) for name in SCALARS}
 
     def difference(weights: np.ndarray) -> Samples:
-        ours = _scalars(real, weights)
-        theirs = [_scalars(statistics, weights) for statistics in shuffled]
+        ours, theirs = real.scores(weights), [statistics.scores(weights) for statistics in shuffled]
         return {name: ours[name] - np.mean([run[name] for run in theirs], axis=0) for name in SCALARS}
 
     samples = bootstrap(difference, patients, seed) if len(set(patients)) > 1 else {}
@@ -158,7 +153,7 @@ def paired_difference(a: Statistics, b: Statistics, patients: Sequence[Any], see
     """
 
     def difference(weights: np.ndarray) -> Samples:
-        first, second = _scalars(a, weights), _scalars(b, weights)
+        first, second = a.scores(weights), b.scores(weights)
         return {name: second[name] - first[name] for name in SCALARS}
 
     first, second = a.scores(), b.scores()

@@ -68,9 +68,9 @@ def reliability(scores: Sequence[float], correct: Sequence[bool], bins: int = BI
     """
     scores_, correct_ = np.asarray(scores, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     order = np.argsort(scores_, kind="stable")
-    cuts = [0, *np.linspace(0, len(order), bins + 1).round().astype(int)[1:-1].tolist(), len(order)]
     edges = [0]
-    for cut in cuts[1:]:  # move a cut behind the studies of equal score
+    for cut in np.linspace(0, len(order), bins + 1).round().astype(int).tolist()[1:]:
+        # move a cut behind the studies of equal score
         while 0 < cut < len(order) and scores_[order[cut]] == scores_[order[cut - 1]]:
             cut += 1
         if cut > edges[-1]:

@@ -12,7 +12,6 @@ from hf_cxr.evaluation import bootstrap
 from hf_cxr.evaluation.report.tables import COLUMNS, INTERVAL, SCORES, bounds, table
 from hf_cxr.utils.plots import counted, score
 
-PREDICTIONS = "predictions.jsonl"
 SHOWN = (*COLUMNS, "finding_f1_micro_sided", "normal_accuracy")
 
 
@@ -52,7 +51,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
 
 def read_predictions(run: str) -> dict[str, dict[str, Any]]:
     """uid → row of a run's `predictions.jsonl`."""
-    file = Path(run) / PREDICTIONS
+    file = Path(run) / "predictions.jsonl"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no predictions here; make them with hf-cxr evaluate … --out {run}")
     rows: dict[str, dict[str, Any]] = {}

@@ -27,7 +27,6 @@ from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
 
 READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
-IMAGE_SHUFFLE = ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
 
 
 def texts_of(dataset: DatasetDict, split: str) -> list[str]:
@@ -116,7 +115,7 @@ def build_report(
         report |= (
             _image_shuffle(statistics, predictions, references, patients, seed)
             if len(rows) > 1
-            else {name: {} for name in IMAGE_SHUFFLE}
+            else {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
         )
         counts = statistics.findings
         stated, true = counts[..., :2].sum(-1) > 0, counts[..., ::2].sum(-1) > 0
@@ -221,6 +220,7 @@ def evaluate(
     curve, source = _calibration_for(checkpoint, dataset, split, batch_size, generate_kwargs)
     probabilities = [probability for _, probability in written]
     rows = _rows(studies, written, calibrated(curve, probabilities), views)
+    scores, correct = [row["score"] for row in rows], [_correct(row["prediction"], row["impression"]) for row in rows]
     report = build_report(
         rows,
         texts_of(dataset, "train"),
@@ -228,11 +228,7 @@ def evaluate(
         seed,
         nearest=_nearest(checkpoint, dataset, canvases, batch_size),
         inputs=_other_inputs(checkpoint, dataset, canvases, rows, batch_size, generate_kwargs),
-        calibrated=calibration.assess(
-            probabilities, [row["score"] for row in rows], [_correct(row) for row in rows], source, curve["n"]
-        )
-        if curve
-        else None,
+        calibrated=calibration.assess(probabilities, scores, correct, source, curve["n"]) if curve else None,
     )
     report["split"] = split
     settings = {"max_new_tokens": checkpoint.model.generation_config.max_new_tokens, "num_beams": 1} | generate_kwargs
@@ -248,9 +244,8 @@ def _rows(
     """One row per study for `predictions.jsonl`, with what its text gets right and wrong."""
     patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
     rows = []
-    for uid, patient, truth, shown, (text, probability), score in zip(
-        studies["uid"], patients, studies["impression"], views, written, scores, strict=True
-    ):
+    columns = zip(studies["uid"], patients, studies["impression"], views, written, scores, strict=True)
+    for uid, patient, truth, shown, (text, probability), score in columns:
         there, stated = (positive_findings(said, sided=True) for said in (truth, text))
         rows.append(
             {
@@ -269,9 +264,9 @@ def _rows(
     return rows
 
 
-def _correct(row: Mapping[str, Any]) -> bool:
+def _correct(text: str, truth: str) -> bool:
     """The event of `calibration.EVENT`."""
-    return not row["missed"] and not row["invented"]
+    return positive_findings(text, sided=True) == positive_findings(truth, sided=True)
 
 
 def calibrate(
@@ -282,12 +277,10 @@ def calibrate(
         return None
     studies = dataset["validation"]
     canvases = open_canvases(checkpoint, studies)
-    written = write_texts(
-        checkpoint, canvases.canvas, range(len(canvases)), batch_size, "Calibrating", **generate_kwargs
-    )
-    probabilities = [probability for _, probability in written]
-    rows = _rows(studies, written, probabilities, ["both"] * len(studies))
-    return calibration.fit(probabilities, [_correct(row) for row in rows])
+    everybody = range(len(canvases))
+    written = write_texts(checkpoint, canvases.canvas, everybody, batch_size, "Calibrating", **generate_kwargs)
+    correct = [_correct(text, truth) for (text, _), truth in zip(written, studies["impression"], strict=True)]
+    return calibration.fit([probability for _, probability in written], correct)
 
 
 def _calibration_for(

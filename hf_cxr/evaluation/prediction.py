@@ -106,16 +106,12 @@ def embed(
         small = torch.nn.functional.adaptive_avg_pool2d(grey, (THUMBNAIL, 2 * THUMBNAIL)).flatten(1).numpy()
         pixels = collate([{"canvas": canvases.canvas(index)} for index in batch])["pixel_values"]
         with torch.inference_mode():
-            states = (
-                model.encoder(pixels.to(model.device, model.dtype)).last_hidden_state.mean(1).float().cpu().numpy()
-            )
-        return list(zip(small, states, strict=True))
+            states = model.encoder(pixels.to(model.device, model.dtype)).last_hidden_state.mean(1)
+        return list(zip(small, states.float().cpu().numpy(), strict=True))
 
     pairs = _shared_out(encode, range(len(canvases)), batch_size, description)
-    return {
-        name: np.stack([pair[place] for pair in pairs])
-        for place, name in enumerate(("nearest_pixels", "nearest_encoder"))
-    }
+    small, states = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+    return {"nearest_pixels": small, "nearest_encoder": states}
 
 
 def without(canvas: Canvas, view: str) -> Canvas:
@@ -129,8 +125,7 @@ def without(canvas: Canvas, view: str) -> Canvas:
 
 def views_of(canvas: Canvas) -> str:
     """Which views a canvas shows: "both", "frontal", "lateral" or "none"."""
-    panel = canvas.shape[1] // 2
-    shown = [view for view, left in zip(VIEWS, (0, panel), strict=True) if canvas[:, left : left + panel].any()]
+    shown = [view for view, panel in zip(VIEWS, np.hsplit(canvas, 2), strict=True) if panel.any()]
     return "both" if len(shown) == len(VIEWS) else shown[0] if shown else "none"
 
 

@@ -91,7 +91,6 @@ def explore(
     facts["sentences"] = page.sentences(facts)
     with staging_folder(out) as bench:
         folder_made = bench / "made"
-        folder_made.mkdir()
         drawn = figures.draw(facts, folder_made / "figures")
         images = figures.contact_sheets(facts["contact_sheets"], shown, loaded, folder_made / "figures")
         (folder_made / "index.html").write_text(page.page(facts, drawn, images), encoding="utf-8")
@@ -116,25 +115,19 @@ def _rows(dataset: DatasetDict, name: str) -> Iterator[Row]:
     """Every row; its images are hashed and measured, not decoded, and forgotten."""
     with tqdm(total=sum(map(len, dataset.values())), desc="Exploring", unit=" studies") as progress:
         for split, part in dataset.items():
-            index = 0
-            for table in part.with_format("arrow").iter(batch_size=64):
-                for record in table.to_pylist():
-                    yield _row(record, str(split), index, name)
-                    index += 1
-                progress.update(len(table))
+            tables = part.with_format("arrow").iter(batch_size=64)
+            for index, record in enumerate(record for table in tables for record in table.to_pylist()):
+                yield _row(record, str(split), index, name)
+                progress.update()
 
 
 def _target(rows: Sequence[Row], name: str) -> str:
     """The section that is learned: the impression, or the findings of a dataset that holds nothing else."""
-    silent = {
-        section: next((row for row in rows if not row.texts[section].strip()), None)
-        for section in ("impression", "findings")
-    }
-    found = next((section for section, row in silent.items() if row is None), None)
-    if found is None and silent["impression"] is not None:
-        row = silent["impression"]
-        raise ValueError(f"{name}: study {row.uid} ({row.split}) has no impression, and not every study has findings")
-    return found or "impression"
+    for section in ("impression", "findings"):
+        if all(row.texts[section].strip() for row in rows):
+            return section
+    row = next(row for row in rows if not row.texts["impression"].strip())
+    raise ValueError(f"{name}: study {row.uid} ({row.split}) has no impression, and not every study has findings")
 
 
 def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
@@ -159,8 +152,7 @@ def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
 
 def _preparation(folder: Path | None) -> dict[str, Any]:
     """What `prepare.json` says of the way from the collection to the dataset; empty where there is none."""
-    path = None if folder is None else folder / "prepare.json"
-    if path is None or not path.is_file():
+    if folder is None or not (path := folder / "prepare.json").is_file():
         return {"source": None, "steps": []}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -174,19 +166,19 @@ def _preparation(folder: Path | None) -> dict[str, Any]:
 def _images(folder: Path | None, rows: Sequence[Row]) -> dict[str, Any]:
     """How many images the studies have: as published if `images.csv` tells, else as many as the columns hold."""
     studies = {row.study for row in rows}
-    path = None if folder is None else folder / "images.csv"
-    if path is not None and path.is_file():
-        with path.open(encoding="utf-8", newline="") as stream:
+    if folder is not None and (folder / "images.csv").is_file():
+        source = "images.csv"
+        with (folder / source).open(encoding="utf-8", newline="") as stream:
             listed = [entry for entry in csv.DictReader(stream) if entry.get("uid") in studies]
         counts = Counter(entry["uid"] for entry in listed)
         use: dict[str, int] = dict(Counter(entry.get("use") or "" for entry in listed).most_common())
     else:
+        source = "columns"
         distinct: dict[str, set[str]] = defaultdict(set)
         for row in rows:
             distinct[row.study] |= set(row.digests.values())
         counts, use = Counter({uid: len(images) for uid, images in distinct.items()}), {}
     spread = Counter(counts[uid] for uid in studies)
-    source = "columns" if path is None or not path.is_file() else "images.csv"
     return {"from": source, "n": len(studies), "counts": histogram(spread), "use": use}
 
 

@@ -21,8 +21,6 @@ from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
 from hf_cxr.inference.views import VIEWS
 
 SECTIONS = ("impression", "findings", "indication")
-TOGETHER = 12
-"""Findings in the table of co-occurrence."""
 ENOUGH = 10
 """Positive training studies a finding needs for the findings pretraining:
 `hf_cxr.training.findings_pretraining.MIN_POSITIVES`, written again here because that module is slow to import."""
@@ -192,9 +190,8 @@ def _words(texts: Sequence[str], top: int = 20) -> dict[str, Any]:
     for text, times in Counter(texts).items():
         for sentence in sentences(text):
             found = _WORD.findall(sentence.lower())
-            pairs = pairwise(found)
             words.update({word: times * count for word, count in Counter(found).items()})
-            said = Counter(f"{a} {b}" for a, b in pairs if not {a, b} & FUNCTION_WORDS)
+            said = Counter(f"{a} {b}" for a, b in pairwise(found) if not {a, b} & FUNCTION_WORDS)
             bigrams.update({pair: times * count for pair, count in said.items()})
     total = sum(words.values())
     return {
@@ -227,7 +224,7 @@ def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> di
     named = [name for name in FINDINGS if status_of[POSITIVE][name] or status_of[UNCERTAIN][name]]
     named.sort(key=lambda name: (-status_of[POSITIVE][name], -status_of[UNCERTAIN][name], name))
     together = Counter(pair for text in texts for pair in combinations(sorted(positive[text]), 2))
-    often = [name for name in named[:TOGETHER] if status_of[POSITIVE][name]]
+    often = [name for name in named[:12] if status_of[POSITIVE][name]]  # as many as the table of pairs has room for
     square = [[status_of[POSITIVE][a] if a == b else together[min(a, b), max(a, b)] for b in often] for a in often]
     pairs = sorted(together.items(), key=lambda item: (-item[1], item[0]))[:10]
     normal = {text: is_normal(text) for text in labels}

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,20 +50,12 @@ SHEET_BACKGROUND, SHEET_INK = 18, 200
 def draw(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Write every figure that `facts` has numbers for as PNG into `folder`; returns name → SVG for the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    makers = {
-        "preparation": _preparation,
-        "views": _views,
-        "images": _images,
-        "sizes": _sizes,
+    whole = (_preparation, _views, _images, _sizes, _frequent, _findings, _together, _duplicates, _baselines)
+    makers: dict[str, Callable[[Any], Figure | None]] = {make.__name__[1:]: make for make in whole} | {
         "length_words": lambda facts: _lengths(facts, "words"),
         "length_sentences": lambda facts: _lengths(facts, "sentences"),
-        "frequent": _frequent,
         "words": lambda facts: _ranked(facts["words"]["words"]),
         "bigrams": lambda facts: _ranked(facts["words"]["bigrams"]),
-        "findings": _findings,
-        "together": _together,
-        "duplicates": _duplicates,
-        "baselines": _baselines,
     }
     images: dict[str, str] = {}
     for name, figure in drawn(makers, facts):
@@ -87,9 +80,8 @@ def _bars(labels: Sequence[str], parts: Mapping[str, tuple[Sequence[float], str]
     for place, end, note in zip(places, ends, notes, strict=True):
         axes.text(end + 0.012 * longest, place, note, va="center", ha="left", color=MUTED, fontsize=9)
     axes.set_yticks(places, labels)
-    axes.set_xticks([])
-    axes.set_xlim(0, longest * (1.06 + 0.026 * max(map(len, notes), default=0)))
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    width = longest * (1.06 + 0.026 * max(map(len, notes), default=0))
+    axes.set(xticks=[], xlim=(0, width), ylim=(len(labels) - 0.4, -0.6))
     bare(axes)
     if legend:
         figure.legend(loc="outside upper left", ncols=len(parts))
@@ -141,9 +133,8 @@ def _sizes(facts: Mapping[str, Any]) -> Figure | None:
         axes.vlines(shapes, 0, shares, color=colour, linewidth=1, alpha=0.35)
         axes.plot(shapes, shares, "o", color=colour, markersize=4.5, label=f"{view}, n = {number(size['n'])}")
     axes.axvline(1, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.set_xlabel("width / height (1: square)")
+    axes.set(xlabel="width / height (1: square)", ylim=0)
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set_ylim(0)
     bare(axes, "y")
     figure.legend(loc="outside upper left", ncols=2)
     return figure
@@ -157,13 +148,9 @@ def _lengths(facts: Mapping[str, Any], unit: str) -> Figure:
     ends = []
     for axes, (section, text) in zip(grid[:, 0], texts.items(), strict=True):
         numbers = text[unit]
-        seen = 0
-        for value, count in numbers["counts"]:
-            seen += count
-            if seen >= 0.995 * text["n"]:
-                ends.append(value)
-                break
         values, counts = zip(*numbers["counts"], strict=True)
+        seen = zip(values, accumulate(counts), strict=True)
+        ends.append(next(value for value, texts_seen in seen if texts_seen >= 0.995 * text["n"]))
         axes.bar(values, counts, width=0.85, color=MAIN)
         axes.axvline(numbers["p95"] + 0.5, color=THIRD, linewidth=1.2)
         axes.set_title(f"{section}, n = {number(text['n'])}", loc="left", fontsize=9.5, color=INK, pad=4)
@@ -172,9 +159,8 @@ def _lengths(facts: Mapping[str, Any], unit: str) -> Figure:
         axes.set_yticks([])
         bare(axes)
         axes.axhline(0, color=LINE, linewidth=1)
-    grid[-1, 0].set_xlim(0.4 if unit == "sentences" else 0, max(ends) + 1.5)
+    grid[-1, 0].set(xlabel=f"{unit} per text", xlim=(0.4 if unit == "sentences" else 0, max(ends) + 1.5))
     grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid[-1, 0].set_xlabel(f"{unit} per text")
     return figure
 
 
@@ -198,11 +184,8 @@ def _frequent(facts: Mapping[str, Any]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: number(value))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set_ylim(0, 1.03)
-    axes.set_xlabel(
-        f"{facts['dataset']['section']} texts by frequency, of {number(frequent['distinct'])} different ones"
-    )
-    axes.set_ylabel(f"share of {number(frequent['n'])} studies")
+    across = f"{facts['dataset']['section']} texts by frequency, of {number(frequent['distinct'])} different ones"
+    axes.set(ylim=(0, 1.03), xlabel=across, ylabel=f"share of {number(frequent['n'])} studies")
     bare(axes, "both")
     return figure
 
@@ -246,8 +229,7 @@ def _together(facts: Mapping[str, Any]) -> Figure | None:
     axes.set_yticks(range(len(names)), names)
     axes.xaxis.tick_top()
     axes.tick_params(axis="x", labelcolor=INK)
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     bare(axes)
     return figure
 
@@ -256,13 +238,12 @@ def _duplicates(facts: Mapping[str, Any]) -> Figure | None:
     overlap = {split: counts for split, counts in facts["duplicates"]["text"].items() if counts["studies"]}
     if not overlap or not facts["n"]["splits"].get("train"):
         return None
-    names = {"the same text": THIRD, "nearly the same": QUIET, "new": MAIN}
-    same = [100 * counts["same"] / counts["studies"] for counts in overlap.values()]
-    near = [100 * counts["near"] / counts["studies"] for counts in overlap.values()]
+    same, near = ([100 * part[kind] / part["studies"] for part in overlap.values()] for kind in ("same", "near"))
     new = [100 - a - b for a, b in zip(same, near, strict=True)]
-    parts = {name: (part, names[name]) for name, part in zip(names, (same, near, new), strict=True)}
+    parts = {"the same text": (same, THIRD), "nearly the same": (near, QUIET), "new": (new, MAIN)}
     notes = [
-        f"{percent(s / 100)} the same, n = {number(c['studies'])}" for s, c in zip(same, overlap.values(), strict=True)
+        f"{percent(part['same'] / part['studies'])} the same, n = {number(part['studies'])}"
+        for part in overlap.values()
     ]
     return _bars(list(overlap), parts, notes)
 
@@ -281,9 +262,8 @@ def _baselines(facts: Mapping[str, Any]) -> Figure | None:
             axes.plot([row[key]], [y], "o", color=MAIN, markersize=4.5)
             axes.text(min(max(row[key], 0.15), 0.85), y - 0.19, score(row[key]), ha="center", va="bottom", fontsize=9)
         axes.set_title(title, loc="left", fontsize=9.5, color=INK)
-        axes.set_xlim(-0.06, 1.06)
+        axes.set(xlim=(-0.06, 1.06), ylim=(len(rows) - 0.6, -0.7))
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axes.set_ylim(len(rows) - 0.6, -0.7)
         axes.set_yticks(range(len(rows)), [textwrap.fill(BASELINES[row["name"]], 20) for row in rows])
         bare(axes, "x")
     return figure

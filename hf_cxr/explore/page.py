@@ -38,9 +38,8 @@ def _preparation(facts: Mapping[str, Any]) -> str:
     if start == end:
         return f"Nothing was left out: all {number(start)} studies of the source are in this dataset."
     worst = max(steps, key=lambda step: step["dropped"])
-    left_out = (
-        "All others were" if worst["dropped"] == start - end else f"Most others ({number(worst['dropped'])}) were"
-    )
+    most = worst["dropped"]
+    left_out = "All others were" if most == start - end else f"Most others ({number(most)}) were"
     return (
         f"{number(end)} of the {number(start)} studies of the source ({percent(end / start)}) are in this dataset. "
         f"{left_out} left out at the step “{worst['step']}”."
@@ -111,10 +110,8 @@ def _findings(facts: Mapping[str, Any]) -> str:
     normal = f"{percent(findings['normal']['share'])} of the {number(findings['n'])} studies are normal"
     if not train or not findings["rows"]:
         return f"{normal}, by what their texts state."
-    often, named = (
-        sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"]),
-        len(findings["rows"]),
-    )
+    often = sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"])
+    named = len(findings["rows"])
     return (
         f"{normal}. {number(often)} of the {counted(named, 'finding')} stated here have at least {findings['enough']} "
         f"positive training studies, as findings pretraining needs.{' Expect little on the others.' * (often < named)}"

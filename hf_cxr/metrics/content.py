@@ -16,29 +16,14 @@ from hf_cxr.inference.labeler import FINDINGS, is_normal, located_findings, posi
 _INDEX = {name: i for i, name in enumerate(FINDINGS)}
 
 
-class _Said(NamedTuple):
-    """What one text states, in the five readings that are compared."""
-
-    stated: frozenset[str]
-    possible: frozenset[str]
-    sided: frozenset[str]
-    located: frozenset[str]
-    normal: bool
+READINGS = ("uncertain", "sided", "located")
 
 
 @lru_cache(maxsize=65536)
-def said(text: str) -> _Said:
-    """Everything that is compared of one text."""
-    return _Said(
-        positive_findings(text),
-        positive_findings(text, uncertain=True),
-        positive_findings(text, sided=True),
-        located_findings(text),
-        is_normal(text),
-    )
-
-
-READINGS = ("uncertain", "sided", "located")
+def _said(text: str) -> tuple[bool, frozenset[str], tuple[frozenset[str], ...]]:
+    """What is compared of one text: whether it is normal, the findings it states, and those of each of `READINGS`."""
+    uncertain, sided = positive_findings(text, uncertain=True), positive_findings(text, sided=True)
+    return is_normal(text), positive_findings(text), (uncertain, sided, located_findings(text))
 
 
 class Content(NamedTuple):
@@ -59,15 +44,13 @@ def content_statistics(predictions: Sequence[str], references: Sequence[str]) ->
     readings = np.zeros((n, len(READINGS), 3), dtype=np.int64)
     normal = np.zeros(n, dtype=bool)
     for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        ours, theirs = said(prediction), said(reference)
-        normal[i] = ours.normal == theirs.normal
-        for name in ours.stated | theirs.stated:
-            missed, invented = name not in ours.stated, name not in theirs.stated
+        (our_normal, ours, our_readings), (their_normal, theirs, their_readings) = _said(prediction), _said(reference)
+        normal[i] = our_normal == their_normal
+        for name in ours | theirs:
+            missed, invented = name not in ours, name not in theirs
             counts[i, _INDEX[name], 2 * missed + invented] = 1
-        for k, (a, b) in enumerate(zip(ours[1:4], theirs[1:4], strict=True)):
-            if a or b:
-                both = len(a & b)
-                readings[i, k] = both, len(a) - both, len(b) - both
+        for k, (a, b) in enumerate(zip(our_readings, their_readings, strict=True)):
+            readings[i, k] = len(a & b), len(a - b), len(b - a)
     return Content(counts, readings, normal)
 
 

@@ -37,6 +37,5 @@ class TextMetric(evaluate.Metric, ABC):
         """The scores by name."""
 
     def _compute(self, predictions, references, normalization="none"):
-        return {"signature": signature(normalization, *self.names)} | self.score(
-            predictions, references, normalization
-        )
+        meaning = {"signature": signature(normalization, *self.names)}
+        return meaning | self.score(predictions, references, normalization)

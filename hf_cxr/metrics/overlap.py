@@ -13,15 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr.metrics.texts import (
-    MAX_ORDER,
-    OrderCounts,
-    cider_tokens,
-    count_orders,
-    normalize,
-    rouge_tokens,
-    tokenize_13a_all,
-)
+from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens, count_orders, normalize, rouge_tokens, tokenize_13a_all
 
 # --- BLEU --------------------------------------------------------------------------------------------------------
 
@@ -36,22 +28,16 @@ def bleu_statistics(predictions: Sequence[str], references: Sequence[str]) -> np
 
 def token_statistics(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:
     """`bleu_statistics` of texts that are tokens already."""
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     rows = np.zeros((len(predictions), 2 * MAX_ORDER + 2), dtype=np.int64)
     lengths = np.array([len(tokens) for tokens in predictions], dtype=np.int64)
     for order, counts in enumerate(count_orders(predictions, references)):
-        rows[:, order] = _matches(counts, len(rows))
+        ours, theirs = counts.shared_in_predictions, counts.shared_in_references
+        clipped = np.minimum(counts.predictions.times[ours], counts.references.times[theirs])
+        rows[:, order] = np.bincount(counts.predictions.text[ours], clipped, minlength=len(rows))
         rows[:, MAX_ORDER + order] = np.maximum(lengths - order, 0)
     rows[:, -2] = lengths
     rows[:, -1] = [len(tokens) for tokens in references]
     return rows
-
-
-def _matches(counts: OrderCounts, n: int) -> np.ndarray:
-    ours, theirs = counts.shared_in_predictions, counts.shared_in_references
-    clipped = np.minimum(counts.predictions.times[ours], counts.references.times[theirs])
-    return np.bincount(counts.predictions.text[ours], clipped, minlength=n).astype(np.int64)
 
 
 def bleu_from_statistics(totals: np.ndarray) -> np.ndarray:
@@ -140,9 +126,6 @@ def sacrebleu(
     return sacrebleu_score(bleu_statistics(*_pairs(predictions, references, normalization)), normalization)
 
 
-_START, _END = "<start>", "<end>"
-
-
 def legacy_bleu_per_study(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """A measure without meaning, kept to read old tables: what the well-known student project on this collection
     reports as "BLEU". Shape (studies,); its mean is their figure.
@@ -151,7 +134,7 @@ def legacy_bleu_per_study(predictions: Sequence[str], references: Sequence[str])
     of the others at 1/4, on texts whose markers of begin and end count as words: a text that shares no word with its
     reference scores too, and the shorter the match, the less is asked. Tokens are split at white space.
     """
-    pairs = [[[_START, *text.split(), _END] for text in texts] for texts in (predictions, references)]
+    pairs = [[["<start>", *text.split(), "<end>"] for text in texts] for texts in (predictions, references)]
     return np.array([legacy(*row) for row in token_statistics(*pairs).tolist()], dtype=np.float64)
 
 
@@ -175,13 +158,9 @@ def legacy_bleu(predictions: Sequence[str], references: Sequence[str], normaliza
 
 def rouge_l_per_study(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """ROUGE-L F-measure (Lin 2004; the tokens of the rouge-score package, no stemming), shape (studies,), 0 to 1."""
-    return np.array([_rouge_l(p, r) for p, r in zip(predictions, references, strict=True)], dtype=np.float64)
-
-
-def _rouge_l(prediction: str, reference: str) -> float:
-    ours, theirs = rouge_tokens(prediction), rouge_tokens(reference)
-    total = len(ours) + len(theirs)
-    return 2 * longest_common_subsequence(ours, theirs) / total if total else 0.0
+    pairs = [(rouge_tokens(p), rouge_tokens(r)) for p, r in zip(predictions, references, strict=True)]
+    scores = [2 * longest_common_subsequence(p, r) / max(len(p) + len(r), 1) for p, r in pairs]
+    return np.array(scores, dtype=np.float64)
 
 
 def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
@@ -215,8 +194,6 @@ def cider_per_study(predictions: Sequence[Sequence[str]], references: Sequence[S
     Gaussian penalty on the difference in length with σ = 6, mean over n = 1..4, times 10. A single study scores 0,
     as nothing is rare in a corpus of one.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     n = len(references)
     total = np.zeros(n)
     for counts in count_orders(predictions, references):

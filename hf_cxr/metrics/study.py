@@ -111,9 +111,7 @@ class Statistics:
             weights @ self.normal / number,
             content.ratio(bleu[..., -2], bleu[..., -1]),
         ]
-        if leading:
-            return dict(zip(SCALARS, values, strict=True))
-        return {name: float(value) for name, value in zip(SCALARS, values, strict=True)}
+        return {name: value if leading else float(value) for name, value in zip(SCALARS, values, strict=True)}
 
 
 def study_statistics(predictions: Sequence[str], references: Sequence[str], normalization: str = "none") -> Statistics:

@@ -33,8 +33,6 @@ def normalize(texts: Sequence[str], normalization: str = "none") -> list[str]:
     """The texts after one of `NORMALIZATIONS`; raises `ValueError` for another name."""
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"no normalization named {normalization!r}; there are {', '.join(NORMALIZATIONS)}")
-    if normalization == "none":
-        return list(texts)
     return [NORMALIZATIONS[normalization](text) for text in texts]
 
 
@@ -58,8 +56,7 @@ def tokenize_13a_all(texts: Sequence[str]) -> list[list[str]]:
     around a single text. (As in sacreBLEU, and unlike evaluate, white space at the end of a text is dropped first;
     this matters only for a text that ends in a dash and a line break.)
     """
-    joined = "\n".join(_one_line(text) for text in texts)
-    joined = f" {joined} "
+    joined = " " + "\n".join(_one_line(text) for text in texts) + " "
     for pattern, replacement in _RULES_13A:
         joined = pattern.sub(replacement, joined)
     return [line.split() for line in joined.split("\n")] if texts else []
@@ -130,8 +127,13 @@ class OrderCounts(NamedTuple):
 
 
 def count_orders(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Iterator[OrderCounts]:
-    """Count the n-grams of order 1, 2, 3, 4 of tokenised predictions and their references, study by study."""
+    """Count the n-grams of order 1, 2, 3, 4 of tokenised predictions and their references, study by study.
+
+    Raises `ValueError` for unequal numbers of them.
+    """
     n = len(predictions)
+    if n != len(references):
+        raise ValueError(f"{n} predictions for {len(references)} references")
     documents = [*predictions, *references]
     vocabulary: dict[str, int] = {}
     tokens = np.array(

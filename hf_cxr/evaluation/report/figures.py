@@ -12,11 +12,9 @@ from matplotlib.figure import Figure
 from hf_cxr.evaluation.report.tables import INPUTS, SCORES
 from hf_cxr.utils.plots import BACKGROUND, INK, LINE, MAIN, MUTED, QUIET, THIRD, bare, drawn, png, score, subplots, svg
 
-GAINS = (
-    *("finding_f1_micro", "finding_f1_micro_sided", "normal_accuracy"),
-    *("rougeL", "bleu1", "bleu4", "exact_match"),
-)
+GAINS = "finding_f1_micro finding_f1_micro_sided normal_accuracy rougeL bleu1 bleu4 exact_match".split()
 MOST_FINDINGS = 24
+EDGES = (-0.02, 1.02)  # of an axis from 0 to 1
 CARD_FIGURES = {
     "image_shuffle": "Scores of the model beside those with the images permuted among the patients",
     "findings": "F1 of each finding with its 95 % interval",
@@ -41,8 +39,7 @@ def _rows(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
     """A row for each label over a common axis of scores."""
     figure, axes = subplots(0.45 + height * len(labels))
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlim(-0.02, 1.02)
+    axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=EDGES)
     bare(axes, "x")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return figure, axes
@@ -76,11 +73,8 @@ def _inputs(report: Mapping[str, Any]) -> Figure | None:
     colours = [MAIN if name == "both_views" else QUIET for name in parts]
     axes.barh(range(len(parts)), values, height=0.62, color=colours)
     for place, value in enumerate(values):
-        inside = value > 0.8
-        colour, side = (BACKGROUND, "right") if inside else (MUTED, "left")
-        axes.text(
-            value + 0.015 * (1 - 2 * inside), place, score(value), va="center", ha=side, color=colour, fontsize=9
-        )
+        colour, side, gap = (BACKGROUND, "right", -0.015) if value > 0.8 else (MUTED, "left", 0.015)
+        axes.text(value + gap, place, score(value), va="center", ha=side, color=colour, fontsize=9)
     return figure
 
 
@@ -112,11 +106,7 @@ def _reliability(report: Mapping[str, Any]) -> Figure | None:
         for point, value in zip(points, x, strict=True):
             axes.plot([value, value], point["ci95"], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot(x, y, "o-", color=colour, markersize=5, linewidth=1.2, label=label)
-    axes.set_xlabel("score of the text")
-    axes.set_ylabel("share of right texts")
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_aspect("equal")
+    axes.set(xlabel="score of the text", ylabel="share of right texts", xlim=EDGES, ylim=EDGES, aspect="equal")
     bare(axes, "both")
     figure.legend(loc="outside upper left", ncols=2)
     return figure
@@ -134,18 +124,9 @@ def _risk(report: Mapping[str, Any]) -> Figure | None:
     high = curve["aurc_random"] > 0.9
     axes.text(0, curve["aurc_random"], " declining at random", color=MUTED, fontsize=9, va="top" if high else "bottom")
     axes.plot(coverage[-1:], risk[-1:], "o", color=INK, markersize=5)
-    axes.set_xlabel("share of studies answered")
-    axes.set_ylabel("share of wrong texts among them")
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set(xlabel="share of studies answered", ylabel="share of wrong texts among them", xlim=EDGES, ylim=EDGES)
     bare(axes, "both")
     return figure
 
 
-MAKERS = {
-    "image_shuffle": _image_shuffle,
-    "inputs": _inputs,
-    "findings": _findings,
-    "reliability": _reliability,
-    "risk": _risk,
-}
+MAKERS = {make.__name__[1:]: make for make in (_image_shuffle, _inputs, _findings, _reliability, _risk)}

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.report import figures
 from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, INTERVAL, SCORES, baselines, best_blind, bounds, p_value
+from hf_cxr.inference.views import fit_panel
 from hf_cxr.utils.plots import BASELINES, counted, data_address, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -61,8 +62,6 @@ def _study(rows: Sequence[Mapping[str, Any]], index: int, images: Images | None)
 
 def side_by_side(frontal: Image.Image | None, lateral: Image.Image | None, panel: int = PANEL) -> Image.Image:
     """Both views of a study for a reader; a missing one is said to be missing."""
-    from hf_cxr.inference.views import fit_panel
-
     canvas = Image.new("L", (2 * panel, panel))
     for name, view, left in (("frontal", frontal, 0), ("lateral", lateral, panel)):
         if view is not None:
