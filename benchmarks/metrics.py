@@ -149,7 +149,7 @@ def speed(name: str, pairs: Pairs, rounds: int) -> None:
     """Print the seconds of `study_statistics`, scores included, with every cache emptied before each round."""
     seconds = []
     for _ in range(rounds):
-        for cached in (mentions, texts.tokenize_13a, content.said, overlap.legacy):
+        for cached in (mentions, texts.tokenize_13a, content._said, overlap.legacy):
             cached.cache_clear()
         start = time.process_time()
         metrics.study_statistics(*pairs).scores()

@@ -36,7 +36,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from hf_cxr.config import KitArguments, parse_arguments
+from hf_cxr.config import ImpressionConfig, parse_arguments
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, PATCH_SIZE, STRETCHED
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import DECODER_SIZES, ready_for_trainer
@@ -96,7 +96,7 @@ STUDIES = 2359  # 70 % of the 3,370 Indiana studies that have an impression and 
 TOKENS = 66
 
 
-def build_from_config(kit: KitArguments) -> VisionEncoderDecoderModel:
+def build_from_config(kit: ImpressionConfig) -> VisionEncoderDecoderModel:
     """The recipe's model without weights, on the meta device. Raises `ValueError` for a part of unknown sizes."""
     canvas = [kit.panel_size, PANELS * kit.panel_size]
     if kit.encoder in ENCODER_SIZES:

@@ -114,7 +114,7 @@ class Material:
     """What all contestants share, and what making it cost."""
 
     checkpoint: Checkpoint
-    kit: Any  # KitArguments
+    kit: Any  # ImpressionConfig
     packed: Any  # the kit's canvases, each study as often as the run needs
     studies: list[dict[str, str]]  # the tutorial's, in the same order: paths of files, text
     small: list[dict[str, str]]  # the same with files of the panel's size

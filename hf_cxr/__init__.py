@@ -13,26 +13,26 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Study": "data.study.Study",
-    "clean_text": "data.study.clean_text",
-    "load_studies": "data.prepare.load_studies",
-    "prepare": "data.prepare.prepare",
-    "CanvasCollator": "data.collator.CanvasCollator",
-    "pack_views": "inference.views.pack_views",
-    "read_radiograph": "inference.views.read_radiograph",
-    "label": "inference.labeler.label",
-    "positive_findings": "inference.labeler.positive_findings",
-    "ImpressionPipeline": "inference.pipeline.ImpressionPipeline",
-    "ImpressionProcessor": "inference.processor.ImpressionProcessor",
-    "metric_path": "metrics.metric_path",
-    "build": "models.modeling.build",
-    "load_checkpoint": "models.modeling.load_checkpoint",
-    "evaluate": "evaluation.evaluate.evaluate",
-    "predict": "evaluation.prediction.predict",
-    "train": "training.api.train",
-    "ImpressionTrainer": "training.trainer.ImpressionTrainer",
-    "ImpressionConfig": "config.KitArguments",
-    "ImpressionTrainingArguments": "config.TrainingArguments",
+    "Study": "data.study",
+    "clean_text": "data.study",
+    "load_studies": "data.prepare",
+    "prepare": "data.prepare",
+    "CanvasCollator": "data.collator",
+    "pack_views": "inference.views",
+    "read_radiograph": "inference.views",
+    "label": "inference.labeler",
+    "positive_findings": "inference.labeler",
+    "ImpressionPipeline": "inference.pipeline",
+    "ImpressionProcessor": "inference.processor",
+    "metric_path": "metrics",
+    "build": "models.modeling",
+    "load_checkpoint": "models.modeling",
+    "evaluate": "evaluation.evaluate",
+    "predict": "evaluation.prediction",
+    "train": "training.api",
+    "ImpressionTrainer": "training.trainer",
+    "ImpressionConfig": "config",
+    "ImpressionTrainingArguments": "config",
 }
 __all__ = ["__version__", *_EXPORTS]
 
@@ -40,8 +40,7 @@ __all__ = ["__version__", *_EXPORTS]
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'hf_cxr' has no attribute {name!r}")
-    module, _, attribute = _EXPORTS[name].rpartition(".")
-    return getattr(import_module(f"hf_cxr.{module}"), attribute)
+    return getattr(import_module(f"hf_cxr.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

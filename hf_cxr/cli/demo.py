@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from hf_cxr import pack_views
 from hf_cxr.cli.terminal import print_report
-from hf_cxr.config import KitArguments, TrainingArguments, parse_arguments, recipe, resolved_config
+from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, parse_arguments, recipe, resolved_config
 from hf_cxr.data.prepare import format_preparation, prepare
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.training.checkpoints import PROGRESS, only_run_in, read_progress
@@ -59,7 +59,9 @@ def demo(out: Path, seed: int = 0, num_studies: int = 8000) -> None:
     print_report(report, str(out))
 
 
-def arguments(out: Path, num_studies: int, words: Sequence[str] = ()) -> tuple[KitArguments, TrainingArguments]:
+def arguments(
+    out: Path, num_studies: int, words: Sequence[str] = ()
+) -> tuple[ImpressionConfig, ImpressionTrainingArguments]:
     """Those of the recipe; of a small collection each study is seen more often."""
     places = ["--dataset", str(out / "dataset"), "--output_dir", str(out)]
     kit, args = parse_arguments(recipe("demo"), [*places, *words])

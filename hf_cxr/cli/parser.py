@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH
-from hf_cxr.config.kit import FOREIGN, KitArguments, closest
+from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
 from hf_cxr.utils.places import advice, is_full
 
 BAD_INPUT = 2
@@ -154,7 +154,7 @@ def _train(parser: Parser) -> None:
         "recipe has values of its own; the defaults hold where it says nothing."
     )
     group = parser.add_argument_group("arguments of the run", textwrap.fill(more, WIDTH - 2))
-    for item in dataclasses.fields(KitArguments):
+    for item in dataclasses.fields(ImpressionConfig):
         help = item.metadata["help"].rstrip(".")
         if item.default is dataclasses.MISSING:
             help += " (required, here or in the config)"

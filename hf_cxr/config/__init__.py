@@ -6,12 +6,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hf_cxr.config.kit import KitArguments, recipe
+from hf_cxr.config.kit import ImpressionConfig, recipe
 
 if TYPE_CHECKING:
-    from hf_cxr.config.training import TrainingArguments, argument_names, parse_arguments, resolved_config
+    from hf_cxr.config.training import ImpressionTrainingArguments, argument_names, parse_arguments, resolved_config
 
-__all__ = ["KitArguments", "TrainingArguments", "argument_names", "parse_arguments", "recipe", "resolved_config"]
+__all__ = [
+    "ImpressionConfig",
+    "ImpressionTrainingArguments",
+    "argument_names",
+    "parse_arguments",
+    "recipe",
+    "resolved_config",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -62,8 +62,8 @@ FOREIGN: dict[str, tuple[str, ...]] = {
 
 
 @dataclass
-class KitArguments:
-    """Data, parts and stages. The optimisation is the Trainer's: see `TrainingArguments`."""
+class ImpressionConfig:
+    """Data, parts and stages. The optimisation is the Trainer's: see `ImpressionTrainingArguments`."""
 
     dataset: str = field(metadata={"help": "Prepared dataset: a folder made by `hf-cxr prepare`, or a Hub id."})
     encoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})

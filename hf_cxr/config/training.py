@@ -16,11 +16,11 @@ from typing import Any
 from huggingface_hub import get_token
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-from hf_cxr.config.kit import STARTING, KitArguments, closest, read_config
+from hf_cxr.config.kit import STARTING, ImpressionConfig, closest, read_config
 
 
 @dataclass
-class TrainingArguments(Seq2SeqTrainingArguments):
+class ImpressionTrainingArguments(Seq2SeqTrainingArguments):
     """`Seq2SeqTrainingArguments` with the defaults that this kit needs."""
 
     output_dir: str = field(default="runs/latest", metadata={"help": "The run folder."})
@@ -63,10 +63,10 @@ class TrainingArguments(Seq2SeqTrainingArguments):
 
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
 DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "hub_token"}
-ARGUMENTS = (KitArguments, TrainingArguments)
+ARGUMENTS = (ImpressionConfig, ImpressionTrainingArguments)
 
 
-def resolved_config(kit: KitArguments, args: TrainingArguments) -> dict[str, Any]:
+def resolved_config(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str, Any]:
     """All of the kit's arguments and the Trainer's changed ones: a config that trains the same model again."""
     config = dataclasses.asdict(kit) | args.changed()
     return {name: value for name, value in config.items() if name not in STARTING}
@@ -86,7 +86,7 @@ def _check_name(name: str, where: str) -> None:
 
 def parse_arguments(
     config: str | os.PathLike, overrides: Sequence[str] = (), arguments: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[KitArguments, TrainingArguments]:
+) -> tuple[ImpressionConfig, ImpressionTrainingArguments]:
     """The arguments of a run: the YAML file `config`, then values by name, then `--name value` overrides.
 
     Raises `ValueError` with one line for an unknown name (with the nearest valid one) or an unusable value.
@@ -113,7 +113,7 @@ def parse_arguments(
     return kit, args
 
 
-def _check_push(args: TrainingArguments) -> None:
+def _check_push(args: ImpressionTrainingArguments) -> None:
     """Raise `ValueError` for a push that is certain to fail, or that would upload more than `hf-cxr push` does."""
     if not args.hub_model_id or "/" not in args.hub_model_id:
         raise ValueError("push_to_hub needs hub_model_id: user/name")

@@ -22,7 +22,7 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.repocard_data import EvalResult
 
-from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
+from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.dataset_card import LIMITS
 from hf_cxr.data.licences import INDIANA, LICENCES, stated_licence
 from hf_cxr.evaluation.report import tables
@@ -61,7 +61,11 @@ def library_versions() -> dict[str, str]:
 
 
 def training_facts(
-    kit: KitArguments, args: TrainingArguments, data: dict[str, Any], split_sizes: dict[str, int], seconds: float
+    kit: ImpressionConfig,
+    args: ImpressionTrainingArguments,
+    data: dict[str, Any],
+    split_sizes: dict[str, int],
+    seconds: float,
 ) -> dict[str, Any]:
     """What the card says of a run: data (the `dataset_facts` of when it was loaded), recipe, environment. Paths are
     cut to their last part."""
@@ -97,7 +101,7 @@ def training_facts(
     }
 
 
-def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
+def trained_facts(run: Path, args: ImpressionTrainingArguments) -> dict[str, Any]:
     """What the run really did, from its own files: epochs, the step of the weights, whether stage one ran."""
     state = _json(run / "trainer_state.json")
     return {
@@ -108,7 +112,7 @@ def trained_facts(run: Path, args: TrainingArguments) -> dict[str, Any]:
     }
 
 
-def _base_models(kit: KitArguments) -> list[str]:
+def _base_models(kit: ImpressionConfig) -> list[str]:
     """The parts that came from the Hub, each once."""
     parts = dict.fromkeys((kit.encoder, kit.decoder))
     sizes = {*ENCODER_SIZES, *DECODER_SIZES}

@@ -21,7 +21,7 @@ from datasets import Dataset
 from transformers import set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_cxr.config import KitArguments, TrainingArguments
+from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments
 from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset
 from hf_cxr.inference import labeler
 from hf_cxr.inference.remote_code import share_weights
@@ -102,7 +102,9 @@ def _table(labelled: Sequence[dict[str, str]]) -> tuple[list[str], np.ndarray]:
     return names, np.array(rows, dtype=np.float32).reshape(len(labelled), len(names))
 
 
-def pretrain_on_findings(checkpoint: Checkpoint, packed: Dataset, kit: KitArguments, args: TrainingArguments) -> None:
+def pretrain_on_findings(
+    checkpoint: Checkpoint, packed: Dataset, kit: ImpressionConfig, args: ImpressionTrainingArguments
+) -> None:
     """Stage one: train `checkpoint.model.encoder` in place to tell the findings of the training studies.
 
     The encoder is then saved to `findings_encoder` in the run folder, with its image processor: a stock checkpoint

@@ -25,7 +25,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import Trainer, TrainerState, set_seed
 
-from hf_cxr.config import KitArguments, TrainingArguments, resolved_config
+from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
 from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.prepared import load_prepared
@@ -63,7 +63,7 @@ STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen enc
 RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
 
 
-def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
+def train(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str, Any] | None:
     """Train as the arguments say and fill the run folder `args.output_dir`.
 
     Returns the report on the test split, or `None` where the dataset has no test studies.
@@ -108,13 +108,13 @@ def train(kit: KitArguments, args: TrainingArguments) -> dict[str, Any] | None:
     return report
 
 
-def _push_in_progress(folder: str, args: TrainingArguments, state: TrainerState) -> None:
+def _push_in_progress(folder: str, args: ImpressionTrainingArguments, state: TrainerState) -> None:
     card = hub.card_in_progress(args.hub_model_id, state.global_step, state.max_steps)
     (Path(folder) / hub.CARD).write_text(card, encoding="utf-8")
     hub.push_as_asked(folder, args)
 
 
-def _push_finished(args: TrainingArguments) -> None:
+def _push_finished(args: ImpressionTrainingArguments) -> None:
     """Push the run. Raises `OSError` with the command that repeats it."""
     try:
         print(f"Pushed to {hub.push_as_asked(args.output_dir, args)}", flush=True)
@@ -124,7 +124,7 @@ def _push_finished(args: TrainingArguments) -> None:
         raise OSError(f"trained, but not pushed: {error}; repeat with: {again}") from error
 
 
-def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArguments, output: Path) -> None:
+def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: ImpressionTrainingArguments, output: Path) -> None:
     """Fit what a `score` is worth on the validation split, and put it into the run's config.json."""
     curve = evaluation.calibrate(checkpoint, dataset, args.per_device_eval_batch_size)
     setattr(checkpoint.model.config, CALIBRATION, curve)
@@ -135,7 +135,7 @@ def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: TrainingArgum
 
 
 def _train_stages(
-    dataset: DatasetDict, kit: KitArguments, args: TrainingArguments, config: dict[str, Any]
+    dataset: DatasetDict, kit: ImpressionConfig, args: ImpressionTrainingArguments, config: dict[str, Any]
 ) -> Checkpoint:
     """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
     state, output = PartialState(), Path(args.output_dir)
@@ -167,7 +167,7 @@ def _train_stages(
     return checkpoint
 
 
-def identity(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -> dict[str, Any]:
+def identity(kit: ImpressionConfig, args: ImpressionTrainingArguments, dataset: DatasetDict) -> dict[str, Any]:
     """What a run is: all that its weights depend on. A continuation has to be the same."""
     studies = hashlib.sha256()
     for split in ("train", "validation"):
@@ -178,7 +178,7 @@ def identity(kit: KitArguments, args: TrainingArguments, dataset: DatasetDict) -
     return config | around | {"studies_sha256": studies.hexdigest()}
 
 
-def start_or_resume(kit: KitArguments, args: TrainingArguments, config: dict[str, Any]) -> str:
+def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, config: dict[str, Any]) -> str:
     """Decide where the run begins: "findings_pretraining", "impressions", "evaluation" or "finished".
 
     Raises `ValueError` if `output_dir` holds a run, finished or not, or others' checkpoints, and neither `resume` nor
@@ -225,7 +225,7 @@ def _remove(folder: Path, *patterns: str) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArguments) -> None:
+def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: ImpressionTrainingArguments) -> None:
     """Raise `ValueError`, before any time is spent, for what would fail later on."""
     if not len(dataset.get("train", ())):
         raise ValueError(f"{kit.dataset}: there are no training studies")
@@ -265,7 +265,7 @@ def check_feasible(dataset: DatasetDict, kit: KitArguments, args: TrainingArgume
 
 
 def save_run(
-    checkpoint: Checkpoint, kit: KitArguments, args: TrainingArguments, trainer: Trainer, output: Path
+    checkpoint: Checkpoint, kit: ImpressionConfig, args: ImpressionTrainingArguments, trainer: Trainer, output: Path
 ) -> None:
     """Write the run's own files: checkpoint, pipeline code, resolved config, trainer state.
 
@@ -286,7 +286,7 @@ def save_run(
 
 
 def fine_tune(
-    checkpoint: Checkpoint, packed: dict[str, Dataset], kit: KitArguments, args: TrainingArguments
+    checkpoint: Checkpoint, packed: dict[str, Dataset], kit: ImpressionConfig, args: ImpressionTrainingArguments
 ) -> ImpressionTrainer:
     """Stage two: train `checkpoint.model` in place, from the last whole checkpoint in `args.output_dir` on.
 

@@ -9,7 +9,7 @@ from helpers import ROOT, run_cxr, write_config
 
 from hf_cxr.cli.commands import COMMANDS
 from hf_cxr.cli.parser import SHELLS, _spelled, main, make_parser
-from hf_cxr.config import KitArguments, argument_names, recipe
+from hf_cxr.config import ImpressionConfig, argument_names, recipe
 from hf_cxr.config.kit import FOREIGN
 
 
@@ -66,7 +66,7 @@ def test_every_option_of_every_command_has_help_and_tells_its_default():
 def test_help_of_train_lists_the_kits_arguments_with_their_defaults(capsys):
     _, text = said(["train", "-h"], capsys)
     told = " ".join(text.split())
-    for name in KitArguments.__dataclass_fields__:
+    for name in ImpressionConfig.__dataclass_fields__:
         assert f" --{name} " in told
     for name in ("num_processes", "accelerate_config"):
         assert f" --{name} " in told
