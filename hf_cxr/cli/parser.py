@@ -383,7 +383,7 @@ def guarded(command: Callable[[argparse.Namespace], None], options: argparse.Nam
 def _line_about(error: Exception, out: str | None) -> str | None:
     """What to tell of an error of the input or of the machine; of a bug of ours nothing: its traceback is wanted."""
     if out and is_full(error, out):
-        return f"{out}: its disk is full; make room, or choose another folder"
+        return f"{out}: its disk is full; free some space, or choose another folder"
     if isinstance(error, OSError) and error.errno and error.filename:
         return advice(error, error.filename)
     # A TypeError or RuntimeError is a bug.

@@ -32,13 +32,15 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     high = max(map(len, heads))
     heads = [[""] * (high - len(cell)) + cell for cell in heads]
     widths = [max(map(len, [*heads[i], *(row[i] for row in rows)])) for i in range(1, len(head))]
-    room = min(WIDTH - sum(width + 2 for width in widths), max(len(row[0]) for row in rows))
+    space = min(WIDTH - sum(width + 2 for width in widths), max(len(row[0]) for row in rows))
     lines = [("", [cell[number] for cell in heads[1:]]) for number in range(high)]
     for name, *cells in rows:
-        *above, last = textwrap.wrap(name, room, subsequent_indent="  ")
+        *above, last = textwrap.wrap(name, space, subsequent_indent="  ")
         lines += [(line, [""] * len(cells)) for line in above] + [(last, cells)]
     return "\n".join(
-        (name.ljust(room) + "".join(cell.rjust(width + 2) for cell, width in zip(cells, widths, strict=True))).rstrip()
+        (
+            name.ljust(space) + "".join(cell.rjust(width + 2) for cell, width in zip(cells, widths, strict=True))
+        ).rstrip()
         for name, cells in lines
     )
 

@@ -224,7 +224,7 @@ def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> di
     named = [name for name in FINDINGS if status_of[POSITIVE][name] or status_of[UNCERTAIN][name]]
     named.sort(key=lambda name: (-status_of[POSITIVE][name], -status_of[UNCERTAIN][name], name))
     together = Counter(pair for text in texts for pair in combinations(sorted(positive[text]), 2))
-    often = [name for name in named[:12] if status_of[POSITIVE][name]]  # as many as the table of pairs has room for
+    often = [name for name in named[:12] if status_of[POSITIVE][name]]  # as many as the table of pairs has space for
     square = [[status_of[POSITIVE][a] if a == b else together[min(a, b), max(a, b)] for b in often] for a in often]
     pairs = sorted(together.items(), key=lambda item: (-item[1], item[0]))[:10]
     normal = {text: is_normal(text) for text in labels}

@@ -190,8 +190,8 @@ class _Reading:
             previous.append(previous[-1] if behind.start == hit.end + 1 else hit.end)
         for i in range(len(clause) - 1, -1, -1):
             hit, following = clause[i], clause[i + 1].start if i + 1 < len(clause) else None
-            floor = max(f for f in self.starts if f <= hit.start)
-            at = Bounds(hit.start, hit.end, floor, previous[i], following, end)
+            earliest = max(f for f in self.starts if f <= hit.start)
+            at = Bounds(hit.start, hit.end, earliest, previous[i], following, end)
             where = sides_of(at, self.sides, text)
             places: list[Where] = []
             if not PLACED.isdisjoint(hit.names):

@@ -56,7 +56,7 @@ class Bounds(NamedTuple):
 
     start: int
     end: int
-    floor: int
+    earliest: int
     previous: int
     following: int | None
     closed: int
@@ -67,10 +67,10 @@ def heights(text: str) -> list[Where]:
     return [Where(m.lastgroup or "", *m.span()) for m in _HEIGHTS.finditer(text)]
 
 
-def _nearest(at: Bounds, around: list[Where], text: str, floor: int, heights: bool = False) -> list[Where]:
+def _nearest(at: Bounds, around: list[Where], text: str, earliest: int, heights: bool = False) -> list[Where]:
     """The words that belong to a mention: right behind it ("on the left"), else the nearest before it."""
     after = [w for w in around if at.end <= w.start and (at.following is None or w.start < at.following)]
-    before = [w for w in around if floor <= w.start < at.start]
+    before = [w for w in around if earliest <= w.start < at.start]
     gap = text[at.end : after[0].start] if after else ""
     behind = _MOSTLY if heights or not before else _BEHIND  # "bilateral opacities, greatest on the left" are bilateral
     close = after and behind.match(gap) and (at.following is None or gap.strip(" ,"))
@@ -93,17 +93,17 @@ def _nearest(at: Bounds, around: list[Where], text: str, floor: int, heights: bo
 def sides_of(at: Bounds, sides: list[Where], text: str) -> list[Where]:
     """The sides of a mention, out of those of its clause: inside it, right behind it, else the nearest before it."""
     inside = [Where(m.lastgroup or "", *m.span()) for m in _INSIDE.finditer(text, at.start, at.end)]
-    return inside or (_nearest(at, sides, text, at.floor) if sides else [])
+    return inside or (_nearest(at, sides, text, at.earliest) if sides else [])
 
 
 def heights_of(at: Bounds, own: list[Where], found: list[Where], text: str) -> list[Where]:
     """The heights of a mention, out of those of the text (`found`); `own` are its sides."""
-    around = [h for h in found if at.floor <= h.start < at.closed]
+    around = [h for h in found if at.earliest <= h.start < at.closed]
     if inside := [h for h in around if at.start <= h.start < at.end]:
         return inside
     # A mention with a side of its own takes no height from the one before.
-    floor = max(at.floor, at.previous if any(s.start >= at.previous for s in own) else 0)
-    near = _nearest(at, around, text, floor, heights=True)
+    earliest = max(at.earliest, at.previous if any(s.start >= at.previous for s in own) else 0)
+    near = _nearest(at, around, text, earliest, heights=True)
     return near or [h for h in around if any(s.start >= at.end and _adjoin(s, h, text) for s in own)]
 
 

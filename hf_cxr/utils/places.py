@@ -131,12 +131,12 @@ def check_writable(folder: str | os.PathLike) -> None:
 def advice(error: OSError, place: str | os.PathLike) -> str:
     """What the system says of a file or folder that could not be written, and what to do."""
     if error.errno in FULL:
-        return f"the disk of {place} is full; make room, or choose another folder"
+        return f"the disk of {place} is full; free some space, or choose another folder"
     return f"{place}: {(error.strerror or str(error)).lower()}; choose another folder, or change its permissions"
 
 
 def is_full(error: Exception, place: str | os.PathLike) -> bool:
-    """Whether an error came of a disk of `place` without room. Not every library says so."""
+    """Whether an error came of a disk of `place` without space left. Not every library says so."""
     if isinstance(error, OSError):
         return error.errno in FULL or "Not enough disk space" in str(error)
     there = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())

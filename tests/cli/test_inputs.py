@@ -134,7 +134,9 @@ def test_a_full_disk_is_one_line_that_names_the_folder(run_folder, phantom_folde
         words = ["evaluate", str(run_folder), str(phantom_folder), "--out", str(place / "report")]
         assert main(words) == 2
         told = capsys.readouterr().err.splitlines()[-1]
-        assert told == f"hf-cxr evaluate: {place / 'report'}: its disk is full; make room, or choose another folder"
+        assert (
+            told == f"hf-cxr evaluate: {place / 'report'}: its disk is full; free some space, or choose another folder"
+        )
         with pytest.raises(SafetensorError) as error:
             save_file({"weights": torch.zeros(100_000)}, place / "model.safetensors")
         assert is_full(error.value, place)
