@@ -160,7 +160,7 @@ def _train(parser: Parser) -> None:
             help += " (required, here or in the config)"
         elif item.default is not None:
             help += f" (default: {str(item.default).lower()})"
-        flag = item.type == "bool"
+        flag = item.type in ("bool", bool)  # HfArgumentParser resolves the names in place
         group.add_argument(
             f"--{item.name}",
             action=Override,
