@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report
-from hf_cxr.config.kit import read_config, recipe
-from hf_cxr.utils.places import check_checkpoint, check_dataset, check_place, check_writable, missing
+from hf_cxr.config.kit import SIZES, closest, read_config, recipe
+from hf_cxr.utils.places import (
+    check_checkpoint,
+    check_dataset,
+    check_place,
+    check_writable,
+    is_cached,
+    missing,
+    unreachable,
+)
 
 INTERRUPTED = 130
 LAUNCHED = "HF_CXR_LAUNCHED"  # set for the worker processes that `hf-cxr train` starts
@@ -26,6 +34,9 @@ IMAGE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
 
 
 def run_prepare(options: argparse.Namespace) -> None:
+    from hf_cxr.data.sources import reader
+
+    reader(options.source)
     if options.root and not Path(options.root).exists():
         raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
@@ -76,7 +87,8 @@ def run_explore(options: argparse.Namespace) -> None:
     facts = explore(options.dataset, out, findings=options.findings, split=options.split, seed=options.seed)
     print("\n".join(facts["sentences"].values()))
     print(f"Written: {out / 'index.html'}")
-    print_next(f"open {out / 'index.html'}", command("hf-cxr", "train", "iu_xray_small", "--dataset", options.dataset))
+    train = command("hf-cxr", "train", "iu_xray_small", "--dataset", options.dataset, "--output_dir", "runs/first")
+    print_next(command("open", out / "index.html"), train)
 
 
 def run_download(options: argparse.Namespace) -> None:
@@ -152,8 +164,13 @@ def _check_before_training(config: Path, told: dict[str, Any], overrides: Sequen
         own = "" if "dataset" in _values(overrides) else "; name your own with --dataset FOLDER"
         raise type(error)(f"{error}{own}") from None
     for part in ("encoder", "decoder"):
-        if "/" in str(told.get(part, "")):  # else a size, or a Hub id without an owner
-            check_place(told[part], part, "config.json")
+        name = str(told.get(part, SIZES[0]))
+        if "/" in name or Path(name).exists():
+            check_place(name, part, "config.json")
+        elif name not in SIZES and not is_cached(name) and (reason := unreachable()):  # a Hub id without an owner?
+            near = closest(name, SIZES)
+            hint = f"; did you mean {near!r}?" if near else f"; sizes from scratch are {', '.join(SIZES)}"
+            raise FileNotFoundError(f"{name}: no such {part} here, and not to be had from the Hub ({reason}){hint}")
 
 
 def _how_to_resume(options: argparse.Namespace) -> str:
@@ -236,12 +253,14 @@ def run_compare(options: argparse.Namespace) -> None:
         return print(text)
     print_comparison(comparison)
     better = options.run_b if comparison["scores"]["finding_f1_micro"]["difference"] > 0 else options.run_a
-    print_next(f"open {Path(better) / 'report.html'}")
+    print_next(command("open", Path(better) / "report.html"))
 
 
 def run_predict(options: argparse.Namespace) -> None:
     check_checkpoint(options.checkpoint)
     studies = _studies_to_predict(options)
+    if isinstance(studies, dict):
+        _check_readable(studies)
     from hf_cxr.inference.pipeline import ImpressionPipeline
     from hf_cxr.models.modeling import load_checkpoint
 
@@ -261,6 +280,18 @@ def run_predict(options: argparse.Namespace) -> None:
             raise ValueError(f"{failed} of {len(studies)} studies could not be read")
     if sys.stdout.isatty() and not options.json:  # in a file or a pipe, studies alone
         print_next("--abstain-below SCORE withholds unsure texts", "--json writes for programs")
+
+
+def _check_readable(study: dict[str, str]) -> None:
+    """Read the images of one study, which takes less time than loading a model."""
+    from hf_cxr.inference.views import UnreadableImage, read_radiograph
+
+    for view, path in study.items():
+        if "://" not in path:
+            try:
+                read_radiograph(path)
+            except UnreadableImage as error:
+                raise UnreadableImage(f"{view}: {error}") from None
 
 
 def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tuple[str, dict[str, str | None]]]:
@@ -354,6 +385,7 @@ def _leave_at_once(*_) -> NoReturn:
 
 
 def run_demo(options: argparse.Namespace) -> None:
+    check_writable(options.out)
     from hf_cxr.cli.demo import demo
 
     demo(Path(options.out), seed=options.seed, num_studies=options.num_studies)

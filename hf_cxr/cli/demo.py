@@ -80,8 +80,9 @@ def holds_a_demo(out: Path) -> bool:
         return False
     progress = read_progress(out) or {}
     if (out / MARKER).is_file():
-        made = json_object(out / MARKER).items()
-        if not progress or all(progress["config"].get(name) == value for name, value in made):
+        made = json_object(out / MARKER)
+        same = not progress or all(progress["config"].get(name) == value for name, value in made.items())
+        if "dataset" in made and same:
             return True
     what = f"a training run ({progress['stage']})" if progress else "files"
     raise FileExistsError(f"{out}: holds {what} that no demo made, and a demo would replace; choose another --out")

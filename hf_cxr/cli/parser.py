@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
-from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH
+from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
 from hf_cxr.utils.places import advice, is_full
 
@@ -87,7 +87,7 @@ def _prepare(parser: Parser) -> None:
     option(
         "--section", "text that a study must have", default="impression", choices=("impression", "findings", "both")
     )
-    option("--size", "longer side of a stored image in pixels", type=int, default=384)
+    option("--size", "longer side of a stored image in pixels", type=_count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
     option("--views", "CSV with columns image and view (default: what the collection says)")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
@@ -102,8 +102,8 @@ def _prepare(parser: Parser) -> None:
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
-    option("--num-studies", "phantom only: how many studies (default: 5000)", type=int)
-    option("--num-proc", "processes that read images", type=int, default=1)
+    option("--num-studies", "phantom only: how many studies (default: 5000)", type=_count)
+    option("--num-proc", "processes that read images", type=_count, default=1)
     option("--overwrite", "replace a prepared dataset in --out", action="store_true")
 
 
@@ -130,7 +130,7 @@ def _download(parser: Parser) -> None:
     parser.option("--accept-licence", "you have read the licence and accept it", action="store_true")
     parser.option("--unpack", "also unpack them; prepare reads archives as they are", action="store_true")
     parser.option("--mirror", "take the archives from this address (default: the publisher's)", metavar="URL")
-    parser.option("--workers", "files at a time", type=int, default=4)
+    parser.option("--workers", "files at a time", type=_count, default=4)
 
 
 def _train(parser: Parser) -> None:
@@ -261,7 +261,7 @@ def _demo(parser: Parser) -> None:
     """
     parser.option("--out", "run folder", default="runs/demo")
     parser.option("--seed", "seed of the studies and of the training", type=int, default=0)
-    parser.option("--num-studies", "how many synthetic studies to draw", type=int, default=8000)
+    parser.option("--num-studies", "how many synthetic studies to draw", type=_count, default=8000)
 
 
 PARSERS = (_prepare, _explore, _download, _train, _evaluate, _compare, _predict, _push, _demo)
@@ -376,7 +376,7 @@ def guarded(command: Callable[[argparse.Namespace], None], options: argparse.Nam
         line = _line_about(error, vars(options).get("out"))
         if options.debug or not line:
             raise
-        print(f"hf-cxr {options.command}: {line}", file=sys.stderr)
+        print(f"hf-cxr {options.command}: {printable(line)}", file=sys.stderr)
         return BAD_INPUT
 
 

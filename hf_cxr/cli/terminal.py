@@ -15,7 +15,12 @@ RESEARCH_USE = "Research use only, not for diagnosis."
 
 def print_next(*steps: str) -> None:
     """The last line of a command: what to do now."""
-    print("Next: " + " · ".join(steps))
+    print("Next: " + printable(" · ".join(steps)))
+
+
+def printable(text: str) -> str:
+    """The text with control characters, which a terminal would obey, written out."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def command(*words: object) -> str:
@@ -65,7 +70,7 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
         print(f"{outputs} on {counted(report['n'], 'study', 'studies')}.")
         print(textwrap.fill(report["verdict"], WIDTH))
     print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")
-    page = [f"open {folder}/report.html"] if folder and report else []
+    page = [command("open", f"{folder}/report.html")] if folder and report else []
     print_next(*page, f"{command('hf-cxr', 'predict', checkpoint or folder)} --frontal IMAGE [--lateral IMAGE]")
 
 

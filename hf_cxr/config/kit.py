@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Told on the command line of one start, no part of what the run is.
+SIZES = ("tiny", "mini", "small", "base")
+"""Encoders and decoders that are trained from scratch."""
+
+# Given on the command line of one start, no part of what the run is.
 STARTING = ("resume", "restart")
 
 # What other kits call it → our names: that of an argument of a run, then those of other commands' options.

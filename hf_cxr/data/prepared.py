@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.utils.places import check_dataset
@@ -43,4 +46,12 @@ def read_splits(folder: Path, cache: Path | None = None) -> DatasetDict:
     """The splits of a folder by its files: `load_dataset(folder)` serves a stale cache after a change."""
     files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
     filled = {name: paths for name, paths in files.items() if paths}
-    return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
+    try:
+        return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
+    except DatasetGenerationError as error:
+        for path in (path for paths in filled.values() for path in paths):
+            try:
+                pq.read_table(path, columns=["uid"])
+            except (pa.ArrowException, OSError):
+                raise ValueError(f"{path}: is damaged; prepare or fetch the dataset again") from error
+        raise

@@ -1,4 +1,4 @@
-"""What a baseline would write: image-blind baselines, the nearest training study, and the oracle that knows the
+"""What stands beside a model: image-blind baselines, the nearest training study, and the oracle that knows the
 findings. All know the training texts, none the test texts (the oracle knows their findings)."""
 
 from __future__ import annotations

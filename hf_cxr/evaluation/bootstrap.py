@@ -86,7 +86,7 @@ def finding_intervals(statistics: Statistics, patients: Sequence[Any], seed: int
     return intervals(bootstrap(score, patients, seed))
 
 
-# --- does it look? -----------------------------------------------------------------------------------------------
+# --- the image-shuffle test -----------------------------------------------------------------------------------------
 
 
 def derangements(n: int, seed: int, count: int = SHUFFLES) -> Iterator[np.ndarray]:

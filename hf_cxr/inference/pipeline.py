@@ -119,13 +119,15 @@ class ImpressionPipeline(Pipeline):
     _pipeline_calls_generate = False  # options go straight to `generate`
 
     def __call__(self, inputs=None, *args, frontal=None, lateral=None, **kwargs):
+        if args:
+            raise TypeError("give one study, or a list: both views of one as frontal=… and lateral=…, or as a pair")
         if inputs is None:
             inputs = {"frontal": frontal, "lateral": lateral}
         elif frontal is not None or lateral is not None:
             raise ValueError("give a study, or its views as frontal=… and lateral=…: not both")
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
-        return super().__call__(numbered(inputs), *args, **kwargs)
+        return super().__call__(numbered(inputs), **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save a checkpoint that brings this code, so that it loads without the kit too; `kwargs` are those of the

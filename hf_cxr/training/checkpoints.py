@@ -1,4 +1,4 @@
-"""Checkpoints during training that an interruption cannot spoil, and the preparation report of how far a run has come.
+"""Checkpoints during training that an interruption cannot spoil, and the note of how far a run has come.
 
 `Trainer` writes a checkpoint file by file. Here one counts only when it is whole, older ones go only afterwards, and
 what `Trainer` forgets is kept beside it, so that a resumed run logs the very losses of an uninterrupted one.

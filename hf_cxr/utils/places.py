@@ -13,7 +13,7 @@ from pathlib import Path
 
 SECONDS = 3
 """How long the Hub has to answer at all."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def missing(given: str | os.PathLike, what: str = "file", folders: bool = False) -> str:
@@ -56,13 +56,15 @@ def check_place(given: str | os.PathLike, what: str, files: str = "*", otherwise
     Raises `OSError` with one line: the nearest name of a path, or why the Hub gives nothing.
     """
     name = str(given)
+    if not name.strip():
+        raise FileNotFoundError(f"no {what} is named")
     if Path(name).is_file():
         raise NotADirectoryError(f"{name}: is a file, not a folder with a {what}")
     if Path(name).exists():
         if not any(Path(name).glob(files)):
             raise FileNotFoundError(f"{name}: no {what} here ({files} is missing){otherwise}")
         return
-    if _is_cached(name):
+    if is_cached(name):
         return
     owner, *rest = name.split("/")
     if len(rest) != 1 or not owner or not rest[0] or owner[0] in ".~" or "\\" in name:
@@ -75,7 +77,7 @@ def check_place(given: str | os.PathLike, what: str, files: str = "*", otherwise
         raise FileNotFoundError(f"{name}: no such {what} here, and not to be had from the Hub ({reason})")
 
 
-def _is_cached(name: str) -> bool:
+def is_cached(name: str) -> bool:
     from huggingface_hub import constants
 
     folders = Path(constants.HF_HUB_CACHE)
@@ -132,7 +134,9 @@ def advice(error: OSError, place: str | os.PathLike) -> str:
     """What the system says of a file or folder that could not be written, and what to do."""
     if error.errno in FULL:
         return f"the disk of {place} is full; free some space, or choose another folder"
-    return f"{place}: {(error.strerror or str(error)).lower()}; choose another folder, or change its permissions"
+    advised = error.errno in REFUSED or os.path.isdir(place)  # noqa: PTH112 (a name too long is an error to pathlib)
+    hint = "; choose another folder, or change its permissions" if advised else ""
+    return f"{place}: {(error.strerror or str(error)).lower()}{hint}"
 
 
 def is_full(error: Exception, place: str | os.PathLike) -> bool:

@@ -66,6 +66,7 @@ def test_a_prepared_dataset_is_refused(phantom_folder, tmp_path, capsys):
 
 def test_a_folder_of_photographs_is_refused(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "demo.json").write_text("{}")  # somebody else's
     Image.fromarray(radiograph(1)).save(tmp_path / "photos" / "holiday.png")
     refused(tmp_path / "photos", capsys)
 

@@ -16,6 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hf_cxr.cli.parser import main
+from hf_cxr.config.kit import SIZES
+from hf_cxr.models.encoders import ENCODER_SIZES
+from hf_cxr.models.modeling import DECODER_SIZES
 from hf_cxr.utils.places import check_checkpoint, check_dataset, check_writable, is_full, unreachable
 
 SPEEDY = """
@@ -47,6 +50,7 @@ def test_bad_inputs_are_told_within_two_seconds_without_a_model_a_dataset_or_the
     run_folder, phantom_folder, tmp_path, listener
 ):
     Image.fromarray(radiograph(1)).save(tmp_path / "frontal.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "frontal.png").read_bytes()[:99])
     (tmp_path / "runs" / "first").mkdir(parents=True)
     run, data = str(run_folder), str(phantom_folder)
     cases = {
@@ -67,7 +71,10 @@ def test_bad_inputs_are_told_within_two_seconds_without_a_model_a_dataset_or_the
         ("train", "demo", "--dataset", data, "--output_dir", "frontal.png/x"): "cannot be written to",
         ("compare", run, "runs/frist"): "no such run folder; did you mean 'runs/first'?",
         ("push", "runs/frist", "user/name"): "no such folder; did you mean 'runs/first'?",
+        ("predict", run, "--frontal", "broken.png"): "frontal: broken.png: ",
         ("prepare", "kaggle", "--root", "rnus"): "no such file or folder; did you mean 'runs'?",
+        ("prepare", "kagle", "--root", "rnus"): "did you mean 'kaggle'?",
+        ("demo", "--out", "frontal.png"): "is a file, not a folder",
     }
     env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
@@ -95,6 +102,13 @@ def test_a_hub_id_without_a_network_fails_at_once_and_says_why(hub, capsys):
         assert "user/name: no such checkpoint here, and not to be had from the Hub (http://127.0.0.1:9 cannot" in told
         assert told.count("\n") == 1
     assert time.perf_counter() - started < 4
+
+
+def test_a_misspelt_size_is_told_from_a_hub_id(hub, phantom_folder, capsys):
+    hub("http://127.0.0.1:1")
+    assert main(["train", "demo", "--dataset", str(phantom_folder), "--encoder", "tinny"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("did you mean 'tiny'?")
+    assert {*ENCODER_SIZES} == {*DECODER_SIZES} == {*SIZES}
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(hub, listener, monkeypatch):
@@ -143,7 +157,9 @@ def test_a_full_disk_is_one_line_that_names_the_folder(run_folder, phantom_folde
         (place / "model.safetensors").unlink(missing_ok=True)
         with pytest.raises(OSError, match="No space left"):
             (place / "filler").write_bytes(bytes(100_000))
-        with pytest.raises(OSError, match=rf"^{place}/out: cannot be written to \(the disk of .* is full; make room"):
+        with pytest.raises(
+            OSError, match=rf"^{place}/out: cannot be written to \(the disk of .* is full; free some space"
+        ):
             check_writable(place / "out")
         assert not is_full(RuntimeError("a bug"), tmp_path)
     finally:

@@ -73,6 +73,13 @@ def test_evaluate_and_predict_name_the_next_step_to_a_person(
     assert NEXT not in capsys.readouterr().out
 
 
+def test_a_terminal_is_not_made_to_obey_a_path(tmp_path, capsys):
+    assert main(["explore", "no\x1b[31m/red", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "no\\x1b[31m/red" in told
+    assert "\x1b" not in told
+
+
 def test_a_plan_names_the_next_step(capsys):
     assert main(["prepare", "phantom", "--num-studies", "20", "--plan"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(NEXT)

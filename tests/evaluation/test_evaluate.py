@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from datasets import DatasetDict
-from helpers import tiny_checkpoint
+from helpers import copy_folder, tiny_checkpoint
 
 from hf_cxr import metrics
 from hf_cxr.data.prepare import prepare
@@ -204,3 +204,11 @@ def test_a_folder_that_is_no_prepared_dataset_is_one_clear_error(tmp_path):
         load_prepared(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no such prepared dataset"):
         load_prepared(str(tmp_path / "nowhere"))
+
+
+def test_a_damaged_file_of_a_dataset_is_named(phantom_folder, tmp_path):
+    folder = copy_folder(phantom_folder, tmp_path / "data")
+    (file,) = folder.glob("data/test-*.parquet")
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(ValueError, match=rf"^{file}: is damaged"):
+        load_prepared(folder)

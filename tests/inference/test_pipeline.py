@@ -100,6 +100,8 @@ def test_a_view_alone_is_a_study_of_a_frontal_view_and_two_in_a_list_are_two_stu
     assert talker(lateral=paths[1]) == talker({"lateral": paths[1]})
     with pytest.raises(ValueError, match="not both"):
         talker(paths[0], lateral=paths[1])
+    with pytest.raises(TypeError, match="as a pair"):
+        talker(*paths)
     with pytest.raises(ValueError, match="at least one view"):
         talker()
 
