@@ -84,7 +84,8 @@ def test_runs_that_cannot_be_compared_are_one_clear_error(runs, tmp_path, spoil,
 
 
 def test_a_run_without_predictions_says_how_to_make_them(runs, tmp_path):
-    done = run_cxr("compare", runs[0], tmp_path / "nowhere")
+    (tmp_path / "unscored").mkdir()
+    done = run_cxr("compare", runs[0], tmp_path / "unscored")
     assert done.returncode == 2
     assert "hf-cxr evaluate" in done.stderr
     assert len(done.stderr.splitlines()) == 1
