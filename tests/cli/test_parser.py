@@ -32,6 +32,7 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
     config = write_config(tmp_path / "bad.yaml", dataset=str(phantom_folder), learning_rat=1)
     nowhere = write_config(tmp_path / "nowhere.yaml", dataset=str(tmp_path / "none"), output_dir=str(tmp_path / "run"))
     (tmp_path / "truncated.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Image.fromarray(radiograph(1)).save(tmp_path / "whole.png")
     (tmp_path / "table.csv").write_text("uid,image\n1,a.png\n")
     vit = vit_folder(tmp_path / "vit")
     out = str(tmp_path / "out")
@@ -69,7 +70,7 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
             "predict",
             run,
             "--frontal",
-            str(tmp_path / "truncated.png"),
+            str(tmp_path / "whole.png"),
             "--max-new-tokens",
             "999",
         ): "decoder writes 1 to",
