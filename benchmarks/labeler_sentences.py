@@ -47,7 +47,9 @@ def verdicts(sentence: Sentence) -> list[bool]:
     """Whether each of `MEASURES` is read right."""
     plain: dict[str, str] = {}
     for status in ("negative", "uncertain", "positive"):  # the strongest counts
-        plain |= {re.sub("^(?:right|left) ", "", key): status for key, said in sentence.labels.items() if said == status}
+        plain |= {
+            re.sub("^(?:right|left) ", "", key): status for key, said in sentence.labels.items() if said == status
+        }
     return [
         labeler.label(sentence.text) == plain,
         labeler.sided_label(sentence.text) == sentence.labels,
