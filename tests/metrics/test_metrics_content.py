@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from hf_cxr import metrics
-from hf_cxr.inference.labeler import FINDINGS
-from hf_cxr.metrics.content import content_statistics
+from hf_cxr.inference.labeler import FINDINGS, statements
+from hf_cxr.metrics.content import _said, content_statistics
 
 TRUTH = ["Cardiomegaly.", "No acute disease.", "Small left pleural effusion."]
 SAID = ["Cardiomegaly.", "Pulmonary edema.", "No acute disease."]
@@ -69,6 +69,26 @@ def test_normal_accuracy_asks_whether_both_texts_are_normal():
     said = ["No acute disease.", "No acute disease.", "Cardiomegaly.", "Scoliosis.", ""]
     true = ["Normal chest.", "Cardiomegaly.", "Normal chest.", "Pulmonary edema.", "Normal chest."]
     assert metrics.normal_accuracy(said, true) == pytest.approx(2 / 5)
+
+
+def test_a_reference_of_unknown_normality_leaves_its_study_out_and_such_a_prediction_is_wrong():
+    said = ["No acute disease.", "As above.", "No acute disease.", "As above."]
+    true = ["Normal chest.", "Normal chest.", "As above.", "As above."]
+    assert metrics.normal_accuracy(said, true) == pytest.approx(1 / 2)
+    assert metrics.score_texts(said, true)["normal_accuracy"] == pytest.approx(1 / 2)
+    assert metrics.normal_accuracy(["As above."], ["As above."]) == 0
+    resampled = metrics.study_statistics(said, true).scores(np.array([[1, 0, 5, 5], [1, 3, 0, 0]]))
+    np.testing.assert_allclose(resampled["normal_accuracy"], [1, 1 / 4])
+
+
+def test_a_second_pass_over_more_texts_than_65536_reads_nothing_again():
+    statements.cache_clear()
+    texts = [str(number) for number in range(70_000)]
+    for text in texts * 2:
+        statements(text)
+    assert statements.cache_info().misses == len(texts)
+    assert statements.cache_info().maxsize == _said.cache_info().maxsize
+    statements.cache_clear()
 
 
 def test_f1_takes_any_leading_axes():
