@@ -62,6 +62,9 @@ costophrenic angle: cpa cpas
 vascular: vasc
 pleural: pl pleu
 pulmonary embolism: pe pes
+metastases: mets
+?: query
+respiratory distress syndrome: rds
 hilar lymphadenopathy: bhl
 degenerative: degen djd
 subcutaneous: subq sq
@@ -88,7 +91,7 @@ LEAST_LETTERS = 7
 
 _PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\w*|_{{2,}}", re.IGNORECASE)
 _WORD = re.compile(
-    r"(?<![\w'])(?:[a-z]/[a-z](?![\w/])|w/|(?<!-)[lr](?![\w'.-])|[lr](?=-sided)|[a-z]{2,}(?![\w']))|#(?! ?\d)"
+    r"(?<![\w'])(?:[a-z]/[a-z](?![\w/])|w/|(?<!-)(?<!dr\. )[lr](?![\w'-])|[lr](?=-sided)|[a-z]{2,}(?![\w']))|#(?! ?\d)"
 )
 # What comes under a heading before the report proper is asked for or was there before. "report" ends it.
 _HEADING = re.compile(
@@ -131,7 +134,8 @@ def _written(word: str) -> str:
         return ABBREVIATIONS[word] + " " * word.endswith("/")
     if len(word) < LEAST_LETTERS or word in _OTHER_WORDS or word.startswith(tuple(_SPELT)):
         return word
-    near = [(slips(word, name), name) for name in _SPELT if name[0] == word[0]]
+    one = word.removesuffix("s")
+    near = [(slips(word if name[-1] == "s" else one, name), name) for name in _SPELT if name[0] == word[0]]
     best, name = min(near, default=(1, word))
     return name if best <= (1 if len(name) < 11 else 2) else word
 
