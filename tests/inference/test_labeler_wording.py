@@ -163,16 +163,19 @@ def test_a_side_behind_a_comma():
     assert sided_label("Nodule, right apex, probably scar.") == {"right nodule": "positive", "right scar": "uncertain"}
 
 
-SHORT = """Pulmonary emboli|Saddle embolus|ARDS|Rib fx|Rib fxs on the left|Air under the diaphragm|Lung abscess|Empyema
-|Gas beneath both hemidiaphragms|Cavitating lesion|Aspergilloma|Mycetoma|Miliary TB|PTX|Tension pneumothorax|PNA|CAP|LRTI
-|Collapse|LLL collapse|Whiteout|Pleural plaques|Mesothelioma|Lymphoma|Bronchogenic carcinoma|Pancoast tumor|Lung cancer
-|Mets|Hamartoma|Sarcoidosis|BHL|Goitre|Thymoma|Mediastinal mass|Widened mediastinum|Aortic aneurysm|Aortic dissection
-|Coarctation|Dextrocardia|Situs inversus|Big heart|CCF|LVF|Fluid overload|Kerley B lines|Pericardial effusion|Haemothorax
-|Chylothorax|Pneumomediastinum|Surgical emphysema|Bullae|COPD|Bronchiectasis|Cystic fibrosis|UIP|ILD|Asbestosis|Silicosis
-|Honeycombing|GGO|Air bronchograms|Silhouette sign|Aspiration|Contusion|Pulmonary haemorrhage|Infarct|Diaphragmatic hernia
-|Ruptured diaphragm|Raised right hemidiaphragm|Wedge fracture|Lytic lesion|Vertebral collapse|Clavicle fx|Malpositioned tube
-|Shoulder dislocation|Chest drain|Foreign body|Swallowed coin|Tracheal shift|Pneumonectomy|Bony destruction|RDS|Legionella
-|Pneumocystis|COVID|Cavity|Lung hypoplasia|Azygos fissure|Bowel obstruction|Hepatomegaly|Abnormal|Not normal|Phrenic palsy"""
+SHORT = """Pulmonary emboli|Saddle embolus|ARDS|Rib fx|Rib fxs on the left|Air under the diaphragm|Lung abscess
+|Empyema|Gas beneath both hemidiaphragms|Cavitating lesion|Aspergilloma|Mycetoma|Miliary TB|PTX
+|Tension pneumothorax|PNA|CAP|LRTI|Collapse|LLL collapse|Whiteout|Pleural plaques|Mesothelioma|Lymphoma
+|Bronchogenic carcinoma|Pancoast tumor|Lung cancer|Mets|Hamartoma|Sarcoidosis|BHL|Goitre|Thymoma
+|Mediastinal mass|Widened mediastinum|Aortic aneurysm|Aortic dissection|Coarctation|Dextrocardia
+|Situs inversus|Big heart|CCF|LVF|Fluid overload|Kerley B lines|Pericardial effusion|Haemothorax
+|Chylothorax|Pneumomediastinum|Surgical emphysema|Bullae|COPD|Bronchiectasis|Cystic fibrosis|UIP|ILD
+|Asbestosis|Silicosis|Honeycombing|GGO|Air bronchograms|Silhouette sign|Aspiration|Contusion
+|Pulmonary haemorrhage|Infarct|Diaphragmatic hernia|Ruptured diaphragm|Raised right hemidiaphragm
+|Wedge fracture|Lytic lesion|Vertebral collapse|Clavicle fx|Malpositioned tube|Shoulder dislocation
+|Chest drain|Foreign body|Swallowed coin|Tracheal shift|Pneumonectomy|Bony destruction|RDS|Legionella
+|Pneumocystis|COVID|Cavity|Lung hypoplasia|Azygos fissure|Bowel obstruction|Hepatomegaly|Abnormal
+|Not normal|Phrenic palsy"""
 SHORT = [text.strip() + "." for text in SHORT.replace("\n", "").split("|")]
 
 
