@@ -13,7 +13,7 @@ import pytest
 from hf_cxr.inference.labeler import label, located_findings, mentions, normality, sided_label
 from hf_cxr.inference.labeler_wording import ABBREVIATIONS, plain, slips
 
-LEAST = {"A": 0.97}
+LEAST = {"A": 0.97, "B": 0.93}
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "labeler_sentences.py"))
 
 
