@@ -233,7 +233,7 @@ def fingerprint(studies: Iterable[Study], tables: Iterable[str | Path | None] = 
 def _stat(path: str | Path) -> tuple[str, int, int]:
     try:
         stat = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in it
         return str(path), -1, -1
     return str(path), stat.st_size, stat.st_mtime_ns
 
