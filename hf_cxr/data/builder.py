@@ -49,7 +49,7 @@ _OTHERS = ["tags.list.element" if name == "tags" else name for name in FEATURES 
 # What `Dataset.to_parquet` writes: PNG is not compressed again, and chunks follow the content, so that the Hub sends
 # only those that changed.
 _CHUNKS = {"min_chunk_size": 1 << 18, "max_chunk_size": 1 << 20, "norm_level": 0}
-_PARQUET: dict[str, Any] = {
+PARQUET: dict[str, Any] = {
     "compression": dict.fromkeys(_IMAGES, "none") | dict.fromkeys(_OTHERS, "snappy"),
     "column_encoding": dict.fromkeys(_IMAGES, "PLAIN"),
     "use_dictionary": _OTHERS,
@@ -245,7 +245,7 @@ def _write_split(rows: list[dict[str, Any]], store: IO[bytes], folder: Path, nam
     total = 0
     for number, shard in enumerate(shards):
         file = folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet"
-        with pq.ParquetWriter(file, FEATURES.arrow_schema, **_PARQUET) as writer:
+        with pq.ParquetWriter(file, FEATURES.arrow_schema, **PARQUET) as writer:
             for start in range(0, len(shard), BATCH):
                 part = shard[start : start + BATCH]
                 batch = [row | {view: _stored(row[view], store) for view in VIEWS} for row in part]
