@@ -52,7 +52,7 @@ from hf_cxr.training.checkpoints import (
 )
 from hf_cxr.training.feature_cache import encode_once
 from hf_cxr.training.findings_pretraining import ENCODER, STAGE, pretrain_on_findings
-from hf_cxr.training.launch import check_workers, is_sharded
+from hf_cxr.training.launch import check_workers, cut_global_batch, is_sharded
 from hf_cxr.training.samples import SampleCallback
 from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 from hf_cxr.utils.files import json_object
@@ -79,6 +79,9 @@ def train(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str,
     public = args.push_to_hub and args.hub_private_repo is False and state.is_main_process
     if public and (note := licences.note_on_weights(kit.dataset, data_facts["preparation"].get("source"))):
         print(f"push_to_hub: {note}", file=sys.stderr)
+    batch = cut_global_batch(kit, args)
+    if state.is_main_process:
+        print(batch, flush=True)
     config = identity(kit, args, dataset)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
