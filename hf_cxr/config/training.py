@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -51,7 +52,7 @@ class ImpressionTrainingArguments(Seq2SeqTrainingArguments):
 
         Read off the fields: a second instance to compare with would reset the state of the running processes.
         """
-        current = self.to_dict()
+        current = {name: str(value) if isinstance(value, Path) else value for name, value in self.to_dict().items()}
         defaults = {
             item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
             for item in dataclasses.fields(self)
@@ -68,6 +69,7 @@ class ImpressionTrainingArguments(Seq2SeqTrainingArguments):
 
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
 DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "hub_token"}
+DERIVED |= {"do_train", "do_eval", "do_predict"}  # a run does all three; `do_eval` is filled in, the others unread
 ARGUMENTS = (ImpressionConfig, ImpressionTrainingArguments)
 
 
