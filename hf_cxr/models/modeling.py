@@ -127,6 +127,7 @@ def build(
     texts: Iterable[str] = (),
     vocab_size: int = 4000,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Checkpoint:
     """Build a checkpoint from two parts.
 
@@ -138,6 +139,7 @@ def build(
         texts: the training impressions.
         vocab_size: the most tokens that a trained tokenizer may have.
         max_new_tokens: the longest text that `generate` writes by default.
+        tokenizer: takes the place of one trained on `texts`.
 
     Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
     a decoder without cross-attention.
@@ -146,7 +148,7 @@ def build(
     make_encoder = encoders.scratch_encoder if encoder in ENCODER_SIZES else encoders.adapt_encoder
     encoder_model = make_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:
-        tokenizer = train_tokenizer(texts, vocab_size)
+        tokenizer = tokenizer or train_tokenizer(texts, vocab_size)
         decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens)
     else:
         tokenizer = _own_tokenizer(decoder)
