@@ -304,20 +304,18 @@ def fine_tune(
         canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
     else:
         canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
+    truths = list(packed["validation"]["impression"]) if "validation" in packed else []
     latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
 
     def compute_metrics(prediction) -> dict[str, float]:
-        predicted, labels = (
-            tokenizer.batch_decode(np.where(ids == IGNORED, tokenizer.pad_token_id, ids), skip_special_tokens=True)
-            for ids in (prediction.predictions, prediction.label_ids)
-        )
-        predicted = [text.strip() for text in predicted]
-        latest[:] = zip(labels, predicted, strict=True)
-        return evaluation.validation_scores(predicted, labels, packed["validation"]["patient"], args.seed)
+        ids = np.where(prediction.predictions == IGNORED, tokenizer.pad_token_id, prediction.predictions)
+        predicted = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        latest[:] = zip(truths, predicted, strict=True)  # not the labels decoded, which are cut, or without capitals
+        return evaluation.validation_scores(predicted, truths, packed["validation"]["patient"], args.seed)
 
     callbacks: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
-        callbacks.append(ImageUseCallback(output, list(packed["validation"]["impression"])))
+        callbacks.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
         callbacks.append(EarlyStopping(kit.early_stopping_patience))
     unsharded = copy.deepcopy(model) if is_sharded(args) else None
