@@ -27,7 +27,7 @@ from transformers import Trainer, TrainerState, set_seed
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
-from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, note_on_long_texts, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.report import REPORT_FILES
@@ -139,14 +139,18 @@ def _train_stages(
 ) -> Checkpoint:
     """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
     state, output = PartialState(), Path(args.output_dir)
+    texts = evaluation.texts_of(dataset, "train")
     checkpoint = build(
         kit.encoder,
         kit.decoder,
         kit.panel_size,
-        texts=evaluation.texts_of(dataset, "train"),
+        texts=texts,
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
     )
+    note = note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length)
+    if note and state.is_main_process:
+        print(note, file=sys.stderr)
     with state.local_main_process_first():
         packed = {
             name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
