@@ -50,7 +50,9 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
     with torch.inference_mode():
         states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
         sequences = model.generate(encoder_outputs=BaseModelOutput(states), **generate_kwargs)
-        ends = torch.isin(sequences[:, 1:], torch.as_tensor(model.generation_config.eos_token_id, device=states.device))
+        ends = torch.isin(
+            sequences[:, 1:], torch.as_tensor(model.generation_config.eos_token_id, device=states.device)
+        )
         padding = ends.cumsum(1) - ends.long() > 0
         scores = _log_probabilities(model, states, sequences).masked_fill(padding, 0.0).sum(1).exp()
     batch, truncated = len(pixel_values), ~ends.any(1)
