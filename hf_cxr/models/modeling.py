@@ -6,6 +6,7 @@ it. Training lives in `hf_cxr.training.run`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,8 +64,11 @@ class Checkpoint:
         share_weights(folder)
 
 
-def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> Checkpoint:
-    """Load a checkpoint from a folder or a Hub id.
+def load_checkpoint(
+    folder: str | os.PathLike, revision: str | None = None, dtype: str | torch.dtype | None = None
+) -> Checkpoint:
+    """Load a checkpoint from a folder or a Hub id, its weights as `dtype` ("float32", "bfloat16", …) or, by default,
+    as its config says.
 
     Raises `FileNotFoundError` where there is no such folder or repository, or the folder holds no checkpoint, and
     `ValueError` for one of another kind or with damaged weights.
@@ -79,7 +83,9 @@ def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> C
     if config.model_type != "vision-encoder-decoder":
         raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
     try:
-        model, info = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision, output_loading_info=True)
+        model, info = VisionEncoderDecoderModel.from_pretrained(
+            folder, revision=revision, dtype=dtype or "auto", output_loading_info=True
+        )
     except SafetensorError as error:
         raise ValueError(f"{folder}: its model.safetensors is damaged ({error})") from error
     if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
@@ -89,6 +95,16 @@ def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> C
         AutoTokenizer.from_pretrained(folder, revision=revision),
         AutoImageProcessor.from_pretrained(folder, revision=revision, **image_backend()),
     )
+
+
+def weights_digest(folder: str | os.PathLike) -> str | None:
+    """SHA-256 of the weight files in a folder; `None` where it holds none."""
+    files = sorted(path for name in ("model*.safetensors", "pytorch_model*.bin") for path in Path(folder).glob(name))
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest() if files else None
 
 
 def ready_for_trainer(model: VisionEncoderDecoderModel) -> VisionEncoderDecoderModel:
