@@ -20,8 +20,9 @@ from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, view
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import best_blind
 from hf_cxr.evaluation.subgroups import subgroups
+from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import positive_findings
-from hf_cxr.inference.pipeline import CALIBRATION, calibrated
+from hf_cxr.inference.pipeline import calibrated
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
@@ -287,7 +288,7 @@ def _calibration_for(
     checkpoint: Checkpoint, dataset: DatasetDict, split: str, batch_size: int, generate_kwargs: dict[str, Any]
 ) -> tuple[dict[str, Any] | None, str]:
     """The checkpoint's own calibration, or one fitted now, never on the very split that is evaluated."""
-    if own := getattr(checkpoint.model.config, CALIBRATION, None):
+    if own := curve_of(checkpoint.model.config):
         return own, "checkpoint"
     fitted = None if split == "validation" else calibrate(checkpoint, dataset, batch_size, **generate_kwargs)
     return fitted, "validation split"
