@@ -34,7 +34,7 @@ from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
-from hf_cxr.inference.pipeline import CALIBRATION
+from hf_cxr.inference.checks import CALIBRATION
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback

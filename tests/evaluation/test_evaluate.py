@@ -12,7 +12,7 @@ from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.baselines import BLIND, NEAREST
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.report import report_markdown
-from hf_cxr.inference.pipeline import CALIBRATION
+from hf_cxr.inference.checks import CALIBRATION
 
 NORMAL = "No acute cardiopulmonary abnormality."
 ABNORMAL = ["Cardiomegaly.", "Small left pleural effusion.", "Right pneumothorax.", "Pulmonary edema.", "Scoliosis."]

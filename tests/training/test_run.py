@@ -18,7 +18,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import calibration
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.hub import push as hub
-from hf_cxr.inference.pipeline import CALIBRATION
+from hf_cxr.inference.checks import CALIBRATION
 from hf_cxr.models.modeling import load_checkpoint
 from hf_cxr.training.findings_pretraining import (
     FindingsModel,
