@@ -110,8 +110,8 @@ STUDIES = 8
 
 def talkative(checkpoint: Checkpoint, eyes: int = 1) -> Checkpoint:
     """The checkpoint with matrices six times as large, those that look (encoder, cross-attention) `eyes` times that:
-    each study gets a text of its own, of several words. A token that some texts reach ends them too, so that rows end at
-    different steps and the longest at the last."""
+    each study gets a text of its own, of several words. A token that some texts reach ends them too, so that rows end
+    at different steps and the longest at the last."""
     model = checkpoint.model.eval()
     with torch.no_grad():
         for name, weights in model.named_parameters():
