@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report
-from hf_cxr.config.kit import SIZES, closest, read_config, recipe
+from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
     check_checkpoint,
     check_dataset,
@@ -107,8 +107,15 @@ def run_train(options: argparse.Namespace) -> None:
     config = recipe(options.config)
     told = read_config(config) | _values(options.overrides)
     options.out = told.get("output_dir") or "runs/latest"
-    _check_before_training(config, told, options.overrides)
-    check_writable(options.out)
+    try:
+        _check_before_training(config, told, options.overrides)
+        check_writable(options.out)
+    except (OSError, ValueError):
+        if told.keys() - usual_names():
+            from hf_cxr.config.training import check_names
+
+            check_names(config, options.overrides)  # a misspelt name explains a dataset that is not there
+        raise
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
@@ -138,7 +145,7 @@ def run_train(options: argparse.Namespace) -> None:
         rank = os.environ.get("RANK")
         if rank and (rank != "0" or LAUNCHED in os.environ):  # the process that started this one tells, or the first
             raise SystemExit(INTERRUPTED) from None
-        raise KeyboardInterrupt(_how_to_resume(options)) from None
+        raise KeyboardInterrupt(_how_to_go_on(options)) from None
     if args.process_index == 0:
         print_report(report, args.output_dir)
     args.distributed_state.destroy_process_group()
@@ -173,25 +180,23 @@ def _check_before_training(config: Path, told: dict[str, Any], overrides: Sequen
             raise FileNotFoundError(f"{name}: no such {part} here, and not to be had from the Hub ({reason}){hint}")
 
 
-def _how_to_resume(options: argparse.Namespace) -> str:
-    """The command that continues an interrupted run, or nothing where there is nothing to continue."""
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    """The command that continues an interrupted run, or starts it again where nothing was saved."""
     from hf_cxr.training.checkpoints import checkpoints, read_progress
     from hf_cxr.training.findings_pretraining import ENCODER, STAGE
 
     output = Path(options.out)
-    progress = read_progress(output)
-    if not progress or progress["stage"] == "finished":
+    if (stage := (read_progress(output) or {}).get("stage")) == "finished":
         return ""
-    if progress["stage"] != "evaluation" and not (
-        (output / ENCODER).is_dir() or checkpoints(output) or checkpoints(output / STAGE)
-    ):
-        return ""
+    trained = (output / ENCODER).is_dir() or checkpoints(output) or checkpoints(output / STAGE)
+    saved = stage == "evaluation" or (stage and trained)
     launching = [
         f"--{name}={value}" for name in ("num_processes", "accelerate_config") if (value := vars(options)[name])
     ]
     same = [word for word in options.overrides if word.split("=")[0] not in ("--restart", "--resume")]
-    again = command("hf-cxr", "train", options.config, *launching, *same, "--resume")
-    return f"{output} keeps what was trained; continue with: {again}"
+    again = command("hf-cxr", "train", options.config, *launching, *same, *(["--resume"] if saved else []))
+    what = f"{output} keeps what was trained; continue with" if saved else "nothing was saved yet; start again with"
+    return f"{what}: {again}"
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

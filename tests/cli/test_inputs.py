@@ -204,4 +204,5 @@ def test_ctrl_c_before_there_is_anything_to_continue_is_one_plain_line(phantom_f
     monkeypatch.setattr("hf_cxr.training.run.check_feasible", interrupted)
     config = write_config(tmp_path / "c.yaml", dataset=str(phantom_folder), output_dir=str(tmp_path / "run"))
     assert main(["train", str(config)]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "hf-cxr train: interrupted"
+    last = f"hf-cxr train: interrupted; nothing was saved yet; start again with: hf-cxr train {config}"
+    assert capsys.readouterr().err.splitlines()[-1] == last
