@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report
+from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
     check_checkpoint,
@@ -182,21 +182,18 @@ def _check_before_training(config: Path, told: dict[str, Any], overrides: Sequen
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
     """The command that continues an interrupted run, or starts it again where nothing was saved."""
-    from hf_cxr.training.checkpoints import checkpoints, read_progress
-    from hf_cxr.training.findings_pretraining import ENCODER, STAGE
+    from hf_cxr.training.checkpoints import read_progress
+    from hf_cxr.training.run import trained_so_far
 
-    output = Path(options.out)
-    if (stage := (read_progress(output) or {}).get("stage")) == "finished":
+    if (stage := (read_progress(options.out) or {}).get("stage")) == "finished":
         return ""
-    trained = (output / ENCODER).is_dir() or checkpoints(output) or checkpoints(output / STAGE)
-    saved = stage == "evaluation" or (stage and trained)
-    launching = [
-        f"--{name}={value}" for name in ("num_processes", "accelerate_config") if (value := vars(options)[name])
-    ]
+    saved = stage and trained_so_far(Path(options.out))
+    given = vars(options)
+    launching = [f"--{name}={given[name]}" for name in ("num_processes", "accelerate_config") if given[name]]
     same = [word for word in options.overrides if word.split("=")[0] not in ("--restart", "--resume")]
     again = command("hf-cxr", "train", options.config, *launching, *same, *(["--resume"] if saved else []))
-    what = f"{output} keeps what was trained; continue with" if saved else "nothing was saved yet; start again with"
-    return f"{what}: {again}"
+    what = f"{options.out} keeps what was trained; continue" if saved else "nothing was saved yet; start again"
+    return f"{what} with: {again}"
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -364,16 +361,20 @@ def _files_under(folder: Path) -> list[str]:
 def run_push(options: argparse.Namespace) -> None:
     if not Path(options.folder).exists():
         raise FileNotFoundError(missing(options.folder, "folder", folders=True))
+    from hf_cxr.hub.patients import PatientsToldOf
     from hf_cxr.hub.push import licence_note, push
 
     if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
         print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = _chosen(options, "public", "dataset", "hold_rights", "with_history")
+    settings = _chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked")
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)
     try:
         print(push(options.folder, options.repo_id, **settings))
+    except PatientsToldOf as error:
+        print("\n".join(map(printable, error.examples)))  # for the eyes of whoever pushes
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
     if options.dataset or (Path(options.folder) / "prepare.json").is_file():

@@ -27,14 +27,14 @@ from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, s
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
-from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, note_on_long_texts, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
-from hf_cxr.inference.pipeline import CALIBRATION
+from hf_cxr.inference.checks import CALIBRATION
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
@@ -141,12 +141,13 @@ def _train_stages(
 ) -> Checkpoint:
     """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
     state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
+    texts = evaluation.texts_of(dataset, "train")
     tokenizer = AutoTokenizer.from_pretrained(start, trust_remote_code=False) if start else None
     checkpoint = build(
         kit.encoder,
         kit.decoder,
         kit.panel_size,
-        texts=evaluation.texts_of(dataset, "train"),
+        texts=texts,
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
         tokenizer=tokenizer,
@@ -156,6 +157,9 @@ def _train_stages(
     _set_generation(checkpoint, args)
     weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
     check_disk_space(output, weights * (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4), "the weights")
+    note = note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length)
+    if note and state.is_main_process:
+        print(note, file=sys.stderr)
     with state.local_main_process_first():
         packed = {
             name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
@@ -211,10 +215,9 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
         check_same_run(output, progress["config"], config)
         print(f"Resuming {output}: {_progress_so_far(output, progress['stage'])}", flush=True)
         return progress["stage"]
-    saved = [output / ENCODER] if (output / ENCODER).exists() else []
-    for folder in (output, output / STAGE):  # half a checkpoint of a run of ours is nothing that could be continued
-        saved += checkpoints(folder) if progress else folder.glob("checkpoint-*")
-    saved += output.glob("model*.safetensors")
+    saved = trained_so_far(output)
+    if not progress:  # of others; half a checkpoint of ours is nothing that could be continued
+        saved += [*output.glob("checkpoint-*"), *output.glob(f"{STAGE}/checkpoint-*")]
     stage = progress["stage"] if progress else None
     if (saved or stage in ("evaluation", "finished")) and not kit.restart:
         what = "an interrupted run; continue it with --resume" if progress else "others' checkpoints; move them away"
@@ -234,6 +237,12 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
     stage = "findings_pretraining" if kit.findings_pretraining_epochs else "impressions"
     write_progress(output, stage, config)
     return stage
+
+
+def trained_so_far(output: Path) -> list[Path]:
+    """What an interrupted run in `output` can be continued from."""
+    found = [*output.glob(ENCODER), *checkpoints(output / STAGE), *checkpoints(output)]
+    return [*found, *output.glob("model*.safetensors")]
 
 
 def _progress_so_far(output: Path, stage: str) -> str:
@@ -290,20 +299,18 @@ def fine_tune(
         canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
     else:
         canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
+    truths = list(packed["validation"]["impression"]) if "validation" in packed else []
     latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
 
     def compute_metrics(prediction) -> dict[str, float]:
-        predicted, labels = (
-            tokenizer.batch_decode(np.where(ids == IGNORED, tokenizer.pad_token_id, ids), skip_special_tokens=True)
-            for ids in (prediction.predictions, prediction.label_ids)
-        )
-        predicted = [text.strip() for text in predicted]
-        latest[:] = zip(labels, predicted, strict=True)
-        return evaluation.validation_scores(predicted, labels, packed["validation"]["patient"], args.seed)
+        ids = np.where(prediction.predictions == IGNORED, tokenizer.pad_token_id, prediction.predictions)
+        predicted = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        latest[:] = zip(truths, predicted, strict=True)  # not the labels decoded, which are cut, or without capitals
+        return evaluation.validation_scores(predicted, truths, packed["validation"]["patient"], args.seed)
 
     callbacks: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
-        callbacks.append(ImageUseCallback(output, list(packed["validation"]["impression"])))
+        callbacks.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
         callbacks.append(EarlyStopping(kit.early_stopping_patience))
     unsharded, generation = copy.deepcopy(model) if is_sharded(args) else None, model.generation_config

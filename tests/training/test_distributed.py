@@ -87,6 +87,15 @@ def test_a_split_of_any_size_is_generated_once_whatever_the_processes(cuts, proc
             assert [row["prediction"] for row in mine[size]] == [row["prediction"] for row in rows]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_an_evaluation_while_training_sets_each_text_beside_its_own_study(cuts, processes):
+    expected = json.loads((cuts[1] / "rows-0.json").read_text())["7"]
+    shown = [json.loads(line) for line in (cuts[processes] / "evaluated" / "samples" / "samples.jsonl").open()]
+    assert len({row["prediction"] for row in expected}) == 7
+    for key in ("uid", "impression", "prediction"):
+        assert [row[key] for row in shown] == [row[key] for row in expected], key
+
+
 # --- the same run, however it is launched -------------------------------------------------------------------------
 
 WAYS = ("one", "ddp", "hosts", "fsdp")
