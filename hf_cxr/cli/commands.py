@@ -131,9 +131,7 @@ def run_train(options: argparse.Namespace) -> None:
             os.environ[LAUNCHED] = "1"
             if lost:
                 return launch.start(lost, words)
-            processes = options.num_processes
-            if not processes and not options.accelerate_config:
-                processes = torch.cuda.device_count()
+            processes = options.num_processes or (None if options.accelerate_config else torch.cuda.device_count())
             return launch.launch(words, processes, options.accelerate_config)
         kit, args = parse_arguments(config, options.overrides)
         from hf_cxr.training.run import train
@@ -188,8 +186,8 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
     if (stage := (read_progress(options.out) or {}).get("stage")) == "finished":
         return ""
     saved = stage and trained_so_far(Path(options.out))
-    given = vars(options)
-    launching = [f"--{name}={given[name]}" for name in ("num_processes", "accelerate_config") if given[name]]
+    told = vars(options)
+    launching = [f"--{name}={told[name]}" for name in ("num_processes", "accelerate_config") if told[name]]
     same = [word for word in options.overrides if word.split("=")[0] not in ("--restart", "--resume")]
     again = command("hf-cxr", "train", options.config, *launching, *same, *(["--resume"] if saved else []))
     what = f"{options.out} keeps what was trained; continue" if saved else "nothing was saved yet; start again"
