@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
+from hf_cxr.evaluation.image_use import gain_score
 from hf_cxr.evaluation.report.tables import COLUMNS, INTERVAL, SCORES, bounds, table
 from hf_cxr.utils.plots import counted, score
 
@@ -45,7 +46,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
         "scores": scores,
         "signature": f"{metrics.signature()}; {bootstrap.BOOTSTRAP_SAMPLES} paired bootstrap samples of patients; "
         f"seed {seed}",
-        "verdict": _verdict(scores, "finding_f1_micro"),
+        "verdict": _verdict(scores, gain_score(references)),
     }
 
 
