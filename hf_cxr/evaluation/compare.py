@@ -9,7 +9,6 @@ from typing import Any
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.image_use import gain_score
 from hf_cxr.evaluation.report.tables import COLUMNS, INTERVAL, SCORES, bounds, table
 from hf_cxr.utils.plots import counted, score
 
@@ -46,7 +45,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
         "scores": scores,
         "signature": f"{metrics.signature()}; {bootstrap.BOOTSTRAP_SAMPLES} paired bootstrap samples of patients; "
         f"seed {seed}",
-        "verdict": _verdict(scores, gain_score(references)),
+        "verdict": _verdict(scores, metrics.gain_score(references)),
     }
 
 

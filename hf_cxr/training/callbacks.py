@@ -11,8 +11,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_cxr.data.collator import CanvasDataset
-from hf_cxr.evaluation.image_use import gain_score
-from hf_cxr.evaluation.report.tables import short_name
+from hf_cxr.metrics.content import gain_score
 from hf_cxr.utils.files import replace_files
 from hf_cxr.utils.progress import ProgressBar
 
@@ -120,7 +119,7 @@ def scores_line(scores: dict[str, Any], by: str = "finding_f1_micro") -> str:
     return (
         f"step {scores['step']}: composite {scores['composite']:.3f}; {scores['distinct_outputs']:.0f} distinct "
         f"outputs on {scores['n']:.0f} studies, the commonest on {scores['modal_share']:.0%}; image gain "
-        f"{scores['image_gain']:+.3f} {short_name(by)} over shuffled images "
+        f"{scores['image_gain']:+.3f} {'CIDEr' if by == 'cider' else 'finding F1'} over shuffled images "
         f"(95 % CI {scores['image_gain_low']:+.3f} to {scores['image_gain_high']:+.3f})"
     )
 

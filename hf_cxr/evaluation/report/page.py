@@ -158,7 +158,7 @@ def _inputs(report: Mapping[str, Any]) -> str:
     better, worse = ("frontal", "lateral") if frontal >= lateral else ("lateral", "frontal")
     alone = max(frontal, lateral)
     if not any((both, frontal, lateral)):
-        sentence = "it gets nothing right from either"
+        sentence = f"it gets {'no finding' if by != 'cider' else 'nothing'} right from either"
     elif score(both) == score(alone):
         sentence = f"the {better} view alone does as well as both"
     elif both > alone:
@@ -193,10 +193,10 @@ def _scores(report: Mapping[str, Any]) -> str:
 
 def _findings(report: Mapping[str, Any]) -> str:
     rows = {name: row for name, row in report["per_finding"].items() if row["n"]}
+    if not rows:
+        return f"No text of this split states a finding. {unread_note(report)}".strip()
     if note := unread_note(report):
         return note
-    if not rows:
-        return "No text of this split states a finding."
     order = sorted(rows, key=lambda name: (-rows[name]["n"], name))
     missed = [name for name in order if not rows[name]["recall"]]
     commonest = order[0]
