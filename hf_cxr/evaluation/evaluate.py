@@ -26,8 +26,9 @@ from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canv
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.subgroups import subgroups
+from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import positive_findings
-from hf_cxr.inference.pipeline import CALIBRATION, calibrated
+from hf_cxr.inference.pipeline import calibrated
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
@@ -287,7 +288,7 @@ def _digest_of(studies: Dataset) -> str:
 def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[dict[str, Any] | None, str, bool]:
     """The checkpoint's own calibration, or one fitted now, never on the very split that is evaluated; where it is
     from; and whether it was fitted on the very studies that are evaluated (earlier versions did not note which)."""
-    if own := getattr(writer.checkpoint.model.config, CALIBRATION, None):
+    if own := curve_of(writer.checkpoint.model.config):
         known = own.get("studies")
         return own, "checkpoint", known == _digest_of(dataset[split]) if known else split == "validation"
     return None if split == "validation" else _fitted(writer, dataset), "validation split", False

@@ -18,9 +18,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.inference.checks import panel_size_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, decode, generate
 from hf_cxr.inference.views import VIEWS
-from hf_cxr.models.modeling import Checkpoint, load_checkpoint, panel_size_of
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
 
 THUMBNAIL = 16  # pixels a panel, of the embedding by pixels

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .attention import cross_attention, overlays
+from .checks import GENERATE_OPTIONS, check_options, check_parts, curve_of, panel_size_of
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
 from .plausibility import doubts
@@ -26,13 +27,8 @@ from .remote_code import add_pipeline_code, share_weights
 from .views import UnreadableImage, pack_views
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
-GENERATE_OPTIONS = (
-    *("max_new_tokens", "num_beams", "num_return_sequences"),
-    *("do_sample", "temperature", "top_p", "top_k"),
-)
 ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
-CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
 
 
 def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, torch.Tensor]:
@@ -46,10 +42,17 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
     the canvases, `states` (batch, tokens, hidden). A score is the probability that the model gives to the whole text,
     however it was searched or sampled: the product of its tokens' probabilities, its end among them. A text that was
     cut short has no end; its score is 0.
+
+    Raises `ValueError` for options out of bounds, and for a generation config that does not work.
     """
+    check_options(model, generate_kwargs)
     with torch.inference_mode():
         states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
-        sequences = model.generate(encoder_outputs=BaseModelOutput(states), **generate_kwargs)
+        try:
+            sequences = model.generate(encoder_outputs=BaseModelOutput(states), **generate_kwargs)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:  # what transformers does not check
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"the generation settings of this checkpoint do not work ({told})") from error
         ends = torch.isin(
             sequences[:, 1:], torch.as_tensor(model.generation_config.eos_token_id, device=states.device)
         )
@@ -130,6 +133,13 @@ class ImpressionPipeline(Pipeline):
     _load_tokenizer = True
     _pipeline_calls_generate = False  # options go straight to `generate`
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        try:
+            check_parts(self.model, self.tokenizer, self.image_processor)
+        except ValueError as error:
+            raise ValueError(f"{self.model.name_or_path or 'this model'}: {error}") from error
+
     def __call__(self, inputs=None, *args, frontal=None, lateral=None, **kwargs):
         if args:
             raise TypeError("give one study, or a list: both views of one as frontal=… and lateral=…, or as a pair")
@@ -160,25 +170,22 @@ class ImpressionPipeline(Pipeline):
         on_unreadable: str | None = None,
         **generate_kwargs,
     ):
-        generate_kwargs |= generate_kwargs.pop("generate_kwargs", {})
+        nested = generate_kwargs.pop("generate_kwargs", {})
+        if not isinstance(nested, Mapping):
+            raise ValueError(f"generate_kwargs is a dict of options of generate, not {nested!r}")
+        generate_kwargs |= nested
         unknown = sorted(set(generate_kwargs) - set(GENERATE_OPTIONS))
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join((*OPTIONS, *GENERATE_OPTIONS))}")
-        if abstain_below is not None and not 0 <= abstain_below <= 1:
-            raise ValueError(f"abstain_below is between 0 and 1, not {abstain_below}")
+        if abstain_below is not None and not (isinstance(abstain_below, Real) and 0 <= abstain_below <= 1):
+            raise ValueError(f"abstain_below is a number between 0 and 1, not {abstain_below!r}")
         if on_unlikely not in (None, *ON_UNLIKELY):
             raise ValueError(f"on_unlikely is one of {', '.join(ON_UNLIKELY)}, not {on_unlikely!r}")
         if on_unreadable not in (None, *ON_UNREADABLE):
             raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, not {on_unreadable!r}")
         if return_attention not in (None, False, True, "words"):
             raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
-        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
-            number = generate_kwargs.get(name, 1)
-            if number is not None and (not isinstance(number, Integral) or number < 1):
-                raise ValueError(f"{name} is a whole number of at least 1, not {number!r}")
-        longest = self.model.config.decoder.max_position_embeddings - 1
-        if (tokens := generate_kwargs.get("max_new_tokens")) and tokens > longest:
-            raise ValueError(f"max_new_tokens {tokens}: this decoder writes 1 to {longest}")
+        check_options(self.model, generate_kwargs)
         before = {"on_unlikely": on_unlikely, "keep_views": return_attention and True}
         after = {
             "on_unreadable": on_unreadable,
@@ -190,7 +197,7 @@ class ImpressionPipeline(Pipeline):
         return _given(before), forward, _given(after)
 
     def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
-        size = self.image_processor.size["height"]
+        size = panel_size_of(self.image_processor)
         views: dict[str, Image.Image] = {}
         warnings, errors = list[str](), list[tuple[str, str]]()
         which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
@@ -231,7 +238,7 @@ class ImpressionPipeline(Pipeline):
                 raise UnreadableImage(f"{which}{error}")
             return [{"impression": None, "score": None, "error": error}]
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
-        curve = getattr(self.model.config, CALIBRATION, None)
+        curve = curve_of(self.model.config)
         cut = outputs["truncated"][0].tolist()
         for row, score, short in zip(rows, calibrated(curve, [row["score"] for row in rows], cut), cut, strict=True):
             row |= {"score": score} | ({"truncated": True} if short else {})

@@ -14,7 +14,8 @@ from hf_cxr.evaluation.baselines import BLIND, NEAREST
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.prediction import Writer, open_canvases, views_of, without
 from hf_cxr.evaluation.report import page, report_markdown
-from hf_cxr.inference.pipeline import CALIBRATION, ImpressionPipeline
+from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.pipeline import ImpressionPipeline
 from hf_cxr.models.modeling import load_checkpoint
 
 NORMAL = "No acute cardiopulmonary abnormality."
