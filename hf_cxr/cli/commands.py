@@ -204,12 +204,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
         check_writable(options.out)
     from hf_cxr.data.prepared import load_prepared
     from hf_cxr.evaluation.evaluate import evaluate
-    from hf_cxr.models.modeling import load_checkpoint
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
-    checkpoint = load_checkpoint(options.checkpoint, options.revision)
-    settings = _chosen(options, "batch_size", "seed", "num_beams")
-    report = evaluate(checkpoint, dataset, options.split, options.out, **settings)
+    settings = _chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams")
+    report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -264,7 +262,7 @@ def run_predict(options: argparse.Namespace) -> None:
     from hf_cxr.inference.pipeline import ImpressionPipeline
     from hf_cxr.models.modeling import load_checkpoint
 
-    parts = load_checkpoint(options.checkpoint, options.revision)
+    parts = load_checkpoint(options.checkpoint, options.revision, options.dtype)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
     settings = _chosen(options, "num_beams", "max_new_tokens", "abstain_below")
     if isinstance(studies, dict):

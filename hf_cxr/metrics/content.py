@@ -162,6 +162,12 @@ def unread_findings(texts: Sequence[str]) -> str | None:
     return None
 
 
+def gain_score(references: Sequence[str]) -> str:
+    """The score whose gain over shuffled images tells whether a model reads the images: finding F1, or CIDEr, the
+    score of words, where findings cannot be read from the references."""
+    return "cider" if unread_findings(references) else "finding_f1_micro"
+
+
 def _looks_foreign(words: Sequence[str]) -> bool:
     letters = "".join(words)
     if sum(letter > "\u024f" for letter in letters) > len(letters) / 2:  # beyond Latin
