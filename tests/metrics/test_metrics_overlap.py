@@ -346,4 +346,6 @@ def test_cider_of_permuted_texts_is_that_of_the_texts_themselves():
 
 
 def phantom_text_of(rng) -> str:
-    return " ".join(rng.choice("no acute disease small right left effusion of the lung".split(), size=rng.integers(1, 12)))
+    return " ".join(
+        rng.choice("no acute disease small right left effusion of the lung".split(), size=rng.integers(1, 12))
+    )
