@@ -149,7 +149,7 @@ def _header(stream: BinaryIO, limit: int) -> Any:
     stream.seek(0)
 
     def stop(tag: Any, vr: str | None, length: int) -> bool:
-        if not tag.group or next(seen) > MAX_ELEMENTS:
+        if next(seen) > MAX_ELEMENTS:
             raise Refused(NO_DICOM)
         return False
 
