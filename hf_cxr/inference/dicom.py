@@ -15,7 +15,8 @@ import warnings
 import zlib
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count as counter
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,7 +28,14 @@ TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
     *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
+    *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"),
 ]
+MAX_ELEMENTS = 10_000  # of a header, nested ones not counted; a file of zeros would have millions
+MAX_ASPECT = 4.0  # a pixel so much taller than wide, or wider than tall, is an error of the header
+
+# Pixels that are counted at once, and bytes of a lossless JPEG that are decoded at once: numpy makes 64-bit numbers of
+# both on the way.
+STRIP, WINDOW = 1 << 20, 1 << 18
 
 # Which decoder is asked for a compressed image, whatever else is installed: the pixels must not depend on that. GDCM
 # is not among them: on damaged JPEG Lossless, JPEG 2000 and baseline frames it aborts the whole process.
@@ -50,6 +58,9 @@ LOGGERS = (
 )
 
 
+NO_DICOM = "not a DICOM image, or truncated or damaged"
+
+
 class Frame(NamedTuple):
     """An image: `values[places]`, brighter where greater. `values[i]` occurs `counts[i]` times, padding 0 times."""
 
@@ -57,6 +68,7 @@ class Frame(NamedTuple):
     values: np.ndarray
     counts: np.ndarray
     view: str | None
+    aspect: float = 1.0  # height of a pixel by its width
 
 
 class Refused(ValueError):
@@ -75,7 +87,7 @@ def read_frame(stream: BinaryIO, max_pixels: int) -> Frame | str:
         except Refused as error:
             return str(error)
         except Exception as error:
-            return f"not a DICOM image, or truncated or damaged ({type(error).__name__})"
+            return f"{NO_DICOM} ({type(error).__name__})"
 
 
 def _pydicom() -> Any:
@@ -120,15 +132,28 @@ if hasattr(os, "register_at_fork"):  # a forked child must not wait for a thread
 def _header(stream: BinaryIO, limit: int) -> Any:
     """The data set with no more than `TAGS`. A deflated file is inflated here, because pydicom sets it no limit."""
     pydicom = _pydicom()
-    pydicom.filereader.read_preamble(stream, force=True)
-    meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    reader, seen = pydicom.filereader, counter()
+    reader.read_preamble(stream, force=True)
+    meta = reader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    start = 0
     if meta.get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99":
         inflator = zlib.decompressobj(-zlib.MAX_WBITS)
         stream = io.BytesIO(inflator.decompress(stream.read(), limit))
         if inflator.unconsumed_tail:
             raise Refused("too large when inflated")
+    elif meta:
+        start = stream.tell()
+    stream.seek(start)
+    if stream.read(2) == b"\0\0":  # a command of group 0, of which pydicom reads any number
+        raise Refused(NO_DICOM)
     stream.seek(0)
-    header = pydicom.dcmread(stream, force=True, specific_tags=TAGS)
+
+    def stop(tag: Any, vr: str | None, length: int) -> bool:
+        if next(seen) > MAX_ELEMENTS:
+            raise Refused(NO_DICOM)
+        return False
+
+    header = reader.read_partial(stream, stop, force=True, specific_tags=[pydicom.tag.Tag(name) for name in TAGS])
     if not header.file_meta.get("TransferSyntaxUID"):  # the bare data set of old archives, or inflated
         implicit = header.original_encoding[0]
         header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1"
@@ -146,6 +171,19 @@ def _named_view(header: Any) -> str | None:
     if rows in ("L", "R", "A", "P"):
         named.add("frontal" if rows in "LR" else "lateral")
     return named.pop() if len(named) == 1 else None
+
+
+def _aspect(header: Any) -> float:
+    """Height of a pixel by its width, as DICOM PS3.3 C.7.6.3.1.7 gives it: by a spacing, else by the aspect ratio."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        try:
+            height, width = map(float, header.get(name))
+            aspect = height / width
+        except Exception:  # not there, or no two numbers
+            continue
+        if 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+            return aspect
+    return 1.0
 
 
 def _frame(stream: BinaryIO, max_pixels: int) -> Frame:
@@ -166,7 +204,8 @@ def _frame(stream: BinaryIO, max_pixels: int) -> Frame:
 
     low = int(stored.min())
     places = (stored - stored.dtype.type(low)).view(f"u{stored.dtype.itemsize}")  # a signed difference may wrap
-    counts = np.bincount(places.ravel())
+    number, parts = int(places.max()) + 1, np.array_split(places, 1 + places.size // STRIP)
+    counts = np.sum([np.bincount(part.ravel(), minlength=number) for part in parts], axis=0)
     values = np.arange(low, low + len(counts))
     if header.get("PixelPaddingValue") is not None:
         ends = int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))
@@ -176,7 +215,9 @@ def _frame(stream: BinaryIO, max_pixels: int) -> Frame:
     values = _looked_up(values, counts, header).astype(np.float64)
     if not np.isfinite(values).all():
         raise Refused("a DICOM image with a rescale that gives no numbers")
-    return Frame(places, -values if photometric == "MONOCHROME1" else values, counts, _named_view(header))
+    return Frame(
+        places, -values if photometric == "MONOCHROME1" else values, counts, _named_view(header), _aspect(header)
+    )
 
 
 def _looked_up(values: np.ndarray, counts: np.ndarray, header: Any) -> np.ndarray:
@@ -213,17 +254,28 @@ def _stored_values(header: Any) -> np.ndarray:
         if size and size != int(header.Rows).to_bytes(2, "big") + int(header.Columns).to_bytes(2, "big"):
             raise Refused("the compressed image is not as large as the DICOM header says")
         if decoder == "lossless":
-            stored = _decode_lossless_jpeg(segments)
-            if header.PixelRepresentation:
-                unused = 16 - int(header.BitsStored)
-                stored = (stored << unused).view(np.int16) >> unused
-            return stored
+            return _stored_bits(_decode_lossless_jpeg(segments), header)
+        if decoder == "pillow" and segments.get("frame", b"\x08")[0] != 8:
+            raise Refused(f"a JPEG of {segments['frame'][0]} bits, which is not supported: save it uncompressed")
+        header.pixel_array_options(decoding_plugin=decoder)
+        return _stored_bits(header.pixel_array, header)
     elif 0 < (unused := int(header.HighBit) + 1 - int(header.BitsStored)) <= header.BitsAllocated - header.BitsStored:
         header.BitsStored += unused  # pydicom keeps the lowest bits
         return header.pixel_array >> unused
     if decoder:
         header.pixel_array_options(decoding_plugin=decoder)
-    return header.pixel_array
+    return _stored_bits(header.pixel_array, header)
+
+
+def _stored_bits(stored: np.ndarray, header: Any) -> np.ndarray:
+    """The lowest BitsStored bits: a stream may be deeper than that, with overlays in the bits above."""
+    bits = 8 * stored.itemsize
+    if not 0 < header.BitsStored <= bits:
+        raise ValueError("bits")
+    stored = stored << (bits - header.BitsStored)
+    stored = stored.view(f"{'i' if header.PixelRepresentation else 'u'}{stored.itemsize}")
+    stored >>= bits - header.BitsStored
+    return stored
 
 
 def _jpeg_segments(content: bytes) -> dict[str, Any]:
@@ -266,34 +318,45 @@ def _decode_lossless_jpeg(segments: dict[str, Any]) -> np.ndarray:
     for top, part in zip(range(0, rows, lines), parts, strict=True):
         height = min(lines, rows - top)
         values = _huffman_differences(part, height * columns, segments[f"table {scan[2] >> 4}"])
-        values = values.reshape(height, columns)
-        values[0, 0] += 1 << (frame[0] - shift - 1)
-        values[:, 0] = values[:, 0].cumsum()
-        image[top : top + height] = (values.cumsum(axis=1) << shift) & 0xFFFF
+        values = values.reshape(height, columns)  # modulo 2^16, as all that follows
+        values[:1, :1] += np.uint16(1 << (frame[0] - shift - 1))
+        values[:, 0] = values[:, 0].cumsum(dtype=np.uint16)
+        values.cumsum(axis=1, dtype=np.uint16, out=image[top : top + height])
+    image <<= shift
     return image
 
 
 def _huffman_differences(data: bytes, count: int, table: bytes) -> np.ndarray:
-    """The first `count` differences that lossless JPEG wrote: a Huffman code for a number of bits, then these bits."""
+    """The first `count` differences that lossless JPEG wrote, modulo 2^16: a Huffman code for a number of bits, then
+    these bits."""
     lengths, sizes = np.zeros(1 << 16, dtype=np.uint8), np.zeros(1 << 16, dtype=np.uint8)  # by the next 16 bits
     at = 0
     for size, length in zip(table[16:], np.repeat(range(1, 17), list(table[:16])).tolist(), strict=True):
         lengths[at : at + (1 << 16 - length)], sizes[at : at + (1 << 16 - length)] = length, size
         at += 1 << 16 - length
-    octets = np.frombuffer(data.replace(b"\xff\x00", b"\xff") + bytes(6), dtype=np.uint8).astype(np.uint32)
-    three = octets[:-2] << 16 | octets[1:-1] << 8 | octets[2:]
-    # How far it is to the next difference, from every bit of the stream on: then only a short walk is left to Python.
+    # How far it is to the next difference, from every bit of a window on: then only a short walk is left to Python.
     advance = lengths + np.where(sizes == 16, 0, sizes).astype(np.uint8)
-    strides = np.stack([advance[three >> 8 - bit & 0xFFFF] for bit in range(8)], axis=1).tobytes()
-    at, walked = 0, array("Q")
-    for _ in range(count):
-        walked.append(at)
-        at += strides[at]
-    places = np.frombuffer(walked, dtype=np.uint64).astype(np.int64)
-    code = three[places >> 3] >> 8 - (places & 7) & 0xFFFF
-    if at > 8 * (len(octets) - 6) or sizes.max() > 16 or not lengths[code].all():
-        raise ValueError("the stream ends early or holds an unknown code")
-    places += lengths[code]
-    size = sizes[code].astype(np.int64)
-    bits = (three[places >> 3] >> 8 - (places & 7) & 0xFFFF).astype(np.int64) >> np.maximum(16 - size, 0)
-    return np.where(size == 16, 1 << 15, np.where(bits < (1 << size >> 1), bits - (1 << size) + 1, bits))
+    octets = np.frombuffer(data.replace(b"\xff\x00", b"\xff") + bytes(6), dtype=np.uint8)
+    differences, done, start = np.empty(count, dtype=np.uint16), 0, 0
+    while done < count:
+        first = start >> 3
+        part = octets[first : first + WINDOW + 6].astype(np.uint32)
+        three = part[:-2] << 16 | part[1:-1] << 8 | part[2:]
+        strides = np.stack([advance[three[:-4] >> 8 - bit & 0xFFFF] for bit in range(8)], axis=1).tobytes()
+        at, walked = start & 7, array("I")
+        with suppress(IndexError):  # behind the window
+            for _ in range(count - done):
+                stride = strides[at]
+                walked.append(at)
+                at += stride
+        places = np.frombuffer(walked, dtype=np.uint32).astype(np.int64)
+        code = three[places >> 3] >> 8 - (places & 7) & 0xFFFF
+        if not walked or 8 * first + at > 8 * (len(octets) - 6) or sizes.max() > 16 or not lengths[code].all():
+            raise ValueError("the stream ends early or holds an unknown code")
+        places += lengths[code]
+        size = sizes[code].astype(np.int64)
+        bits = (three[places >> 3] >> 8 - (places & 7) & 0xFFFF).astype(np.int64) >> np.maximum(16 - size, 0)
+        signed = np.where(bits < (1 << size >> 1), bits - (1 << size) + 1, bits)
+        differences[done : done + len(places)] = np.where(size == 16, 1 << 15, signed)
+        done, start = done + len(places), 8 * first + at
+    return differences

@@ -12,7 +12,8 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +27,7 @@ ViewSource = str | Path | bytes | Image.Image | np.ndarray | Callable[[], Image.
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded (a decompression bomb). The largest flat-panel detectors for
 chest radiography give under 20 million pixels."""
+STRIP = 1 << 20  # pixels that are worked on at once, so that what is made of them on the way takes little memory
 
 # The bitmap formats radiographs are exchanged in. An allow-list, because Pillow would run Ghostscript on an EPS file.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
@@ -55,8 +57,9 @@ def read_radiograph(source: ViewSource, *, at_least: int | None = None) -> Image
         DICOM: modality LUT or rescale, then the first VOI LUT or window, MONOCHROME1 inverted, then stretched in the
         same way whatever the depth; padding is black. The stretch follows a window too, so that the same plate
         exported with and without a window, or with the full-range window that many machines write, gives the same
-        image. A window that leaves under a quarter of the pixels unclipped is wrong, and is ignored.
-        PresentationLUTShape says once more what the photometric interpretation says, and is not read.
+        image. A window that leaves under a quarter of the pixels unclipped is wrong, and is ignored. Where a spacing
+        or the aspect ratio says that pixels are not square, the side on which they are narrower is scaled down until
+        they are. PresentationLUTShape says once more what the photometric interpretation says, and is not read.
 
     Raises:
         UnreadableImage: For every failure: no such file, zero bytes, not an image, truncated, more than `MAX_PIXELS`
@@ -227,14 +230,21 @@ def _to_grey(image: Image.Image, name: str) -> Image.Image:
             image.load()
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # `exif_transpose` copies even an upright image
             image = ImageOps.exif_transpose(image)
+        width, height = image.size
+
+        def strip(part: slice) -> Image.Image:
+            return image.crop((0, part.start, width, part.stop))
+
         if image.mode.startswith(("I", "F")):
-            return _array_to_grey(np.asarray(image), name)
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-        if image.mode not in ("L", "1", "RGB", "RGBA"):
-            image = image.convert("RGB")
-        grey = image.convert("L")
-        grey.info = {}  # comments and colour profiles would go on into what is saved
+            return _stretch(lambda part: np.asarray(strip(part)), (height, width), name)
+        grey = Image.new("L", image.size)  # without comments and colour profiles, which would be saved with it
+        for part in _strips((height, width)):
+            some = strip(part)
+            if some.has_transparency_data:
+                some = Image.alpha_composite(Image.new("RGBA", some.size, "black"), some.convert("RGBA"))
+            elif some.mode not in ("L", "1", "RGB"):
+                some = some.convert("RGB")
+            grey.paste(some.convert("L"), (0, part.start))
         return grey
     except UnreadableImage:
         raise
@@ -283,40 +293,70 @@ def _array_to_grey(array: np.ndarray, name: str) -> Image.Image:
         return _to_grey(Image.fromarray(np.ascontiguousarray(array)), name)
     if array.ndim == 3 and array.shape[2] == 4:
         raise UnreadableImage(f"{name}: an array with an alpha channel must be uint8, not {array.dtype}")
-    if array.ndim == 3:
-        array = array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return Image.fromarray(_stretch(array, name))
+    luma = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    pixels = array.__getitem__ if array.ndim == 2 else lambda part: array[part].astype(np.float32) @ luma
+    return _stretch(pixels, array.shape[:2], name)
 
 
 def eight_bits(array: np.ndarray) -> np.ndarray:
     """An array as `uint8` where its numbers are those of an 8-bit image in a larger type; else as it is. Floats may
     leave 0 to 1 a little, as interpolated ones do; NaN becomes 0."""
-    if array.dtype.kind not in "iuf" or array.dtype == np.uint8 or not array.size:
+    if array.dtype.kind not in "iuf" or array.dtype == np.uint8 or not array.size or array.ndim < 2:
         return array
     # The least and the greatest number; NaN, which compares false, if there is none.
     least, most = (reduce.reduce(array, axis=None) for reduce in (np.fmin, np.fmax))
     if array.dtype.kind == "f" and least >= -1e-3 and most <= 1 + 1e-3:
-        return np.rint(np.nan_to_num(array, nan=0).clip(0, 1) * 255).astype(np.uint8)
+        return _in_strips(array.shape, lambda part: np.rint(np.nan_to_num(array[part], nan=0).clip(0, 1) * 255))
     return array.astype(np.uint8) if array.dtype.kind != "f" and least >= 0 and most <= 255 else array
 
 
-def _stretch(array: np.ndarray, name: str) -> np.ndarray:
-    """Numbers of any range to `uint8`; the rule stands in `read_radiograph`."""
-    if array.dtype.kind in "iu" and int(array.max()) - int(array.min()) < 1 << 16:
-        least = int(array.min())
-        index = (array - array.dtype.type(least)).view(f"u{array.dtype.itemsize}")  # a signed difference may wrap
-        index = index.astype(np.uint16, copy=False)  # earlier numpys do not count 64-bit values without a sign
-        counts = np.bincount(index.ravel())
-        return _levels(np.arange(len(counts)), counts)[index]
-    values = array.astype(np.float32)
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
+def _stretch(pixels: Callable[[slice], np.ndarray], shape: tuple[int, int], name: str) -> Image.Image:
+    """Numbers of any range as grey; the rule stands in `read_radiograph`. `pixels` gives some of the rows."""
+    parts = list(_strips(shape))
+    if pixels(parts[0]).dtype.kind in "iu":
+        least = min(int(pixels(part).min()) for part in parts)
+        most = max(int(pixels(part).max()) for part in parts)
+        if most - least < 1 << 16:
+
+            def index(part: slice) -> np.ndarray:
+                some = pixels(part)
+                unsigned = (some - some.dtype.type(least)).view(f"u{some.itemsize}")  # a signed difference may wrap
+                return unsigned.astype(np.uint16, copy=False)  # earlier numpys count no 64-bit values without a sign
+
+            counts = np.zeros(most - least + 1, dtype=np.int64)
+            for part in parts:
+                counts += np.bincount(index(part).ravel(), minlength=len(counts))
+            levels = _levels(np.arange(len(counts)), counts)
+            return Image.fromarray(_in_strips(shape, lambda part: levels[index(part)]))
+
+    def finite(part: slice) -> np.ndarray:
+        some = pixels(part).astype(np.float32)
+        return some[np.isfinite(some)]
+
+    seen = [0, *accumulate(finite(part).size for part in parts)]
+    if not seen[-1]:
         raise UnreadableImage(f"{name}: no finite pixel value")
-    sample = finite[:: max(1, finite.size // 1_000_000)]
+    step = max(1, seen[-1] // 1_000_000)
+    sample = np.concatenate([finite(part)[-i % step :: step].copy() for part, i in zip(parts, seen, strict=False)])
     low, high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
     if low == high:  # almost all of it is background
-        low, high = float(finite.min()), float(finite.max())
-    return _spread(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+        low = min(float(finite(part).min(initial=low)) for part in parts)
+        high = max(float(finite(part).max(initial=high)) for part in parts)
+    return Image.fromarray(_in_strips(shape, lambda part: _spread(pixels(part).astype(np.float32), low, high)))
+
+
+def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The rows of an image, as many at a time as `STRIP` pixels need."""
+    rows = max(1, STRIP // max(1, math.prod(shape[1:])))
+    return (slice(top, min(top + rows, shape[0])) for top in range(0, shape[0], rows))
+
+
+def _in_strips(shape: tuple[int, ...], make: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """`uint8` of this shape, made some rows at a time."""
+    made = np.empty(shape, dtype=np.uint8)
+    for part in _strips(shape):
+        made[part] = make(part)
+    return made
 
 
 def _levels(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -334,6 +374,7 @@ def _levels(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _spread(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if low == high:
         return np.zeros(values.shape, dtype=np.uint8)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     return np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
 
 
@@ -344,12 +385,15 @@ def _read_dicom(stream: BinaryIO, name: str) -> tuple[Image.Image, str | None]:
         frame = read_frame(stream, MAX_PIXELS)
     if isinstance(frame, str):
         raise UnreadableImage(f"{name}: {frame}")
-    grey = _levels(frame.values, frame.counts)
-    grey[frame.counts == 0] = 0
-    pixels = grey[frame.places]
-    if pixels.ndim != 2:  # a damaged header
+    if frame.places.ndim != 2:  # a damaged header
         raise UnreadableImage(f"{name}: DICOM pixels are not one grey frame")
-    return Image.fromarray(pixels), frame.view
+    levels = _levels(frame.values, frame.counts)
+    levels[frame.counts == 0] = 0
+    grey = Image.fromarray(_in_strips(frame.places.shape, lambda part: levels[frame.places[part]]))
+    if abs(frame.aspect - 1) >= 0.01:  # pixels that are not square: less of what is narrower
+        width, height = grey.width / max(1, frame.aspect), grey.height * min(1, frame.aspect)
+        grey = _resize(grey, (max(1, round(width)), max(1, round(height))))
+    return grey, frame.view
 
 
 def _line(text: str) -> str:

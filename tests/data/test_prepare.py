@@ -23,6 +23,7 @@ from helpers import LISTEN
 from PIL import Image
 
 import hf_cxr
+from hf_cxr.data.builder import PreparationConfig
 from hf_cxr.data.prepare import FEATURES, format_preparation, load_studies, plan, prepare
 from hf_cxr.data.splits import split_of
 
@@ -560,6 +561,21 @@ def test_load_studies_follows_the_files_of_the_collection(root, tmp_path):
     noise(20, 20).save(root / "images" / "1_Frontal.png")
     sizes = {row["uid"]: row["frontal"].size for split in load().values() for row in split}
     assert sizes["1"] == (20, 20)
+
+
+def test_a_changed_split_file_or_table_of_views_is_another_dataset(root, tmp_path):
+    def mark(**options):
+        return PreparationConfig("kaggle", {"root": str(root)}, **options).fingerprint()
+
+    table, views = tmp_path / "s.csv", tmp_path / "v.csv"
+    table.write_text("uid,split\n1,test\n")
+    views.write_text("image,view\n1_Frontal.png,PA\n")
+    marks = [mark(), mark(split_file=table), mark(views=views), mark(seed=1)]
+    table.write_text("uid,split\n1,train\n")
+    views.write_text("image,view\n1_Frontal.png,LL\n")
+    marks += [mark(split_file=table), mark(views=views)]
+    assert len(set(marks)) == len(marks)
+    assert mark() == marks[0]
 
 
 def test_load_studies_and_prepare_hold_the_same_rows(phantom, tmp_path):

@@ -1,11 +1,14 @@
 """Which records are kept, and in which split each study goes."""
 
+import os
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_cxr.data import splits
-from hf_cxr.data.study import PLACEHOLDER_POLICIES, Radiograph, Study, clean_text
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, Archived, Radiograph, Study, clean_text
 
 IMAGE = (Radiograph(b"x", "frontal"),)
 
@@ -104,6 +107,15 @@ def test_a_study_without_a_published_split_goes_with_its_patient_and_its_image()
     assert assign(studies, {"a": ["1"], "c": ["1"]}) == {"a": "test", "b": "test", "c": "test"}
 
 
+def test_of_patients_tied_by_an_image_an_unnamed_one_goes_to_the_latest_split_of_the_others():
+    studies = [make_study("a", split="train"), make_study("b", split="validation"), make_study("c")]
+    images = {"a": ["1"], "b": ["2"], "c": ["1", "2"]}
+    assert assign(studies, images) == {"a": "", "b": "validation", "c": "validation"}
+    assert assign(studies[::-1], images) == {"a": "", "b": "validation", "c": "validation"}
+    named = {"a": "test", "b": "train", "c": ""}
+    assert assign(studies, images, chosen=named) == {"a": "test", "b": "", "c": "test"}
+
+
 def test_a_published_split_that_parts_a_patient_is_an_error_that_does_not_name_the_patient():
     studies = [make_study(uid, patient="Jane Doe", split=split) for uid, split in (("a", "train"), ("b", "test"))]
     with pytest.raises(ValueError, match=r"a patient would be in both train and test \(uid 'b'\)") as caught:
@@ -165,3 +177,50 @@ def test_texts_are_kept_clean_and_a_text_that_cleaning_empties_is_accounted_for(
 def test_a_uid_that_occurs_twice_is_an_error():
     with pytest.raises(ValueError, match="uid 'a' occurs twice"):
         splits.plan([make_study("a", impression="Normal.")] * 2)
+
+
+# The fingerprint
+
+
+def touched(path):
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def test_whatever_a_dataset_is_made_of_changes_the_fingerprint(tmp_path, monkeypatch):
+    image, archive, table = tmp_path / "a.png", tmp_path / "a.tgz", tmp_path / "t.csv"
+    for path in (image, archive, table):
+        path.write_bytes(b"content")
+    moved = tmp_path / "b.png"
+    moved.write_bytes(b"content")
+    os.utime(moved, ns=(image.stat().st_atime_ns, image.stat().st_mtime_ns))
+    radiograph = Radiograph(image, "frontal", "a")
+    study = Study("a", (radiograph, Radiograph(Archived(archive, "k"), None, "k")), "Normal.", "Clear.", "Cough.")
+
+    def mark(study=study, tables=(None, table)):
+        return splits.fingerprint([study], tables)
+
+    def with_image(**changes):
+        return mark(replace(study, images=(replace(radiograph, **changes), *study.images[1:])))
+
+    first = mark()
+    assert mark() == first
+    changed = [
+        *(mark(replace(study, **{name: "other"})) for name in ("uid", "impression", "findings", "indication")),
+        *(mark(replace(study, **{name: "other"})) for name in ("patient", "split", "problem")),
+        *(mark(replace(study, tags=("scar",))), mark(replace(study, likely_patient=(("mrn", "1"),)))),
+        *(with_image(view="lateral"), with_image(view=None), with_image(name="b"), with_image(source=moved)),
+        *(with_image(source=tmp_path / "none.png"), with_image(source=b"bytes"), with_image(source=b"other")),
+        mark(replace(study, images=(radiograph, replace(study.images[1], source=Archived(archive, "other"))))),
+    ]
+    for path, how in ((image, touched), (archive, touched)):
+        how(path)
+        changed.append(mark())
+    image.write_bytes(b"more content")
+    changed.append(mark())
+    table.write_bytes(b"other")
+    changed.append(mark())
+    changed.append(splits.fingerprint([study, study], (None, table)))
+    monkeypatch.setattr(splits, "__version__", "99")
+    changed.append(mark())
+    assert len({first, *changed}) == len(changed) + 1

@@ -166,6 +166,32 @@ def test_the_model_is_also_asked_with_less_input(evaluated):
     }
 
 
+def test_what_is_said_of_one_view_alone_is_what_the_model_writes_without_the_other(
+    phantom_folder, tmp_path, monkeypatch
+):
+    split, caught, build = load_prepared(str(phantom_folder))["train"].select(range(12)), {}, evaluation.build_report
+    two = split.select([i for i, row in enumerate(split) if row["frontal"] and row["lateral"]])
+    checkpoint = talkative(tiny_checkpoint(), eyes=2)
+
+    def caught_build(*arguments, **options):
+        caught.update(options["inputs"])
+        return build(*arguments, **options)
+
+    def written(studies, name):
+        evaluation.evaluate(checkpoint, DatasetDict(test=studies), out=tmp_path / name)
+        lines = (tmp_path / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["prediction"] for line in lines]
+
+    monkeypatch.setattr(evaluation, "build_report", caught_build)
+    assert written(two, "both") == list(caught["both_views"][1])
+    monkeypatch.setattr(evaluation, "build_report", build)
+    alone = {view: list(caught[f"{view}_only"][1]) for view in ("frontal", "lateral")}
+    assert alone["frontal"] != alone["lateral"]
+    for view, other in (("frontal", "lateral"), ("lateral", "frontal")):
+        without = two.map(lambda row, other=other: {other: None}, features=two.features)
+        assert written(without, view) == alone[view]
+
+
 def test_each_row_tells_what_was_matched_missed_and_invented(evaluated):
     _, rows, _, _, _ = evaluated
     for row in rows:

@@ -137,9 +137,14 @@ def test_a_dataset_of_an_earlier_version_is_explored_too(phantom_folder, tmp_pat
 
 
 def test_a_dataset_of_findings_alone_is_explored_by_its_findings(tmp_path):
-    prepare("phantom", tmp_path / "data", num_studies=40, size=32, section="findings")
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    rows = "".join(f"s{i},a.png,Large nodule.\n" for i in (1, 2, 3))
+    (tmp_path / "t.csv").write_text("uid,frontal,findings\n" + rows)
+    prepare("table", tmp_path / "data", root=tmp_path / "t.csv", size=32, section="findings")
     facts = explore(tmp_path / "data", tmp_path / "page")
-    assert facts["dataset"]["section"] in ("impression", "findings")
+    assert facts["dataset"]["section"] == "findings"
+    assert [(row["text"], row["count"]) for row in facts["frequent"]["rows"]] == [("Large nodule.", 3)]
+    assert [row["finding"] for row in facts["findings"]["rows"] if row["positive"]] == ["nodule"]
 
 
 @pytest.mark.parametrize(

@@ -529,3 +529,71 @@ def test_real_radiographs_fill_their_panels(shared_data):
         canvas = pack_array(path, None, 96)
         assert canvas[:, :96].std() > 20
         assert np.asarray(read_radiograph(path)).shape[::-1] == Image.open(path).size
+
+
+@pytest.mark.parametrize("kind", ["rgba", "I;16", "I", "F", "float64 to 1", "float32"])
+def test_reading_takes_little_more_memory_than_the_image(kind):
+    """Measured in a process of its own: what Pillow takes, Python does not see."""
+    code = """
+import resource, sys
+import numpy as np
+from PIL import Image
+from hf_cxr.inference.views import read_radiograph
+kind, n = sys.argv[1], 3000
+ramp = np.tile(np.arange(n, dtype=np.float32), (n, 1))
+if kind == "rgba":
+    source = Image.merge("RGBA", [Image.fromarray((ramp % 256).astype(np.uint8))] * 4)
+elif kind.startswith("float"):
+    source = (ramp / n).astype(np.float64) if kind == "float64 to 1" else ramp
+else:
+    source = Image.fromarray(ramp.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[kind]))
+    assert source.mode == kind
+del ramp
+read_radiograph(np.float32([[0, 1], [2, 3]]))
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = peak()
+grey = read_radiograph(source)
+print(peak() - before)
+"""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs /proc")
+    run = subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 9 + 30  # MB: the grey image, and strips
+
+
+def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (37, 23, 4), dtype=np.uint8)
+    odd = rng.normal(0, 900, (37, 23))
+    odd[3:5] = np.nan
+    odd[0, 0] = np.inf
+    palette = Image.fromarray(colours[:, :, :3]).quantize(16)
+    palette.info["transparency"] = 3
+    sources = [
+        *(
+            Image.fromarray(colours),
+            Image.fromarray(colours).convert("LA"),
+            palette,
+            Image.fromarray(colours[..., :3]),
+        ),
+        *(
+            Image.fromarray(colours).convert("CMYK"),
+            Image.fromarray(odd.astype(np.float32)),
+            odd,
+            odd.astype(np.float16),
+        ),
+        *(Image.fromarray(colours[:, :, 0].astype(np.uint16) * 99), colours[:, :, 0].astype(np.int64) * -7),
+        *(
+            Image.fromarray(colours[:, :, 0].astype(np.int32) * 9999),
+            np.stack([odd] * 3, axis=-1),
+            rng.random((37, 23)),
+        ),
+        Image.fromarray(colours[:, :, 0] > 99),
+    ]
+    whole = [np.asarray(read_radiograph(source)) for source in sources]
+    for size in (1, 50, 400):
+        monkeypatch.setattr(views, "STRIP", size)
+        for source, expected in zip(sources, whole, strict=True):
+            assert np.array_equal(np.asarray(read_radiograph(source)), expected)

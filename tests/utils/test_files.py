@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,28 @@ def test_of_two_that_finish_at_the_same_moment_one_wins_whole(tmp_path, there):
         told = list(pool.map(finish, ("one", "other")))
     assert sorted(told) in (["one", "says so"], ["other", "says so"])
     assert {(out / file).read_text() for file in ("README.md", "data/train")} == set(told) - {"says so"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("refused", ["out", "made"])
+def test_an_old_result_is_back_in_its_place_if_the_new_one_cannot_be_moved_there(tmp_path, monkeypatch, refused):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("years of work")
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name == refused:
+            raise OSError(errno.EIO, "the disk is ill")
+        return rename(path, target)
+
+    with staging_folder(out) as folder:
+        (folder / "made").mkdir()
+        monkeypatch.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="the disk is ill"):
+            commit(folder / "made", out, lambda: None)
+        monkeypatch.undo()
+    assert (out / "old").read_text() == "years of work"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

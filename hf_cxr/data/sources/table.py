@@ -69,9 +69,9 @@ def studies(
 
     seen: dict[str, str] = {}
     try:
-        rows = table.rows([*theirs.values(), *likely])
+        rows = table.rows([*theirs.values(), *likely], ())
     except ValueError:  # a column that nobody asks for may hold anything
-        rows, likely = table.rows(list(theirs.values())), []
+        rows, likely = table.rows(list(theirs.values()), ()), []
     for row in rows:
         said = tuple((name, row[name]) for name in likely if row[name])
         study = replace(_study(row, theirs, base), likely_patient=said)
