@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import time
+from contextlib import suppress
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -214,9 +216,18 @@ def test_placeholders_and_the_words_of_reports_are_no_patients(tmp_path, text):
 
 def test_the_reports_of_the_indiana_collection_raise_no_alarm(iu, tmp_path):
     with (iu / "indiana_reports.csv").open(newline="", encoding="utf-8") as stream:
-        texts = {row[name] for row in csv.DictReader(stream) for name in ("indication", "findings", "impression")}
-    assert len(texts) > 6000
+        columns = ("indication", "comparison", "findings", "impression")
+        texts = {row[name] for row in csv.DictReader(stream) for name in columns} - {""}
+    assert len(texts) == 7156
     check_texts(tmp_path, texts)
+
+
+@pytest.mark.parametrize("text", ["A'", "A", "Dr. ", "Anna ", "1 ", "+1", "phone 1 ", "MRN ", "1/2/", "3-", "A^"])
+def test_texts_are_searched_in_linear_time(tmp_path, text):
+    start = time.process_time()
+    with suppress(PatientsToldOf):
+        check_texts(tmp_path, [text * 20_000])
+    assert time.process_time() - start < 1
 
 
 def test_a_study_whose_id_stands_in_a_report_is_found(tmp_path):
