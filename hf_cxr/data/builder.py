@@ -193,7 +193,7 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         "studies": {name: split_names.count(name) for name in rows},
         "images": uses,
         "patients_tied_by_an_image": splits.tied_patients(kept, choice.digests),
-        "studies_without_a_patient": sum(study.patient is None for study in kept),
+        **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),
         "text_overlap": text_overlap({name: [row[target] for row in part] for name, part in rows.items()}),
     }
@@ -202,6 +202,14 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
     if config.views is not None:
         report["images_without_a_view_in_the_table"] = unnamed
     return report, written
+
+
+def patients_known(kept: Sequence[Study], split_of_uid: Mapping[str, str]) -> dict[str, Any]:
+    """What the preparation report says of who is whose."""
+    return {
+        "studies_without_a_patient": sum(study.patient is None for study in kept),
+        "likely_patient_columns": splits.likely_patients(kept, split_of_uid),
+    }
 
 
 def _rows(

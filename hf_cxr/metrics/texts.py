@@ -85,6 +85,11 @@ def cider_tokens(tokens: Sequence[str]) -> list[str]:
     return [token.lower() for token in tokens if token not in _COCO_PUNCTUATION]
 
 
+def cider_tokens_all(texts: Sequence[str]) -> list[list[str]]:
+    """`cider_tokens` of each text."""
+    return [cider_tokens(tokens) for tokens in tokenize_13a_all(texts)]
+
+
 _ROUGE_WORD = re.compile(r"[a-z0-9]+")
 
 
