@@ -3,13 +3,16 @@
 import csv
 import json
 import re
+import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import copy_folder
+from helpers import LISTEN, copy_folder
 from PIL import Image
 
 from hf_cxr.data.prepare import prepare
@@ -132,6 +135,25 @@ def test_a_copy_from_the_hub_keeps_its_ids_and_published_ids_stay(ask, site, pus
     assert ask("push", phantom_folder, "user/phantom")[0] == 0
     assert not pseudonyms.map_of(phantom_folder).exists()
     assert rows_of(tmp_path, site.files("user/phantom", "dataset")) == rows_of(phantom_folder)
+
+
+def test_an_interrupted_push_leaves_no_copy_behind(site, hospital, tmp_path):
+    data = copy_folder(hospital, tmp_path / "data")
+    site.log.clear()
+    site.fail("lfs_upload", "hang")
+    code = LISTEN + "import sys; from hf_cxr.cli.parser import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "push", str(data), "user/broken"]
+    with subprocess.Popen(words, env=site.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as working:
+        deadline = time.monotonic() + 100
+        while ("lfs_upload", "user") not in site.log and time.monotonic() < deadline:
+            time.sleep(0.05)
+        copies = [path.name for path in tmp_path.iterdir() if path.name.startswith(".hf-cxr-")]
+        working.send_signal(signal.SIGINT)
+        assert working.communicate(timeout=30)[1].endswith("hf-cxr push: interrupted\n")
+        site.heal()
+    assert working.returncode == 130
+    assert len(copies) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "data.ids.json"]
 
 
 def test_a_map_that_lost_its_salt_stops_the_push(hospital, tmp_path):
