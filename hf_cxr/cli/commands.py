@@ -379,10 +379,13 @@ def run_push(options: argparse.Namespace) -> None:
         print_next(command("hf-cxr", "predict", options.repo_id) + " --frontal IMAGE [--lateral IMAGE]")
 
 
-def _leave_at_once(*_) -> NoReturn:
-    # An exception would wait for the Hub client's threads, that is for whole uploads; the Hub holds all of a push or
-    # none of it, so nothing is lost.
+def _leave_at_once(*signal_and_frame) -> NoReturn:
+    # An exception would wait for the Hub client's threads, that is for whole uploads; nothing is lost on the Hub.
     print("hf-cxr push: interrupted", file=sys.stderr, flush=True)
+    if callable(
+        clean_up := signal.getsignal(signal.SIGTERM)
+    ):  # of a staging folder; it ends with this signal's status
+        clean_up(*signal_and_frame)
     os._exit(INTERRUPTED)
 
 

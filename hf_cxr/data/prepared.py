@@ -54,11 +54,12 @@ def _first_empty(texts: pa.ChunkedArray) -> int | None:
 
 
 def read_splits(folder: Path, cache: Path | None = None) -> DatasetDict:
-    """The splits of a folder by its files: `load_dataset(folder)` serves a stale cache after a change."""
+    """The splits of a folder by its files: `load_dataset(folder)` serves a stale cache after a change, and tells a
+    public host of every use."""
     files = {name: sorted(map(str, folder.glob(f"data/{name}-*.parquet"))) for name in SPLITS}
     filled = {name: paths for name, paths in files.items() if paths}
     try:
-        return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
+        return DatasetDict.from_parquet(filled, cache_dir=None if cache is None else str(cache))
     except (DatasetGenerationError, *DAMAGE) as error:
         for path in (path for paths in filled.values() for path in paths):
             try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from hf_cxr.data import licences
 from hf_cxr.hub import patients, privacy, pseudonyms
 from hf_cxr.hub.privacy import CARD
+from hf_cxr.utils.files import staging_folder
 
 PUSHED = "Push"  # how the title of each of our commits begins
 # Seconds without a byte from the Hub after which a request is given up: its client would wait for ever.
@@ -69,12 +70,12 @@ def push(
     files = privacy.files_to_push(path, kind)
     token = token or get_token()
     hidden = kind == "dataset" and pseudonyms.wanted(path)
-    with tempfile.TemporaryDirectory() as folder:
+    with staging_folder(pseudonyms.map_of(path)) if hidden else nullcontext(path) as staging:
         if not texts_checked:
             reports, uids = privacy.reports_of(files)
             patients.check_texts(path, reports, uids if hidden else ())
         if hidden:
-            files = pseudonyms.hashed_copy(files, path, Path(folder))
+            files = pseudonyms.hashed_copy(files, path, staging)
         texts = {name: privacy.read_text(file) for name, file in files.items()}
         if kind == "model":
             texts[CARD] = _card_for(path, repo_id)

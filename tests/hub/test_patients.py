@@ -3,11 +3,16 @@
 import csv
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import copy_folder
+from helpers import LISTEN, copy_folder
 from PIL import Image
 
 from hf_cxr.data.prepare import prepare
@@ -132,6 +137,25 @@ def test_a_copy_from_the_hub_keeps_its_ids_and_published_ids_stay(ask, site, pus
     assert rows_of(tmp_path, site.files("user/phantom", "dataset")) == rows_of(phantom_folder)
 
 
+def test_an_interrupted_push_leaves_no_copy_behind(site, hospital, tmp_path):
+    data = copy_folder(hospital, tmp_path / "data")
+    site.log.clear()
+    site.fail("lfs_upload", "hang")
+    code = LISTEN + "import sys; from hf_cxr.cli.parser import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "push", str(data), "user/broken"]
+    with subprocess.Popen(words, env=site.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as working:
+        deadline = time.monotonic() + 100
+        while ("lfs_upload", "user") not in site.log and time.monotonic() < deadline:
+            time.sleep(0.05)
+        copies = [path.name for path in tmp_path.iterdir() if path.name.startswith(".hf-cxr-")]
+        working.send_signal(signal.SIGINT)
+        assert working.communicate(timeout=30)[1].endswith("hf-cxr push: interrupted\n")
+        site.heal()
+    assert working.returncode == 130
+    assert len(copies) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "data.ids.json"]
+
+
 def test_a_map_that_lost_its_salt_stops_the_push(hospital, tmp_path):
     other = copy_folder(hospital, tmp_path / "other")
     pseudonyms.map_of(other).write_text('{"uid": {}}')
@@ -214,9 +238,18 @@ def test_placeholders_and_the_words_of_reports_are_no_patients(tmp_path, text):
 
 def test_the_reports_of_the_indiana_collection_raise_no_alarm(iu, tmp_path):
     with (iu / "indiana_reports.csv").open(newline="", encoding="utf-8") as stream:
-        texts = {row[name] for row in csv.DictReader(stream) for name in ("indication", "findings", "impression")}
-    assert len(texts) > 6000
+        columns = ("indication", "comparison", "findings", "impression")
+        texts = {row[name] for row in csv.DictReader(stream) for name in columns} - {""}
+    assert len(texts) == 7156
     check_texts(tmp_path, texts)
+
+
+@pytest.mark.parametrize("text", ["A'", "A", "Dr. ", "Anna ", "1 ", "+1", "phone 1 ", "MRN ", "1/2/", "3-", "A^"])
+def test_texts_are_searched_in_linear_time(tmp_path, text):
+    start = time.process_time()
+    with suppress(PatientsToldOf):
+        check_texts(tmp_path, [text * 20_000])
+    assert time.process_time() - start < 1
 
 
 def test_a_study_whose_id_stands_in_a_report_is_found(tmp_path):
