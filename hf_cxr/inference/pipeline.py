@@ -17,7 +17,7 @@ from transformers import Pipeline, VisionEncoderDecoderModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .attention import cross_attention, overlays
-from .checks import GENERATE_OPTIONS, check_options, check_parts, curve_of, panel_size_of
+from .checks import GENERATE_OPTIONS, UnusableCheckpoint, check_options, check_parts, curve_of, panel_size_of
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
 from .plausibility import doubts
@@ -51,9 +51,9 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
                 output_logits=True,  # `output_scores` are those after temperature, top_k and top_p
                 **generate_kwargs,
             )
-        except (AttributeError, IndexError, KeyError, TypeError) as error:  # what transformers does not check
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ValueError(f"the generation settings of this checkpoint do not work ({told})") from error
+            raise ValueError(f"this model writes nothing with these settings ({told})") from error
         log_probabilities = model.compute_transition_scores(
             output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
         )
@@ -125,8 +125,8 @@ class ImpressionPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         try:
             check_parts(self.model, self.tokenizer, self.image_processor)
-        except ValueError as error:
-            raise ValueError(f"{self.model.name_or_path or 'this model'}: {error}") from error
+        except UnusableCheckpoint as error:
+            raise UnusableCheckpoint(f"{self.model.name_or_path or 'this model'}: {error}") from error
 
     def __call__(self, inputs=None, *args, frontal=None, lateral=None, **kwargs):
         if args:
