@@ -17,8 +17,6 @@ from hf_cxr.utils.files import json_object
 
 MOST = {"layer": 1000, "depth": 1000, "expert": 1000, "labels": 50_000}
 """Numbers of a config.json, by a part of their name: so many parts are made one by one before any weights are read."""
-
-
 FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """What every checkpoint has beside its weights. Each is a JSON object, and so are these where there are any:"""
 MORE_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "processor_config.json")
@@ -32,6 +30,12 @@ def check_files(folder: Path) -> None:
     for path in (folder / name for name in (*FILES, *MORE_FILES)):
         if path.is_file():
             json_object(path)
+    if (index := folder / "model.safetensors.index.json").is_file():
+        places = json_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(
+            isinstance(file, str) and Path(file).name == file for file in places.values()
+        ):
+            raise ValueError(f"{index}: its weight_map does not name files of this folder")
 
 
 def load(kind: Any, name: str | os.PathLike, **options: Any) -> Any:
