@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from accelerate import PartialState
-from helpers import TINY_RECIPE, tiny_checkpoint, write_config
+from helpers import TINY_RECIPE, talkative, tiny_checkpoint, write_config
 from safetensors.torch import save_file
 
 from hf_cxr.config import parse_arguments
@@ -39,8 +39,9 @@ def main(dataset: str, folder: Path) -> None:
         logs[name], weights = train(stage, accumulation, packed, dataset, folder)
         if PartialState().is_main_process:
             save_file(weights, folder / f"{name}.safetensors")
-    checkpoint = tiny_checkpoint()  # untrained, it writes something else for every study
+    checkpoint = talkative(tiny_checkpoint(), eyes=3)  # it writes something else for every study
     rows = {size: predict_split(checkpoint, parts["test"].select(range(size)), batch_size=2) for size in SPLIT_SIZES}
+    evaluate_at_start({"train": packed, "validation": pack_dataset(parts["test"].select(range(7)), 32)}, folder)
     state = PartialState()
     (folder / f"rows-{state.process_index}.json").write_text(json.dumps(rows))
     if state.is_main_process:
@@ -85,6 +86,22 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
         log = training.fine_tune(checkpoint, {"train": packed}, kit, args).state.log_history
     weights = {name: value.detach().clone() for name, value in checkpoint.model.named_parameters()}
     return [entry for entry in log if "grad_norm" in entry], weights
+
+
+def evaluate_at_start(packed: dict, folder: Path) -> None:
+    """An evaluation within a training, of weights that `predict_split` wrote with; its texts are in `evaluated`."""
+    config = write_config(
+        folder / f"evaluated-{os.environ.get('RANK', '0')}.yaml",
+        **TINY_RECIPE,
+        dataset="unused",
+        output_dir=str(folder / "evaluated"),
+        max_steps=1,
+        eval_on_start=True,
+        per_device_eval_batch_size=2,
+        log_samples=max(SPLIT_SIZES),
+        disable_tqdm=True,
+    )
+    training.fine_tune(talkative(tiny_checkpoint(), eyes=3), packed, *parse_arguments(config))
 
 
 if __name__ == "__main__":

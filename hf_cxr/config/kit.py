@@ -74,6 +74,13 @@ class ImpressionConfig:
     panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
     max_target_length: int = field(default=128, metadata={"help": "Longest impression in tokens, the end included."})
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Studies of a step on all devices together, kept by accumulation; default: per_device_train_batch_"
+            "size × gradient_accumulation_steps × devices."
+        },
+    )
     findings_pretraining_epochs: float = field(default=0.0, metadata={"help": "Epochs of stage one; 0 skips it."})
     findings_pretraining_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,13 +50,15 @@ _OTHERS = ["tags.list.element" if name == "tags" else name for name in FEATURES 
 # What `Dataset.to_parquet` writes: PNG is not compressed again, and chunks follow the content, so that the Hub sends
 # only those that changed.
 _CHUNKS = {"min_chunk_size": 1 << 18, "max_chunk_size": 1 << 20, "norm_level": 0}
-_PARQUET: dict[str, Any] = {
+PARQUET: dict[str, Any] = {
     "compression": dict.fromkeys(_IMAGES, "none") | dict.fromkeys(_OTHERS, "snappy"),
     "column_encoding": dict.fromkeys(_IMAGES, "PLAIN"),
     "use_dictionary": _OTHERS,
     "use_content_defined_chunking": _CHUNKS,
     "write_page_index": True,
 }
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,12 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
     everything = sorted([*with_images, *unread], key=lambda entry: plan.order[entry[0].uid])
     listing, uses = provenance.list_images(everything, {reject["uid"]: reject["reason"] for reject in plan.rejects})
     (folder / "images.csv").write_text(listing, encoding="utf-8")
+    if cells := sum(map(provenance.formula_cells, (listing, (folder / "splits.csv").read_text(encoding="utf-8")))):
+        log.warning(
+            "%s of splits.csv and images.csv begin with = + - @ or white space, as the collection has them: a "
+            "spreadsheet would take them for formulas",
+            "1 cell" if cells == 1 else f"{cells:,} cells",
+        )
     target = splits.SECTIONS[config.section][0]
     split_names = [choice.split_of_uid[study.uid] for study in kept]
     report: dict[str, Any] = {
@@ -193,7 +202,7 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         "studies": {name: split_names.count(name) for name in rows},
         "images": uses,
         "patients_tied_by_an_image": splits.tied_patients(kept, choice.digests),
-        "studies_without_a_patient": sum(study.patient is None for study in kept),
+        **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),
         "text_overlap": text_overlap({name: [row[target] for row in part] for name, part in rows.items()}),
     }
@@ -202,6 +211,14 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
     if config.views is not None:
         report["images_without_a_view_in_the_table"] = unnamed
     return report, written
+
+
+def patients_known(kept: Sequence[Study], split_of_uid: Mapping[str, str]) -> dict[str, Any]:
+    """What the preparation report says of who is whose."""
+    return {
+        "studies_without_a_patient": sum(study.patient is None for study in kept),
+        "likely_patient_columns": splits.likely_patients(kept, split_of_uid),
+    }
 
 
 def _rows(
@@ -237,7 +254,7 @@ def _write_split(rows: list[dict[str, Any]], store: IO[bytes], folder: Path, nam
     total = 0
     for number, shard in enumerate(shards):
         file = folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet"
-        with pq.ParquetWriter(file, FEATURES.arrow_schema, **_PARQUET) as writer:
+        with pq.ParquetWriter(file, FEATURES.arrow_schema, **PARQUET) as writer:
             for start in range(0, len(shard), BATCH):
                 part = shard[start : start + BATCH]
                 batch = [row | {view: _stored(row[view], store) for view in VIEWS} for row in part]

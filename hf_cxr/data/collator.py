@@ -7,7 +7,9 @@ normalisation. Training, evaluation and findings pretraining all read images thr
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.data.augmentation import augment_panel
+from hf_cxr.data.study import sentences
 from hf_cxr.inference import views
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
@@ -50,6 +53,38 @@ def _pack_row(row: dict[str, Any], panel_size: int, code: str) -> dict[str, byte
     return {"canvas": views.pack_array(frontal, lateral, panel_size).tobytes()}
 
 
+def target_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int) -> list[list[int]]:
+    """The target tokens of each text, its end among them, at most `max_length`.
+
+    A longer text is cut at the end of a sentence. One whose first sentence is too long is cut anywhere, and gets no
+    end token: a model must not learn that a text ends there.
+    """
+
+    def ids_of(texts: list[str]) -> list[list[int]]:
+        return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    texts = list(texts)
+    targets = ids_of(texts)
+    for place, ids in enumerate(targets):
+        if len(ids) > max_length:
+            starts = list(accumulate(sentences(texts[place])[:-1], "{} {}".format))
+            fitting = [start for start in ids_of(starts) if len(start) <= max_length] if starts else []
+            targets[place] = fitting[-1] if fitting else ids[:max_length]
+    return targets
+
+
+def note_on_long_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int) -> str | None:
+    """One line on the texts that `target_ids` cuts; `None` where it cuts none."""
+    lengths = [len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    cut = sum(length > max_length for length in lengths)
+    if not cut:
+        return None
+    return (
+        f"{cut:,} of {len(lengths):,} training texts are longer than max_target_length (longest: {max(lengths)} "
+        "tokens): they are cut at the end of a sentence, or taught without an end"
+    )
+
+
 class CanvasDataset(torch.utils.data.Dataset):
     """Rows of a packed dataset as `{"canvas": uint8 (panel_size, 2 * panel_size), "labels": token ids}`.
 
@@ -78,8 +113,7 @@ class CanvasDataset(torch.utils.data.Dataset):
         self.states: np.ndarray | None = None
         self.labels = targets
         if tokenizer is not None:
-            texts = tokenizer(list(packed["impression"]), add_special_tokens=False)["input_ids"]
-            self.labels = [[*ids[: max_length - 1], tokenizer.eos_token_id] for ids in texts]
+            self.labels = target_ids(tokenizer, packed["impression"], max_length)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -6,6 +6,7 @@ it. Training lives in `hf_cxr.training.run`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,8 +64,11 @@ class Checkpoint:
         share_weights(folder)
 
 
-def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> Checkpoint:
-    """Load a checkpoint from a folder or a Hub id.
+def load_checkpoint(
+    folder: str | os.PathLike, revision: str | None = None, dtype: str | torch.dtype | None = None
+) -> Checkpoint:
+    """Load a checkpoint from a folder or a Hub id, its weights as `dtype` ("float32", "bfloat16", …) or, by default,
+    as its config says.
 
     Raises `FileNotFoundError` where there is no such folder or repository, or the folder holds no checkpoint, and
     `ValueError` for one of another kind or with damaged weights.
@@ -84,12 +88,22 @@ def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> C
         image_processor = load(AutoImageProcessor, folder, revision=revision, **image_backend())
         panel_size_of(image_processor)  # before time goes into weights
         tokenizer = load(AutoTokenizer, folder, config=config, revision=revision)
-        whole: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
+        whole: dict[str, Any] = {"use_safetensors": True, "dtype": dtype or "auto", "output_loading_info": True}
         model, info = load(VisionEncoderDecoderModel, folder, config=config, revision=revision, **whole)
         if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
             raise UnusableCheckpoint(f"its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
         check_parts(model, tokenizer, image_processor)
     return Checkpoint(ready_for_trainer(model), tokenizer, image_processor)
+
+
+def weights_digest(folder: str | os.PathLike) -> str | None:
+    """SHA-256 of the weight files in a folder; `None` where it holds none."""
+    files = sorted(path for name in ("model*.safetensors", "pytorch_model*.bin") for path in Path(folder).glob(name))
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest() if files else None
 
 
 def ready_for_trainer(model: VisionEncoderDecoderModel) -> VisionEncoderDecoderModel:
@@ -116,6 +130,7 @@ def build(
     texts: Iterable[str] = (),
     vocab_size: int = 4000,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Checkpoint:
     """Build a checkpoint from two parts.
 
@@ -127,6 +142,7 @@ def build(
         texts: the training impressions.
         vocab_size: the most tokens that a trained tokenizer may have.
         max_new_tokens: the longest text that `generate` writes by default.
+        tokenizer: takes the place of one trained on `texts`.
 
     Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
     a decoder without cross-attention.
@@ -135,7 +151,7 @@ def build(
     make_encoder = encoders.scratch_encoder if encoder in ENCODER_SIZES else encoders.adapt_encoder
     encoder_model = make_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:
-        tokenizer = train_tokenizer(texts, vocab_size)
+        tokenizer = tokenizer or train_tokenizer(texts, vocab_size)
         decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens)
     else:
         tokenizer = _own_tokenizer(decoder)

@@ -113,6 +113,14 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             return LengthGroupedSampler(self.train_dataset, size, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
+    def get_eval_dataloader(self, *args, **kwargs) -> torch.utils.data.DataLoader:
+        # The stock class drops a last batch of evaluation where one of training is to be dropped.
+        asked, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = asked
+
     def _get_eval_sampler(self, eval_dataset):
         return torch.utils.data.SequentialSampler(eval_dataset)
 

@@ -9,7 +9,14 @@ from PIL import Image
 
 from hf_cxr import pack_views
 from hf_cxr.data.builder import FEATURES
-from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.collator import (
+    IGNORED,
+    CanvasCollator,
+    CanvasDataset,
+    note_on_long_texts,
+    pack_dataset,
+    target_ids,
+)
 
 SIZE = 32
 
@@ -74,10 +81,29 @@ def test_labels_end_with_the_end_token_and_the_decoder_sees_them_shifted(studies
         assert tokenizer.decode(ids[:-1]) == text
 
 
-def test_a_long_target_is_cut_and_still_ends(studies):
+def test_a_long_target_ends_where_a_sentence_does_or_not_at_all(studies):
     tokenizer = tiny_checkpoint(SIZE).tokenizer
-    labels = CanvasDataset(pack_dataset(studies, SIZE), SIZE, tokenizer, max_length=4).labels
-    assert all(len(ids) <= 4 and ids[-1] == tokenizer.eos_token_id for ids in labels)
+    text = "1. Cardiomegaly. 2. A nodule of 1.2 cm. Small left effusion."
+    whole = target_ids(tokenizer, [text], 99)[0]
+    assert tokenizer.decode(whole) == f"{text}</s>"
+    for length in range(2, len(whole)):
+        [ids] = target_ids(tokenizer, [text], length)
+        assert len(ids) <= length
+        expected = [f"{text[: text.index(end) + len(end)]}</s>" for end in ("Cardiomegaly.", "cm.")]
+        fits = [cut for cut in expected if len(tokenizer(cut).input_ids) <= length]
+        assert tokenizer.decode(ids) == fits[-1] if fits else ids == whole[:length]
+    labels = CanvasDataset(pack_dataset(studies, SIZE), SIZE, tokenizer, max_length=2).labels
+    assert all(len(ids) == 2 and tokenizer.eos_token_id not in ids for ids in labels)
+
+
+def test_long_targets_are_counted():
+    tokenizer = tiny_checkpoint(SIZE).tokenizer
+    texts = ["Small effusion.", "Small right pleural effusion. Cardiomegaly."] * 3
+    lengths = [len(tokenizer(text).input_ids) + 1 for text in texts]
+    assert lengths[0] < lengths[1]
+    assert note_on_long_texts(tokenizer, texts, lengths[1]) is None
+    note = note_on_long_texts(tokenizer, texts, lengths[1] - 1)
+    assert f"3 of 6 training texts are longer than max_target_length (longest: {lengths[1]} tokens)" in note
 
 
 def test_view_dropout_empties_one_panel_of_pairs_only_and_repeats_exactly(studies):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from datasets import DatasetDict
-from helpers import copy_folder, tiny_checkpoint
+from helpers import copy_folder, talkative, tiny_checkpoint
 
 from hf_cxr import metrics
 from hf_cxr.data.prepare import prepare
@@ -117,7 +117,7 @@ def evaluated(phantom_folder, tmp_path_factory):
     dataset = DatasetDict(
         train=train.select(range(60)), validation=train.select(range(60, 120)), test=train.select(range(120, 160))
     )
-    out, checkpoint = tmp_path_factory.mktemp("evaluated"), tiny_checkpoint()
+    out, checkpoint = tmp_path_factory.mktemp("evaluated"), talkative(tiny_checkpoint(), eyes=2)
     report = evaluation.evaluate(checkpoint, dataset, out=out, batch_size=16)
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     return report, rows, out, dataset, checkpoint

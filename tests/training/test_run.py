@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pyarrow as pa
@@ -109,6 +110,20 @@ def test_a_restart_that_is_cut_short_leaves_nothing_of_the_old_run_to_push(
     with pytest.raises(FileNotFoundError, match="it has not come to its end"):
         hub.push(folder, "user/name")
     assert not list(folder.glob("*.safetensors"))
+
+
+def test_texts_that_are_cut_are_told_of_before_any_training(phantom_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "hf_cxr.training.run.pretrain_on_findings",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(*arguments(tmp_path, phantom_folder, findings_pretraining_epochs=1, max_target_length=16))
+    assert re.search(
+        r"^\d+ of 197 training texts are longer than max_target_length \(longest: \d\d tokens\)",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
 
 
 def test_training_again_leaves_no_score_of_the_old_weights(run_folder, phantom_folder, tmp_path):

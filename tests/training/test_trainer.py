@@ -1,15 +1,21 @@
 """Parameter groups, batches, and options that must not change what is learned."""
 
 import copy
+import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
-from transformers import BertConfig, BertLMHeadModel
+from datasets import DatasetDict
+from helpers import TEXTS, TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
+from transformers import BertConfig, BertLMHeadModel, BertTokenizer
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.evaluation.evaluate import evaluate
+from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import build
 from hf_cxr.training.run import fine_tune
 from hf_cxr.training.trainer import LengthGroupedSampler, part_name
@@ -117,6 +123,47 @@ def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packe
     assert any("eval_composite" in entry for entry in trainer.state.log_history)
     assert checkpoint.model.generation_config.to_diff_dict() == before
     assert checkpoint.model.generation_config.max_length is None
+
+
+# --- what is told of an evaluation -------------------------------------------------------------------------------
+
+
+def uncased_bert_folder(folder: Path) -> str:
+    """A pretrained BERT in Hub form, with random weights, whose WordPieces are whole words in lower case."""
+    words = sorted({word for text in TEXTS for word in re.findall(r"\w+|\W", text.lower()) if word.strip()})
+    letters = [f"{mark}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789" for mark in ("", "##")]
+    pieces = list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters]))
+    (folder.parent / "vocab.txt").write_text("\n".join(pieces))
+    BertTokenizer(str(folder.parent / "vocab.txt")).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertLMHeadModel(BertConfig(vocab_size=len(pieces), is_decoder=True, **sizes)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("decoder", ["tiny", "uncased BERT"])
+def test_the_scores_told_while_training_are_those_of_the_final_evaluation(decoder, phantom_folder, tmp_path):
+    """Against the radiologists' own words, though targets are cut short or lose their capitals as tokens."""
+    dataset = load_prepared(str(phantom_folder))
+    truths = list(dataset["validation"]["impression"])
+    given = decoder if decoder == "tiny" else uncased_bert_folder(tmp_path / "bert")
+    checkpoint = build("tiny", given, 32, texts=TEXTS, vocab_size=350, max_new_tokens=16)
+    assert max(len(checkpoint.tokenizer(text).input_ids) for text in truths) > 16
+    packed = {name: pack_dataset(dataset[name], 32) for name in ("train", "validation")}
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "learning_rate": 3e-3}
+    recipe |= {"max_target_length": 16, "max_steps": 40, "eval_strategy": "steps", "eval_steps": 40, "seed": 0}
+    recipe |= {"per_device_eval_batch_size": 8, "dataloader_drop_last": True, "log_samples": len(truths)}
+    trainer = fine_tune(checkpoint, packed, *parse_arguments(write_config(tmp_path / "c.yaml", **recipe)))
+    [entry] = [entry for entry in trainer.state.log_history if "eval_composite" in entry]
+    told = {name.removeprefix("eval_"): value for name, value in entry.items()}
+    shown = [json.loads(line) for line in (tmp_path / "run" / "samples" / "samples.jsonl").open()]
+    report = evaluate(checkpoint, DatasetDict(validation=dataset["validation"]), split="validation", seed=0)
+    assert [row["impression"] for row in shown] == truths
+    names = [name for name in (*SCALARS, "n", "distinct_outputs", "modal_share") if name in told]
+    assert len(names) > 9
+    assert told["bleu1"] > 0
+    assert {name: told[name] for name in names} == pytest.approx({name: report[name] for name in names})
+    gain = (told["image_gain"], told["image_gain_low"], told["image_gain_high"])
+    assert gain == (report["image_gain"]["finding_f1_micro"], *report["image_gain_ci95"]["finding_f1_micro"])
 
 
 # --- options that must not change what is learned ----------------------------------------------------------------
