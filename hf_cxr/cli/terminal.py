@@ -20,19 +20,19 @@ def print_next(*steps: str) -> None:
     print("Next: " + printable(" · ".join(steps)))
 
 
-def printable(text: str, keep: str = "") -> str:
-    """The text with what a terminal would obey (control characters, changes of direction) written out, as JSON writes
-    it, so that JSON stays the same. Kept are spaces of every width and the characters of `keep`."""
-    return "".join(
-        sign if sign.isprintable() or sign in keep or unicodedata.category(sign) == "Zs" else json.dumps(sign)[1:-1]
-        for sign in text
-    )
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, control characters and changes of direction, written out."""
+    return "".join(repr(sign)[1:-1] if _is_obeyed(sign) else sign for sign in text)
+
+
+def _is_obeyed(sign: str) -> bool:
+    return not sign.isprintable() and unicodedata.category(sign) != "Zs"  # spaces of every width
 
 
 class Printable:
-    """A stream whose texts are `printable`: whatever is printed, logged or warned of on it, by whomever.
-
-    Lines and tabs are kept, and what tqdm writes around a bar: a return before it, and lines up.
+    """A stream that writes out what a terminal would obey, whoever prints, logs or warns on it, and as JSON writes it,
+    so that JSON on it stays the same. Ends of lines and tabs are kept, and what tqdm writes around a bar: a return
+    before it, and lines up.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -41,7 +41,10 @@ class Printable:
     def write(self, text: str) -> int:
         if not re.fullmatch(r"\n*(\x1b\[A)*", text):
             start = "\r" if text.startswith("\r") else ""
-            text = start + printable(text[len(start) :], keep="\n\t")
+            signs = text[len(start) :]
+            text = start + "".join(
+                json.dumps(sign)[1:-1] if _is_obeyed(sign) and sign not in "\n\t" else sign for sign in signs
+            )
         return self.stream.write(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

@@ -43,7 +43,9 @@ def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
     """
     size = panel_size_of(image_processor)
     try:
-        pixels = np.asarray(image_processor(Image.new("RGB", (2 * size, size)), return_tensors="np")["pixel_values"])
+        with np.errstate(all="ignore"):
+            canvas = image_processor(Image.new("RGB", (2 * size, size)), return_tensors="np")
+        pixels = np.asarray(canvas["pixel_values"])
     except Exception as error:  # whatever numpy and Pillow make of wrong settings
         raise UnusableCheckpoint(f"its preprocessor_config.json does not work ({_line(error)})") from error
     if pixels.shape != (1, 3, size, 2 * size) or not np.isfinite(pixels).all():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -151,7 +151,7 @@ class ImpressionPipeline(Pipeline):
             raise ValueError("give a study, or its views as frontal=… and lateral=…: not both")
         for name, least, most in (("batch_size", 1, math.inf), ("num_workers", 0, MOST_WORKERS)):
             number = kwargs.get(name)
-            if number is not None and not (isinstance(number, Integral) and least <= number <= most):
+            if number is not None and not (isinstance(number, int) and least <= number <= most):
                 raise ValueError(f"{name} is a whole number from {least} to {most}, not {number!r}")
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
