@@ -1,5 +1,4 @@
-"""The `hf-cxr` command: arguments in, one clear line out when something is wrong; `hf_cxr.cli.commands` does the
-work."""
+"""The `hf-cxr` command: arguments in, one clear line out when something is wrong. The work lives in `commands`."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
-from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable
+from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
 from hf_cxr.utils.places import advice, is_full
 
@@ -297,6 +296,7 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 success, 2 bad usage or input, 130 interrupted."""
+    spell_out()
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
     if not words:

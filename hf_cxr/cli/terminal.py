@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
 
 WIDTH = 80
 RESEARCH_USE = "Research use only, not for diagnosis."
@@ -19,8 +21,45 @@ def print_next(*steps: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with control characters, which a terminal would obey, written out."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    """The text with what a terminal would obey, control characters and changes of direction, written out."""
+    return "".join(repr(sign)[1:-1] if _is_obeyed(sign) else sign for sign in text)
+
+
+def _is_obeyed(sign: str) -> bool:
+    return not sign.isprintable() and unicodedata.category(sign) != "Zs"  # spaces of every width
+
+
+class Printable:
+    """A stream that writes out what a terminal would obey, whoever prints, logs or warns on it, and as JSON writes it,
+    so that JSON on it stays the same. Ends of lines and tabs are kept, and what tqdm writes around a bar: a return
+    before it, and lines up.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if not re.fullmatch(r"\n*(\x1b\[A)*", text):
+            start = "\r" if text.startswith("\r") else ""
+            signs = text[len(start) :]
+            text = start + "".join(
+                json.dumps(sign)[1:-1] if _is_obeyed(sign) and sign not in "\n\t" else sign for sign in signs
+            )
+        return self.stream.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def spell_out() -> None:
+    """From now on nothing that this process prints can steer the terminal."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(stream := getattr(sys, name), Printable):
+            setattr(sys, name, Printable(stream))
 
 
 def command(*words: object) -> str:
@@ -95,13 +134,13 @@ def print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None
     if as_json:
         row = {key: value for key, value in ({"uid": uid} | answer).items() if value is not None}
         return print(json.dumps(row, ensure_ascii=False), flush=True)
-    prefix = f"{uid}\t" if uid is not None else ""
+    prefix = f"{printable(uid)}\t" if uid is not None else ""
     warnings = list(answer.get("warnings", ()))
     if answer.get("truncated"):
         warnings.append("the text was cut short, by --max-new-tokens or by the checkpoint's own limit")
     for warning in warnings:
-        print(f"{prefix}warning: {warning}", file=sys.stderr)
-    print(prefix + _answer_line(answer), flush=True)
+        print(f"{prefix}warning: {printable(warning)}", file=sys.stderr)
+    print(prefix + printable(_answer_line(answer)), flush=True)
 
 
 def _answer_line(row: dict[str, Any]) -> str:

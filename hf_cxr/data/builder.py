@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,8 @@ PARQUET: dict[str, Any] = {
     "use_content_defined_chunking": _CHUNKS,
     "write_page_index": True,
 }
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,12 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
     everything = sorted([*with_images, *unread], key=lambda entry: plan.order[entry[0].uid])
     listing, uses = provenance.list_images(everything, {reject["uid"]: reject["reason"] for reject in plan.rejects})
     (folder / "images.csv").write_text(listing, encoding="utf-8")
+    if cells := sum(map(provenance.formula_cells, (listing, (folder / "splits.csv").read_text(encoding="utf-8")))):
+        log.warning(
+            "%s of splits.csv and images.csv begin with = + - @ or white space, as the collection has them: a "
+            "spreadsheet would take them for formulas",
+            "1 cell" if cells == 1 else f"{cells:,} cells",
+        )
     target = splits.SECTIONS[config.section][0]
     split_names = [choice.split_of_uid[study.uid] for study in kept]
     report: dict[str, Any] = {

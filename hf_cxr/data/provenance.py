@@ -71,6 +71,12 @@ def list_images(
     return listing.getvalue(), dict(sorted(uses.items()))
 
 
+def formula_cells(table: str) -> int:
+    """How many cells of a CSV text a spreadsheet would take for a formula."""
+    rows = csv.reader(io.StringIO(table, newline=""))
+    return sum(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for cell in row)
+
+
 def digest_of(images: Iterable[Sequence[StoredImage | str]]) -> str:
     """SHA-256 of what every image that was looked for turned out to be."""
     digest = hashlib.sha256()

@@ -31,47 +31,59 @@ GENERATE_OPTIONS: dict[str, tuple[Any, float, str]] = {
 """The options of `generate` that may be given, what they are and at least."""
 
 
+class UnusableCheckpoint(ValueError):
+    """Parts that cannot write a text together. The message is one line that goes on after the checkpoint's name."""
+
+
 def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
     """Check that a `VisionEncoderDecoderModel` and its companions can write a text.
 
-    Raises `ValueError` for a checkpoint of one square image, an image processor that gives no canvas, a tokenizer of
-    another model, generation settings that are missing or absurd, or a calibration that is no curve.
+    Raises `UnusableCheckpoint` for one square image in place of two views, an image processor that gives no canvas, a
+    tokenizer of another model, generation settings that are missing or absurd, or a calibration that is no curve.
     """
     size = panel_size_of(image_processor)
     try:
-        pixels = np.asarray(image_processor(Image.new("RGB", (2 * size, size)), return_tensors="np")["pixel_values"])
+        with np.errstate(all="ignore"):
+            canvas = image_processor(Image.new("RGB", (2 * size, size)), return_tensors="np")
+        pixels = np.asarray(canvas["pixel_values"])
     except Exception as error:  # whatever numpy and Pillow make of wrong settings
-        raise ValueError(f"its preprocessor_config.json does not work ({_line(error)})") from error
+        raise UnusableCheckpoint(f"its preprocessor_config.json does not work ({_line(error)})") from error
     if pixels.shape != (1, 3, size, 2 * size) or not np.isfinite(pixels).all():
-        raise ValueError(f"its preprocessor_config.json does not give a canvas of {size} × {2 * size} numbers")
+        raise UnusableCheckpoint(f"its preprocessor_config.json does not give a canvas of {size} × {2 * size} numbers")
     settings, vocabulary = model.generation_config, model.config.decoder.vocab_size
     if settings.max_new_tokens is None and settings.max_length is None:
-        raise ValueError("its generation_config.json is missing or damaged: nothing says how long a text may be")
-    check_options(model, settings.to_dict())
+        raise UnusableCheckpoint(
+            "its generation_config.json is missing or damaged: nothing says how long a text may be"
+        )
+    try:
+        check_options(model, settings.to_dict())
+    except ValueError as error:
+        raise UnusableCheckpoint(f"its generation_config.json does not work: {error}") from error
     ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
     start = settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
     for token in (start, settings.pad_token_id, *ends):
         if not isinstance(token, int) or not 0 <= token < vocabulary:
-            raise ValueError(f"its generation_config.json names the token {token!r}; there are 0 to {vocabulary - 1}")
+            there = f"there are 0 to {vocabulary - 1}"
+            raise UnusableCheckpoint(f"its generation_config.json names the token {token!r}; {there}")
     if tokenizer.pad_token_id != settings.pad_token_id:
-        raise ValueError("its tokenizer is damaged or another model's: its padding is not that of the texts")
+        raise UnusableCheckpoint("its tokenizer is damaged or another model's: its padding is not that of the texts")
     curve_of(model.config)
 
 
 def panel_size_of(image_processor: Any) -> int:
     """The side of one square panel, in pixels, that a checkpoint was made for.
 
-    Raises `ValueError` if its image size is not that of a two-panel canvas (height, 2 × height).
+    Raises `UnusableCheckpoint` if its image size is not that of a two-panel canvas (height, 2 × height).
     """
     size = image_processor.size
     height, width = (size.get(side) if hasattr(size, "get") else None for side in ("height", "width"))
     if not isinstance(height, int) or width != 2 * height or height < 1:
-        raise ValueError(
+        raise UnusableCheckpoint(
             f"not a checkpoint of two views: its images are {height or '?'} × {width or '?'} pixels (height × width), "
             "not twice as wide as high; checkpoints of one square image cannot be used yet"
         )
     if height > LARGEST_PANEL:
-        raise ValueError(f"its images are {height} × {width} pixels; a view of {LARGEST_PANEL} is the most")
+        raise UnusableCheckpoint(f"its images are {height} × {width} pixels; a view of {LARGEST_PANEL} is the most")
     return height
 
 
@@ -94,7 +106,7 @@ def check_options(model: Any, options: Mapping[str, Any]) -> None:
 
 
 def curve_of(config: Any) -> dict[str, Any] | None:
-    """The calibration that a model's config carries, None if it has none. Raises `ValueError` for what is no curve."""
+    """The calibration that a model's config carries, or None. Raises `UnusableCheckpoint` for what is no curve."""
     curve = getattr(config, CALIBRATION, None)
     if curve is None:
         return None
@@ -105,7 +117,7 @@ def curve_of(config: Any) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise ValueError(f"the {CALIBRATION} of its config.json is no curve from probability to chance")
+        raise UnusableCheckpoint(f"the {CALIBRATION} of its config.json is no curve from probability to chance")
     return curve
 
 

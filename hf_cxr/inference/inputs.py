@@ -7,11 +7,13 @@ a view.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,7 +52,10 @@ class Rows(Dataset):
         return len(self.studies)
 
     def __getitem__(self, index: int) -> Numbered:
-        study = self.studies[index]
+        try:
+            study = self.studies[index]
+        except Exception as error:  # told by the pipeline, which may go on with the others
+            return Numbered(index, UnreadableImage(f"the dataset does not give it ({_said(error)})"))
         return Numbered(index, {view: self.image(view, study[view]) for view in self.views} if self.views else study)
 
     def image(self, view: str, stored: Any) -> Any:
@@ -139,8 +144,10 @@ def read_views(
         try:
             source = _taken(source)
             views[name] = read_radiograph(source, at_least=at_least)
-        except (ValueError, TypeError, OSError) as error:
-            raise UnreadableImage(f"{where}: {' '.join(str(error).split())}") from error
+        except Exception as error:  # a file, a mapping or an array of the user's may raise anything
+            known = isinstance(error, (ValueError, TypeError, OSError))
+            told = " ".join(str(error).split()) if known else _said(error)
+            raise UnreadableImage(f"{where}: {told}") from error
         if doubts:
             warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
     return views, warnings
@@ -148,6 +155,8 @@ def read_views(
 
 def _views_of(study) -> tuple[Any, Any]:
     """(frontal, lateral) of a study; what is neither a dict nor a pair is a frontal view alone."""
+    if isinstance(study, UnreadableImage):
+        raise study
     if isinstance(study, Mapping):
         unknown = sorted(map(str, set(study) - set(VIEWS)))
         if len(study) - len(unknown) < len(VIEWS) and (unknown or not study):  # perhaps a view, misspelt
@@ -155,7 +164,10 @@ def _views_of(study) -> tuple[Any, Any]:
                 f"a study has the keys 'frontal' and 'lateral', not {unknown or 'none at all'}; of a row with further "
                 "columns give both, None where there is none"
             )
-        return study.get("frontal"), study.get("lateral")
+        try:
+            return study.get("frontal"), study.get("lateral")
+        except Exception as error:
+            raise UnreadableImage(f"a study that cannot be read ({_said(error)})") from error
     if not isinstance(study, (tuple, list)):
         return study, None
     if len(study) == len(VIEWS):
@@ -169,7 +181,10 @@ def _taken(source):
     """What `read_radiograph` reads of a view: what is at an address, in an open file, behind a callable, or in a
     image of `datasets` that is not decoded; anything else as it is."""
     if isinstance(source, Mapping):
-        source = source.get("bytes") or source.get("path")
+        content = source.get("bytes")
+        if content and not isinstance(content, (bytes, bytearray, memoryview)):
+            raise UnreadableImage(f"the bytes of an image are {type(content).__name__}")
+        source = content or source.get("path")
     if isinstance(source, str):
         if not source.strip():
             raise UnreadableImage("an empty path; a view that a study does not have is None")
@@ -177,11 +192,34 @@ def _taken(source):
             return _fetched(source.strip())
         if scheme := re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]+)://", source):
             raise UnreadableImage(f"an address of {scheme[1]}; only http and https are fetched")
+    elif isinstance(source, os.PathLike):  # some of which have a `read` of their own, for text
+        return Path(os.fsdecode(source))
     elif hasattr(source, "read"):
-        return source.read()
+        return _read(source)
     elif callable(source):
         return called(source)
     return source
+
+
+def _read(stream: Any) -> bytes:
+    """What an open file still holds, `MAX_BYTES` at most: a few bytes may unpack to more than there is memory."""
+    content = bytearray()
+    try:
+        while part := stream.read(1 << 20):
+            content += part  # which takes no text: its content would be taken for a path
+            if len(content) > MAX_BYTES:
+                raise UnreadableImage(f"more than {MAX_BYTES >> 20} MB")
+    except TypeError:
+        raise UnreadableImage("an open file that does not give bytes; open it with 'rb'") from None
+    except UnreadableImage:
+        raise
+    except Exception as error:  # gzip, zipfile and network libraries raise whatever they like
+        raise UnreadableImage(f"an open file that cannot be read ({_said(error)})") from error
+    return bytes(content)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 # --- an address ----------------------------------------------------------------------------------------------------

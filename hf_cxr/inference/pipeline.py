@@ -5,6 +5,7 @@ A checkpoint brings this file as remote code; `remote_code.py` names the others 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -18,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .attention import cross_attention, overlays
-from .checks import GENERATE_OPTIONS, check_options, check_parts, curve_of, panel_size_of
+from .checks import GENERATE_OPTIONS, UnusableCheckpoint, check_options, check_parts, curve_of, panel_size_of
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
 from .plausibility import doubts
@@ -27,6 +28,7 @@ from .remote_code import add_pipeline_code, share_weights
 from .views import UnreadableImage, pack_views
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
+MOST_WORKERS = 256  # processes that read images
 ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
 
@@ -50,9 +52,9 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
         states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
         try:
             sequences = model.generate(encoder_outputs=BaseModelOutput(states), **generate_kwargs)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:  # what transformers does not check
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ValueError(f"the generation settings of this checkpoint do not work ({told})") from error
+            raise ValueError(f"this model writes nothing with these settings ({told})") from error
         ends = torch.isin(
             sequences[:, 1:], torch.as_tensor(model.generation_config.eos_token_id, device=states.device)
         )
@@ -137,8 +139,8 @@ class ImpressionPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         try:
             check_parts(self.model, self.tokenizer, self.image_processor)
-        except ValueError as error:
-            raise ValueError(f"{self.model.name_or_path or 'this model'}: {error}") from error
+        except UnusableCheckpoint as error:
+            raise UnusableCheckpoint(f"{self.model.name_or_path or 'this model'}: {error}") from error
 
     def __call__(self, inputs=None, *args, frontal=None, lateral=None, **kwargs):
         if args:
@@ -147,6 +149,10 @@ class ImpressionPipeline(Pipeline):
             inputs = {"frontal": frontal, "lateral": lateral}
         elif frontal is not None or lateral is not None:
             raise ValueError("give a study, or its views as frontal=… and lateral=…: not both")
+        for name, least, most in (("batch_size", 1, math.inf), ("num_workers", 0, MOST_WORKERS)):
+            number = kwargs.get(name)
+            if number is not None and not (isinstance(number, int) and least <= number <= most):
+                raise ValueError(f"{name} is a whole number from {least} to {most}, not {number!r}")
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
         return super().__call__(numbered(inputs), **kwargs)
@@ -174,7 +180,7 @@ class ImpressionPipeline(Pipeline):
         if not isinstance(nested, Mapping):
             raise ValueError(f"generate_kwargs is a dict of options of generate, not {nested!r}")
         generate_kwargs |= nested
-        unknown = sorted(set(generate_kwargs) - set(GENERATE_OPTIONS))
+        unknown = sorted(map(str, set(generate_kwargs) - set(GENERATE_OPTIONS)))
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join((*OPTIONS, *GENERATE_OPTIONS))}")
         if abstain_below is not None and not (isinstance(abstain_below, Real) and 0 <= abstain_below <= 1):

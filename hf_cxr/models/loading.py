@@ -6,13 +6,36 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_cxr.inference.checks import UnusableCheckpoint
+from hf_cxr.utils.files import json_object
+
 MOST = {"layer": 1000, "depth": 1000, "expert": 1000, "labels": 50_000}
 """Numbers of a config.json, by a part of their name: so many parts are made one by one before any weights are read."""
+FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json")
+"""What every checkpoint has beside its weights. Each is a JSON object, and so are these where there are any:"""
+MORE_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "processor_config.json")
+
+
+def check_files(folder: Path) -> None:
+    """Check that a checkpoint's folder holds all small files, whole. Raises `OSError` or `ValueError` naming one."""
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder}: {name} is missing; copy the whole checkpoint")
+    for path in (folder / name for name in (*FILES, *MORE_FILES)):
+        if path.is_file():
+            json_object(path)
+    if (index := folder / "model.safetensors.index.json").is_file():
+        places = json_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(
+            isinstance(file, str) and Path(file).name == file for file in places.values()
+        ):
+            raise ValueError(f"{index}: its weight_map does not name files of this folder")
 
 
 def load(kind: Any, name: str | os.PathLike, **options: Any) -> Any:
@@ -43,16 +66,20 @@ def loading(name: str | os.PathLike) -> Iterator[None]:
     """Whatever fails in this block as one line: files of others make libraries raise errors of any kind."""
     try:
         yield
+    except UnusableCheckpoint as error:
+        raise UnusableCheckpoint(f"{name}: {error}") from error
     except Exception as error:
         told = " ".join(str(error).split())
         if "trust_remote_code" in told:
             raise ValueError(f"{name}: needs code of its own (auto_map), and the kit runs none of it") from error
-        kind = OSError if isinstance(error, OSError) else ValueError
         if told.startswith(f"{name}: "):
-            raise kind(told) from error
+            raise
+        kind = OSError if isinstance(error, OSError) else ValueError
         what = "a file cannot be read" if kind is OSError else "not a checkpoint, or a damaged one"
         if isinstance(error, SafetensorError):
             what = "its model.safetensors is damaged"
+        elif "ignore_mismatched_sizes" in told:  # which goes on about a report that nobody sees
+            raise ValueError(f"{name}: its weights have other sizes than its config.json says") from error
         raise kind(f"{name}: {what} ({type(error).__name__}: {told[:200]})") from error
 
 

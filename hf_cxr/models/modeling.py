@@ -30,12 +30,12 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
-from hf_cxr.inference.checks import check_parts, panel_size_of
+from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, panel_size_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
-from hf_cxr.models.loading import load, load_config, loading
+from hf_cxr.models.loading import check_files, load, load_config, loading
 from hf_cxr.utils.places import check_checkpoint
 
 # From-scratch sizes. `base` is GPT-2 small.
@@ -82,21 +82,16 @@ def load_checkpoint(
         raise FileNotFoundError(f"{folder}: no such folder, and not to be had from the Hub ({error})") from error
     if config.model_type != "vision-encoder-decoder":
         raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
-    image_processor = load(AutoImageProcessor, folder, revision=revision, **image_backend())
-    with loading(folder):  # of no other size is a model built
-        panel_size_of(image_processor)
-    tokenizer = load(AutoTokenizer, folder, config=config, revision=revision)
-    model, info = load(
-        VisionEncoderDecoderModel,
-        folder,
-        config=config,
-        revision=revision,
-        dtype=dtype or "auto",
-        output_loading_info=True,
-    )
-    if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
-        raise ValueError(f"{folder}: its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
+    if Path(folder).is_dir():
+        check_files(Path(folder))
     with loading(folder):
+        image_processor = load(AutoImageProcessor, folder, revision=revision, **image_backend())
+        panel_size_of(image_processor)  # before time goes into weights
+        tokenizer = load(AutoTokenizer, folder, config=config, revision=revision)
+        whole: dict[str, Any] = {"use_safetensors": True, "dtype": dtype or "auto", "output_loading_info": True}
+        model, info = load(VisionEncoderDecoderModel, folder, config=config, revision=revision, **whole)
+        if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
+            raise UnusableCheckpoint(f"its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
         check_parts(model, tokenizer, image_processor)
     return Checkpoint(ready_for_trainer(model), tokenizer, image_processor)
 

@@ -58,7 +58,7 @@ def json_object(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: no JSON ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: holds no JSON object")

@@ -11,7 +11,7 @@ from hub_server import HubServer
 from PIL import Image
 
 from hf_cxr.cli.parser import main
-from hf_cxr.cli.terminal import WIDTH, aligned, print_report
+from hf_cxr.cli.terminal import WIDTH, aligned, print_report, printable
 
 NEXT = "Next: "
 
@@ -98,3 +98,66 @@ def test_push_names_the_next_step(run_folder, phantom_folder):
             )
             assert done.returncode == 0, done.stderr
             assert done.stdout.splitlines()[-1].startswith(f"{NEXT}hf-cxr {step}")
+
+
+# --- what a terminal would obey --------------------------------------------------------------------------------------
+
+EVIL = "\x1b]0;title\x07 \x9b2J \u202etxt.exe\u2066 \x7f\r\b \ud800"
+
+
+def obeyed(text: str) -> list[str]:
+    """Signs that steer a terminal."""
+    return [sign for sign in text if not sign.isprintable() and sign not in "\n\t\xa0"]
+
+
+def test_nothing_printed_logged_or_warned_of_steers_the_terminal_and_json_keeps_its_text(capsys):
+    code = (
+        "import json, logging, sys, warnings\n"
+        "from hf_cxr.cli.terminal import spell_out\n"
+        "spell_out(); spell_out()\n"
+        f"evil = {EVIL!r}\n"
+        "print('a', evil); logging.warning(evil); warnings.warn(evil); sys.stderr.writelines([evil, '\\n'])\n"
+        "print(json.dumps({'uid': evil}, ensure_ascii=False))\n"
+        "from tqdm import tqdm\n"
+        "list(tqdm([1], file=sys.stderr, desc='bar ' + evil[:5])); raise ValueError(evil)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert obeyed(done.stdout) == []
+    assert set(obeyed(done.stderr.replace("\rbar", "bar"))) <= {"\r"}
+    assert done.stderr.count("\\u001b]0;title\\u0007") >= 3
+    assert json.loads(done.stdout.splitlines()[-1]) == {"uid": EVIL}
+    assert "title" in done.stderr.splitlines()[-1]
+
+
+def test_spaces_and_letters_of_every_script_are_printed_as_they_are():
+    for text in ("9.5\xa0%", "Herzgröße 心臓 قلب", "−", "▏█"):
+        assert printable(text) == text
+    assert printable("a\nb\tc") == "a\\nb\\tc"
+    assert printable("\U000e0041") == "\\U000e0041"
+
+
+def test_uids_texts_and_names_of_files_are_spelt_out_by_every_command(run_folder, phantom_folder, tmp_path, capsys):
+    import shutil
+
+    folder = tmp_path / "im\x1b[2Jages"
+    folder.mkdir()
+    Image.fromarray(radiograph(1)).save(folder / "evil\x1b[31m\n\u202eforged.png")
+    (folder / "no\x9bimage.png").write_bytes(b"none")
+    capsys.readouterr()
+    assert main(["predict", str(run_folder), "--frontal", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert obeyed(captured.out + captured.err) == []
+    assert len(captured.out.splitlines()) == 2, "one line a study"
+    assert main(["predict", str(run_folder), "--frontal", str(folder), "--json"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert {json.loads(line)["uid"] for line in lines} == {"evil\x1b[31m\n\u202eforged", "no\x9bimage"}
+    run = tmp_path / "run\x1b[2J"
+    shutil.copytree(run_folder, run)
+    for words in (["evaluate", run, phantom_folder], ["compare", run, run], ["prepare", "kaggle", "--root", folder]):
+        main([str(word) for word in words])
+    for words in (["explore", "\x1b[2Jx", "--out", tmp_path / "p"], ["train", "\x1b]0;x\x07"]):
+        assert main([str(word) for word in words]) == 2
+    with pytest.raises(SystemExit):
+        main(["predict", "--\x1b[2J"])
+    captured = capsys.readouterr()
+    assert set(obeyed(captured.out + captured.err)) <= {"\r"}
