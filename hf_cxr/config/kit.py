@@ -74,6 +74,9 @@ class ImpressionConfig:
     panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
     max_target_length: int = field(default=128, metadata={"help": "Longest impression in tokens, the end included."})
+    decoder_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout of the decoder; default: a pretrained one's own, none from scratch."}
+    )
     findings_pretraining_epochs: float = field(default=0.0, metadata={"help": "Epochs of stage one; 0 skips it."})
     findings_pretraining_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}

@@ -147,6 +147,7 @@ def _train_stages(
         texts=texts,
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
+        decoder_dropout=kit.decoder_dropout,
     )
     note = note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length)
     if note and state.is_main_process:
@@ -260,8 +261,8 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
     by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
     if by_tags and "tags" not in dataset["train"].column_names:
         raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
-    for name in ("view_dropout", "augmentation"):
-        if not 0 <= getattr(kit, name) <= 1:
+    for name in ("view_dropout", "augmentation", "decoder_dropout"):
+        if not 0 <= (getattr(kit, name) or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {getattr(kit, name)}")
     for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs"):
         if getattr(kit, name) < 0:

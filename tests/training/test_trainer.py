@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict
@@ -17,6 +18,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.evaluate import evaluate
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import build
+from hf_cxr.training.findings_pretraining import pretrain_on_findings
 from hf_cxr.training.run import fine_tune
 from hf_cxr.training.trainer import LengthGroupedSampler, part_name
 
@@ -123,6 +125,73 @@ def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packe
     assert any("eval_composite" in entry for entry in trainer.state.log_history)
     assert checkpoint.model.generation_config.to_diff_dict() == before
     assert checkpoint.model.generation_config.max_length is None
+
+
+# --- both stages get what they are told to -----------------------------------------------------------------------
+
+
+def train_stage(stage, packed, tmp_path, **values):
+    """A tiny checkpoint after a stage, and the canvases that its encoder has seen in training, as grey levels."""
+    checkpoint, seen = tiny_checkpoint(), []
+
+    def look(module, args, kwargs):
+        if module.training:
+            seen.extend((kwargs["pixel_values"][:, 0] * 0.5 + 0.5).mul(255).round().byte())
+
+    checkpoint.model.encoder.register_forward_pre_hook(look, with_kwargs=True)
+    if stage == "impressions":
+        run(checkpoint, packed, tmp_path, **values)
+    else:
+        recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "seed": 0} | values
+        kit, args = parse_arguments(write_config(tmp_path / "config.yaml", **recipe))
+        pretrain_on_findings(checkpoint, packed, kit, args)
+    return checkpoint, torch.stack(seen)
+
+
+STAGES = pytest.mark.parametrize("stage", ["findings", "impressions"])
+ONE_EPOCH = {"per_device_train_batch_size": 16, "findings_pretraining_epochs": 1, "max_steps": -1}
+
+
+@STAGES
+def test_view_dropout_empties_a_panel_of_what_the_encoder_learns_from(stage, packed, tmp_path):
+    pairs = sum(
+        all(half.any() for half in np.hsplit(canvas, 2))
+        for canvas in map(CanvasDataset(packed, 32).canvas, range(len(packed)))
+    )
+    for name, share in (("none", 0.0), ("all", 1.0)):
+        (tmp_path / name).mkdir()
+        _, seen = train_stage(stage, packed, tmp_path / name, view_dropout=share, **ONE_EPOCH)
+        assert len(seen) == len(packed)
+        both = sum(all(half.any() for half in canvas.chunk(2, dim=1)) for canvas in seen)
+        assert both == (0 if share else pairs)
+
+
+@STAGES
+def test_augmentation_changes_what_the_encoder_learns_from(stage, packed, tmp_path):
+    plain = {CanvasDataset(packed, 32).canvas(row).tobytes() for row in range(len(packed))}
+    for name, strength in (("none", 0.0), ("full", 1.0)):
+        (tmp_path / name).mkdir()
+        _, seen = train_stage(stage, packed, tmp_path / name, augmentation=strength, **ONE_EPOCH)
+        as_they_are = sum(canvas.numpy().tobytes() in plain for canvas in seen)
+        assert as_they_are == (0 if strength else len(packed))
+
+
+def test_the_findings_pretraining_learns_at_its_own_rate_or_else_at_that_of_the_run(packed, tmp_path):
+    """One step of plain gradient descent moves every weight by the learning rate times its gradient."""
+    before, moved = tiny_checkpoint().model.encoder.state_dict(), {}
+    step = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "per_device_train_batch_size": 8}
+    step |= {"findings_pretraining_epochs": 4 / len(packed), "learning_rate": 0.02}
+    for rate in (None, 0.0, 0.01, 0.02, 0.04):
+        given = {} if rate is None else {"findings_pretraining_learning_rate": rate}
+        (tmp_path / str(rate)).mkdir()
+        checkpoint, _ = train_stage("findings", packed, tmp_path / str(rate), **step, **given)
+        after = checkpoint.model.encoder.state_dict()
+        moved[rate] = torch.cat([(after[name] - value).flatten() for name, value in before.items()])
+    assert torch.equal(moved[None], moved[0.02])
+    assert not moved[0.0].any()
+    assert moved[0.01].norm() > 1e-3
+    for rate in (0.02, 0.04):
+        assert torch.allclose(moved[rate], moved[0.01] * rate / 0.01, atol=1e-6)
 
 
 # --- what is told of an evaluation -------------------------------------------------------------------------------
