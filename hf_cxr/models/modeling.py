@@ -162,7 +162,7 @@ def build(
         raise UnsupportedPart(
             f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
         )
-    encoder_model.config._name_or_path = decoder_model.config._name_or_path = ""  # no path of this machine is saved
+    encoder_model.config.name_or_path = decoder_model.config.name_or_path = ""  # no path of this machine is saved
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
     model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
     set_special_tokens(model, tokenizer, max_new_tokens)

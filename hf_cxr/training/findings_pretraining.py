@@ -133,7 +133,6 @@ def pretrain_on_findings(
         "save_strategy": "epoch" if args.save_strategy == "best" else args.save_strategy,
         "save_total_limit": 1,
         "load_best_model_at_end": False,
-        "train_sampling_strategy": "random",
         "resume_from_checkpoint": None,
         "eval_on_start": False,
         "label_smoothing_factor": 0.0,

@@ -258,6 +258,11 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
         raise ValueError("hub_strategy: every_save pushes whole weights; lora_rank and FSDP have them at the end only")
     if kit.lora_rank and is_sharded(args):
         raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"train_sampling_strategy: {args.train_sampling_strategy} is not supported: batches of like length teach "
+            "the commonest text (docs/training.md); use random"
+        )
     by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
     if by_tags and "tags" not in dataset["train"].column_names:
         raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")

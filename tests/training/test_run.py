@@ -154,6 +154,12 @@ def test_what_cannot_end_well_is_refused_before_any_time_is_spent(phantom_folder
         check_feasible(DatasetDict(train=dataset["train"]), kit, args)
     with pytest.raises(ValueError, match="no training studies"):
         check_feasible(DatasetDict(test=dataset["test"]), kit, args)
+    for strategy in ("group_by_length", "batch_rebalance"):
+        kit, args = arguments(tmp_path, phantom_folder, train_sampling_strategy=strategy)
+        with pytest.raises(
+            ValueError, match=f"{strategy} is not supported: batches of like length teach the commonest"
+        ):
+            check_feasible(dataset, kit, args)
 
 
 def test_sharded_training_without_a_gpu_is_refused(phantom_folder, tmp_path, monkeypatch):

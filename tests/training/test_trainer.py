@@ -1,4 +1,4 @@
-"""Parameter groups, batches, and options that must not change what is learned."""
+"""Parameter groups, evaluations, and options that must not change what is learned."""
 
 import copy
 import json
@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict
-from helpers import TEXTS, TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
-from transformers import BertConfig, BertLMHeadModel, BertTokenizer
+from helpers import ROOT, TEXTS, TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+from transformers import BertConfig, BertLMHeadModel, BertTokenizer, Seq2SeqTrainer
+from transformers import __version__ as transformers_version
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
@@ -18,9 +21,10 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.evaluate import evaluate
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import build
+from hf_cxr.training.checkpoints import ResumableTrainer
 from hf_cxr.training.findings_pretraining import pretrain_on_findings
 from hf_cxr.training.run import fine_tune
-from hf_cxr.training.trainer import LengthGroupedSampler, part_name
+from hf_cxr.training.trainer import ImpressionTrainer, part_name
 
 
 @pytest.fixture(scope="module")
@@ -72,59 +76,6 @@ def test_what_is_new_to_a_pretrained_pair_counts_as_cross_attention(tmp_path):
     )  # fmt: skip
     bert_names = [f"decoder.{name}" for name, _ in BertLMHeadModel(bert).named_parameters()]
     assert {part_name(name) for name in bert_names} == {"decoder", "cross-attention"}, "not its own `encoder`"
-
-
-# --- batches -----------------------------------------------------------------------------------------------------
-
-
-def test_length_groups_hold_each_study_once_and_pad_less(packed):
-    canvases = CanvasDataset(packed, 32, tiny_checkpoint().tokenizer, seed=0)
-    sampler = LengthGroupedSampler(canvases, 8, seed=0)
-    order = list(sampler)
-    assert sorted(order) == list(range(len(canvases)))
-    assert order == list(sampler), "the same in every process and after every resume"
-    canvases.epoch.fill_(1)
-    assert order != list(sampler)
-    canvases.epoch.fill_(0)
-
-    def padding(order):
-        lengths = [len(canvases.labels[row]) for row in order]
-        batches = [lengths[start : start + 8] for start in range(0, len(lengths), 8)]
-        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
-
-    random = torch.randperm(len(canvases), generator=torch.Generator().manual_seed(0)).tolist()
-    assert padding(order) < 0.5 * padding(random)
-    firsts = [max(len(canvases.labels[row]) for row in order[start : start + 8]) for start in range(0, len(order), 8)]
-    assert firsts != sorted(firsts), "the batches themselves come in random order"
-
-
-def test_length_grouped_training_leaves_the_order_of_evaluation_alone(phantom_folder, packed, tmp_path):
-    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
-    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
-    options = {"train_sampling_strategy": "group_by_length", "eval_strategy": "steps", "eval_steps": 1}
-    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, **options))
-    checkpoint = tiny_checkpoint()
-    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
-    labels = trainer.predict(trainer.eval_dataset).label_ids
-    texts = checkpoint.tokenizer.batch_decode(labels.clip(0), skip_special_tokens=True)
-    expected = checkpoint.tokenizer.batch_decode(
-        [checkpoint.tokenizer(text).input_ids[: kit.max_target_length - 1] for text in validation["impression"]],
-        skip_special_tokens=True,
-    )
-    assert texts == expected
-
-
-def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packed, tmp_path):
-    """The stock class fills it with defaults: a `max_length` of 20, which `generate` warns of ever after."""
-    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
-    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
-    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, eval_strategy="steps", eval_steps=1))
-    checkpoint = tiny_checkpoint()
-    before = checkpoint.model.generation_config.to_diff_dict()
-    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
-    assert any("eval_composite" in entry for entry in trainer.state.log_history)
-    assert checkpoint.model.generation_config.to_diff_dict() == before
-    assert checkpoint.model.generation_config.max_length is None
 
 
 # --- both stages get what they are told to -----------------------------------------------------------------------
@@ -233,6 +184,32 @@ def test_the_scores_told_while_training_are_those_of_the_final_evaluation(decode
     assert {name: told[name] for name in names} == pytest.approx({name: report[name] for name in names})
     gain = (told["image_gain"], told["image_gain_low"], told["image_gain_high"])
     assert gain == (report["image_gain"]["finding_f1_micro"], *report["image_gain_ci95"]["finding_f1_micro"])
+
+
+def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packed, tmp_path):
+    """The stock class fills it with defaults: a `max_length` of 20, which `generate` warns of ever after."""
+    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, eval_strategy="steps", eval_steps=1))
+    checkpoint = tiny_checkpoint()
+    before = checkpoint.model.generation_config.to_diff_dict()
+    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
+    assert any("eval_composite" in entry for entry in trainer.state.log_history)
+    assert checkpoint.model.generation_config.to_diff_dict() == before
+    assert checkpoint.model.generation_config.max_length is None
+
+
+# --- what is built on --------------------------------------------------------------------------------------------
+
+
+def test_transformers_has_an_upper_bound_as_long_as_private_names_of_its_trainer_are_overridden():
+    own = {name for kind in (ImpressionTrainer, ResumableTrainer) for name in vars(kind) if re.match("_[a-z]", name)}
+    overridden = {name for name in own if hasattr(Seq2SeqTrainer, name)}
+    assert {"_save_checkpoint", "_issue_warnings_after_load"} <= overridden
+    (bounds,) = re.findall(r'^ +"transformers([^"]+)",', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    major, minor = Version(transformers_version).release[:2]
+    assert transformers_version in SpecifierSet(bounds)
+    assert f"{major}.{minor + 1}" not in SpecifierSet(bounds)
 
 
 # --- options that must not change what is learned ----------------------------------------------------------------
