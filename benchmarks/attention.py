@@ -27,10 +27,11 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sources import phantom
 from hf_cxr.inference.attention import VIEWS, cross_attention, overlay, word_maps
+from hf_cxr.inference.checks import panel_size_of
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import generate
 from hf_cxr.inference.views import pack_views
-from hf_cxr.models.modeling import load_checkpoint, panel_size_of
+from hf_cxr.models.modeling import load_checkpoint
 
 LEAST = 12
 WORDS = {

@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.inference.checks import panel_size_of
 from hf_cxr.inference.views import pack_views
-from hf_cxr.models.modeling import Checkpoint, load_checkpoint, panel_size_of
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 
 Writer = Callable[[torch.Tensor], list[list[int]]]
 

@@ -27,7 +27,7 @@ from defusedxml.ElementTree import fromstring
 
 from hf_cxr.data.archives import members
 from hf_cxr.data.sources import openi
-from hf_cxr.inference.labeler import NEGATIVE, PLACED, is_normal, mentions, positive_findings
+from hf_cxr.inference.labeler import NEGATIVE, PLACED, is_normal, mentions, positive_findings, statements
 
 # MeSH heading (start of a tag, as a pattern) → our names that answer it.
 MAP: dict[str, tuple[str, set[str]]] = {
@@ -342,7 +342,7 @@ def main() -> None:
         np.add.at(weights, (np.arange(args.samples)[:, None], draws), 1)
         result[half] = {**found_scores(part, weights), "located": located_scores(part, weights)}
         print_tables(result[half])
-    mentions.cache_clear()
+    statements.cache_clear()
     start = time.perf_counter()
     for report in reports:
         mentions(report.text)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hf_cxr import metrics
 from hf_cxr.data.sources import phantom_text
-from hf_cxr.inference.labeler import mentions
+from hf_cxr.inference.labeler import statements
 from hf_cxr.metrics import content, overlap, texts
 
 Pairs = tuple[list[str], list[str]]
@@ -149,7 +149,7 @@ def speed(name: str, pairs: Pairs, rounds: int) -> None:
     """Print the seconds of `study_statistics`, scores included, with every cache emptied before each round."""
     seconds = []
     for _ in range(rounds):
-        for cached in (mentions, texts.tokenize_13a, content._said, overlap.legacy):
+        for cached in (statements, texts.tokenize_13a, content._said, overlap.legacy):
             cached.cache_clear()
         start = time.process_time()
         metrics.study_statistics(*pairs).scores()

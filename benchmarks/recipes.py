@@ -40,6 +40,7 @@ from hf_cxr.config import ImpressionConfig, parse_arguments
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, PATCH_SIZE, STRETCHED
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import DECODER_SIZES, ready_for_trainer
+from hf_cxr.training.launch import cut_global_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -189,6 +190,7 @@ def step_flops(work) -> int:
 def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
     """Everything about one recipe that does not depend on the machine. Bytes, FLOPs, counts; per study."""
     kit, args = parse_arguments(config, ["--bf16", "False", "--fp16", "False"])
+    cut_global_batch(kit, args)
     tokens = min(tokens, kit.max_target_length)
     model = build_from_config(kit).train()
     cached = kit.freeze_encoder

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report
+from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe
 from hf_cxr.utils.places import (
     check_checkpoint,
@@ -359,16 +359,20 @@ def _files_under(folder: Path) -> list[str]:
 def run_push(options: argparse.Namespace) -> None:
     if not Path(options.folder).exists():
         raise FileNotFoundError(missing(options.folder, "folder", folders=True))
+    from hf_cxr.hub.patients import PatientsToldOf
     from hf_cxr.hub.push import licence_note, push
 
     if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
         print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = _chosen(options, "public", "dataset", "hold_rights", "with_history")
+    settings = _chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked")
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)
     try:
         print(push(options.folder, options.repo_id, **settings))
+    except PatientsToldOf as error:
+        print("\n".join(map(printable, error.examples)))  # for the eyes of whoever pushes
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
     if options.dataset or (Path(options.folder) / "prepare.json").is_file():

@@ -16,6 +16,7 @@ from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, parse_a
 from hf_cxr.data.prepare import format_preparation, prepare
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.training.checkpoints import PROGRESS, only_run_in, read_progress
+from hf_cxr.training.launch import cut_global_batch
 from hf_cxr.training.run import train
 from hf_cxr.training.samples import INK, LINE, MARGIN, text_font, wrap
 from hf_cxr.utils.files import is_empty, json_object, replace_files
@@ -68,6 +69,7 @@ def arguments(
     if num_studies >= FEWEST:
         kit.findings_pretraining_epochs = max(kit.findings_pretraining_epochs, round(PRETRAINING / num_studies))
         args.num_train_epochs = max(args.num_train_epochs, round(FINE_TUNING / num_studies))
+    cut_global_batch(kit, args)  # as the run will record it
     return kit, args
 
 

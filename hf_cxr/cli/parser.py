@@ -247,11 +247,10 @@ def _push(parser: Parser) -> None:
         action="store_true",
         dest="hold_rights",
     )
-    parser.option(
-        "--with-history",
-        "with --public, of a repository that was private: its earlier revisions may become public, too",
-        action="store_true",
-    )
+    history = "with --public, of a repository that was private: its earlier revisions may become public, too"
+    parser.option("--with-history", history, action="store_true")
+    checked = "push although texts hold what looks like names, record numbers, dates or telephone numbers"
+    parser.option("--i-checked-the-texts", checked, action="store_true", dest="texts_checked")
 
 
 def _demo(parser: Parser) -> None:

@@ -77,6 +77,13 @@ class ImpressionConfig:
     decoder_dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the decoder; default: a pretrained one's own, none from scratch."}
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Studies of a step on all devices together, kept by accumulation; default: per_device_train_batch_"
+            "size × gradient_accumulation_steps × devices."
+        },
+    )
     findings_pretraining_epochs: float = field(default=0.0, metadata={"help": "Epochs of stage one; 0 skips it."})
     findings_pretraining_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of stage one; default: learning_rate."}

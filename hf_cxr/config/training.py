@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,9 @@ class ImpressionTrainingArguments(Seq2SeqTrainingArguments):
     output_dir: str = field(default="runs/latest", metadata={"help": "The run folder."})
     predict_with_generate: bool = field(default=True, metadata={"help": "Score generated texts at each evaluation."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The canvases carry no other columns."})
+    gradient_accumulation_steps: int = field(
+        default=0, metadata={"help": "Batches of a device in a step; default: as many as global_batch_size needs."}
+    )
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Studies generated at once."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide a loss that is no number (and wait for the GPU at each step to know)."}
@@ -39,6 +43,8 @@ class ImpressionTrainingArguments(Seq2SeqTrainingArguments):
         if self.metric_for_best_model is None and self.predict_with_generate:  # type: ignore[has-type]
             # Of `hf_cxr.evaluation.evaluate`; BLEU alone rewards one sentence.
             self.metric_for_best_model = "composite"
+        self.accumulation_given = self.gradient_accumulation_steps != 0
+        self.gradient_accumulation_steps = self.gradient_accumulation_steps or 1
         super().__post_init__()
 
     def changed(self) -> dict[str, Any]:
@@ -46,7 +52,7 @@ class ImpressionTrainingArguments(Seq2SeqTrainingArguments):
 
         Read off the fields: a second instance to compare with would reset the state of the running processes.
         """
-        current = self.to_dict()
+        current = {name: str(value) if isinstance(value, Path) else value for name, value in self.to_dict().items()}
         defaults = {
             item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
             for item in dataclasses.fields(self)
@@ -63,12 +69,15 @@ class ImpressionTrainingArguments(Seq2SeqTrainingArguments):
 
 # Fields that `Seq2SeqTrainingArguments` fills in for itself from the machine and the other fields, and a secret.
 DERIVED = {"logging_dir", "local_rank", "accelerator_config", "dataloader_pin_memory", "hub_token"}
+DERIVED |= {"do_train", "do_eval", "do_predict"}  # a run does all three; `do_eval` is filled in, the others unread
 ARGUMENTS = (ImpressionConfig, ImpressionTrainingArguments)
 
 
 def resolved_config(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str, Any]:
     """All of the kit's arguments and the Trainer's changed ones: a config that trains the same model again."""
     config = dataclasses.asdict(kit) | args.changed()
+    if kit.global_batch_size:  # says the same on any number of devices
+        config.pop("gradient_accumulation_steps", None)
     return {name: value for name, value in config.items() if name not in STARTING}
 
 

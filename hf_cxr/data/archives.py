@@ -259,11 +259,16 @@ def _tar_files(plain: IO[bytes], budget: _Budget) -> Iterator[tuple[str, Iterato
             name = budget.admit(member.name, member.size, _tar_kind(member))
             if name is not None:
                 yield name, _tar_content(tar, member, budget)
+        # Two blocks of zeros end a tar. One alone is a header that was lost, unless nothing follows.
+        end = tar.fileobj.tell() - tarfile.BLOCKSIZE
+        if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise ValueError(f"zeros in place of the tar header at byte {end:,}")
         # To the end of the stream, where gzip and xz have their checksum. Padding, mostly.
         while chunk := tar.fileobj.read(CHUNK):
-            start = (len(chunk) - len(chunk.lstrip(b"\0"))) // 512 * 512
-            if start < len(chunk) and _is_header(chunk[start : start + 512]):
-                raise ValueError("a second archive is joined to it, which is not read")
+            for start in range(0, len(chunk), tarfile.BLOCKSIZE) if chunk.strip(b"\0") else ():
+                if _is_header(chunk[start : start + tarfile.BLOCKSIZE]):
+                    at = tar.fileobj.tell() - len(chunk) + start
+                    raise ValueError(f"a further member at byte {at:,}, behind the end mark at byte {end:,}")
 
 
 def _is_header(block: bytes) -> bool:

@@ -49,7 +49,7 @@ _OTHERS = ["tags.list.element" if name == "tags" else name for name in FEATURES 
 # What `Dataset.to_parquet` writes: PNG is not compressed again, and chunks follow the content, so that the Hub sends
 # only those that changed.
 _CHUNKS = {"min_chunk_size": 1 << 18, "max_chunk_size": 1 << 20, "norm_level": 0}
-_PARQUET: dict[str, Any] = {
+PARQUET: dict[str, Any] = {
     "compression": dict.fromkeys(_IMAGES, "none") | dict.fromkeys(_OTHERS, "snappy"),
     "column_encoding": dict.fromkeys(_IMAGES, "PLAIN"),
     "use_dictionary": _OTHERS,
@@ -193,7 +193,7 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         "studies": {name: split_names.count(name) for name in rows},
         "images": uses,
         "patients_tied_by_an_image": splits.tied_patients(kept, choice.digests),
-        "studies_without_a_patient": sum(study.patient is None for study in kept),
+        **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),
         "text_overlap": text_overlap({name: [row[target] for row in part] for name, part in rows.items()}),
     }
@@ -202,6 +202,14 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
     if config.views is not None:
         report["images_without_a_view_in_the_table"] = unnamed
     return report, written
+
+
+def patients_known(kept: Sequence[Study], split_of_uid: Mapping[str, str]) -> dict[str, Any]:
+    """What the preparation report says of who is whose."""
+    return {
+        "studies_without_a_patient": sum(study.patient is None for study in kept),
+        "likely_patient_columns": splits.likely_patients(kept, split_of_uid),
+    }
 
 
 def _rows(
@@ -237,7 +245,7 @@ def _write_split(rows: list[dict[str, Any]], store: IO[bytes], folder: Path, nam
     total = 0
     for number, shard in enumerate(shards):
         file = folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet"
-        with pq.ParquetWriter(file, FEATURES.arrow_schema, **_PARQUET) as writer:
+        with pq.ParquetWriter(file, FEATURES.arrow_schema, **PARQUET) as writer:
             for start in range(0, len(shard), BATCH):
                 part = shard[start : start + BATCH]
                 batch = [row | {view: _stored(row[view], store) for view in VIEWS} for row in part]

@@ -37,7 +37,7 @@ COLUMNS = {
     "findings": "what the radiologist saw",
     "indication": "why the study was made",
     "tags": "labels that the collection itself gives the study",
-    "patient": "a number: rows with the same number are of one patient (it says nothing else of the patient)",
+    "patient": "a number: rows with the same number are of one patient (a study without one has a number of its own)",
     "frontal_confidence": "how sure it is that this view is the frontal one; 1 where the collection says so",
     "lateral_confidence": "the same for the lateral view",
 }

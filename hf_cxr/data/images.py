@@ -11,13 +11,14 @@ import hashlib
 import io
 import multiprocessing
 import signal
+import stat
 import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hf_cxr.utils.files import ENDINGS, undisturbed
 
 AHEAD = 8  # images in work or waiting per process: bounds the memory, whatever the size of the collection
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+KILLED = "the process that read it was killed, twice (out of memory?)"
 
 Key = tuple[int, int]  # (index of the study, index of the image in it)
 
@@ -47,7 +49,8 @@ def read_images(
         num_proc: Processes that read. The result does not depend on it.
 
     Returns:
-        For each study, in order, for each of its images: a `StoredImage`, or the reason why it cannot be read.
+        For each study, in order, for each of its images: a `StoredImage`, or the reason why it cannot be read. That
+        two processes were killed over it is one.
 
     Raises:
         ValueError: If an archive is broken or unsafe.
@@ -57,7 +60,8 @@ def read_images(
     total = sum(len(study.images) for study in studies)
     with store.open("wb") as stream, tqdm(total=total, desc="Reading images", unit=" images") as progress:
         start = 0
-        for key, (result, reason) in _in_order(_read_one, _jobs(studies, size), num_proc):
+        for key, outcome in _in_order(_read_one, _jobs(studies, size), num_proc):
+            result, reason = outcome or (None, f"{studies[key[0]].images[key[1]].label}: {KILLED}")
             if result is None:
                 found[key] = reason
             else:
@@ -80,7 +84,7 @@ def _jobs(studies: Sequence[Study], size: int) -> Iterator[tuple[Key, tuple[Any,
             source = radiograph.source
             if isinstance(source, Archived):
                 wanted.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
-            elif not isinstance(source, (str, Path)) or Path(source).is_file():
+            elif not isinstance(source, (str, Path)) or _is_there(source):
                 yield (s, i), (source, radiograph.label, radiograph.view is None, size)
     while wanted:
         archive = next(iter(wanted))
@@ -94,6 +98,17 @@ def _jobs(studies: Sequence[Study], size: int) -> Iterator[tuple[Key, tuple[Any,
                 places = _archives(studies[s].images[i])
                 for place in places[places.index(archive) + 1 :][:1]:
                     wanted.setdefault(place, {}).setdefault(name, []).append((s, i))
+
+
+def _is_there(path: str | Path) -> bool:
+    """Whether to open it. What speaks against reading it (too long a name, no permission), the reader says."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)  # to open a pipe would wait for ever
 
 
 def _members(archive: Path, missing: dict[str, list[Key]]) -> Iterator[tuple[list[Key], bytes]]:
@@ -139,19 +154,48 @@ def _read_one(source: Any, label: str, unlabelled: bool, size: int) -> tuple[tup
 def _in_order(
     function: Callable[..., Any], jobs: Iterable[tuple[Key, tuple[Any, ...]]], num_proc: int
 ) -> Iterator[tuple[Key, Any]]:
-    """`(key, function(*arguments))` of each job, in the order of the jobs, never more than a few of them in memory."""
+    """`(key, function(*arguments))` of each job, in the order of the jobs, never more than a few of them in memory.
+
+    Where a process is killed, the jobs that were in work or waiting are done again, each alone in a process of its
+    own. One that kills two of these gives `None`.
+    """
     if num_proc <= 1:
         for key, arguments in jobs:
             yield key, function(*arguments)
         return
-    waiting: deque[tuple[Key, Any]] = deque()
-    with _workers(num_proc) as pool:
-        for key, arguments in jobs:
-            waiting.append((key, pool.submit(function, *arguments)))
-            if len(waiting) >= AHEAD * num_proc:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        yield from ((key, future.result()) for key, future in waiting)
+    jobs = iter(jobs)
+    waiting: deque[tuple[Key, tuple[Any, ...], Future | None]] = deque()
+    while True:
+        with suppress(BrokenProcessPool), _workers(num_proc) as pool:
+            for key, arguments in jobs:
+                waiting.append((key, arguments, None))  # before `submit`, which may find the pool broken
+                waiting[-1] = key, arguments, pool.submit(function, *arguments)
+                if len(waiting) >= AHEAD * num_proc:
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+            return
+        while waiting:
+            key, arguments, future = waiting.popleft()
+            if future is None or not future.done() or future.exception():
+                yield key, _alone(function, arguments)
+            else:
+                yield key, future.result()
+
+
+def _first(waiting: deque[tuple[Key, tuple[Any, ...], Any]]) -> tuple[Key, Any]:
+    """Key and result of the first job, which waits no more; it stays if its process was killed."""
+    key, _, future = waiting[0]
+    result = future.result()
+    waiting.popleft()
+    return key, result
+
+
+def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    for _ in range(2):  # it may have waited only while another job killed the process
+        with suppress(BrokenProcessPool), _workers(1) as pool:
+            return pool.submit(function, *arguments).result()
+    return None
 
 
 def _serve() -> None:
@@ -170,7 +214,7 @@ def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
         with undisturbed():  # half started, or with a child that was ended before it listens, the pool would hang
             pool.submit(int)  # starts the processes
         yield pool
-    except BrokenProcessPool:
-        raise OSError("a process that reads images was killed (out of memory?): try a smaller --num-proc") from None
     finally:
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            process.kill()  # it may wait for a lock that another held when it was killed
         pool.shutdown(cancel_futures=True)

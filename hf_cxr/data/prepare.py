@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import filelock
@@ -22,7 +23,7 @@ from datasets import DatasetDict, DatasetInfo
 
 from hf_cxr import __version__
 from hf_cxr.data import sources
-from hf_cxr.data.builder import FEATURES, PreparationConfig, build, choose
+from hf_cxr.data.builder import FEATURES, PreparationConfig, build, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
@@ -34,8 +35,23 @@ from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 __all__ = ["FEATURES", "format_preparation", "load_studies", "plan", "prepare"]
 
 PLACES = {"root", "images"}  # options of sources that are folders on this machine
+SETTINGS = [field for field in fields(PreparationConfig) if field.name not in ("source", "options")]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def _with_settings(function: Function) -> Function:
+    """The function with the settings in its signature, which its `**options` take: `help` shows them."""
+    signature = inspect.signature(function)
+    *own, options = signature.parameters.values()
+    shown = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in SETTINGS
+    ]
+    vars(function)["__signature__"] = signature.replace(parameters=[*own, *shown, options])
+    return function
+
+
+@_with_settings
 def load_studies(
     source: str, *, num_proc: int = 1, cache_dir: str | Path | None = None, **options: Any
 ) -> DatasetDict:
@@ -98,6 +114,7 @@ def prepare(
     Returns:
         The preparation report, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`),
         `splits` (name → rows), `studies` (name → studies), `images` (use → images), `studies_without_a_patient`,
+        `likely_patient_columns` (those of a table that seem to name the patient and are not read as that),
         `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`, `versions`. `format_preparation`
         prints it.
 
@@ -119,6 +136,7 @@ def prepare(
     return _prepare(_config(source, options | settings), Path(out).resolve(), num_proc, overwrite)
 
 
+@_with_settings
 def plan(source: str, **options: Any) -> dict[str, Any]:
     """What `prepare` would keep if every image were there and readable; opens tables only and writes nothing.
 
@@ -127,8 +145,8 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
         options: Those of `prepare`, but for `size`, `num_proc` and `overwrite`.
 
     Returns:
-        `steps` and `splits` as `prepare` does, and `views`: how many studies have both, or only one of them. Views
-        that the collection does not name are decided by names alone.
+        `steps`, `splits`, `studies` and what is known of patients as `prepare` does, and `views`: how many studies
+        have both, or only one of them. Views that the collection does not name are decided by names alone.
     """
     if "demand_images" in sources.takes(source):
         options["demand_images"] = False
@@ -138,6 +156,7 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
     unseen = [[StoredImage(0, 0, "")] * len(study.images) for study in planned.studies]
     choice = choose(config, planned, unseen, [BOTH] if config.require == "both" else [], named)
     rows, found = Counter[str](), Counter[frozenset[str]]()
+    kept = [planned.studies[s] for s in choice.kept]
     for s in choice.kept:
         rows[choice.split_of_uid[planned.studies[s].uid]] += len(choice.selections[s].rows)
         found[frozenset(view for view, _ in choice.selections[s].views)] += 1
@@ -145,12 +164,14 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
         "steps": planned.steps,
         "views": {"both": found[frozenset(VIEWS)]} | {f"{view} only": found[frozenset((view,))] for view in VIEWS},
         "splits": {name: rows[name] for name in SPLITS},
+        "studies": dict(Counter(choice.split_of_uid[study.uid] for study in kept)),
+        **patients_known(kept, choice.split_of_uid),
     }
 
 
 def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
     """The config of arguments of `prepare`; those it has no field for are the source's own."""
-    names = {field.name for field in fields(PreparationConfig)} - {"source", "options"}
+    names = {field.name for field in SETTINGS}
     config = PreparationConfig(source, **{name: value for name, value in arguments.items() if name in names})
     # A source that draws its studies takes the same seed and size.
     options: dict[str, Any] = {key: getattr(config, key) for key in ("seed", "size") if key in sources.takes(source)}

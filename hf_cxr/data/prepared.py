@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.utils.places import check_dataset
+
+DAMAGE = (pa.ArrowException, UnicodeDecodeError, OSError)
+"""What pyarrow raises on a damaged Parquet file, without its name."""
 
 
 def load_prepared(
@@ -33,13 +38,19 @@ def load_prepared(
         missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
         if missing:
             raise ValueError(f"{given}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
-        texts = zip(split["uid"], split[text], strict=True) if text else ()
-        if (silent := next((uid for uid, said in texts if not said), None)) is not None:
+        silent = _first_empty(split.data.column(text)) if text else None
+        if silent is not None:
             raise ValueError(
-                f"{given}: study {silent} has no {text}, which is what is learned and scored; "
+                f"{given}: study {split['uid'][silent]} has no {text}, which is what is learned and scored; "
                 f"prepare with --section {text} or both"
             )
     return dataset
+
+
+def _first_empty(texts: pa.ChunkedArray) -> int | None:
+    """The index of the first text that is null or ""."""
+    empty = pc.fill_null(pc.equal(pc.binary_length(texts.cast(pa.large_string())), 0), True)
+    return None if (index := pc.index(empty, True).as_py()) < 0 else index
 
 
 def read_splits(folder: Path, cache: Path | None = None) -> DatasetDict:
@@ -48,10 +59,10 @@ def read_splits(folder: Path, cache: Path | None = None) -> DatasetDict:
     filled = {name: paths for name, paths in files.items() if paths}
     try:
         return load_dataset("parquet", data_files=filled, cache_dir=None if cache is None else str(cache))
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, *DAMAGE) as error:
         for path in (path for paths in filled.values() for path in paths):
             try:
-                pq.read_table(path, columns=["uid"])
-            except (pa.ArrowException, OSError):
+                deque(pq.ParquetFile(path).iter_batches(), maxlen=0)
+            except DAMAGE:
                 raise ValueError(f"{path}: is damaged; prepare or fetch the dataset again") from error
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,14 +16,30 @@ from hf_cxr.data.study import StoredImage, Study
 
 def format_preparation(preparation: Mapping[str, Any]) -> str:
     """The preparation report of `hf_cxr.prepare` as lines of text: what each step kept and dropped, then the
-    splits."""
+    splits, and what is not known of the patients."""
     width = max(len(step["step"]) for step in preparation["steps"])
     lines = [
         f"{step['step']:<{width}}  {step['kept']:>7,}" + (f"  (−{step['dropped']:,})" if step["dropped"] else "")
         for step in preparation["steps"]
     ]
     lines += [f"{'→ ' + name:<{width}}  {count:>7,}" for name, count in preparation["splits"].items()]
-    return "\n".join(lines)
+    return "\n".join(lines + _unknown_patients(preparation))
+
+
+def _unknown_patients(preparation: Mapping[str, Any]) -> list[str]:
+    """The sentences that warn of patients who are not named; none where every study names its own."""
+    if not (unnamed := preparation.get("studies_without_a_patient")):
+        return []
+    total = sum(preparation["studies"].values())
+    who = f"no study of {total:,} names its" if unnamed == total else f"{unnamed:,} of {total:,} studies name no"
+    said = [f"Warning: {who} patient, so a patient with several studies may be in several splits."]
+    for column, counts in preparation["likely_patient_columns"].items():
+        said.append(
+            f"Column {column!r} seems to name patients: {counts['in_several_splits']:,} of the "
+            f"{counts['with_several_studies']:,} it gives several studies are in several splits. "
+            f"If it does, prepare with --columns patient={shlex.quote(column)}"
+        )
+    return said
 
 
 def list_images(

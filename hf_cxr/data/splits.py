@@ -174,6 +174,20 @@ def tied_patients(studies: Sequence[Study], images: Mapping[str, Iterable[str]])
     return {"patients": sum(sizes), "largest_group": max(sizes, default=0)}
 
 
+def likely_patients(studies: Iterable[Study], split_of_uid: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Of each column that seems to name the patient and is not read as that: how many patients with several studies
+    there would be, and how many of these are in several splits."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for study in studies:
+        for column, patient in study.likely_patient:
+            found.setdefault(column, {}).setdefault(patient, []).append(split_of_uid[study.uid])
+    repeated = {column: [s for s in patients.values() if len(s) > 1] for column, patients in found.items()}
+    return {
+        column: {"with_several_studies": len(several), "in_several_splits": sum(len(set(s)) > 1 for s in several)}
+        for column, several in repeated.items()
+    }
+
+
 def _groups(owners: Mapping[str, str], images: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """Patient → the first, in alphabetical order, of the patients tied to this one by shared images."""
     first = {owner: owner for owner in owners.values()}
@@ -233,7 +247,7 @@ def fingerprint(studies: Iterable[Study], tables: Iterable[str | Path | None] = 
 def _stat(path: str | Path) -> tuple[str, int, int]:
     try:
         stat = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in it
         return str(path), -1, -1
     return str(path), stat.st_size, stat.st_mtime_ns
 

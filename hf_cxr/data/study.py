@@ -76,6 +76,8 @@ class Study:
     tags: tuple[str, ...] = ()
     patient: str | None = None
     """Studies of one patient never cross splits. `None`: not known; the study counts as a patient of its own."""
+    likely_patient: tuple[tuple[str, str], ...] = ()
+    """Where `patient` is not asked for: columns of the table that seem to name the patient, and what they say."""
     split: str | None = None
     """The split the collection itself publishes, if any."""
     problem: str = ""

@@ -1,19 +1,22 @@
 """How sure a score is: the bootstrap over patients, the image-shuffle test, and the paired difference of two runs.
 
 Everything here works on `hf_cxr.metrics.Statistics`, per-study arrays from which any weighting of the studies gives
-the scores by a matrix product. Nothing here generates or reads text.
+the scores by a matrix product. Nothing here generates text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from hf_cxr.inference.labeler import FINDINGS
 from hf_cxr.metrics.content import f1
+from hf_cxr.metrics.overlap import permuted_cider
 from hf_cxr.metrics.study import SCALARS, Statistics
+from hf_cxr.metrics.texts import cider_tokens_all
 
 BOOTSTRAP_SAMPLES = 1000
 PERMUTATIONS = 999
@@ -125,6 +128,27 @@ def image_gain(
     }
 
 
+def score_gain(
+    score: Callable[[np.ndarray], np.ndarray],
+    real: np.ndarray,
+    shuffled: Sequence[np.ndarray],
+    patients: Sequence[Any],
+    seed: int,
+) -> tuple[float, list[float]]:
+    """One score's gain of `image_gain` and its 95 % interval (both ends 0 for one patient), without any other score.
+
+    Args:
+        score: gives the score, (…), of summed per-study numbers, (…, k).
+        real, shuffled: those numbers, (studies, k).
+    """
+
+    def difference(weights: np.ndarray) -> Samples:
+        return {"gain": score(weights @ real) - np.mean([score(weights @ other) for other in shuffled], axis=0)}
+
+    samples = bootstrap(difference, patients, seed) if len(set(patients)) > 1 else {}
+    return float(difference(np.ones(len(real)))["gain"]), intervals(samples).get("gain", [0.0, 0.0])
+
+
 def permutation_p(stated: np.ndarray, true: np.ndarray, seed: int, permutations: int = PERMUTATIONS) -> float:
     """How likely texts that have nothing to do with their images reach this finding F1 (micro) or more.
 
@@ -141,6 +165,17 @@ def permutation_p(stated: np.ndarray, true: np.ndarray, seed: int, permutations:
     reached = int((stated & true).sum())
     as_good = sum(int((stated[rng.permutation(len(stated))] & true).sum()) >= reached for _ in range(permutations))
     return (as_good + 1) / (permutations + 1)
+
+
+def word_permutation_p(
+    predictions: Sequence[str], references: Sequence[str], seed: int, permutations: int = PERMUTATIONS
+) -> float:
+    """`permutation_p` of the mean CIDEr, which needs no finding to be read: it weighs words by how rare they are."""
+    rng, n = np.random.default_rng(seed), len(references)
+    orders = chain([np.arange(n)], (rng.permutation(n) for _ in range(permutations)))
+    tokens = cider_tokens_all(predictions), cider_tokens_all(references)
+    reached, *others = (float(values.mean()) for values in permuted_cider(*tokens, orders))
+    return (sum(other >= reached - 1e-9 for other in others) + 1) / (permutations + 1)
 
 
 # --- two runs ----------------------------------------------------------------------------------------------------

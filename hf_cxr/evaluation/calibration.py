@@ -128,17 +128,24 @@ def area_under_risk_coverage(scores: Sequence[float], correct: Sequence[bool]) -
 
 
 def assess(
-    probabilities: Sequence[float], scores: Sequence[float], correct: Sequence[bool], source: str, n_fit: int
+    probabilities: Sequence[float],
+    scores: Sequence[float],
+    correct: Sequence[bool],
+    source: str,
+    n_fit: int,
+    fitted_here: bool = False,
 ) -> dict[str, Any]:
     """The report's `calibration` part on the studies of a split: before (`probabilities`) and after (`scores`).
 
     Args:
-        source: where the calibration is from; `n_fit`: on how many studies it was fitted.
+        source: where the calibration is from; `n_fit`: on how many studies it was fitted; `fitted_here`: whether they
+            are these very studies, so that it looks better than it is.
     """
     return {
         "event": EVENT,
         "source": source,
         "n_fit": n_fit,
+        "fitted_here": fitted_here,
         "n": len(scores),
         "ece_before": expected_calibration_error(probabilities, correct),
         "ece_after": expected_calibration_error(scores, correct),

@@ -3,11 +3,14 @@ intervals. Its parts are the modules beside this one; how a single score is comp
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
@@ -16,65 +19,26 @@ from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
-from hf_cxr.evaluation.prediction import embed, mean_canvas, open_canvases, views_of, without, write_texts
+from hf_cxr.evaluation.image_use import composite as composite
+from hf_cxr.evaluation.image_use import gain_score, image_shuffle, permutation_p, verdict
+from hf_cxr.evaluation.image_use import validation_scores as validation_scores
+from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, views_of, without
 from hf_cxr.evaluation.report import write_report
-from hf_cxr.evaluation.report.tables import best_blind
+from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.subgroups import subgroups
+from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import positive_findings
-from hf_cxr.inference.pipeline import CALIBRATION, calibrated
-from hf_cxr.metrics import SCALARS
-from hf_cxr.models.modeling import Checkpoint, load_checkpoint
+from hf_cxr.inference.pipeline import calibrated
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
-READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
+NEAREST_STUDIES = 1000  # of a larger training split so many are drawn for the nearest-neighbour baseline
+NO_SETTINGS = ("token_id", "transformers_version", "_from_model_config")  # of a generation config
 
 
 def texts_of(dataset: DatasetDict, split: str) -> list[str]:
     """The target texts of a split; none where the dataset has no such split."""
     return list(dataset[split]["impression"]) if split in dataset else []
-
-
-# --- during training ---------------------------------------------------------------------------------------------
-
-
-def validation_scores(
-    predictions: Sequence[str], references: Sequence[str], patients: Sequence[Any] | None = None, seed: int = 0
-) -> dict[str, float]:
-    """What is told of each evaluation during training: every scalar, `n`, `distinct_outputs`, `modal_share`,
-    `composite`, and `image_gain`, the gain in finding F1 over shuffled images, with its 95 % interval
-    `image_gain_low`, `image_gain_high`."""
-    statistics = metrics.study_statistics(predictions, references)
-    scores = statistics.scores() | metrics.diversity(predictions)
-    numbers = {name: float(scores[name]) for name in (*SCALARS, "distinct_outputs", "modal_share")}
-    name, gain = "finding_f1_micro", {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0}
-    if len(predictions) > 1:
-        shuffle = _image_shuffle(statistics, predictions, references, patients or range(len(predictions)), seed)
-        low, high = shuffle["image_gain_ci95"].get(name, (0.0, 0.0))
-        gain = {"image_gain": shuffle["image_gain"][name], "image_gain_low": low, "image_gain_high": high}
-    return {"n": len(references)} | numbers | gain | {"composite": composite(numbers | gain)}
-
-
-def composite(scores: Mapping[str, float]) -> float:
-    """What the best checkpoint is best in: the mean of finding F1 (micro), image gain (at least 0) and BLEU-4.
-
-    BLEU alone prefers a model that says one good sentence to everybody; such a model has no gain over shuffled images.
-    """
-    return (scores["finding_f1_micro"] + max(0.0, scores["image_gain"]) + scores["bleu4"]) / 3
-
-
-def _image_shuffle(
-    statistics: metrics.Statistics,
-    predictions: Sequence[str],
-    references: Sequence[str],
-    patients: Sequence[Any],
-    seed: int,
-) -> dict[str, dict[str, Any]]:
-    """`bootstrap.image_gain` of texts. A text depends on its own image alone: permuting images permutes texts."""
-    shuffled = [
-        metrics.study_statistics([predictions[i] for i in order], references)
-        for order in bootstrap.derangements(len(predictions), seed)
-    ]
-    return bootstrap.image_gain(statistics, shuffled, patients, seed)
 
 
 # --- the report --------------------------------------------------------------------------------------------------
@@ -113,13 +77,13 @@ def build_report(
         report["oracle"] = _baseline_scores(oracle_predictions(train, references), references, train) if train else {}
         progress.update()
         report |= (
-            _image_shuffle(statistics, predictions, references, patients, seed)
+            image_shuffle(statistics, predictions, references, patients, seed)
             if len(rows) > 1
             else {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
         )
-        counts = statistics.findings
-        stated, true = counts[..., :2].sum(-1) > 0, counts[..., ::2].sum(-1) > 0
-        report["permutation_p"] = bootstrap.permutation_p(stated, true, seed) if true.any() else None
+        by = gain_score(references)
+        report |= {"findings_unread": metrics.unread_findings(references), "gain_score": by}
+        report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
         progress.update()
         report["ci95"] = bootstrap.study_intervals(statistics, patients, seed)
         bounds = bootstrap.finding_intervals(statistics, patients, seed)
@@ -137,8 +101,8 @@ def build_report(
     report["calibration"] = calibrated
     report["signature"] = (
         f"{metrics.signature()}; shuffled: mean of {bootstrap.SHUFFLES} permutations; ci95: percentiles of "
-        f"{bootstrap.BOOTSTRAP_SAMPLES} bootstrap samples of patients; permutation p: finding F1 (micro), "
-        f"{bootstrap.PERMUTATIONS} permutations; seed {seed}"
+        f"{bootstrap.BOOTSTRAP_SAMPLES} bootstrap samples of patients; permutation p: "
+        f"{SCORES[by]}, {bootstrap.PERMUTATIONS} permutations; seed {seed}"
     )
     return report | verdict(report)
 
@@ -147,32 +111,6 @@ def _baseline_scores(texts: Sequence[str], references: Sequence[str], train: Seq
     """A baseline's scores. A text that one training patient alone has is not told: reports are shared."""
     scores = metrics.study_statistics(texts, references).scores() | metrics.diversity(texts)
     return scores if train.count(scores["modal_output"]) > 1 else scores | {"modal_output": None}
-
-
-def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
-    """`reads_images` (true, false, or `None`: cannot be told) and `verdict`, one plain sentence that says so.
-
-    A model reads the images if the 95 % interval of its gain in finding F1 over shuffled images lies above zero and
-    the permutation test of the same has p ≤ 0.01.
-    """
-    interval, p = report["image_gain_ci95"].get("finding_f1_micro"), report["permutation_p"]
-    if interval is None:
-        return {"reads_images": None, "verdict": "Too few studies to say whether the model reads the images."}
-    if p is None:
-        return {
-            "reads_images": None,
-            "verdict": "No text of this split states a finding, so whether the model reads the images cannot be told.",
-        }
-    reads = interval[0] > 0 and p <= READS_P
-    gain = report["image_gain"]["finding_f1_micro"]
-    sentence = (
-        f"{'Reads the images: yes' if reads else 'Does not read the images'} ({gain:+.2f} finding F1 over shuffled "
-        f"images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation p = {p:.3f})"
-    )
-    if best := best_blind(report, "bleu4"):
-        beats = "better" if report["bleu4"] > best[1] else "no better"
-        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
-    return {"reads_images": reads, "verdict": f"{sentence}."}
 
 
 # --- a checkpoint on a split -------------------------------------------------------------------------------------
@@ -185,23 +123,28 @@ def evaluate(
     out: str | os.PathLike | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
     **generate_kwargs,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
 
     The model writes once for the split as it is, once more for each view alone, and once from the mean training
-    image; its encoder reads the training split for the nearest-neighbour baseline. A checkpoint without a calibration
-    is calibrated on the validation split for this report alone.
+    image; its encoder reads the training split, or a sample of a large one, for the nearest-neighbour baseline. No
+    canvas is encoded twice. A checkpoint without a calibration is calibrated on the validation split for this report
+    alone.
 
     Args:
         checkpoint, dataset: a folder, a Hub id, or what `load_checkpoint` and `load_prepared` give.
         out: the folder for `report.json`, `report.html`, `predictions.jsonl` and figures.
         batch_size: studies generated at once.
-        seed: of permutations and bootstrap samples.
-        generate_kwargs: passed on to `model.generate`, as `num_beams`.
+        seed: of permutations, samples of the training split and bootstrap samples.
+        revision, dtype: as in `load_checkpoint`; a checkpoint that is loaded already stays as it is.
+        generate_kwargs: passed on to `model.generate`, as `num_beams`; the checkpoint's `generation_config` gives the
+            others, as in the pipeline.
 
     Raises `FileNotFoundError` where there is no such checkpoint or dataset, `ValueError` for a split that is absent or
-    empty.
+    empty, and for weights that change meanwhile.
     """
     if isinstance(dataset, (str, os.PathLike)):
         dataset = load_prepared(os.fspath(dataset))
@@ -212,41 +155,88 @@ def evaluate(
         raise ValueError(f"nothing to evaluate: the split {split!r} holds no studies")
     if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
         raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
-    if isinstance(checkpoint, (str, os.PathLike)):
-        checkpoint = load_checkpoint(checkpoint)
+    checkpoint, check = _opened(checkpoint, out, revision, dtype)
+    writer = Writer(checkpoint, batch_size, generate_kwargs)
     canvases = open_canvases(checkpoint, studies)
-    written = write_texts(checkpoint, canvases.canvas, range(len(canvases)), batch_size, **generate_kwargs)
+    written = writer.write(canvases.canvas, range(len(canvases)))
     views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]
-    curve, source = _calibration_for(checkpoint, dataset, split, batch_size, generate_kwargs)
-    probabilities = [probability for _, probability in written]
-    rows = _rows(studies, written, calibrated(curve, probabilities), views)
-    scores, correct = [row["score"] for row in rows], [_correct(row["prediction"], row["impression"]) for row in rows]
+    curve, source, fitted_here = _calibration_for(writer, dataset, split)
+    probabilities = [text.probability for text in written]
+    scores = calibrated(curve, probabilities, [text.truncated for text in written])
+    rows = _rows(studies, written, scores, views)
+    correct = [_correct(row["prediction"], row["impression"]) for row in rows]
+    train = _sample(dataset.get("train", studies.select([])), seed)
     report = build_report(
         rows,
         texts_of(dataset, "train"),
         texts_of(dataset, "validation"),
         seed,
-        nearest=_nearest(checkpoint, dataset, canvases, batch_size),
-        inputs=_other_inputs(checkpoint, dataset, canvases, rows, batch_size, generate_kwargs),
-        calibrated=calibration.assess(probabilities, scores, correct, source, curve["n"]) if curve else None,
+        nearest=_nearest(writer, train, canvases),
+        inputs=_other_inputs(writer, train, canvases, rows),
+        calibrated=calibration.assess(probabilities, scores, correct, source, curve["n"], fitted_here)
+        if curve
+        else None,
     )
-    report["split"] = split
-    settings = {"max_new_tokens": checkpoint.model.generation_config.max_new_tokens, "num_beams": 1} | generate_kwargs
-    report["signature"] += f"; split {split}" + "".join(f"; {name} {value}" for name, value in settings.items())
+    report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
+    report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
+    report["signature"] += _settings(writer, report)
     if out is not None and PartialState().is_main_process:
+        check()
         write_report(report, rows, out, images=lambda index: (studies[index]["frontal"], studies[index]["lateral"]))
     return report
 
 
+def _opened(
+    checkpoint: str | os.PathLike | Checkpoint,
+    out: str | os.PathLike | None,
+    revision: str | None,
+    dtype: str | torch.dtype | None,
+) -> tuple[Checkpoint, Callable[[], None]]:
+    """The checkpoint, and a check that its folder still holds the weights that were loaded and `out` no others: a run
+    may be trained anew meanwhile. One that is loaded already is not checked."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint, lambda: None
+    before = weights_digest(checkpoint)
+
+    def check() -> None:
+        if out is not None and weights_digest(out) not in (None, before):
+            raise ValueError(f"{out}: holds weights that are not those of this report; evaluate again, or elsewhere")
+        if weights_digest(checkpoint) != before:
+            raise ValueError(f"{checkpoint}: its weights changed meanwhile, so no report is written; evaluate again")
+
+    check()
+    return load_checkpoint(checkpoint, revision, dtype), check
+
+
+def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
+    """What the signature says of how texts were made: the split, and every setting of `generate` that counts."""
+    own = writer.model.generation_config
+    settings = {"max_new_tokens": own.max_new_tokens, "num_beams": own.num_beams or 1}
+    settings |= {name: value for name, value in own.to_diff_dict().items() if value and not name.endswith(NO_SETTINGS)}
+    settings |= {**writer.generate_kwargs, "dtype": report["dtype"]}
+    told = "".join(f"; {name} {value}" for name, value in settings.items())
+    among = report["nearest_among"]
+    if among["studies"] < among["of"]:
+        told += f"; nearest study and mean image: of {among['studies']} training studies drawn from {among['of']}"
+    return f"; split {report['split']}{told}"
+
+
+def _sample(train: Dataset, seed: int) -> Dataset:
+    """`NEAREST_STUDIES` of a larger split, drawn at random, in its order."""
+    if len(train) <= NEAREST_STUDIES:
+        return train
+    return train.select(np.sort(np.random.default_rng(seed).choice(len(train), NEAREST_STUDIES, replace=False)))
+
+
 def _rows(
-    studies: Dataset, written: Sequence[tuple[str, float]], scores: Sequence[float], views: Sequence[str]
+    studies: Dataset, written: Sequence[Written], scores: Sequence[float], views: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row per study for `predictions.jsonl`, with what its text gets right and wrong."""
+    """One row per study for `predictions.jsonl`, with what its text gets right and wrong, if findings can be read."""
     patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
-    rows = []
+    rows, unread = [], metrics.unread_findings(studies["impression"])
     columns = zip(studies["uid"], patients, studies["impression"], views, written, scores, strict=True)
-    for uid, patient, truth, shown, (text, probability), score in columns:
-        there, stated = (positive_findings(said, sided=True) for said in (truth, text))
+    for uid, patient, truth, shown, (text, probability, cut), score in columns:
+        there, stated = (frozenset() if unread else positive_findings(said, sided=True) for said in (truth, text))
         rows.append(
             {
                 "uid": uid,
@@ -255,6 +245,7 @@ def _rows(
                 "prediction": text,
                 "score": score,
                 "sequence_probability": probability,
+                "truncated": cut,
                 "views": shown,
                 "matched": sorted(there & stated),
                 "missed": sorted(there - stated),
@@ -272,62 +263,61 @@ def _correct(text: str, truth: str) -> bool:
 def calibrate(
     checkpoint: Checkpoint, dataset: DatasetDict, batch_size: int = 32, **generate_kwargs
 ) -> dict[str, Any] | None:
-    """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small."""
-    if len(dataset.get("validation", ())) < calibration.MIN_STUDIES:
+    """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small or
+    findings cannot be read from its texts."""
+    return _fitted(Writer(checkpoint, batch_size, generate_kwargs), dataset)
+
+
+def _fitted(writer: Writer, dataset: DatasetDict) -> dict[str, Any] | None:
+    studies = dataset.get("validation", ())
+    if len(studies) < calibration.MIN_STUDIES or metrics.unread_findings(studies["impression"]):
         return None
-    studies = dataset["validation"]
-    canvases = open_canvases(checkpoint, studies)
-    everybody = range(len(canvases))
-    written = write_texts(checkpoint, canvases.canvas, everybody, batch_size, "Calibrating", **generate_kwargs)
-    correct = [_correct(text, truth) for (text, _), truth in zip(written, studies["impression"], strict=True)]
-    return calibration.fit([probability for _, probability in written], correct)
+    canvases = open_canvases(writer.checkpoint, studies)
+    written = writer.write(canvases.canvas, range(len(canvases)), "Calibrating")
+    correct = [_correct(text.text, truth) for text, truth in zip(written, studies["impression"], strict=True)]
+    curve = calibration.fit([text.probability for text in written], correct)
+    return curve and curve | {"studies": _digest_of(studies)}
 
 
-def _calibration_for(
-    checkpoint: Checkpoint, dataset: DatasetDict, split: str, batch_size: int, generate_kwargs: dict[str, Any]
-) -> tuple[dict[str, Any] | None, str]:
-    """The checkpoint's own calibration, or one fitted now, never on the very split that is evaluated."""
-    if own := getattr(checkpoint.model.config, CALIBRATION, None):
-        return own, "checkpoint"
-    fitted = None if split == "validation" else calibrate(checkpoint, dataset, batch_size, **generate_kwargs)
-    return fitted, "validation split"
+def _digest_of(studies: Dataset) -> str:
+    """Tells studies apart, whatever dataset and split they are in."""
+    pairs = zip(studies["uid"], studies["impression"], strict=True)
+    return hashlib.sha256(repr(list(pairs)).encode()).hexdigest()[:16]
 
 
-def _nearest(
-    checkpoint: Checkpoint, dataset: DatasetDict, canvases: CanvasDataset, batch_size: int
-) -> dict[str, list[str]]:
+def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[dict[str, Any] | None, str, bool]:
+    """The checkpoint's own calibration, or one fitted now, never on the very split that is evaluated; where it is
+    from; and whether it was fitted on the very studies that are evaluated (earlier versions did not note which)."""
+    if own := curve_of(writer.checkpoint.model.config):
+        known = own.get("studies")
+        return own, "checkpoint", known == _digest_of(dataset[split]) if known else split == "validation"
+    return None if split == "validation" else _fitted(writer, dataset), "validation split", False
+
+
+def _nearest(writer: Writer, train: Dataset, canvases: CanvasDataset) -> dict[str, list[str]]:
     """The texts of the two baselines that copy the nearest training study."""
-    if not len(dataset.get("train", ())):
+    if not len(train):
         return {}
-    train = embed(checkpoint, open_canvases(checkpoint, dataset["train"]), batch_size, "Encoding the training split")
-    here = embed(checkpoint, canvases, batch_size, "Encoding")
-    return nearest_predictions(texts_of(dataset, "train"), {name: (train[name], here[name]) for name in here})
+    there = writer.embed(open_canvases(writer.checkpoint, train), "Encoding training studies")
+    here = writer.embed(canvases)
+    return nearest_predictions(list(train["impression"]), {name: (there[name], here[name]) for name in here})
 
 
 def _other_inputs(
-    checkpoint: Checkpoint,
-    dataset: DatasetDict,
-    canvases: CanvasDataset,
-    rows: Sequence[Mapping[str, Any]],
-    batch_size: int,
-    generate_kwargs: dict[str, Any],
+    writer: Writer, train: Dataset, canvases: CanvasDataset, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Sequence[int], Sequence[str]]]:
     """What the model writes from the mean image and, for studies with both views, from each view alone."""
-    seen = open_canvases(checkpoint, dataset["train"]) if len(dataset.get("train", ())) else canvases
-    mean = mean_canvas(seen)
-    [(constant, _)] = write_texts(checkpoint, lambda _: mean, [0], 1, "Mean image", **generate_kwargs)
+    mean = mean_canvas(open_canvases(writer.checkpoint, train) if len(train) else canvases)
+    [constant] = writer.write(lambda _: mean, [0], "Mean image")
     everybody, two = range(len(rows)), [index for index, row in enumerate(rows) if row["views"] == "both"]
-    inputs: dict[str, tuple[Sequence[int], Sequence[str]]] = {"mean_image": (everybody, [constant] * len(rows))}
+    inputs: dict[str, tuple[Sequence[int], Sequence[str]]] = {"mean_image": (everybody, [constant.text] * len(rows))}
     if two:
         inputs["both_views"] = (two, [rows[index]["prediction"] for index in two])
         for view, other in (("frontal", "lateral"), ("lateral", "frontal")):
-            written = write_texts(
-                checkpoint,
+            written = writer.write(
                 lambda index, other=other: without(canvases.canvas(index), other),  # type: ignore[misc]
                 two,
-                batch_size,
                 f"{view.capitalize()} only",
-                **generate_kwargs,
             )
-            inputs[f"{view}_only"] = (two, [text for text, _ in written])
+            inputs[f"{view}_only"] = (two, [text.text for text in written])
     return inputs

@@ -5,9 +5,11 @@ Every study is served exactly once, shared out over the running processes. Scori
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,21 +18,25 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.inference.checks import panel_size_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, decode, generate
 from hf_cxr.inference.views import VIEWS
-from hf_cxr.models.modeling import Checkpoint, load_checkpoint, panel_size_of
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
 
 THUMBNAIL = 16  # pixels a panel, of the embedding by pixels
 Canvas = np.ndarray  # uint8, (panel, 2 × panel)
 
 
-def predict(checkpoint: str | os.PathLike | Checkpoint, studies: Any, **options: Any) -> list[Any]:
+def predict(
+    checkpoint: str | os.PathLike | Checkpoint, studies: Any, dtype: str | torch.dtype | None = None, **options: Any
+) -> list[Any]:
     """Write impressions, as `transformers.pipeline("cxr-impression", model=checkpoint)(studies, **options)` does.
 
     Args:
         checkpoint: folder, Hub id, or what `load_checkpoint` gives.
         studies: one study or many, in any form that `ImpressionPipeline` takes.
+        dtype: as in `load_checkpoint`; of a checkpoint that is loaded already it is what it was loaded as.
         options: those of `ImpressionPipeline`, `batch_size` and `num_workers`.
 
     Returns `[{"impression": str, "score": float, …}]` for one study, a list of those for many.
@@ -38,7 +44,7 @@ def predict(checkpoint: str | os.PathLike | Checkpoint, studies: Any, **options:
     Raises `FileNotFoundError` where there is no such checkpoint, and `ValueError` for one of another kind or a study
     that cannot be read.
     """
-    parts = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    parts = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, dtype=dtype)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
     return list(pipe(studies, **options))
 
@@ -60,58 +66,93 @@ def predict_split(
     "sequence_probability"}`.
     """
     canvases = open_canvases(checkpoint, split, num_proc)
-    written = write_texts(checkpoint, canvases.canvas, range(len(canvases)), batch_size, **generate_kwargs)
+    written = Writer(checkpoint, batch_size, generate_kwargs).write(canvases.canvas, range(len(canvases)))
     return [
-        {"uid": uid, "impression": truth, "prediction": text, "sequence_probability": probability}
-        for uid, truth, (text, probability) in zip(split["uid"], split["impression"], written, strict=True)
+        {"uid": uid, "impression": truth, "prediction": text.text, "sequence_probability": text.probability}
+        for uid, truth, text in zip(split["uid"], split["impression"], written, strict=True)
     ]
 
 
-def write_texts(
-    checkpoint: Checkpoint,
-    canvas: Callable[[int], Canvas],
-    indices: Sequence[int],
-    batch_size: int,
-    description: str = "Generating",
-    **generate_kwargs,
-) -> list[tuple[str, float]]:
-    """The text of each of `indices` and its probability under the model, in their order and on every process."""
-    collate = CanvasCollator(checkpoint.image_processor)
-    model = _at_work(checkpoint)
+class Written(NamedTuple):
+    """The text of a canvas, its probability under the model, and whether it was cut short."""
 
-    def write(batch: Sequence[int]) -> list[tuple[str, float]]:
-        pixels = collate([{"canvas": canvas(index)} for index in batch])["pixel_values"]
-        output = generate(model, pixels, **generate_kwargs)
-        best = [
-            decode(checkpoint.tokenizer, sequences, scores)[0]
-            for sequences, scores in zip(output["sequences"], output["scores"], strict=True)
+    text: str
+    probability: float
+    truncated: bool
+
+
+@dataclass
+class Writer:
+    """A checkpoint at work. It keeps what it wrote for each canvas and the mean of the encoder's states, not those
+    themselves: no canvas is encoded twice, and memory grows by some kilobytes a canvas."""
+
+    checkpoint: Checkpoint
+    batch_size: int = 32
+    generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    texts: dict[bytes, Written] = field(default_factory=dict)
+    means: dict[bytes, np.ndarray] = field(default_factory=dict)
+
+    def write(
+        self, canvas: Callable[[int], Canvas], indices: Sequence[int], description: str = "Generating"
+    ) -> list[Written]:
+        """The text of each of `indices`, in their order and on every process."""
+
+        def write(batch: Sequence[int]) -> list[tuple[Written, np.ndarray]]:
+            output = generate(self.model, self._pixels(map(canvas, batch)), **self.generate_kwargs)
+            texts = decode(self.checkpoint.tokenizer, output["sequences"][:, 0], output["scores"][:, 0])
+            cut, means = output["truncated"][:, 0].tolist(), _means(output["states"])
+            return [
+                (Written(row["impression"], row["score"], short), mean)
+                for row, short, mean in zip(texts, cut, means, strict=True)
+            ]
+
+        keys = [_key(canvas(index)) for index in indices]
+        new = {key: index for key, index in zip(keys, indices, strict=True) if key not in self.texts}
+        done = _shared_out(write, list(new.values()), self.batch_size, description)
+        self.texts |= {key: text for key, (text, _) in zip(new, done, strict=True)}
+        self.means |= {key: mean for key, (_, mean) in zip(new, done, strict=True)}
+        return [self.texts[key] for key in keys]
+
+    def embed(self, canvases: CanvasDataset, description: str = "Encoding") -> dict[str, np.ndarray]:
+        """Two embeddings of every study, float32 (studies, dimensions), on every process.
+
+        `nearest_pixels`: the canvas shrunk to 16 × 32 pixels. `nearest_encoder`: the mean of the encoder's states.
+        """
+
+        def encode(batch: Sequence[int]) -> list[np.ndarray]:
+            with torch.inference_mode():
+                pixels = self._pixels(map(canvases.canvas, batch)).to(self.model.device, self.model.dtype)
+                return list(_means(self.model.encoder(pixels)[0]))
+
+        keys = [_key(canvases.canvas(index)) for index in range(len(canvases))]
+        new = {key: index for index, key in enumerate(keys) if key not in self.means}
+        done = _shared_out(encode, list(new.values()), self.batch_size, description)
+        self.means |= dict(zip(new, done, strict=True))
+        small = np.concatenate([_shrunk(canvases.canvas(index)) for index in range(len(canvases))])
+        return {"nearest_pixels": small, "nearest_encoder": np.stack([self.means[key] for key in keys])}
+
+    @property
+    def model(self):
+        return self.checkpoint.model.eval().to(PartialState().device)
+
+    def _pixels(self, canvases: Iterable[Canvas]) -> torch.Tensor:
+        return CanvasCollator(self.checkpoint.image_processor)([{"canvas": canvas} for canvas in canvases])[
+            "pixel_values"
         ]
-        return [(row["impression"], row["score"]) for row in best]
-
-    return _shared_out(write, indices, batch_size, description)
 
 
-def embed(
-    checkpoint: Checkpoint, canvases: CanvasDataset, batch_size: int, description: str = "Encoding"
-) -> dict[str, np.ndarray]:
-    """Two embeddings of every study, float32 (studies, dimensions), on every process.
+def _key(canvas: Canvas) -> bytes:
+    return hashlib.sha256(canvas.tobytes()).digest()
 
-    `nearest_pixels`: the canvas shrunk to 16 × 32 pixels. `nearest_encoder`: the mean of the encoder's states.
-    """
-    collate = CanvasCollator(checkpoint.image_processor)
-    model = _at_work(checkpoint)
 
-    def encode(batch: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        grey = torch.from_numpy(np.stack([canvases.canvas(index) for index in batch]))[:, None].float()
-        small = torch.nn.functional.adaptive_avg_pool2d(grey, (THUMBNAIL, 2 * THUMBNAIL)).flatten(1).numpy()
-        pixels = collate([{"canvas": canvases.canvas(index)} for index in batch])["pixel_values"]
-        with torch.inference_mode():
-            states = model.encoder(pixels.to(model.device, model.dtype)).last_hidden_state.mean(1)
-        return list(zip(small, states.float().cpu().numpy(), strict=True))
+def _means(states: torch.Tensor) -> np.ndarray:
+    return states.mean(1).float().cpu().numpy()
 
-    pairs = _shared_out(encode, range(len(canvases)), batch_size, description)
-    small, states = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-    return {"nearest_pixels": small, "nearest_encoder": states}
+
+def _shrunk(canvas: Canvas) -> np.ndarray:
+    """(1, 512): the canvas as 16 × 32 pixels."""
+    grey = torch.from_numpy(canvas.astype(np.float32))[None, None]
+    return torch.nn.functional.adaptive_avg_pool2d(grey, (THUMBNAIL, 2 * THUMBNAIL)).flatten(1).numpy()
 
 
 def without(canvas: Canvas, view: str) -> Canvas:
@@ -135,10 +176,6 @@ def mean_canvas(canvases: CanvasDataset) -> Canvas:
     for index in range(len(canvases)):
         total += canvases.canvas(index)
     return (total / len(canvases)).round().astype(np.uint8)
-
-
-def _at_work(checkpoint: Checkpoint):
-    return checkpoint.model.eval().to(PartialState().device)
 
 
 def _shared_out(

@@ -86,7 +86,8 @@ def explore(
         "dataset": {"name": name, "source": preparation["source"], "section": section, "split": split, "seed": seed},
         "hf-cxr": __version__,
     }
-    facts |= count(described, rows, section, seed) | {"preparation": preparation, "images": _images(folder, described)}
+    facts |= count(described, rows, section, seed, preparation["unnamed"])
+    facts |= {"preparation": preparation, "images": _images(folder, described)}
     facts["contact_sheets"], shown = _choose(described, section, findings, facts["findings"]["rows"], seed)
     facts["sentences"] = page.sentences(facts)
     with staging_folder(out) as bench:
@@ -153,10 +154,11 @@ def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
 def _preparation(folder: Path | None) -> dict[str, Any]:
     """What `prepare.json` says of the way from the collection to the dataset; empty where there is none."""
     if folder is None or not (path := folder / "prepare.json").is_file():
-        return {"source": None, "steps": []}
+        return {"source": None, "steps": [], "unnamed": None}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return {"source": facts["source"], "steps": facts["steps"]}
+        unnamed = facts.get("studies_without_a_patient")
+        return {"source": facts["source"], "steps": facts["steps"], "unnamed": unnamed}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a preparation report of hf-cxr prepare ({type(error).__name__}: {error})"

@@ -67,8 +67,11 @@ def image_bytes(stored: Mapping[str, Any]) -> bytes:
     return Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
 
 
-def count(rows: Sequence[Row], everything: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
-    """All counts of `rows`; those that compare splits are of `everything`. `target` is the section that is learned."""
+def count(
+    rows: Sequence[Row], everything: Sequence[Row], target: str, seed: int, unnamed: int | None
+) -> dict[str, Any]:
+    """All counts of `rows`; those that compare splits are of `everything`. `target` is the section that is learned,
+    `unnamed` how many studies name no patient, `None` if that is not known."""
     studies, all_studies = first_rows(rows), first_rows(everything)
     texts = [row.texts[target] for row in studies]
     splits = list(dict.fromkeys(row.split for row in everything))
@@ -89,7 +92,7 @@ def count(rows: Sequence[Row], everything: Sequence[Row], target: str, seed: int
         "duplicates": {
             "text": text_overlap(by_split),
             "images": _shared(everything),
-            "patients_across_splits": _patients(everything),
+            "patients_across_splits": _patients(everything, unnamed),
         },
         "placeholders": {section: _placeholders([row.texts[section] for row in studies]) for section in SECTIONS},
         "baselines": _baselines(everything, target, seed),
@@ -263,13 +266,19 @@ def _shared(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _patients(rows: Iterable[Row]) -> int | None:
-    """Patients with studies in several splits; `None` where the dataset does not say who is whose."""
-    splits_of: dict[Any, set[str]] = defaultdict(set)
+def _patients(rows: Iterable[Row], unnamed: int | None) -> int | None:
+    """Patients with studies in several splits; `None` where that is not known.
+
+    A study that names no patient has a number of its own. How many do, `unnamed` says; where it is `None` too, numbers
+    that never occur twice tell nothing.
+    """
+    studies_of: dict[Any, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if row.patient is not None:
-            splits_of[row.patient].add(row.split)
-    return sum(len(splits) > 1 for splits in splits_of.values()) if splits_of else None
+            studies_of[row.patient].add((row.split, row.study))
+    if unnamed or (unnamed is None and all(len(studies) < 2 for studies in studies_of.values())):
+        return None
+    return sum(len({split for split, _ in studies}) > 1 for studies in studies_of.values())
 
 
 def _placeholders(texts: Sequence[str]) -> dict[str, int]:

@@ -29,7 +29,7 @@ from hf_cxr.evaluation.report import tables
 from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card_tables
-from hf_cxr.inference import pipeline
+from hf_cxr.inference import checks
 from hf_cxr.metrics.study import SCALARS
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
 from hf_cxr.utils.files import json_object, packaged, replace_files
@@ -245,7 +245,7 @@ def _card(
         scored_on["split"] = report.get("split", scored_on["split"])
     overlap = facts["preparation"].get("text_overlap") or {}
     shown = {
-        "calibrated": (_json(folder / "config.json") or {}).get(pipeline.CALIBRATION),
+        "calibrated": (_json(folder / "config.json") or {}).get(checks.CALIBRATION),
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
         "parameters": model_card_tables.parameters(folder),
         "repo": repo_id or facts["folder"],

@@ -12,6 +12,7 @@ import socket
 import struct
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -170,7 +171,10 @@ def read_text(file: Path) -> str:
             length = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))[0]
             return stream.read(length).decode("utf-8", errors="replace")
     if file.suffix == ".parquet":
-        return "\n".join(json.dumps(string, ensure_ascii=False) for string in _strings_of_parquet(file))
+        metadata = (pq.ParquetFile(file).metadata.metadata or {}).items()
+        stated = [f"{key.decode(errors='replace')}: {value.decode(errors='replace')}" for key, value in metadata]
+        strings = chain(stated, _strings_of_parquet(file))
+        return "\n".join(json.dumps(string, ensure_ascii=False) for string in strings)
     text = file.read_bytes().decode("utf-8", errors="replace")
     if file.suffix == ".png":
         with contextlib.suppress(OSError), Image.open(file) as image:
@@ -179,12 +183,20 @@ def read_text(file: Path) -> str:
     return text
 
 
-def _strings_of_parquet(file: Path) -> Iterator[str]:
+def reports_of(files: Mapping[str, Path]) -> tuple[Iterator[str], set[str]]:
+    """Of the files that are to be pushed, every text that comes from reports, and the ids of the studies."""
+    tables = [file for name, file in files.items() if name.endswith(".parquet")]
+    written = [json_object(files["report.json"])] if "report.json" in files else []
+    texts = chain(_strings_in(written), *(_strings_of_parquet(file, but="uid") for file in tables))
+    return texts, {uid for file in tables for uid in _strings_of_parquet(file, only="uid")}
+
+
+def _strings_of_parquet(file: Path, but: str = "", only: str = "") -> Iterator[str]:
+    """Every different string of the columns, all of them, all `but` one, or `only` one."""
     parquet = pq.ParquetFile(file)
-    for key, value in (parquet.metadata.metadata or {}).items():
-        yield f"{key.decode(errors='replace')}: {value.decode(errors='replace')}"
     leaves = [parquet.schema.column(number) for number in range(len(parquet.schema))]
-    texts, seen = [leaf.path for leaf in leaves if str(leaf.logical_type) == "String"], set[str]()
+    paths = [leaf.path for leaf in leaves if str(leaf.logical_type) == "String"]
+    texts, seen = [path for path in paths if path != but and only in ("", path)], set[str]()
     for batch in parquet.iter_batches(columns=texts):
         new = set(_strings_in(batch.to_pylist())) - seen
         seen |= new

@@ -1,13 +1,14 @@
 """The Hub: pushing runs and datasets, in one commit, private unless asked otherwise, after a look for what must not
 leave this machine.
 
-What may be pushed is decided in `hf_cxr.hub.privacy`; the card of a run lives in `hf_cxr.hub.model_card`, that of a
-dataset in `hf_cxr.data.dataset_card`."""
+What may be pushed is decided in `hf_cxr.hub.privacy` and `patients`, ids are hashed in `pseudonyms`; the card of a run
+lives in `hf_cxr.hub.model_card`, that of a dataset in `hf_cxr.data.dataset_card`."""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
 from hf_cxr.data import licences
-from hf_cxr.hub import privacy
+from hf_cxr.hub import patients, privacy, pseudonyms
 from hf_cxr.hub.privacy import CARD
 
 PUSHED = "Push"  # how the title of each of our commits begins
@@ -34,6 +35,7 @@ def push(
     dataset: bool = False,
     hold_rights: bool = False,
     with_history: bool = False,
+    texts_checked: bool = False,
     token: str | None = None,
 ) -> str:
     """Upload a run or a prepared dataset in one commit and return its address. Private unless `public`.
@@ -47,11 +49,14 @@ def push(
         dataset: The folder has to be a dataset; else it is told from its files.
         hold_rights: Make a dataset public although its licence forbids derivatives, or is not known.
         with_history: Make a private repository public although its earlier revisions become public with it.
+        texts_checked: Push although texts hold what looks like names, record numbers, dates or telephone numbers.
         token: Instead of the one of `hf auth login` or HF_TOKEN.
 
+    Study and patient ids of a collection that does not publish them are replaced by salted hashes (`pseudonyms`).
+
     Raises `FileNotFoundError` for a folder that is neither, or not whole; `ValueError` for a bad name, damaged files,
-    a public push that the licence forbids or that would show earlier revisions, and files that name this machine or
-    hold a token; `OSError` for what Hub or network refuse.
+    a public push that the licence forbids or that would show earlier revisions, and files that name this machine, tell
+    of patients or hold a token; `OSError` for what Hub or network refuse.
     """
     try:
         validate_repo_id(repo_id if "/" in repo_id else "")
@@ -63,17 +68,26 @@ def push(
         licences.check_may_be_public(path)
     files = privacy.files_to_push(path, kind)
     token = token or get_token()
-    texts = {name: privacy.read_text(file) for name, file in files.items()}
-    if kind == "model":
-        texts[CARD] = _card_for(path, repo_id)
-    privacy.check_nothing_private(texts, path, token)
-    if not token:
-        raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
-    get_session().timeout = PATIENCE
-    try:
-        return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
-    except (HTTPError, RuntimeError) as error:
-        raise OSError(f"{repo_id}: {_reason(error)}") from error
+    hidden = kind == "dataset" and pseudonyms.wanted(path)
+    with tempfile.TemporaryDirectory() as folder:
+        if not texts_checked:
+            reports, uids = privacy.reports_of(files)
+            patients.check_texts(path, reports, uids if hidden else ())
+        if hidden:
+            files = pseudonyms.hashed_copy(files, path, Path(folder))
+        texts = {name: privacy.read_text(file) for name, file in files.items()}
+        if kind == "model":
+            texts[CARD] = _card_for(path, repo_id)
+        privacy.check_nothing_private(texts, path, token)
+        if not token:
+            raise OSError(
+                "no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)"
+            )
+        get_session().timeout = PATIENCE
+        try:
+            return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
+        except (HTTPError, RuntimeError) as error:
+            raise OSError(f"{repo_id}: {_reason(error)}") from error
 
 
 def push_as_asked(folder: str | os.PathLike, args: Any) -> str:

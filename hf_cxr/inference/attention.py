@@ -24,7 +24,9 @@ LARGEST = 512  # pixels of the longer side of an overlay
 _one_at_a_time = threading.Lock()  # a second pass would take the first one's "eager" for the usual way, and keep it
 
 
-def cross_attention(model: Any, pixel_values: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+def cross_attention(
+    model: Any, pixel_values: torch.Tensor, sequence: torch.Tensor, states: torch.Tensor | None = None
+) -> torch.Tensor:
     """How the decoder's attention was spread over the canvas when it chose each token of a text.
 
     Args:
@@ -33,6 +35,7 @@ def cross_attention(model: Any, pixel_values: torch.Tensor, sequence: torch.Tens
             the model, but not train it.
         pixel_values: (1, channels, height, 2 × height), the canvas that the text was written for.
         sequence: (length,), the tokens as generated: start token first, padding last.
+        states: (1, tokens, hidden), what the encoder made of the canvas; without it the encoder runs once more.
 
     Returns:
         (length, rows, 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t` belongs to
@@ -45,7 +48,7 @@ def cross_attention(model: Any, pixel_values: torch.Tensor, sequence: torch.Tens
     decoder = model.decoder
     with torch.inference_mode(), _one_at_a_time:
         usual = decoder.config._attn_implementation
-        encoded = model.encoder(pixel_values.to(model.device, model.dtype))
+        encoded = (states,) if states is not None else model.encoder(pixel_values.to(model.device, model.dtype))
         decoder.set_attn_implementation("eager")
         try:
             output = model(

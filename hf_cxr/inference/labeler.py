@@ -14,12 +14,14 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from .labeler_lexicon import CUES, NAMES, PARENTS, PLACED, PLACEHOLDER, POINTS, SIDED, WORDS, rows
+from .labeler_lexicon import CUES, NAMES, PARENTS, PLACED, POINTS, SIDED, WELL, WORDS, rows
 from .labeler_lexicon import FINDINGS as FINDINGS
 from .labeler_lexicon import SIDED_FINDINGS as SIDED_FINDINGS
 from .labeler_location import SIDES, Bounds, Where, heights, heights_of, pairs_of, sides_of
+from .labeler_wording import plain
 
 POSITIVE, UNCERTAIN, NEGATIVE = "positive", "uncertain", "negative"
+NORMAL, ABNORMAL, UNKNOWN = "normal", "abnormal", "unknown"
 _RANK = {NEGATIVE: 0, UNCERTAIN: 1, POSITIVE: 2}
 
 _AT_POINT = "|".join(f"(?P<{name}_p{i}>{pattern})" for i, (name, pattern) in enumerate(rows(POINTS)))
@@ -41,9 +43,18 @@ _HEART = re.compile(
 # "X and Y in the left base": X is on the left too.
 _SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\w+){0,2} $| ?/? ?$")
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
-_OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;])*?\bor\b")
+_OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;]){0,300}?\bor\b")
 _REASON = re.compile(r"\b(?:given|because|since|as|due|based|in|considering|absent)\b")
-_PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\w*", re.IGNORECASE)
+_WELL = re.compile(WELL)
+# What the sentence behind a question may answer: "?pneumonia. Lungs clear.", "Effusion? Yes, on the left."
+_ANSWER = re.compile(
+    r"[ .]*(?:(?P<no>(?:no|none|nil|negative|absent|not)(?: (?:is |are )?(?:seen|present|identified|found|evident))?"
+    r" *(?:,|$)|(?:[\w-]+ ){0,3}?(?:clear|normal|unremarkable|nad)\b)|(?P<yes>(?:yes|present|positive|confirmed)\b))"
+)
+CACHED = 1 << 19
+"""Texts whose reading is kept: more than any public collection has, so that no pass over one flushes it."""
+LONGEST = 100
+"""Mentions and sides after which a clause ends, said or not: reading stays linear."""
 
 
 class Mention(NamedTuple):
@@ -66,6 +77,7 @@ class _Hit:
     start: int
     end: int
     status: str
+    asked: bool = False
 
 
 class _Reading:
@@ -76,17 +88,20 @@ class _Reading:
         self.found: list[Mention] = []
         self.clause: list[_Hit] = []  # mentions since the last full stop, semicolon, "but" …
         self.sides: list[Where] = []
-        self.heights: list[Where] | None = None  # read once something is found that has a height
+        self.asked: list[int] = []  # places in `found` of what the sentence before this one asked
         self.starts = [0]  # places that a side does not reach across
         self.since = self.segment = 0  # places in `clause`: the first mention since the last turn, the last comma
-        self.negative = self.unsure = self.sticky = self.ignored = self.after_or = self.unchanged = False
+        self.negative = self.unsure = self.sticky = self.ignored = self.after_or = self.unchanged = self.asking = False
 
     def take(self, event: str, start: int, end: int) -> None:
         """One event of `labeler_lexicon`, where it stands."""
+        if len(self.clause) + len(self.sides) + len(self.starts) > LONGEST:
+            self.close(start)
+            self.since = self.segment = 0
         if event in NAMES:
             status = NEGATIVE if self.negative else UNCERTAIN if self.unsure or self.after_or else POSITIVE
             if not self.ignored or self.negative:
-                self.clause.append(_Hit(NAMES[event], start, end, status))
+                self.clause.append(_Hit(NAMES[event], start, end, status, self.asking))
             self.after_or = False
         elif event in SIDES:
             self.sides.append(Where(event, start, end))
@@ -126,12 +141,12 @@ class _Reading:
     def stop(self, start: int, end: int) -> None:
         """A full stop, a question mark, "but" …: what was said before it has no effect behind it."""
         asked = self.text[start:end] == "?"
-        ahead = asked and not self.text[:start][-1:].isalnum()
+        ahead = asked and not self.text[start - 1 : start].isalnum()
         for hit in self.clause[self.segment :] if asked and not ahead else ():  # "pneumonia?"
-            hit.status = UNCERTAIN if hit.status == POSITIVE else hit.status
+            hit.asked, hit.status = True, UNCERTAIN if hit.status == POSITIVE else hit.status
         self.close(start)
         self.negative = self.sticky = self.ignored = self.after_or = self.unchanged = False
-        self.unsure = ahead  # "?pneumonia"
+        self.unsure = self.asking = ahead  # "?pneumonia"
         self.since = self.segment = 0
         self.starts[:] = [end]
 
@@ -142,7 +157,7 @@ class _Reading:
             self.unsure = self.unsure and (self.sticky or bool(_OR_AHEAD.match(self.text, end)))
             self.ignored = False
             self.segment = len(self.clause)
-        elif event == "SOFT":
+        elif event == "SOFT" or (event == "CLAUSE" and self.negative):
             self.negative = self.unsure = self.sticky = self.after_or = self.unchanged = False
             self.since = self.segment = len(self.clause)
         elif event == "WITH":
@@ -183,6 +198,7 @@ class _Reading:
     def close(self, end: int) -> None:
         """The clause ends: each mention gets its sides and heights, the last one first."""
         clause, text = self.clause, self.text
+        tall = [w for hit in clause[:1] for w in heights(text, self.starts[0], end)]
         shared: tuple[list[Where], list[Where]] = [], []
         read: list[Mention] = []
         previous = [0]  # where the mention before each one ends; "interstitial infiltrates" are one
@@ -195,8 +211,7 @@ class _Reading:
             where = sides_of(at, self.sides, text)
             places: list[Where] = []
             if not PLACED.isdisjoint(hit.names):
-                self.heights = heights(text) if self.heights is None else self.heights
-                places = heights_of(at, where, self.heights, text) if self.heights else []
+                places = heights_of(at, where, tall, text) if tall else []
             if following and _SHARED.match(text[hit.end : following]):
                 # "Left pneumonia, and scar or atelectasis at the right base": the side behind goes before a far one.
                 if all(w.start < previous[i] for w in where) and any(w.start >= following for w in shared[0]):
@@ -211,20 +226,52 @@ class _Reading:
                     pairs = pairs_of(at, where, places, self.sides, text)
                 stated = tuple(s for s in ("right", "left") if any(s == side for side, _ in pairs)) if pairs else ()
                 read.append(Mention(name, hit.status, stated, pairs))
-        self.found.extend(reversed(read))
+        read.reverse()
+        if self.asked:
+            self.answer(read, text[self.starts[0] : end])
+        asked = [i for i, hit in enumerate(h for h in clause for _ in h.names) if hit.asked]
+        self.asked = [len(self.found) + i for i in asked] or (self.asked if end - self.starts[0] < 2 else [])
+        self.found.extend(read)
         clause.clear()
         self.sides.clear()
+        self.starts[:] = [end]
+
+    def answer(self, read: list[Mention], said: str) -> None:
+        """What was asked is settled by the clause behind it, where that names it, what it is a kind of, or answers."""
+        reply = None if read else _ANSWER.match(said)
+        for i in self.asked:
+            finding = self.found[i].finding
+            same = [m.status for m in read if m.finding == finding]
+            above = PARENTS.get(finding, finding)
+            if same:
+                self.found[i] = self.found[i]._replace(status=max(same, key=_RANK.__getitem__))
+            elif any(m.finding in (above, PARENTS.get(above)) and m.status == NEGATIVE for m in read):
+                self.found[i] = self.found[i]._replace(status=NEGATIVE)
+            elif reply:
+                sides = dict.fromkeys(side for w in self.sides for side in SIDES[w.name]) if finding in SIDED else {}
+                where = self.found[i]
+                if reply["yes"] and sides and not where.sides:
+                    where = where._replace(sides=tuple(sides), places=tuple((side, "") for side in sides))
+                self.found[i] = where._replace(status=POSITIVE if reply["yes"] else NEGATIVE)
 
 
-@lru_cache(maxsize=65536)
-def mentions(text: str) -> tuple[Mention, ...]:
-    """Every mention of a finding, in order; the name "_other" stands for an abnormality outside the vocabulary."""
-    text = " ".join(_PLACEHOLDERS.sub(" ", text.lower()).split())
+_KEPT: dict[Mention, Mention] = {}  # mentions repeat from text to text: one object each
+
+
+@lru_cache(maxsize=CACHED)
+def statements(text: str) -> tuple[tuple[Mention, ...], bool]:
+    """The `mentions` of `text`, and whether it says that something is as it should be."""
+    text = plain(text)
     reading = _Reading(text)
     for match in _SCAN.finditer(text):
         reading.take(_EVENTS[match.lastindex or 0], *match.span())
     reading.close(len(text))
-    return tuple(reading.found)
+    return tuple(_KEPT.setdefault(mention, mention) for mention in reading.found), bool(_WELL.search(text))
+
+
+def mentions(text: str) -> tuple[Mention, ...]:
+    """Every mention of a finding, in order; the name "_other" stands for an abnormality outside the vocabulary."""
+    return statements(text)[0]
 
 
 _Key = TypeVar("_Key")
@@ -306,10 +353,19 @@ def _stated(labels: dict[str, str], uncertain: bool) -> frozenset[str]:
     return frozenset(key for key, status in labels.items() if status in wanted)
 
 
-def is_normal(text: str) -> bool:
-    """Whether `text` says something and nothing in it is a positive or uncertain abnormality.
+def normality(text: str) -> str:
+    """ "normal", "abnormal" or "unknown".
 
-    Devices, old scars and degenerative change count as abnormal, as in the Indiana tags. A text without a word is not
-    normal.
+    Abnormal: a positive or uncertain mention of a finding or of an abnormality outside the vocabulary. Devices, old
+    scars and degenerative change count, as in the Indiana tags. Normal: no such mention, and a statement of normality
+    ("lungs are clear", "no acute disease") or denied findings. Unknown: neither, so nothing was understood.
     """
-    return any(map(str.isalpha, text)) and all(m.status == NEGATIVE for m in mentions(text))
+    found, well = statements(text)
+    if any(m.status != NEGATIVE for m in found):
+        return ABNORMAL
+    return NORMAL if found or well else UNKNOWN
+
+
+def is_normal(text: str) -> bool:
+    """Whether `normality` calls `text` normal."""
+    return normality(text) == NORMAL

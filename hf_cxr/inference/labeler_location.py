@@ -62,9 +62,11 @@ class Bounds(NamedTuple):
     closed: int
 
 
-def heights(text: str) -> list[Where]:
-    """Every word that says how high in the chest something lies."""
-    return [Where(m.lastgroup or "", *m.span()) for m in _HEIGHTS.finditer(text)]
+def heights(text: str, start: int = 0, end: int | None = None) -> list[Where]:
+    """Every word between two places of `text` that says how high in the chest something lies."""
+    return [
+        Where(m.lastgroup or "", *m.span()) for m in _HEIGHTS.finditer(text, start, len(text) if end is None else end)
+    ]
 
 
 def _nearest(at: Bounds, around: list[Where], text: str, earliest: int, heights: bool = False) -> list[Where]:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import Pipeline, VisionEncoderDecoderModel
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .attention import cross_attention, overlays
+from .checks import GENERATE_OPTIONS, check_options, check_parts, curve_of, panel_size_of
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
 from .plausibility import doubts
@@ -25,12 +27,8 @@ from .remote_code import add_pipeline_code, share_weights
 from .views import UnreadableImage, pack_views
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
-GENERATE_OPTIONS = (
-    *("max_new_tokens", "num_beams", "num_return_sequences"),
-    *("do_sample", "temperature", "top_p", "top_k"),
-)
 ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
-CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
+LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
 
 
 def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, torch.Tensor]:
@@ -40,30 +38,46 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
         pixel_values: (batch, channels, height, width), normalised by the checkpoint's image processor.
         generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults.
 
-    Returns `sequences` (batch, texts, length), `scores` and `truncated` (batch, texts). A score is the probability
-    that the model gives to the whole text, however it was searched or sampled: the product of its tokens'
-    probabilities, its end among them. A text that was cut short has no end; its score is 0.
+    Returns `sequences` (batch, texts, length), `scores` and `truncated` (batch, texts), and what the encoder made of
+    the canvases, `states` (batch, tokens, hidden). A score is the probability that the model gives to the whole text,
+    however it was searched or sampled: the product of its tokens' probabilities, its end among them. A text that was
+    cut short has no end; its score is 0.
+
+    Raises `ValueError` for options out of bounds, and for a generation config that does not work.
     """
+    check_options(model, generate_kwargs)
     with torch.inference_mode():
-        output = model.generate(
-            pixel_values.to(model.device, model.dtype),
-            return_dict_in_generate=True,
-            output_logits=True,  # `output_scores` are those after temperature, top_k and top_p
-            **generate_kwargs,
+        states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
+        try:
+            sequences = model.generate(encoder_outputs=BaseModelOutput(states), **generate_kwargs)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:  # what transformers does not check
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"the generation settings of this checkpoint do not work ({told})") from error
+        ends = torch.isin(
+            sequences[:, 1:], torch.as_tensor(model.generation_config.eos_token_id, device=states.device)
         )
-        log_probabilities = model.compute_transition_scores(
-            output.sequences, output.logits, getattr(output, "beam_indices", None), normalize_logits=True
-        )
-    tokens = output.sequences[:, -log_probabilities.shape[1] :]
-    written = (tokens != model.generation_config.pad_token_id) & torch.isfinite(log_probabilities)
-    truncated = ~torch.isin(tokens, torch.as_tensor(model.generation_config.eos_token_id).to(tokens.device)).any(1)
-    scores = log_probabilities.float().masked_fill(~written, 0.0).sum(1).exp().masked_fill(truncated, 0.0)
-    batch = len(pixel_values)
+        padding = ends.cumsum(1) - ends.long() > 0
+        scores = _log_probabilities(model, states, sequences).masked_fill(padding, 0.0).sum(1).exp()
+    batch, truncated = len(pixel_values), ~ends.any(1)
     return {
-        "sequences": output.sequences.reshape(batch, -1, output.sequences.shape[1]).cpu(),
-        "scores": scores.reshape(batch, -1).cpu(),
+        "sequences": sequences.reshape(batch, -1, sequences.shape[1]).cpu(),
+        "scores": scores.masked_fill(truncated, 0.0).reshape(batch, -1).cpu(),
         "truncated": truncated.reshape(batch, -1).cpu(),
+        "states": states,
     }
+
+
+def _log_probabilities(model, states: torch.Tensor, sequences: torch.Tensor) -> torch.Tensor:
+    """The log-probability of each token but the first, (texts, length - 1), by one pass over the finished texts, a few
+    at a time: `generate` would keep the logits of every beam and step for it, gigabytes of them."""
+    texts = len(sequences) // len(states)
+    most = max(1, LOGITS // (texts * sequences.shape[1] * model.config.decoder.vocab_size))  # studies at once
+    steps = []
+    for seen, written in zip(states.split(most), sequences.split(most * texts), strict=True):
+        seen = seen.repeat_interleave(texts, 0)
+        logits = model(encoder_outputs=(seen,), decoder_input_ids=written[:, :-1], use_cache=False).logits.float()
+        steps.append(logits.gather(-1, written[:, 1:, None])[..., 0] - logits.logsumexp(-1))
+    return torch.cat(steps)
 
 
 def decode(tokenizer, sequences: torch.Tensor, scores: torch.Tensor) -> list[dict[str, Any]]:
@@ -72,13 +86,14 @@ def decode(tokenizer, sequences: torch.Tensor, scores: torch.Tensor) -> list[dic
     return [{"impression": text.strip(), "score": score} for text, score in zip(texts, scores.tolist(), strict=True)]
 
 
-def calibrated(curve: Mapping[str, Any] | None, probabilities: Sequence[float]) -> list[float]:
+def calibrated(
+    curve: Mapping[str, Any] | None, probabilities: Sequence[float], truncated: Sequence[bool] | None = None
+) -> list[float]:
     """What a text's probability is worth: the chance that its findings are exactly the radiologist's, by the curve
     that `hf_cxr.evaluation.calibration` fitted on the validation split; the probabilities as they are where there is
-    none."""
-    if not curve:
-        return [float(value) for value in probabilities]
-    return np.interp(probabilities, curve["x"], curve["y"]).tolist()
+    none. A text that was cut short is worth 0."""
+    values = np.interp(probabilities, curve["x"], curve["y"]) if curve else np.asarray(probabilities, dtype=np.float64)
+    return (values if truncated is None else np.where(truncated, 0.0, values)).tolist()
 
 
 class ImpressionPipeline(Pipeline):
@@ -118,6 +133,13 @@ class ImpressionPipeline(Pipeline):
     _load_tokenizer = True
     _pipeline_calls_generate = False  # options go straight to `generate`
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        try:
+            check_parts(self.model, self.tokenizer, self.image_processor)
+        except ValueError as error:
+            raise ValueError(f"{self.model.name_or_path or 'this model'}: {error}") from error
+
     def __call__(self, inputs=None, *args, frontal=None, lateral=None, **kwargs):
         if args:
             raise TypeError("give one study, or a list: both views of one as frontal=… and lateral=…, or as a pair")
@@ -148,25 +170,22 @@ class ImpressionPipeline(Pipeline):
         on_unreadable: str | None = None,
         **generate_kwargs,
     ):
-        generate_kwargs |= generate_kwargs.pop("generate_kwargs", {})
+        nested = generate_kwargs.pop("generate_kwargs", {})
+        if not isinstance(nested, Mapping):
+            raise ValueError(f"generate_kwargs is a dict of options of generate, not {nested!r}")
+        generate_kwargs |= nested
         unknown = sorted(set(generate_kwargs) - set(GENERATE_OPTIONS))
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join((*OPTIONS, *GENERATE_OPTIONS))}")
-        if abstain_below is not None and not 0 <= abstain_below <= 1:
-            raise ValueError(f"abstain_below is between 0 and 1, not {abstain_below}")
+        if abstain_below is not None and not (isinstance(abstain_below, Real) and 0 <= abstain_below <= 1):
+            raise ValueError(f"abstain_below is a number between 0 and 1, not {abstain_below!r}")
         if on_unlikely not in (None, *ON_UNLIKELY):
             raise ValueError(f"on_unlikely is one of {', '.join(ON_UNLIKELY)}, not {on_unlikely!r}")
         if on_unreadable not in (None, *ON_UNREADABLE):
             raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, not {on_unreadable!r}")
         if return_attention not in (None, False, True, "words"):
             raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
-        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
-            number = generate_kwargs.get(name, 1)
-            if number is not None and (not isinstance(number, Integral) or number < 1):
-                raise ValueError(f"{name} is a whole number of at least 1, not {number!r}")
-        longest = self.model.config.decoder.max_position_embeddings - 1
-        if (tokens := generate_kwargs.get("max_new_tokens")) and tokens > longest:
-            raise ValueError(f"max_new_tokens {tokens}: this decoder writes 1 to {longest}")
+        check_options(self.model, generate_kwargs)
         before = {"on_unlikely": on_unlikely, "keep_views": return_attention and True}
         after = {
             "on_unreadable": on_unreadable,
@@ -178,7 +197,7 @@ class ImpressionPipeline(Pipeline):
         return _given(before), forward, _given(after)
 
     def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
-        size = self.image_processor.size["height"]
+        size = panel_size_of(self.image_processor)
         views: dict[str, Image.Image] = {}
         warnings, errors = list[str](), list[tuple[str, str]]()
         which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
@@ -196,11 +215,12 @@ class ImpressionPipeline(Pipeline):
     def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
         pixel_values = inputs["pixel_values"]
         outputs: dict[str, Any] = generate(self.model, pixel_values, **generate_kwargs)
+        states = outputs.pop("states")
         if return_attention:
             outputs["maps"] = torch.stack(
                 [
-                    torch.stack([cross_attention(self.model, pixels[None], text) for text in texts])
-                    for pixels, texts in zip(pixel_values, outputs["sequences"], strict=True)
+                    torch.stack([cross_attention(self.model, pixels[None], text, seen[None]) for text in texts])
+                    for pixels, texts, seen in zip(pixel_values, outputs["sequences"], states, strict=True)
                 ]
             )
         return outputs | {name: inputs[name] for name in ("warnings", "errors", "views")}
@@ -218,10 +238,10 @@ class ImpressionPipeline(Pipeline):
                 raise UnreadableImage(f"{which}{error}")
             return [{"impression": None, "score": None, "error": error}]
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
-        curve = getattr(self.model.config, CALIBRATION, None)
-        scores = calibrated(curve, [row["score"] for row in rows])
-        for row, score, cut in zip(rows, scores, outputs["truncated"][0].tolist(), strict=True):
-            row |= {"score": 0.0, "truncated": True} if cut else {"score": score}
+        curve = curve_of(self.model.config)
+        cut = outputs["truncated"][0].tolist()
+        for row, score, short in zip(rows, calibrated(curve, [row["score"] for row in rows], cut), cut, strict=True):
+            row |= {"score": score} | ({"truncated": True} if short else {})
         if return_findings:
             rows = [row | _findings(row["impression"]) for row in rows]
         if return_attention:

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
+from .checks import panel_size_of
 from .inputs import read_views
 from .remote_code import add_code
 from .views import UnreadableImage, ViewSource, pack_views
@@ -86,7 +87,7 @@ class ImpressionProcessor(ProcessorMixin):
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _canvas(self, study: dict[str, Any], which: str) -> Any:
-        size = self.image_processor.size["height"]
+        size = panel_size_of(self.image_processor)
         try:
             views, _ = read_views(study, at_least=2 * size)
             return pack_views(views.get("frontal"), views.get("lateral"), size=size)

@@ -17,7 +17,7 @@ from typing import Any
 REMOTE_TASK = "chest-radiograph-impression"
 REMOTE_CODE_FILES = (
     *("pipeline.py", "processor.py", "inputs.py", "views.py", "dicom.py", "plausibility.py", "attention.py"),
-    *("remote_code.py", "labeler.py", "labeler_lexicon.py", "labeler_location.py"),
+    *("remote_code.py", "checks.py", "labeler.py", "labeler_lexicon.py", "labeler_location.py", "labeler_wording.py"),
 )
 
 

@@ -173,8 +173,10 @@ def _read_file(path: Path, at_least: int | None) -> tuple[Image.Image, str | Non
         raise UnreadableImage(f"{name}: no such file") from None
     except IsADirectoryError:
         raise UnreadableImage(f"{name}: is a folder, not an image") from None
-    except OSError as error:
-        raise UnreadableImage(_line(f"{name}: {error.strerror or error}")) from error
+    except UnreadableImage:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, half a character
+        raise UnreadableImage(_line(f"{name}: {getattr(error, 'strerror', None) or error}")) from error
 
 
 def _decode(stream: BinaryIO, name: str, at_least: int | None) -> tuple[Image.Image, str | None]:

@@ -5,6 +5,7 @@ What a text states is read by `hf_cxr.inference.labeler`; word overlap lives in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -121,3 +122,38 @@ def finding_scores(predictions: Sequence[str], references: Sequence[str]) -> dic
 def normal_accuracy(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Share of studies in which `is_normal` says the same of both texts; a study is normal or abnormal, no third."""
     return float(content_statistics(predictions, references).normal.mean())
+
+
+# --- whether findings can be read at all -----------------------------------------------------------------------------
+
+ENGLISH = frozenset("the of and is are with there or to for has have be was were this that from not without".split())
+OTHERS = frozenset(
+    # Spanish, French, German, Portuguese, Italian, Dutch, Nordic: what no English report writes, nor abbreviates
+    "el los las del de en con sin que se por una un es le les des du et est une dans pas sans avec aux sur der die "
+    "das und ist mit kein keine keinen ohne dem nicht eine ein einer zum zur bei von dos com sem uma um não il lo gli "
+    "di della dei delle nel nella senza è het een geen zonder niet ingen ikke inte och uden utan".split()
+)
+_LETTERS = re.compile(r"[^\W\d_]+")
+SAMPLED, FEWEST = 2000, 0.01  # texts that are looked at, and the share of them that has to state a finding
+
+
+def unread_findings(texts: Sequence[str]) -> str | None:
+    """Why findings cannot be read from a collection's texts, in words that complete "because"; `None` where they can.
+
+    They can be read from English texts, some of which state a finding. A text looks English by its function words.
+    """
+    looked = list(texts)[:: len(texts) // SAMPLED + 1]
+    words = [_LETTERS.findall(text.lower()) for text in looked]
+    other = sum(_looks_foreign(text) for text in words)
+    if other > sum(any(word in ENGLISH for word in text) and not _looks_foreign(text) for text in words):
+        return "the texts do not look English"
+    if sum(bool(positive_findings(text)) for text in looked) < FEWEST * len(looked) or not looked:
+        return "(almost) none of the texts states one that is known"
+    return None
+
+
+def _looks_foreign(words: Sequence[str]) -> bool:
+    letters = "".join(words)
+    if sum(letter > "\u024f" for letter in letters) > len(letters) / 2:  # beyond Latin
+        return True
+    return sum(word in OTHERS for word in words) > sum(word in ENGLISH for word in words)

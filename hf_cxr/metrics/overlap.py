@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens, count_orders, normalize, rouge_tokens, tokenize_13a_all
+from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens_all, count_orders, normalize, rouge_tokens, tokenize_13a_all
 
 # --- BLEU --------------------------------------------------------------------------------------------------------
 
@@ -194,29 +194,41 @@ def cider_per_study(predictions: Sequence[Sequence[str]], references: Sequence[S
     Gaussian penalty on the difference in length with σ = 6, mean over n = 1..4, times 10. A single study scores 0,
     as nothing is rare in a corpus of one.
     """
-    n = len(references)
-    total = np.zeros(n)
+    return next(permuted_cider(predictions, references, [np.arange(len(references))]))
+
+
+def permuted_cider(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], orders: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """`cider_per_study` for each of `orders`, permutations in which study i gets the prediction of study order[i]."""
+    n, counted = len(references), []
     for counts in count_orders(predictions, references):
         frequency = np.bincount(counts.references.gram, minlength=counts.n_grams)
         idf = np.log(max(n, 1)) - np.log(np.maximum(frequency, 1))
-        ours, theirs = (side.times * idf[side.gram] for side in (counts.predictions, counts.references))
-        here, there = counts.shared_in_predictions, counts.shared_in_references
-        products = np.minimum(ours[here], theirs[there]) * theirs[there]
-        cosine = np.bincount(counts.predictions.text[here], products, minlength=n)
-        norm = np.sqrt(
-            np.bincount(counts.predictions.text, ours**2, minlength=n)
-            * np.bincount(counts.references.text, theirs**2, minlength=n)
-        )
-        total += np.divide(cosine, norm, out=np.zeros(n), where=norm > 0)
+        weights = [side.times * idf[side.gram] for side in (counts.predictions, counts.references)]
+        counted.append((counts, *weights))
     lengths = [np.array([len(tokens) for tokens in side]) for side in (predictions, references)]
-    penalty = np.exp(-((lengths[0] - lengths[1]) ** 2) / (2 * _SIGMA**2))
-    return 10 * penalty * total / MAX_ORDER
+    for order in orders:
+        total, study = np.zeros(n), np.argsort(order)
+        for counts, ours, theirs in counted:
+            place, keys = study[counts.predictions.text], counts.references.text * counts.n_grams
+            wanted, keys = place * counts.n_grams + counts.predictions.gram, keys + counts.references.gram
+            there = np.searchsorted(keys, wanted)
+            here = there < len(keys)
+            here[here] = keys[there[here]] == wanted[here]
+            there = there[here]
+            cosine = np.bincount(place[here], np.minimum(ours[here], theirs[there]) * theirs[there], minlength=n)
+            norm = np.sqrt(
+                np.bincount(place, ours**2, minlength=n) * np.bincount(counts.references.text, theirs**2, minlength=n)
+            )
+            total += np.divide(cosine, norm, out=np.zeros(n), where=norm > 0)
+        penalty = np.exp(-((lengths[0][order] - lengths[1]) ** 2) / (2 * _SIGMA**2))
+        yield 10 * penalty * total / MAX_ORDER
 
 
 def cider(predictions: Sequence[str], references: Sequence[str], normalization: str = "none") -> float:
     """Mean CIDEr of texts, 0 to 10, on 13a tokens in lower case without punctuation."""
-    sides = (tokenize_13a_all(side) for side in _pairs(predictions, references, normalization))
-    return float(cider_per_study(*([cider_tokens(tokens) for tokens in side] for side in sides)).mean())
+    return float(cider_per_study(*map(cider_tokens_all, _pairs(predictions, references, normalization))).mean())
 
 
 # --- the whole text ----------------------------------------------------------------------------------------------

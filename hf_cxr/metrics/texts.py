@@ -85,6 +85,11 @@ def cider_tokens(tokens: Sequence[str]) -> list[str]:
     return [token.lower() for token in tokens if token not in _COCO_PUNCTUATION]
 
 
+def cider_tokens_all(texts: Sequence[str]) -> list[list[str]]:
+    """`cider_tokens` of each text."""
+    return [cider_tokens(tokens) for tokens in tokenize_13a_all(texts)]
+
+
 _ROUGE_WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -96,11 +101,11 @@ def rouge_tokens(text: str) -> list[str]:
 # --- n-grams -----------------------------------------------------------------------------------------------------
 
 
-def ngrams(tokens: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """Counts of all n-grams of order 1 to 4."""
+def ngrams(tokens: Sequence[str], max_order: int = MAX_ORDER) -> Counter[tuple[str, ...]]:
+    """Counts of all n-grams of order 1 to `max_order`."""
     return Counter(
         tuple(tokens[start : start + order])
-        for order in range(1, MAX_ORDER + 1)
+        for order in range(1, max_order + 1)
         for start in range(len(tokens) - order + 1)
     )
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
+
+from hf_cxr.models.loading import load, load_config, loading
 
 # From-scratch sizes. `base` is ViT-B/16; the others keep its head width of 32 to 64.
 ENCODER_SIZES: dict[str, dict[str, Any]] = {
@@ -62,11 +64,11 @@ def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
 
     Raises `UnsupportedPart` for a type that cannot work on the canvas, or for a panel size that it cannot have.
     """
-    config = AutoConfig.from_pretrained(name)
+    config = load_config(name)
     if config.model_type not in ON_CANVAS | STRETCHED.keys():
         raise UnsupportedPart(f"encoder {name}: a {config.model_type!r} model {_reason(config)}; {INSTEAD}")
     _check_panel(config, canvas[0], name)
-    pretrained = AutoModel.from_pretrained(name, dtype=torch.float32)
+    pretrained = load(AutoModel, name, config=config, dtype=torch.float32)
     made_for = _canvas_of(config)
     if made_for == canvas:
         return pretrained
@@ -106,7 +108,8 @@ def image_processor(encoder: str, canvas: tuple[int, int]) -> BaseImageProcessor
     """
     known: dict[str, Any] = {}
     if encoder not in ENCODER_SIZES:
-        known, _ = BaseImageProcessor.get_image_processor_dict(encoder)
+        with loading(encoder):
+            known, _ = BaseImageProcessor.get_image_processor_dict(encoder)
         if known.get("image_mean") is None or known.get("image_std") is None:
             raise UnsupportedPart(f"encoder {encoder}: its preprocessor_config.json names no image_mean and image_std")
     if is_torchvision_available():

@@ -6,6 +6,7 @@ it. Training lives in `hf_cxr.training.run`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -31,10 +30,12 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
+from hf_cxr.inference.checks import check_parts, panel_size_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
+from hf_cxr.models.loading import load, load_config, loading
 from hf_cxr.utils.places import check_checkpoint
 
 # From-scratch sizes. `base` is GPT-2 small.
@@ -65,32 +66,51 @@ class Checkpoint:
         share_weights(folder)
 
 
-def load_checkpoint(folder: str | os.PathLike, revision: str | None = None) -> Checkpoint:
-    """Load a checkpoint from a folder or a Hub id.
+def load_checkpoint(
+    folder: str | os.PathLike, revision: str | None = None, dtype: str | torch.dtype | None = None
+) -> Checkpoint:
+    """Load a checkpoint from a folder or a Hub id, its weights as `dtype` ("float32", "bfloat16", …) or, by default,
+    as its config says.
 
     Raises `FileNotFoundError` where there is no such folder or repository, or the folder holds no checkpoint, and
     `ValueError` for one of another kind or with damaged weights.
     """
     check_checkpoint(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, revision=revision)
+        config = load_config(folder, revision)
     except (OSError, ValueError) as error:
         if Path(folder).exists():
             raise
         raise FileNotFoundError(f"{folder}: no such folder, and not to be had from the Hub ({error})") from error
     if config.model_type != "vision-encoder-decoder":
         raise ValueError(f"{folder}: a checkpoint of type {config.model_type!r}, not 'vision-encoder-decoder'")
-    try:
-        model, info = VisionEncoderDecoderModel.from_pretrained(folder, revision=revision, output_loading_info=True)
-    except SafetensorError as error:
-        raise ValueError(f"{folder}: its model.safetensors is damaged ({error})") from error
+    image_processor = load(AutoImageProcessor, folder, revision=revision, **image_backend())
+    with loading(folder):  # of no other size is a model built
+        panel_size_of(image_processor)
+    tokenizer = load(AutoTokenizer, folder, config=config, revision=revision)
+    model, info = load(
+        VisionEncoderDecoderModel,
+        folder,
+        config=config,
+        revision=revision,
+        dtype=dtype or "auto",
+        output_loading_info=True,
+    )
     if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
         raise ValueError(f"{folder}: its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
-    return Checkpoint(
-        ready_for_trainer(model),
-        AutoTokenizer.from_pretrained(folder, revision=revision),
-        AutoImageProcessor.from_pretrained(folder, revision=revision, **image_backend()),
-    )
+    with loading(folder):
+        check_parts(model, tokenizer, image_processor)
+    return Checkpoint(ready_for_trainer(model), tokenizer, image_processor)
+
+
+def weights_digest(folder: str | os.PathLike) -> str | None:
+    """SHA-256 of the weight files in a folder; `None` where it holds none."""
+    files = sorted(path for name in ("model*.safetensors", "pytorch_model*.bin") for path in Path(folder).glob(name))
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest() if files else None
 
 
 def ready_for_trainer(model: VisionEncoderDecoderModel) -> VisionEncoderDecoderModel:
@@ -110,18 +130,6 @@ def image_backend() -> dict[str, str]:
     return {} if is_torchvision_available() else {"backend": "pil"}
 
 
-def panel_size_of(image_processor: BaseImageProcessor) -> int:
-    """The side of one square panel, in pixels, that a checkpoint was made for.
-
-    Raises `ValueError` if its image size is not that of a two-panel canvas (height, 2 × height).
-    """
-    size = image_processor.size
-    height, width = size["height"], size["width"]
-    if width != PANELS * height:
-        raise ValueError(f"not a two-panel checkpoint: its image processor is set to {height} × {width} pixels")
-    return height
-
-
 def build(
     encoder: str,
     decoder: str,
@@ -129,6 +137,7 @@ def build(
     texts: Iterable[str] = (),
     vocab_size: int = 4000,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     decoder_dropout: float | None = None,
 ) -> Checkpoint:
     """Build a checkpoint from two parts.
@@ -141,6 +150,7 @@ def build(
         texts: the training impressions.
         vocab_size: the most tokens that a trained tokenizer may have.
         max_new_tokens: the longest text that `generate` writes by default.
+        tokenizer: takes the place of one trained on `texts`.
         decoder_dropout: `None`: a pretrained decoder keeps its own, a from-scratch one has none.
 
     Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
@@ -150,7 +160,7 @@ def build(
     make_encoder = encoders.scratch_encoder if encoder in ENCODER_SIZES else encoders.adapt_encoder
     encoder_model = make_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:
-        tokenizer = train_tokenizer(texts, vocab_size)
+        tokenizer = tokenizer or train_tokenizer(texts, vocab_size)
         decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens, decoder_dropout or 0.0)
     else:
         tokenizer = _own_tokenizer(decoder)
@@ -190,7 +200,7 @@ def _scratch_decoder(
 
 def adapt_decoder(name: str, dropout: float | None = None) -> PreTrainedModel:
     """Load a pretrained decoder with cross-attention added. Raises `UnsupportedPart` where its type has none."""
-    config = AutoConfig.from_pretrained(name)
+    config = load_config(name)
     config.is_decoder, config.add_cross_attention = True, True
     if dropout is not None:
         config.update({key: dropout for key in DROPOUT if hasattr(config, key)})
@@ -204,7 +214,7 @@ def adapt_decoder(name: str, dropout: float | None = None) -> PreTrainedModel:
             f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the "
             "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"
         )
-    return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
+    return load(AutoModelForCausalLM, name, config=config, dtype=torch.float32)
 
 
 def _positions(decoder: PreTrainedModel) -> int:
@@ -237,7 +247,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 def _own_tokenizer(decoder: str) -> PreTrainedTokenizerBase:
     """The decoder's tokenizer, with the begin, end and (own) padding token that training and generation need."""
-    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    tokenizer = load(AutoTokenizer, decoder)
     if tokenizer.bos_token is None:
         tokenizer.bos_token = tokenizer.cls_token or tokenizer.eos_token
     if tokenizer.eos_token is None:

@@ -20,12 +20,14 @@ import torch
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_cxr.training.callbacks import StageProgress, is_exhausted
-from hf_cxr.utils.files import replace_files
+from hf_cxr.utils.files import json_object, replace_files
 
 WHOLE = "complete"  # an empty file, the last to be written into a checkpoint's folder
 RUNNING_LOSS = "running_loss_{rank}.json"
@@ -85,6 +87,27 @@ def whole_again(trained: torch.nn.Module, unsharded: torch.nn.Module) -> torch.n
     return unsharded
 
 
+def load_weights(model: torch.nn.Module, folder: str | os.PathLike, hint: str = "") -> None:
+    """Load the weights of a checkpoint: all of them, and of the right shapes, or none.
+
+    Raises `FileNotFoundError` or `ValueError` with one line that ends in `hint`: what to do about it.
+    """
+    file = Path(folder) / SAFE_WEIGHTS_NAME
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: its weights ({file.name}) are missing{hint}")
+    try:
+        saved = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: is damaged ({error}){hint}") from error
+    own = model.state_dict()
+    there = {tensor.data_ptr() for name, tensor in own.items() if name in saved}
+    lost = [name for name in own.keys() - saved if own[name].data_ptr() not in there]  # a tied copy is not saved twice
+    lost += [name for name in saved if name not in own or own[name].shape != saved[name].shape]
+    if lost:
+        raise ValueError(f"{folder}: a checkpoint of another model ({len(lost)} weights, as {min(lost)}){hint}")
+    model.load_state_dict(saved, strict=False)
+
+
 class ResumableTrainer(Trainer):
     """`Trainer` whose checkpoints are whole or not there, and whose logged losses survive a resume.
 
@@ -96,33 +119,76 @@ class ResumableTrainer(Trainer):
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.progress = StageProgress(stage)
         self.add_callback(self.progress)
-        self.resumed_from: Path | None = None
         self.save_limit: int | None = None
-        self.add_callback(_RestoreRunningLoss(self))
+        self.gathered: torch.Tensor | float = 0.0  # the loss since the last line of the log, of this process
+        # The loss of all steps that are in the log, the last of them, and the step before the first. `Trainer` counts
+        # these from the last resume on.
+        self.losses: dict[str, Any] = {"total": 0.0, "logged": 0, "first": 0}
 
     def resume_or_train(self, patience: int = 0, start: str | None = None) -> None:
         """Train from the last whole checkpoint in the output folder, or from the start where there is none.
 
         Args:
             patience: that of early stopping; a run that it has ended is not trained any further.
-            start: a checkpoint of another run to go on from, unchecked: the Trainer's `resume_from_checkpoint`.
+            start: a checkpoint of another run to begin from: the Trainer's `resume_from_checkpoint`.
         """
         if self.args.should_save:
             remove_checkpoints(self.args.output_dir, broken_only=True)
         self.accelerator.wait_for_everyone()
-        self.resumed_from = Path(start) if start else agreed(next(reversed(checkpoints(self.args.output_dir)), None))
+        own = agreed(next(reversed(checkpoints(self.args.output_dir)), None))
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # `rotate` deletes, `Trainer` does not
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         try:
-            if self.resumed_from and not start:
+            if own:
                 self.args.eval_on_start = False
-                self.state = self._relocated_state(self.resumed_from / TRAINER_STATE_NAME)
-                if self.state.best_model_checkpoint and is_exhausted(self.state, self.args, patience):
-                    return self._load_best_model()
-            self.save_limit = limit
-            self.train(resume_from_checkpoint=str(self.resumed_from) if self.resumed_from else None)
+                if not sharded:
+                    load_weights(self.model, own, "; delete that folder, or begin anew with --restart")
+                self.state = self._relocated_state(own / TRAINER_STATE_NAME)
+                file = own / RUNNING_LOSS.format(rank=self.args.process_index)
+                self.losses = json.loads(file.read_text(encoding="utf-8"))
+                self.gathered = self.losses.pop("gathered")
+            elif start:
+                step = json_object(Path(start) / TRAINER_STATE_NAME)["global_step"]
+                self.losses |= {"logged": step, "first": step}
+                self.add_callback(_ForgetTheOtherRun())
+            if not own or not self._has_ended(patience):
+                self.save_limit = limit
+                self.train(resume_from_checkpoint=str(own or start) if own or start else None)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint and not sharded:
+                load_weights(self.model, self.state.best_model_checkpoint)  # whole, whatever `Trainer` left out
+        except ValueError as error:
+            if not own and start and "parameter group" in str(error):  # so torch says it
+                raise ValueError(f"resume_from_checkpoint: {start} trained other parts of the model") from error
+            raise
         finally:
             self.args.save_total_limit = limit
             self.progress.close()
+
+    def _has_ended(self, patience: int) -> bool:
+        """Whether nothing is left to train: `Trainer` would take one more step."""
+        stopped = self.state.best_model_checkpoint and is_exhausted(self.state, self.args, patience)
+        return bool(stopped) or self.state.global_step >= self.state.max_steps
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.args.logging_nan_inf_filter and not loss.isfinite():  # as `Trainer` does
+            loss = self.gathered / (1 + self.state.global_step - self.losses["logged"])
+        self.gathered = self.gathered + loss
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; the losses are those of all steps of the run, before a resume as well."""
+        step = self.state.global_step
+        if "loss" in logs or "train_loss" in logs:
+            gathered = torch.as_tensor(self.gathered, device=self.args.device)
+            gathered = self.accelerator.gather(gathered).mean().item()
+        if "loss" in logs:
+            logs["loss"] = gathered / max(1, step - self.losses["logged"])
+            self.losses |= {"total": self.losses["total"] + gathered, "logged": step}
+            self.gathered = 0.0
+        elif "train_loss" in logs:
+            logs["train_loss"] = (self.losses["total"] + gathered) / max(1, step - self.losses["first"])
+        super().log(logs, start_time)
 
     def _relocated_state(self, file: Path) -> TrainerState:
         """The saved state, its best checkpoint looked for in this folder: a run may have been moved."""
@@ -153,12 +219,8 @@ class ResumableTrainer(Trainer):
         finally:
             self.args.push_to_hub = push
         folder.mkdir(exist_ok=True)
-        loss = {
-            "tr_loss": self._tr_loss.item(),
-            "total": self._total_loss_scalar,
-            "last_logged": self._globalstep_last_logged,
-        }
-        (folder / RUNNING_LOSS.format(rank=self.args.process_index)).write_text(json.dumps(loss), encoding="utf-8")
+        losses = json.dumps(self.losses | {"gathered": float(self.gathered)})
+        (folder / RUNNING_LOSS.format(rank=self.args.process_index)).write_text(losses, encoding="utf-8")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (folder / WHOLE).touch()
@@ -178,31 +240,13 @@ class ResumableTrainer(Trainer):
         finally:
             vars(model).pop("save_pretrained", None)
 
-    def _issue_warnings_after_load(self, load_result) -> None:
-        state = self.model.state_dict()
-        missing = set(load_result.missing_keys)
-        loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
-        lost = [name for name in missing if state[name].data_ptr() not in loaded]  # a tied copy is not saved twice
-        if lost or load_result.unexpected_keys:
-            names = sorted(lost) + sorted(load_result.unexpected_keys)
-            raise ValueError(
-                f"{self.args.output_dir}: a checkpoint of another model ({len(names)} weights, as {names[0]})"
-            )
 
-
-class _RestoreRunningLoss(TrainerCallback):
-    """Give a resumed trainer the loss that had gathered since the last line of the log; `Trainer` starts from 0."""
-
-    def __init__(self, trainer: ResumableTrainer) -> None:
-        self.trainer = trainer
+class _ForgetTheOtherRun(TrainerCallback):
+    """A run that begins from another's checkpoint takes neither its log nor its best checkpoint for its own."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        file = (self.trainer.resumed_from or Path()) / RUNNING_LOSS.format(rank=args.process_index)
-        if self.trainer.resumed_from and file.is_file():
-            loss = json.loads(file.read_text(encoding="utf-8"))
-            self.trainer._tr_loss = torch.tensor(loss["tr_loss"], device=args.device)
-            self.trainer._total_loss_scalar = loss["total"]
-            self.trainer._globalstep_last_logged = loss["last_logged"]
+        state.log_history, state.best_metric = [], None
+        state.best_model_checkpoint = state.best_global_step = None
 
 
 # --- how far a run has come --------------------------------------------------------------------------------------

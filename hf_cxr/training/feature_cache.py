@@ -45,7 +45,8 @@ def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path
                 encoded = encoder(pixel_values=pixels.to(encoder.device))[0].float().cpu().numpy()
             if states is None:
                 shape = (len(rows), *encoded.shape[1:])
-                _check_disk_space(file.parent, 4 * int(np.prod(shape)))
+                # A memory map on a full disk ends the process without a word (SIGBUS).
+                check_disk_space(file.parent, 4 * int(np.prod(shape)), "the frozen encoder's states")
                 states = np.lib.format.open_memmap(folder / "states", mode="w+", dtype=np.float32, shape=shape)
             states[start : start + batch_size] = encoded
         if states is not None:
@@ -53,11 +54,11 @@ def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path
         (folder / "states").replace(file)
 
 
-def _check_disk_space(folder: Path, needed: int) -> None:
-    """A memory map on a full disk ends the process without a word (SIGBUS), so the space is asked for beforehand."""
+def check_disk_space(folder: Path, needed: int, what: str) -> None:
+    """Raise `OSError` where the disk of `folder` has less than `needed` bytes left for `what`."""
     disk = os.statvfs(folder)
     if needed > (free := disk.f_bavail * disk.f_frsize):
-        raise OSError(f"{folder}: the frozen encoder's states need {needed / 1e9:.1f} GB, there are {free / 1e9:.1f}")
+        raise OSError(f"{folder}: {what} need {needed / 1e9:.2g} GB, there are {free / 1e9:.2g}")
 
 
 def _digest(encoder, canvases: CanvasDataset) -> str:

@@ -136,6 +136,7 @@ def pretrain_on_findings(
         "resume_from_checkpoint": None,
         "eval_on_start": False,
         "label_smoothing_factor": 0.0,
+        "neftune_noise_alpha": None,  # acts on a decoder's embeddings
         "gradient_checkpointing": False,
         "activation_checkpointing": False,  # the same under the name that transformers fills in beside it
         "push_to_hub": False,

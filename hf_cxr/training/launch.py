@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from transformers import TrainingArguments
 
+from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments
 from hf_cxr.utils.files import packaged
 
 RANKS = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}
@@ -112,6 +113,37 @@ def check_workers() -> None:
         raise ValueError("FSDP version 1 is not supported; set fsdp_version: 2, as configs/accelerate/fsdp2.yaml does")
     if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
         raise ValueError("DeepSpeed ZeRO-3 is not supported; use configs/accelerate/fsdp2.yaml")
+
+
+def cut_global_batch(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> str:
+    """Cut the global batch into equal parts for the devices, and these into accumulated batches; in place.
+
+    Where `per_device_train_batch_size` does not divide a device's part, the next smaller number that does takes its
+    place. Returns one line that says what was chosen. Raises `ValueError` where the devices cannot share the global
+    batch equally, or `gradient_accumulation_steps` says another one than `global_batch_size`.
+    """
+    batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    devices = args.world_size * max(1, args.n_gpu)
+    product = batch * accumulation * devices
+    given = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    for name, value in (given | {"global_batch_size": kit.global_batch_size}).items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is 1 or more, not {value}")
+    whole = kit.global_batch_size or product
+    if args.accumulation_given and product != whole:
+        raise ValueError(
+            f"global_batch_size is {whole}, but gradient_accumulation_steps {accumulation} × per_device_train_batch_"
+            f"size {batch} × {devices} device(s) is {product}; leave gradient_accumulation_steps out, or change one"
+        )
+    part, rest = divmod(whole, devices)
+    if rest:
+        near = " or ".join(str(size) for size in (whole - rest, whole - rest + devices) if size)
+        raise ValueError(f"global_batch_size: {devices} devices cannot share {whole} studies equally; take {near}")
+    size = next(size for size in range(min(batch, part), 0, -1) if part % size == 0)
+    kit.global_batch_size = whole
+    args.per_device_train_batch_size, args.gradient_accumulation_steps = size, part // size
+    lowered = f" (per_device_train_batch_size {batch} lowered to {size})" if size < batch else ""
+    return f"Global batch: {whole} studies = {size} × {devices} device(s) × {part // size} accumulated{lowered}"
 
 
 def is_fsdp() -> bool:

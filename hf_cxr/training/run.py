@@ -23,7 +23,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import Trainer, TrainerState, set_seed
+from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, set_seed
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
@@ -34,31 +34,30 @@ from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
-from hf_cxr.inference.pipeline import CALIBRATION
-from hf_cxr.metrics import SCALARS
+from hf_cxr.inference.checks import CALIBRATION
 from hf_cxr.models.lora import adapters
-from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES, Checkpoint, build, load_checkpoint
+from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     PROGRESS,
     agreed,
     check_same_run,
     checkpoints,
+    load_weights,
     only_run_in,
     read_progress,
     remove_checkpoints,
     whole_again,
     write_progress,
 )
-from hf_cxr.training.feature_cache import encode_once
+from hf_cxr.training.checks import check_feasible
+from hf_cxr.training.feature_cache import check_disk_space, encode_once
 from hf_cxr.training.findings_pretraining import ENCODER, STAGE, pretrain_on_findings
-from hf_cxr.training.launch import check_workers, is_sharded
+from hf_cxr.training.launch import cut_global_batch, is_sharded
 from hf_cxr.training.samples import SampleCallback
 from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 from hf_cxr.utils.files import json_object
 
-NOT_SELECTABLE = ("legacy_bleu4", "length_ratio")  # more of them is not better
-SELECTABLE = ("composite", "loss", "image_gain", *(name for name in SCALARS if name not in NOT_SELECTABLE))
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
 RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
 
@@ -75,10 +74,13 @@ def train(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str,
     with state.local_main_process_first():
         dataset = load_prepared(kit.dataset)
     data_facts = model_card.dataset_facts(kit.dataset)  # now: the folder may hold another dataset when training ends
+    batch = cut_global_batch(kit, args)
     check_feasible(dataset, kit, args)
     public = args.push_to_hub and args.hub_private_repo is False and state.is_main_process
     if public and (note := licences.note_on_weights(kit.dataset, data_facts["preparation"].get("source"))):
         print(f"push_to_hub: {note}", file=sys.stderr)
+    if state.is_main_process:
+        print(batch, flush=True)
     config = identity(kit, args, dataset)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
@@ -138,8 +140,9 @@ def _train_stages(
     dataset: DatasetDict, kit: ImpressionConfig, args: ImpressionTrainingArguments, config: dict[str, Any]
 ) -> Checkpoint:
     """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
-    state, output = PartialState(), Path(args.output_dir)
+    state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
     texts = evaluation.texts_of(dataset, "train")
+    tokenizer = AutoTokenizer.from_pretrained(start, trust_remote_code=False) if start else None
     checkpoint = build(
         kit.encoder,
         kit.decoder,
@@ -148,7 +151,13 @@ def _train_stages(
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
         decoder_dropout=kit.decoder_dropout,
+        tokenizer=tokenizer,
     )
+    if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
+        raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
+    _set_generation(checkpoint, args)
+    weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
+    check_disk_space(output, weights * (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4), "the weights")
     note = note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length)
     if note and state.is_main_process:
         print(note, file=sys.stderr)
@@ -158,7 +167,9 @@ def _train_stages(
             for name in ("train", "validation")
             if len(dataset.get(name, ()))
         }
-    if kit.findings_pretraining_epochs:
+    if start:
+        print(f"Begins from {start}: its encoder needs no findings pretraining", flush=True)
+    elif kit.findings_pretraining_epochs:
         pretrain_on_findings(checkpoint, packed["train"], kit, args)
         if state.is_main_process:
             write_progress(output, "impressions", config)
@@ -170,6 +181,16 @@ def _train_stages(
         save_run(checkpoint, kit, args, trainer, output)
         write_progress(output, "evaluation", config)
     return checkpoint
+
+
+def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
+    """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay."""
+    own = checkpoint.model.generation_config
+    if args.generation_config:
+        asked = Seq2SeqTrainer.load_generation_config(args.generation_config).to_diff_dict()
+        own.update(**{name: value for name, value in asked.items() if not name.endswith(("token_id", "_version"))})
+    if args.generation_num_beams:
+        own.num_beams = args.generation_num_beams
 
 
 def identity(kit: ImpressionConfig, args: ImpressionTrainingArguments, dataset: DatasetDict) -> dict[str, Any]:
@@ -195,8 +216,10 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
         check_same_run(output, progress["config"], config)
         print(f"Resuming {output}: {_progress_so_far(output, progress['stage'])}", flush=True)
         return progress["stage"]
-    saved = [output / name for name in (ENCODER, STAGE) if (output / name).exists()]
-    saved += [*output.glob("checkpoint-*"), *output.glob("model*.safetensors")]
+    saved = [output / ENCODER] if (output / ENCODER).exists() else []
+    for folder in (output, output / STAGE):  # half a checkpoint of a run of ours is nothing that could be continued
+        saved += checkpoints(folder) if progress else folder.glob("checkpoint-*")
+    saved += output.glob("model*.safetensors")
     stage = progress["stage"] if progress else None
     if (saved or stage in ("evaluation", "finished")) and not kit.restart:
         what = "an interrupted run; continue it with --resume" if progress else "others' checkpoints; move them away"
@@ -228,50 +251,6 @@ def _progress_so_far(output: Path, stage: str) -> str:
 def _remove(folder: Path, *patterns: str) -> None:
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: ImpressionTrainingArguments) -> None:
-    """Raise `ValueError`, before any time is spent, for what would fail later on."""
-    if not len(dataset.get("train", ())):
-        raise ValueError(f"{kit.dataset}: there are no training studies")
-    if args.eval_strategy != "no" and not len(dataset.get("validation", ())):
-        raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
-    check_workers()
-    if kit.resume and kit.restart:
-        raise ValueError("resume or restart: not both")
-    if kit.resume and (args.save_only_model or args.ignore_data_skip):
-        raise ValueError("resume needs save_only_model: false and ignore_data_skip: false")
-    if args.load_best_model_at_end and args.save_strategy == "steps" and args.save_steps != args.eval_steps:
-        raise ValueError("load_best_model_at_end needs each evaluation's checkpoint: save_steps equal to eval_steps")
-    best = str(args.metric_for_best_model).removeprefix("eval_")
-    if args.load_best_model_at_end and best not in SELECTABLE:
-        raise ValueError(f"metric_for_best_model: {best!r} is none of {', '.join(SELECTABLE)}")
-    if kit.early_stopping_patience and not args.load_best_model_at_end:
-        raise ValueError("early_stopping_patience needs load_best_model_at_end: true and an eval_strategy")
-    if kit.freeze_encoder and not kit.findings_pretraining_epochs and (kit.view_dropout or kit.augmentation):
-        raise ValueError(
-            "freeze_encoder: view_dropout and augmentation act in the findings pretraining only, and there is none"
-        )
-    if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
-        raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
-    if args.push_to_hub and args.hub_strategy == "every_save" and (kit.lora_rank or is_sharded(args)):
-        raise ValueError("hub_strategy: every_save pushes whole weights; lora_rank and FSDP have them at the end only")
-    if kit.lora_rank and is_sharded(args):
-        raise ValueError("lora_rank with FSDP or DeepSpeed is not supported: with adapters plain DDP is enough")
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        raise ValueError(
-            f"train_sampling_strategy: {args.train_sampling_strategy} is not supported: batches of like length teach "
-            "the commonest text (docs/training.md); use random"
-        )
-    by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
-    if by_tags and "tags" not in dataset["train"].column_names:
-        raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")
-    for name in ("view_dropout", "augmentation", "decoder_dropout"):
-        if not 0 <= (getattr(kit, name) or 0) <= 1:
-            raise ValueError(f"{name} is between 0 and 1, not {getattr(kit, name)}")
-    for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs"):
-        if getattr(kit, name) < 0:
-            raise ValueError(f"{name} is 0 or more, not {getattr(kit, name)}")
 
 
 def save_run(
@@ -308,6 +287,8 @@ def fine_tune(
         name: CanvasDataset(split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed)
         for name, split in packed.items()
     }
+    if start := args.resume_from_checkpoint:
+        load_weights(model, start, "; name one of the same encoder, decoder and panel_size")
     if kit.freeze_encoder:
         model.encoder.requires_grad_(False)
         batch_size = args.per_device_eval_batch_size
@@ -328,7 +309,7 @@ def fine_tune(
         callbacks.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
         callbacks.append(EarlyStopping(kit.early_stopping_patience))
-    unsharded = copy.deepcopy(model) if is_sharded(args) else None
+    unsharded, generation = copy.deepcopy(model) if is_sharded(args) else None, model.generation_config
     trainer = ImpressionTrainer(
         model=model,
         args=args,
@@ -345,6 +326,7 @@ def fine_tune(
         push=_push_in_progress,
         stage=f"{'stage 2 of 2' if kit.findings_pretraining_epochs else 'stage 1 of 1'}: model learns to write",
     )
+    model.generation_config = generation  # `Seq2SeqTrainer` puts that of the arguments there, without the own tokens
     if kit.log_samples and "validation" in packed:
         trainer.add_callback(
             SampleCallback(

@@ -80,14 +80,6 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             finally:
                 vars(model.config).pop("custom_pipelines", None)  # belongs to a pushed or finished checkpoint alone
 
-    def get_eval_dataloader(self, *args, **kwargs) -> torch.utils.data.DataLoader:
-        # The stock class drops a last batch of evaluation where one of training is to be dropped.
-        asked, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(*args, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = asked
-
     def prediction_step(self, *args, **kwargs):
         # The stock class writes every default into the model's generation config. Saved with the weights, they would
         # have `generate` warn of `max_length` at each call, for ever.

@@ -319,10 +319,38 @@ def test_a_damaged_header_is_not_taken_for_the_end(read, tmp_path):
         read(path)
 
 
+@reader
+@pytest.mark.parametrize("mode", ["w:", "w:gz"])
+@pytest.mark.parametrize(
+    ("blocks", "what"),
+    [
+        (1, "zeros in place of the tar header at byte 1,024"),
+        (3, "a further member at byte 3,072, behind the end mark at byte 1,024"),
+    ],
+)
+def test_headers_that_were_zeroed_do_not_end_a_tar(read, mode, blocks, what, tmp_path):
+    content = bytes(range(1, 256)) + bytes(99)
+    plain = bytearray(make_tar(tmp_path / "a.tar", {f"{i}": content for i in range(4)}, mode="w:").read_bytes())
+    plain[1024 : 1024 + 512 * blocks] = bytes(512 * blocks)
+    path = tmp_path / "b.tar"
+    path.write_bytes(gzip.compress(plain) if mode == "w:gz" else plain)
+    with pytest.raises(ValueError, match=rf"b\.tar: damaged or truncated after 1 members \({what}\)"):
+        read(path)
+
+
+def test_a_tar_may_end_with_one_block_of_zeros_two_or_many(tmp_path):
+    path = make_tar(tmp_path / "a.tar", mode="w:")
+    members_alone = path.read_bytes().rstrip(b"\0")
+    members_alone += bytes(-len(members_alone) % 512)
+    for blocks in (1, 2, 3, 600):
+        path.write_bytes(members_alone + bytes(512 * blocks))
+        assert check(path) == 3
+
+
 def test_joined_archives_are_an_error_and_garbage_behind_the_end_is_not(tmp_path):
     plain = make_tar(tmp_path / "a.tar", mode="w:").read_bytes()
     (tmp_path / "b.tgz").write_bytes(gzip.compress(plain) + gzip.compress(plain))
-    with pytest.raises(ValueError, match="second archive"):
+    with pytest.raises(ValueError, match=f"a further member at byte {len(plain):,}, behind the end mark"):
         check(tmp_path / "b.tgz")
     (tmp_path / "c.tgz").write_bytes(gzip.compress(plain + b"left over" * 99))
     assert check(tmp_path / "c.tgz") == 3

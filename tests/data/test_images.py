@@ -1,10 +1,15 @@
 """Every image of a collection, read once into a store."""
 
 import io
+import os
+import signal
 import tarfile
+from functools import partial
+from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -118,14 +123,88 @@ def test_pixels_are_looked_at_only_where_the_view_is_not_known(tmp_path):
     assert isinstance(unknown.evidence, float)
 
 
-def die():
-    import os
-    import signal
+def test_a_path_that_the_system_refuses_is_a_reason_and_not_the_end(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "file").write_bytes(b"")
+    deep = Path("/", *["d" * 200] * 30, "deep.png")
+    names = ("folder.png", "loop.png", "n" * 256 + ".png", "pipe.png", "nul\0.png", "half\ud800.png", "file/in.png")
+    reasons = read(tmp_path, *(tmp_path / name for name in names), deep)
+    folder, loop, long, pipe, nul, half, inside, deep_reason = reasons
+    assert folder == "folder.png: is a folder, not an image"
+    assert loop == "loop.png: Too many levels of symbolic links"
+    assert long.endswith("n.png: File name too long")
+    assert deep_reason == "deep.png: File name too long"
+    assert (pipe, inside) == ("image file missing: pipe.png", "image file missing: in.png")
+    assert nul.endswith("embedded null byte")
+    assert "surrogates not allowed" in half
 
+
+def test_a_file_that_may_not_be_read_is_a_reason(tmp_path):
+    noise().save(tmp_path / "file.png")
+    (tmp_path / "locked").mkdir()
+    noise().save(tmp_path / "locked" / "x.png")
+    (tmp_path / "file.png").chmod(0o000)
+    (tmp_path / "locked").chmod(0o000)
+    study = Study("1", tuple(Radiograph(tmp_path / name, "frontal") for name in ("file.png", "locked/x.png")))
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        (reasons,) = read_images([study], 32, Path(os.devnull))
+    finally:
+        os.seteuid(user)
+    assert reasons == ("file.png: Permission denied", "x.png: Permission denied")
+
+
+def die(image=None, once=None):
+    """Kill the process that reads this; after the first time give `image`, where `once` is a file to remember by."""
+    if once is not None:
+        if once.exists():
+            return image
+        once.write_text("")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_is_an_error_and_not_a_wait_for_ever(tmp_path):
-    studies = [Study(str(i), (Radiograph(die, "frontal"),)) for i in range(3)]
-    with pytest.raises(OSError, match="was killed"):
-        read_images(studies, 32, tmp_path / "store.bin", 2)
+def test_an_image_that_kills_two_processes_is_named_and_the_others_are_read(tmp_path):
+    sources = [noise(seed=i) for i in range(40)]
+    sources[7] = sources[8] = sources[39] = die
+    sources[20] = partial(die, noise(seed=20), tmp_path / "died")
+    studies = [Study(str(i), (Radiograph(source, "frontal", f"{i}.png"),)) for i, source in enumerate(sources)]
+    found = [image for (image,) in read_images(studies, 32, tmp_path / "store.bin", 2)]
+    killed = "the process that read it was killed, twice (out of memory?)"
+    reasons = {i: image for i, image in enumerate(found) if isinstance(image, str)}
+    assert reasons == {i: f"{i}.png: {killed}" for i in (7, 8, 39)}
+    assert (tmp_path / "died").exists()
+    assert len({image.digest for i, image in enumerate(found) if i not in reasons}) == 37
+    content = (tmp_path / "store.bin").read_bytes()
+    for i in (0, 20, 38):
+        stored = Image.open(io.BytesIO(content[found[i].start : found[i].start + found[i].length]))
+        assert np.array_equal(np.asarray(stored), np.asarray(images.shrink(noise(seed=i), 32)))
+
+
+def kill_the_idle_one(image):
+    """End the other process of a pool of two, which waits for a job and holds the lock of those who wait."""
+    this = psutil.Process()
+    for process in this.parent().children():
+        if process.pid != this.pid and process.cmdline() == this.cmdline():
+            process.kill()
+    return image
+
+
+def test_a_process_that_is_killed_while_it_waits_is_not_waited_for(tmp_path):
+    study = Study("1", (Radiograph(partial(kill_the_idle_one, noise()), "frontal"),))
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits for ever"))
+    signal.alarm(30)
+    try:
+        ((image,),) = read_images([study], 384, tmp_path / "store.bin", 2)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert isinstance(image, StoredImage)
+
+
+def test_where_every_process_is_killed_reading_still_ends(tmp_path):
+    studies = [Study(str(i), (Radiograph(die, "frontal", f"{i}.png"),)) for i in range(3)]
+    assert all("was killed" in reason for (reason,) in read_images(studies, 32, tmp_path / "store.bin", 2))

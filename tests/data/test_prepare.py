@@ -1,8 +1,11 @@
 """From a source to a dataset: the preparation report, the splits, and a folder that any `load_dataset` reads."""
 
 import hashlib
+import inspect
 import json
 import os
+import pydoc
+import shlex
 import shutil
 import signal
 import subprocess
@@ -371,19 +374,100 @@ def test_a_uid_that_looks_like_a_further_pair_is_left_out_only_where_pairs_are_m
     assert set(rows_of(tmp_path / "best", tmp_path)) == {"s", "s#2"}
 
 
+def patient_table(tmp_path, header="Subject ID", extra="", split=lambda i: ""):
+    """Twenty studies of five patients, four of each."""
+    for i in range(20):
+        noise(seed=i).save(tmp_path / f"{i}.png")
+    lines = [f"s{i},{i}.png,Normal {i}.,{split(i)},P{i // 4}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join([f"uid,frontal,impression,split,{header}", *lines, *extra.splitlines()]))
+    return tmp_path / "t.csv"
+
+
+SEVERAL = "a patient with several studies may be in several splits"
+
+
+@pytest.mark.parametrize("header", ["Subject ID", "PatientID", "patient_id", "MRN", "deid_patient_id", "person-id"])
+def test_a_column_that_seems_to_name_patients_is_named_with_how_many_are_in_several_splits(tmp_path, header):
+    root = patient_table(tmp_path, header)
+    preparation = prepare("table", tmp_path / "out", root=root, size=32)
+    split_of_uid = dict(line.split(",") for line in (tmp_path / "out" / "splits.csv").read_text().splitlines()[1:])
+    parted = sum(len({split_of_uid[f"s{i}"] for i in range(4 * p, 4 * p + 4)}) > 1 for p in range(5))
+    assert parted > 0
+    assert preparation["studies_without_a_patient"] == 20
+    assert preparation["likely_patient_columns"] == {header: {"with_several_studies": 5, "in_several_splits": parted}}
+    said = format_preparation(preparation)
+    assert f"Warning: no study of 20 names its patient, so {SEVERAL}." in said
+    assert f"Column '{header}' seems to name patients: {parted} of the 5 it gives several studies are in" in said
+    assert f"prepare with --columns patient={shlex.quote(header)}" in said
+    planned = plan("table", root=root)
+    assert format_preparation(planned).splitlines()[-2:] == said.splitlines()[-2:]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "No image is in two splits. Whether a patient is in two splits is not known: 20 of 20 studies" in card
+    assert f"column `{header}`, which was not read and seems to name patients: {parted} of the 5" in card
+
+    read = prepare("table", tmp_path / "read", root=root, size=32, columns={"patient": header})
+    assert (read["studies_without_a_patient"], read["likely_patient_columns"]) == (0, {})
+    assert "Warning" not in format_preparation(read)
+    assert "No patient and no image is in two splits. `splits.csv`" in (tmp_path / "read" / "README.md").read_text()
+    split_of_uid = dict(line.split(",") for line in (tmp_path / "read" / "splits.csv").read_text().splitlines()[1:])
+    assert all(len({split_of_uid[f"s{i}"] for i in range(4 * p, 4 * p + 4)}) == 1 for p in range(5))
+
+
+def test_patients_whom_published_splits_or_a_split_file_part_are_counted_too(tmp_path):
+    root = patient_table(tmp_path, split=lambda i: "test" if i in (0, 4) else "train")
+    preparation = prepare("table", tmp_path / "published", root=root, size=32)
+    assert preparation["likely_patient_columns"]["Subject ID"]["in_several_splits"] == 2
+    lines = (f"s{i},{'test' if i < 2 else 'train'}\n" for i in range(9))
+    (tmp_path / "s.csv").write_text("uid,split\n" + "".join(lines))
+    preparation = prepare("table", tmp_path / "file", root=root, size=32, split_file=tmp_path / "s.csv")
+    told = {"with_several_studies": 2, "in_several_splits": 1}
+    assert preparation["likely_patient_columns"]["Subject ID"] == told
+
+
+@pytest.mark.parametrize("header", ["PatientAge", "patient_sex", "Manufacturer", "report_id", "subjective"])
+def test_other_columns_are_not_taken_for_patients(tmp_path, header):
+    preparation = prepare("table", tmp_path / "out", root=patient_table(tmp_path, header), size=32)
+    assert preparation["likely_patient_columns"] == {}
+    assert format_preparation(preparation).splitlines()[-1].endswith(f"{SEVERAL}.")
+
+
+def test_a_likely_column_that_holds_no_text_is_no_error(tmp_path):
+    noise().save(tmp_path / "a.png")
+    row = {"uid": "a", "frontal": "a.png", "impression": "Normal.", "subject": {"reference": "Patient/1"}}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    assert prepare("table", tmp_path / "out", root=tmp_path / "t.jsonl", size=32)["likely_patient_columns"] == {}
+
+
 def test_studies_of_unnamed_patients_are_counted_and_told(tmp_path, root):
     for name in "abc":
         noise(seed=ord(name)).save(tmp_path / f"{name}.png")
-    rows = ("s,a.png,Normal.,", "t,b.png,Normal.,p", "u,c.png,Normal.,")
-    for number, told in ((3, " (2 studies name no patient; each counts as a patient of its own)."), (2, ".")):
-        lines = ["uid,frontal,impression,patient", *(rows if number == 3 else (row + "q" for row in rows))]
-        (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
-        preparation = prepare("table", tmp_path / f"out{number}", root=tmp_path / "t.csv", size=32)
-        assert preparation["studies_without_a_patient"] == (2 if number == 3 else 0)
-        card = (tmp_path / f"out{number}" / "README.md").read_text()
-        assert f"No patient and no image is in two splits{told} `splits.csv`" in card
-    assert prepare("kaggle", tmp_path / "kaggle", root=root, size=32)["studies_without_a_patient"] == 0
-    assert prepare("phantom", tmp_path / "phantom", num_studies=3, size=32)["studies_without_a_patient"] == 0
+    (tmp_path / "t.csv").write_text("uid,frontal,impression,patient\ns,a.png,N.,\nt,b.png,N.,p\nu,c.png,N.,\n")
+    preparation = prepare("table", tmp_path / "out", root=tmp_path / "t.csv", size=32)
+    assert preparation["studies_without_a_patient"] == 2
+    told = "two splits is not known: 2 of 3 studies name no patient, and each of these counts as a patient of its own."
+    assert told in (tmp_path / "out" / "README.md").read_text()
+    assert format_preparation(preparation).endswith(f"Warning: 2 of 3 studies name no patient, so {SEVERAL}.")
+    for source, options in (("kaggle", {"root": root}), ("phantom", {"num_studies": 3})):
+        preparation = prepare(source, tmp_path / source, size=32, **options)
+        assert (preparation["studies_without_a_patient"], preparation["likely_patient_columns"]) == (0, {})
+        assert "Warning" not in format_preparation(preparation)
+
+
+def test_a_path_too_long_for_the_system_leaves_its_study_out(tmp_path, root):
+    deep = "/".join(["d" * 200] * 30)[:4090]
+    table = patient_table(tmp_path, extra=f"long,{deep},x,,\nname,{'n' * 252}.png,x,,")
+    prepare("table", tmp_path / "out", root=table, size=32)
+    assert set(rejects_of(tmp_path / "out")) == {"long", "name"}
+    assert rejects_of(tmp_path / "out")["long"].endswith("File name too long")
+    (root / "images" / "images_normalized").mkdir()
+    listing = root / "indiana_projections.csv"
+    listing.write_text(listing.read_text() + f"\n2,{'n' * 300}.png,Lateral")
+    prepare("kaggle", tmp_path / "kaggle", root=root, size=32)
+    assert rejects_of(tmp_path / "kaggle")["2"].endswith("File name too long")
+    for path in (root / "images").glob("*.png"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="none of the images"):
+        prepare("kaggle", tmp_path / "none", root=root, size=32)
 
 
 def test_a_plan_counts_the_rows_that_prepare_writes(tmp_path):
@@ -442,6 +526,20 @@ def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tm
 
 
 # load_studies
+
+
+def test_what_load_studies_and_plan_take_is_in_their_signatures():
+    shown = {name: p.default for name, p in inspect.signature(prepare).parameters.items()}
+    common = {name: shown[name] for name in shown.keys() - {"out", "num_proc", "overwrite"}}
+    assert len(common) == 10
+    for function in (load_studies, plan):
+        signature = inspect.signature(function)
+        assert {name: p.default for name, p in signature.parameters.items()}.items() >= common.items()
+        assert list(signature.parameters)[-1] == "options"
+        for setting in common.keys() - {"source", "options"}:
+            assert f"{setting}:" in pydoc.render_doc(function)
+    with pytest.raises(ValueError, match="size must be a number of pixels"):
+        load_studies("phantom", size=2.5)
 
 
 def test_load_studies_follows_the_files_of_the_collection(root, tmp_path):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from datasets import DatasetDict
-from helpers import copy_folder, tiny_checkpoint
+from helpers import copy_folder, talkative, tiny_checkpoint
 
 from hf_cxr import metrics
 from hf_cxr.data.prepare import prepare
@@ -12,7 +12,7 @@ from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.baselines import BLIND, NEAREST
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.report import report_markdown
-from hf_cxr.inference.pipeline import CALIBRATION
+from hf_cxr.inference.checks import CALIBRATION
 
 NORMAL = "No acute cardiopulmonary abnormality."
 ABNORMAL = ["Cardiomegaly.", "Small left pleural effusion.", "Right pneumothorax.", "Pulmonary edema.", "Scoliosis."]
@@ -117,7 +117,7 @@ def evaluated(phantom_folder, tmp_path_factory):
     dataset = DatasetDict(
         train=train.select(range(60)), validation=train.select(range(60, 120)), test=train.select(range(120, 160))
     )
-    out, checkpoint = tmp_path_factory.mktemp("evaluated"), tiny_checkpoint()
+    out, checkpoint = tmp_path_factory.mktemp("evaluated"), talkative(tiny_checkpoint(), eyes=2)
     report = evaluation.evaluate(checkpoint, dataset, out=out, batch_size=16)
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     return report, rows, out, dataset, checkpoint

@@ -57,7 +57,7 @@ def test_an_emptied_panel_is_that_of_a_study_without_the_view():
 def test_studies_are_embedded_by_their_pixels_and_by_the_models_own_encoder(phantom_folder):
     checkpoint, split = tiny_checkpoint(), load_prepared(str(phantom_folder))["test"]
     canvases = prediction.open_canvases(checkpoint, split)
-    found = [prediction.embed(checkpoint, canvases, batch_size=size) for size in (3, 50)]
+    found = [prediction.Writer(checkpoint, size).embed(canvases) for size in (3, 50)]
     for name, width in (("nearest_pixels", 16 * 32), ("nearest_encoder", checkpoint.model.encoder.config.hidden_size)):
         assert found[0][name].shape == (len(split), width)
         assert found[0][name] == pytest.approx(found[1][name], abs=1e-4)

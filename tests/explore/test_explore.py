@@ -201,6 +201,23 @@ def test_what_the_splits_share_is_counted(tmp_path):
     assert "1 image is in several splits" in text
 
 
+@pytest.mark.parametrize(("patients", "said"), [("pqr", "not known"), ("ppq", "0")])
+def test_of_patients_who_are_not_named_nothing_is_said(tmp_path, patients, said):
+    dataset = studies(patient={"train": list(patients)})
+    explore(dataset, tmp_path / "page", split="train")
+    row = r"patients with studies in several splits</td><td>" + said + "<"
+    assert re.search(row, (tmp_path / "page" / "index.html").read_text())
+
+
+@pytest.mark.parametrize(("named", "count"), [("", None), ("P", 0)])
+def test_the_preparation_report_says_whether_patients_are_known(tmp_path, named, count):
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    rows = "".join(f"s{i},a.png,Normal chest.,{named}\n" for i in (1, 2, 3))
+    (tmp_path / "t.csv").write_text("uid,frontal,impression,patient\n" + rows)
+    prepare("table", tmp_path / "data", root=tmp_path / "t.csv", size=32)
+    assert explore(tmp_path / "data", tmp_path / "page")["duplicates"]["patients_across_splits"] == count
+
+
 def test_a_second_pair_of_images_is_no_second_study(tmp_path):
     dataset = studies(uid={"train": ["7", "7#2", "8"]}, impression={"train": ["Edema.", "Edema.", "Scar."]})
     facts = explore(dataset, tmp_path / "page", split="train")

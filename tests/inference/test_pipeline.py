@@ -21,7 +21,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_cxr
 from hf_cxr.data.prepared import load_prepared
-from hf_cxr.inference.pipeline import CALIBRATION
+from hf_cxr.inference.checks import CALIBRATION
 
 STANDALONE = """
 import json, sys

@@ -16,8 +16,9 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available, logging
 
+from hf_cxr.inference.checks import panel_size_of
 from hf_cxr.models.encoders import adapt_encoder
-from hf_cxr.models.modeling import UnsupportedPart, adapt_decoder, build, load_checkpoint, panel_size_of
+from hf_cxr.models.modeling import UnsupportedPart, adapt_decoder, build, load_checkpoint
 
 
 def test_a_saved_checkpoint_reloads_bit_equal_with_stock_classes(tmp_path):

@@ -103,21 +103,21 @@ WAYS = ("one", "ddp", "hosts", "fsdp")
 
 @pytest.fixture(scope="module")
 def runs(phantom_folder, tmp_path_factory) -> dict[str, Path]:
-    """Both stages of the same recipe at the same global batch: one process; two of `hf-cxr train`; two hosts of
-    one process; two that hold half of the model each and accumulate."""
+    """Both stages of one recipe, which the kit cuts into batches for: one process; two of `hf-cxr train`; two hosts of
+    one process; two that hold half of the model each."""
     folder = tmp_path_factory.mktemp("launched")
     runs = {way: folder / way for way in WAYS}
 
-    def config(way: str, batch: int, **more) -> str:
+    def config(way: str, **more) -> str:
         path = write_config(
             folder / f"{way}.yaml",
-            **TINY_RECIPE,
+            **TINY_RECIPE | {"num_train_epochs": 0.45},
             dataset=str(phantom_folder),
             output_dir=str(runs[way]),
             findings_pretraining_epochs=0.2,
-            max_steps=6,
+            global_batch_size=16,
+            per_device_train_batch_size=4,
             logging_steps=1,
-            per_device_train_batch_size=batch,
             learning_rate=0.1,
             optim="sgd",
             lr_scheduler_type="constant",
@@ -129,15 +129,16 @@ def runs(phantom_folder, tmp_path_factory) -> dict[str, Path]:
         return str(path)
 
     command, script = [str(Path(sys.executable).with_name("hf-cxr")), "train"], str(ROOT / "scripts" / "train.py")
-    train(*parse_arguments(config("one", 16)))
-    finish(start([*command, config("ddp", 8), "--accelerate_config", "ddp"]))
+    train(*parse_arguments(config("one")))
+    told = finish(start([*command, config("ddp"), "--accelerate_config", "ddp"]))
+    assert told.count("Global batch: 16 studies = 4 × 2 device(s) × 2 accumulated\n") == 1
     several = [*ACCELERATE, "--config_file", str(accelerate_config("multi_host")), "--num_processes", "2"]
     several += ["--main_process_ip", "127.0.0.1", "--main_process_port", free_port()]
-    host = [[*several, "--machine_rank", str(rank), script, config("hosts", 8)] for rank in (0, 1)]
+    host = [[*several, "--machine_rank", str(rank), script, config("hosts")] for rank in (0, 1)]
     finish(*map(start, host))
     sharded = [*ACCELERATE, "--config_file", str(accelerate_config("fsdp2")), "--main_process_port", free_port()]
-    more = {"gradient_accumulation_steps": 2, "eval_on_start": True}  # the first evaluation: see fsdp_on_cpu.py
-    finish(start([*sharded, str(ROOT / "tests" / "fsdp_on_cpu.py"), config("fsdp", 4, **more)]))
+    first = config("fsdp", eval_on_start=True)  # the first evaluation: see fsdp_on_cpu.py
+    finish(start([*sharded, str(ROOT / "tests" / "fsdp_on_cpu.py"), first]))
     return runs
 
 

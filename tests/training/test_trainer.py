@@ -171,7 +171,7 @@ def test_the_scores_told_while_training_are_those_of_the_final_evaluation(decode
     packed = {name: pack_dataset(dataset[name], 32) for name in ("train", "validation")}
     recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "learning_rate": 3e-3}
     recipe |= {"max_target_length": 16, "max_steps": 40, "eval_strategy": "steps", "eval_steps": 40, "seed": 0}
-    recipe |= {"per_device_eval_batch_size": 8, "dataloader_drop_last": True, "log_samples": len(truths)}
+    recipe |= {"per_device_eval_batch_size": 8, "log_samples": len(truths)}
     trainer = fine_tune(checkpoint, packed, *parse_arguments(write_config(tmp_path / "c.yaml", **recipe)))
     [entry] = [entry for entry in trainer.state.log_history if "eval_composite" in entry]
     told = {name.removeprefix("eval_"): value for name, value in entry.items()}
@@ -205,7 +205,7 @@ def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packe
 def test_transformers_has_an_upper_bound_as_long_as_private_names_of_its_trainer_are_overridden():
     own = {name for kind in (ImpressionTrainer, ResumableTrainer) for name in vars(kind) if re.match("_[a-z]", name)}
     overridden = {name for name in own if hasattr(Seq2SeqTrainer, name)}
-    assert {"_save_checkpoint", "_issue_warnings_after_load"} <= overridden
+    assert "_save_checkpoint" in overridden
     (bounds,) = re.findall(r'^ +"transformers([^"]+)",', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     major, minor = Version(transformers_version).release[:2]
     assert transformers_version in SpecifierSet(bounds)

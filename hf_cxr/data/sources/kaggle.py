@@ -50,7 +50,8 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
     reports = read_rows(reports_path, ("uid", "Problems", "indication", "findings", "impression"), ())
     listed = _listed(projections_path, read_rows(projections_path, ("uid", "filename", "projection"), ()))
     images = _images(root, listed)
-    if demand_images and not any(Path(str(image.source)).is_file() for found in images.values() for image in found):
+    listed_files = (str(image.source) for found in images.values() for image in found)
+    if demand_images and not any(map(os.path.isfile, listed_files)):  # `Path.is_file` raises on too long a name
         places = ", ".join(str(root / folder) for folder in IMAGE_FOLDERS)
         raise FileNotFoundError(f"none of the images {PROJECTIONS} lists is in {places}")
 

@@ -294,9 +294,10 @@ def _parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        names = {name.strip(): name for name in _unique(path, pq.read_schema(path).names)}
-    except pa.ArrowException:
-        raise ValueError(f"{path}: not a Parquet file, or damaged") from None
+        listed = pq.read_schema(path).names
+    except (pa.ArrowException, UnicodeDecodeError, OSError):
+        raise ValueError(f"{path}: not a Parquet file, or damaged, or it cannot be read") from None
+    names = {name.strip(): name for name in _unique(path, listed)}
 
     def load(columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         number = count(1)

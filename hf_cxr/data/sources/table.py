@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, did_you_mean, only_file, read_table, split_cell
@@ -19,6 +20,12 @@ COLUMNS = ("uid", "frontal", "lateral", "impression", "findings", "indication", 
 MAX_PATH, MAX_NAME = 4096, 255
 """Bytes of a path and of a name in it, on most systems; a longer cell is text in the wrong column."""
 
+# Columns that name the patient, in lower case and without what is no letter.
+_PATIENT_COLUMN = re.compile(
+    r"(?:deid|anon|pseudo)?(?:patient|subject|person|pat|pt|participant|paciente|patienten)s?"
+    r"(?:id|uid|key|no|nr|num|number|code|name|hash|identifier)?|(?:id)?paciente|mrn|pid|emrn|medicalrecord(?:no|number)"
+    r"|empi(?:id|anon)?|(?:hospital|nhs)(?:id|no|number)"
+)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -57,10 +64,17 @@ def studies(
         raise FileNotFoundError(f"{base}: no such folder of images")
     table = read_table(path, encoding)
     theirs = _columns(table, columns or {})
+    likely = [] if "patient" in theirs else [name for name in table.columns if _may_name_patients(name)]
+    likely = [name for name in likely if name not in theirs.values()]
 
     seen: dict[str, str] = {}
-    for row in table.rows(list(theirs.values())):
-        study = _study(row, theirs, base)
+    try:
+        rows = table.rows([*theirs.values(), *likely])
+    except ValueError:  # a column that nobody asks for may hold anything
+        rows, likely = table.rows(list(theirs.values())), []
+    for row in rows:
+        said = tuple((name, row[name]) for name in likely if row[name])
+        study = replace(_study(row, theirs, base), likely_patient=said)
         if (before := seen.setdefault(study.uid, row.place)) != row.place:
             hint = "a row is a study: several images of one view go into one cell, separated by ;"
             raise ValueError(f"{path}: uid {study.uid!r} occurs twice ({before} and {row.place}); {hint}")
@@ -99,6 +113,10 @@ def _columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
             line = table.lacks(needed[0]).replace(f"column {needed[0]!r}", f"column {needed[0]!r}{other}", 1)
             raise ValueError(f"{line}; if it is called otherwise there, map it (columns: {needed[0]}=…)")
     return theirs
+
+
+def _may_name_patients(column: str) -> bool:
+    return bool(_PATIENT_COLUMN.fullmatch(re.sub(r"[^a-z]", "", column.lower())))
 
 
 def _study(row: Row, theirs: Mapping[str, str], base: Path) -> Study:

@@ -37,6 +37,19 @@ INPUTS = {
 INTERVAL = f"95{NBSP}% interval"
 
 
+def short_name(name: str) -> str:
+    """A score in running text: "finding F1", "CIDEr"."""
+    return SCORES[name].removesuffix(" (micro)")
+
+
+def unread_note(report: Mapping[str, Any]) -> str:
+    """That findings cannot be read from the texts of a report, and why; empty where they can."""
+    reason = report.get("findings_unread")
+    return f"Findings cannot be read from these texts, as {reason}: no figure about findings says anything." * bool(
+        reason
+    )
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a bar in a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]

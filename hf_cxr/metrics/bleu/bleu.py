@@ -1,16 +1,15 @@
 """The `evaluate` module of corpus BLEU; it needs no network."""
 
-from hf_cxr.metrics import corpus_bleu, length_ratio
 from hf_cxr.metrics.module import TextMetric
+from hf_cxr.metrics.published import bleu
 
 
 class Bleu(TextMetric):
-    """Corpus BLEU-1..4 and the length ratio; the figures are those of `evaluate`'s own `bleu`."""
+    """Corpus BLEU with inputs and keys of the Hub's `bleu`, and BLEU-1 to BLEU-4."""
 
     names = ("BLEU", "length ratio")
     citation_text = "Papineni et al. 2002, BLEU: a method for automatic evaluation of machine translation."
+    several_references = True
 
-    def score(self, predictions, references, normalization):
-        scores = corpus_bleu(predictions, references, normalization)
-        ratio = length_ratio(predictions, references, normalization)
-        return {"bleu": scores["bleu4"], **scores, "length_ratio": ratio}
+    def score(self, predictions, references, normalization, **options):
+        return bleu(predictions, references, **options)

@@ -1,16 +1,19 @@
 """The embedded collection: the same for ever, honest about what can be seen, and varied enough to learn from."""
 
+import hashlib
 import pickle
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hf_cxr.data.sources import phantom
+from hf_cxr.inference.inputs import VIEWS
 from hf_cxr.inference.labeler import is_normal, positive_findings
 
 SIDED = [tag for tag in phantom.TAGS if tag.startswith(("right ", "left "))]
@@ -45,6 +48,25 @@ def test_a_study_is_the_same_in_another_process():
     }
     assert len(runs) == 1
     assert len(runs.pop().strip()) == 64
+
+
+def contact_sheet():
+    """Every finding alone, then twelve studies, two views each: 64 × 64 pixels, blocks of 4 × 4 of them averaged."""
+    cases = [replace(PLAIN, index=i, tags=(tag,)) for i, tag in enumerate(phantom.TAGS)]
+    cases += [phantom.plan(0, index) for index in range(12)]
+    tiles = [image(case, view, 64).reshape(16, 4, 16, 4).mean((1, 3)) for case in cases for view in VIEWS]
+    tiles += [np.zeros((16, 16))] * (-len(tiles) % 10)
+    return np.vstack([np.hstack(tiles[i : i + 10]) for i in range(0, len(tiles), 10)])
+
+
+def test_images_and_texts_are_those_of_earlier_versions(tmp_path):
+    """Figures of two versions can be compared only then."""
+    drawn, kept = contact_sheet(), Path(__file__).with_name("phantom_contact_sheet.png")
+    Image.fromarray(drawn.round().astype("uint8")).save(tmp_path / kept.name)
+    difference = np.abs(drawn - np.asarray(Image.open(kept), dtype=float)).max()
+    assert difference < 1.01, f"if the change is wanted, keep {tmp_path / kept.name}"  # kept in whole grey levels
+    texts = repr([(s.uid, s.impression, s.findings, s.indication, s.tags) for s in phantom.studies(2000)])
+    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "2ddc2c37505d24fd"
 
 
 def test_a_study_does_not_depend_on_how_many_are_asked_for():

@@ -301,6 +301,19 @@ def test_a_parquet_column_nobody_asks_for_may_hold_anything(folder):
         read_rows(folder / "t.parquet")
 
 
+def test_a_parquet_file_damaged_anywhere_is_read_or_named(folder):
+    pq.write_table(pa.table({"uid": ["a"], "frontal": ["b"]}), folder / "t.parquet")
+    whole, messages = (folder / "t.parquet").read_bytes(), []
+    for place in range(0, len(whole), 3):
+        (folder / "t.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read_rows(folder / "t.parquet")
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 30
+    assert all("t.parquet" in message and "\n" not in message for message in messages)
+
+
 def test_a_parquet_file_damaged_in_its_middle_is_an_error(folder):
     pq.write_table(pa.table({"uid": [str(i) for i in range(5000)]}), folder / "t.parquet", compression="zstd")
     raw = bytearray((folder / "t.parquet").read_bytes())

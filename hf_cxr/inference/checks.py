@@ -1,0 +1,113 @@
+"""Whether the parts of a checkpoint fit together, and whether options of a text make sense: what does not is an error
+of one line, before memory or time is spent on it.
+
+A checkpoint brings this file as remote code, so it imports only the standard library, numpy and Pillow. How parts are
+loaded lives in `hf_cxr.models.loading`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
+LARGEST_PANEL = 2048  # pixels a side; a canvas of it takes 100 MB
+MOST_TEXTS = 64  # beams, or texts of a study
+WHOLE = "a whole number of at least 1"
+GENERATE_OPTIONS: dict[str, tuple[Any, float, str]] = {
+    "max_new_tokens": (Integral, 1, WHOLE),
+    "num_beams": (Integral, 1, WHOLE),
+    "num_return_sequences": (Integral, 1, WHOLE),
+    "do_sample": (bool, 0, "True or False"),
+    "temperature": (Real, 1e-6, "a number of at least 1e-6"),
+    "top_p": (Real, 0, "a number from 0 to 1"),
+    "top_k": (Integral, 0, "a whole number of at least 0"),
+}
+"""The options of `generate` that may be given, what they are and at least."""
+
+
+def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
+    """Check that a `VisionEncoderDecoderModel` and its companions can write a text.
+
+    Raises `ValueError` for a checkpoint of one square image, an image processor that gives no canvas, a tokenizer of
+    another model, generation settings that are missing or absurd, or a calibration that is no curve.
+    """
+    size = panel_size_of(image_processor)
+    try:
+        pixels = np.asarray(image_processor(Image.new("RGB", (2 * size, size)), return_tensors="np")["pixel_values"])
+    except Exception as error:  # whatever numpy and Pillow make of wrong settings
+        raise ValueError(f"its preprocessor_config.json does not work ({_line(error)})") from error
+    if pixels.shape != (1, 3, size, 2 * size) or not np.isfinite(pixels).all():
+        raise ValueError(f"its preprocessor_config.json does not give a canvas of {size} × {2 * size} numbers")
+    settings, vocabulary = model.generation_config, model.config.decoder.vocab_size
+    if settings.max_new_tokens is None and settings.max_length is None:
+        raise ValueError("its generation_config.json is missing or damaged: nothing says how long a text may be")
+    check_options(model, settings.to_dict())
+    ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    start = settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
+    for token in (start, settings.pad_token_id, *ends):
+        if not isinstance(token, int) or not 0 <= token < vocabulary:
+            raise ValueError(f"its generation_config.json names the token {token!r}; there are 0 to {vocabulary - 1}")
+    if tokenizer.pad_token_id != settings.pad_token_id or tokenizer.eos_token_id not in ends:
+        raise ValueError("its tokenizer is damaged or another model's: padding and end are not those of its texts")
+    curve_of(model.config)
+
+
+def panel_size_of(image_processor: Any) -> int:
+    """The side of one square panel, in pixels, that a checkpoint was made for.
+
+    Raises `ValueError` if its image size is not that of a two-panel canvas (height, 2 × height).
+    """
+    size = image_processor.size
+    height, width = (size.get(side) if hasattr(size, "get") else None for side in ("height", "width"))
+    if not isinstance(height, int) or width != 2 * height or height < 1:
+        raise ValueError(
+            f"not a checkpoint of two views: its images are {height or '?'} × {width or '?'} pixels (height × width), "
+            "not twice as wide as high; checkpoints of one square image cannot be used yet"
+        )
+    if height > LARGEST_PANEL:
+        raise ValueError(f"its images are {height} × {width} pixels; a view of {LARGEST_PANEL} is the most")
+    return height
+
+
+def check_options(model: Any, options: Mapping[str, Any]) -> None:
+    """Check what `options` hold of `GENERATE_OPTIONS`, as a user or a generation config gives them; `None` is unset.
+
+    Raises `ValueError` for a value of a wrong kind or out of bounds.
+    """
+    longest = model.config.decoder.max_position_embeddings - 1
+    most = {"num_beams": MOST_TEXTS, "num_return_sequences": MOST_TEXTS, "top_p": 1}
+    for name, (kind, least, what) in GENERATE_OPTIONS.items():
+        if (value := options.get(name)) is None:
+            continue
+        if not isinstance(value, kind) or not value >= least:
+            raise ValueError(f"{name} is {what}, not {value!r}")
+        if name == "max_new_tokens" and value > longest:
+            raise ValueError(f"max_new_tokens {value}: this decoder writes 1 to {longest}")
+        if value > most.get(name, math.inf):
+            raise ValueError(f"{name} is at most {most[name]}, not {value!r}")
+
+
+def curve_of(config: Any) -> dict[str, Any] | None:
+    """The calibration that a model's config carries, None if it has none. Raises `ValueError` for what is no curve."""
+    curve = getattr(config, CALIBRATION, None)
+    if curve is None:
+        return None
+    try:
+        x, y = (np.asarray(curve[axis], dtype=np.float64) for axis in "xy")
+        whole = isinstance(curve["n"], Integral) and x.ndim == 1 and x.shape == y.shape and len(x) > 0
+        sound = whole and bool((np.diff(x) >= 0).all() and (np.abs([x, y]) <= 1).all() and (y >= 0).all())
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError(f"the {CALIBRATION} of its config.json is no curve from probability to chance")
+    return curve
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
