@@ -46,7 +46,6 @@ RECIPE = {
     "encoder_learning_rate": 2e-4,
     "view_dropout": 0.3,
     "augmentation": 0.5,
-    "train_sampling_strategy": "group_by_length",
     "lr_scheduler_type": "cosine",
     "logging_steps": 3,
     "save_strategy": "steps",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import ROOT, write_config
 
 PEAK = 71.0  # TFLOP/s
@@ -125,3 +126,19 @@ def test_unknown_part_is_named_and_the_other_recipes_are_counted(recipes, tmp_pa
     result = recipes.main([str(config), str(ROOT / "configs" / "demo.yaml")])
     assert "no_such_part" in result["recipes"][0]["error"]
     assert result["recipes"][1]["parameters"] > 0
+
+
+def test_shares_of_the_gradient_are_those_of_the_loss(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import grouping
+
+    lengths = torch.tensor([3] * 48 + [30] * 16)
+    for order, clipped, longest in (
+        ("grouped", False, 2 / 8),
+        ("weighed", False, 480 / 624),
+        ("weighed", True, 2 / 3.85),
+    ):
+        share = grouping.shares(lengths, order, 8, seed=0, clipped=clipped)
+        assert share.sum().item() == pytest.approx(1)
+        assert share[48:].sum().item() == pytest.approx(longest, abs=0.01), (order, clipped)
+    assert 2 / 8 < grouping.shares(lengths, "random", 8, seed=0)[48:].sum() < 480 / 624

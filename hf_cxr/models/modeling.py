@@ -46,6 +46,8 @@ DECODER_SIZES: dict[str, dict[str, Any]] = {
     "base": {"n_embd": 768, "n_layer": 12, "n_head": 12},
 }
 CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn", "enc_to_dec_proj")  # new to a pretrained pair
+GPT2_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+DROPOUT = (*GPT2_DROPOUT, "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 MAX_NEW_TOKENS = 128  # the longest of the 3,921 Indiana impressions has 130 words, the 95th percentile 36
 
 
@@ -131,6 +133,7 @@ def build(
     vocab_size: int = 4000,
     max_new_tokens: int = MAX_NEW_TOKENS,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    decoder_dropout: float | None = None,
 ) -> Checkpoint:
     """Build a checkpoint from two parts.
 
@@ -143,6 +146,7 @@ def build(
         vocab_size: the most tokens that a trained tokenizer may have.
         max_new_tokens: the longest text that `generate` writes by default.
         tokenizer: takes the place of one trained on `texts`.
+        decoder_dropout: `None`: a pretrained decoder keeps its own, a from-scratch one has none.
 
     Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
     a decoder without cross-attention.
@@ -152,10 +156,10 @@ def build(
     encoder_model = make_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:
         tokenizer = tokenizer or train_tokenizer(texts, vocab_size)
-        decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens)
+        decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens, decoder_dropout or 0.0)
     else:
         tokenizer = _own_tokenizer(decoder)
-        decoder_model = adapt_decoder(decoder)
+        decoder_model = adapt_decoder(decoder, decoder_dropout)
         if len(tokenizer) > decoder_model.get_input_embeddings().num_embeddings:
             decoder_model.resize_token_embeddings(len(tokenizer))
     positions = _positions(decoder_model)
@@ -163,7 +167,7 @@ def build(
         raise UnsupportedPart(
             f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
         )
-    encoder_model.config._name_or_path = decoder_model.config._name_or_path = ""  # no path of this machine is saved
+    encoder_model.config.name_or_path = decoder_model.config.name_or_path = ""  # no path of this machine is saved
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
     model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
     set_special_tokens(model, tokenizer, max_new_tokens)
@@ -173,7 +177,9 @@ def build(
 # --- decoder and tokenizer ---------------------------------------------------------------------------------------
 
 
-def _scratch_decoder(size: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> PreTrainedModel:
+def _scratch_decoder(
+    size: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, dropout: float
+) -> PreTrainedModel:
     config = GPT2Config(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
@@ -181,16 +187,18 @@ def _scratch_decoder(size: str, tokenizer: PreTrainedTokenizerBase, max_new_toke
         n_positions=max(256, max_new_tokens + 1),
         add_cross_attention=True,
         is_decoder=True,
-        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),  # the same step however a batch is cut
+        **dict.fromkeys(GPT2_DROPOUT, dropout),
         **DECODER_SIZES[size],
     )
     return AutoModelForCausalLM.from_config(config)
 
 
-def adapt_decoder(name: str) -> PreTrainedModel:
+def adapt_decoder(name: str, dropout: float | None = None) -> PreTrainedModel:
     """Load a pretrained decoder with cross-attention added. Raises `UnsupportedPart` where its type has none."""
     config = load_config(name)
     config.is_decoder, config.add_cross_attention = True, True
+    if dropout is not None:
+        config.update({key: dropout for key in DROPOUT if hasattr(config, key)})
     try:
         with torch.device("meta"):  # no weights are needed to see what it has
             keys = [key for key, _ in AutoModelForCausalLM.from_config(config).named_parameters()]

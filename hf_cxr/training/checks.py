@@ -85,12 +85,17 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
     if args.mixed_precision == "fp16" and args.device.type == "cpu":
         raise ValueError("fp16 needs a GPU, a CPU would train without it; leave it out, or set bf16: true")
     values = vars(args) | vars(kit)
-    for name in ("view_dropout", "augmentation", "label_smoothing_factor"):
-        if not 0 <= values[name] <= 1:
+    for name in ("view_dropout", "augmentation", "decoder_dropout", "label_smoothing_factor"):
+        if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
     for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs"):
         if values[name] < 0:
             raise ValueError(f"{name} is 0 or more, not {values[name]}")
+    if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+        raise ValueError(
+            f"train_sampling_strategy: {args.train_sampling_strategy} makes batches of like length, which teach the "
+            "commonest text (docs/training.md); use random"
+        )
     if args.per_device_eval_batch_size < 1:
         raise ValueError(f"per_device_eval_batch_size is 1 or more, not {args.per_device_eval_batch_size}")
 

@@ -128,16 +128,16 @@ def pretrain_on_findings(
         what = "tag" if kit.findings_labels == "tags" else "finding"
         print(f"findings pretraining skipped: no {what} has {MIN_POSITIVES} positive training studies", flush=True)
         return
+    rate = kit.findings_pretraining_learning_rate
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / STAGE),
         "num_train_epochs": kit.findings_pretraining_epochs,
-        "learning_rate": kit.findings_pretraining_learning_rate or args.learning_rate,
+        "learning_rate": args.learning_rate if rate is None else rate,
         "max_steps": -1,
         "eval_strategy": "no",
         "save_strategy": "epoch" if args.save_strategy == "best" else args.save_strategy,
         "save_total_limit": 1,
         "load_best_model_at_end": False,
-        "train_sampling_strategy": "random",
         "resume_from_checkpoint": None,
         "eval_on_start": False,
         "label_smoothing_factor": 0.0,

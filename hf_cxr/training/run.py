@@ -150,6 +150,7 @@ def _train_stages(
         texts=texts,
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
+        decoder_dropout=kit.decoder_dropout,
         tokenizer=tokenizer,
     )
     if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():

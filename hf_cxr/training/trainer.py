@@ -1,4 +1,4 @@
-"""The parts of `transformers.Trainer` that two-view training needs different: loss, parameter groups, batches.
+"""The parts of `transformers.Trainer` that two-view training needs different: loss, parameter groups, evaluation.
 
 What a run does with them, stage by stage, lives in `hf_cxr.training.findings_pretraining` and `hf_cxr.training.run`.
 """
@@ -9,44 +9,17 @@ import copy
 import itertools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from safetensors import SafetensorError
 from transformers import Seq2SeqTrainer, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hf_cxr.data.collator import IGNORED, CanvasDataset
+from hf_cxr.data.collator import IGNORED
 from hf_cxr.inference import remote_code
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
 from hf_cxr.training.checkpoints import ResumableTrainer
-
-MEGABATCH = 50  # global batches that are sorted by length together, as in transformers' LengthGroupedSampler
-
-
-class LengthGroupedSampler(torch.utils.data.Sampler[int]):
-    """An order in which each global batch holds targets of like length, and the batches come in random order.
-
-    Unlike transformers' own, it draws from (seed, epoch) alone: every process and every resumed run sees one order.
-    """
-
-    def __init__(self, canvases: CanvasDataset, global_batch: int, seed: int) -> None:
-        self.lengths = torch.tensor([len(ids) for ids in canvases.labels])
-        self.canvases, self.global_batch, self.seed = canvases, global_batch, seed
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self.seed << 20) + int(self.canvases.epoch))
-        order = torch.randperm(len(self.lengths), generator=generator)
-        batches: list[torch.Tensor] = []
-        for mega in order.split(MEGABATCH * self.global_batch):
-            batches += mega[self.lengths[mega].argsort(stable=True)].split(self.global_batch)
-        full = [batch for batch in batches if len(batch) == self.global_batch]
-        rest = [batch for batch in batches if len(batch) < self.global_batch]
-        shuffled = [full[place] for place in torch.randperm(len(full), generator=generator)] if full else []
-        return iter(torch.cat(shuffled + rest).tolist())
 
 
 class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
@@ -107,23 +80,6 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             finally:
                 vars(model.config).pop("custom_pipelines", None)  # belongs to a pushed or finished checkpoint alone
 
-    def _get_train_sampler(self, train_dataset=None):
-        if self.args.train_sampling_strategy == "group_by_length":
-            size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            return LengthGroupedSampler(self.train_dataset, size, self.args.seed)
-        return super()._get_train_sampler(train_dataset)
-
-    def get_eval_dataloader(self, *args, **kwargs) -> torch.utils.data.DataLoader:
-        # The stock class drops a last batch of evaluation where one of training is to be dropped.
-        asked, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(*args, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = asked
-
-    def _get_eval_sampler(self, eval_dataset):
-        return torch.utils.data.SequentialSampler(eval_dataset)
-
     def prediction_step(self, *args, **kwargs):
         # The stock class writes every default into the model's generation config. Saved with the weights, they would
         # have `generate` warn of `max_length` at each call, for ever.
@@ -133,11 +89,14 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         finally:
             self.model.generation_config = own
 
+    def evaluate(self, *args, **gen_kwargs) -> dict[str, float]:
+        if self.is_fsdp_enabled:  # which the stock class does not see when accelerate has cut the model
+            gen_kwargs["synced_gpus"] = True
+        return super().evaluate(*args, **gen_kwargs)
+
     def evaluation_loop(self, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
         self.gather_function = self.accelerator.gather_for_metrics
-        if self.is_fsdp_enabled:  # which the stock class does not see when accelerate has cut the model
-            self._gen_kwargs = {"synced_gpus": True} | getattr(self, "_gen_kwargs", {})
         return super().evaluation_loop(*args, **kwargs)
 
 

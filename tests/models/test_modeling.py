@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import TEXTS, gpt2_folder, tiny_checkpoint, vit_folder
 from safetensors import safe_open
+from test_encoders import decoder_folder
 from transformers import (
     AutoModel,
     BertConfig,
@@ -169,3 +170,14 @@ def test_the_digest_of_weights_is_that_of_their_content(tmp_path):
     assert weights_digest(tmp_path) == digest
     file.write_bytes(b"two")
     assert weights_digest(tmp_path) != digest
+
+
+@pytest.mark.parametrize("decoder", ["tiny", "gpt2", "bert"])
+@pytest.mark.parametrize("asked", [None, 0.0, 0.25])
+def test_a_decoder_has_the_dropout_that_is_asked_for(decoder, asked, tmp_path):
+    given = decoder if decoder == "tiny" else decoder_folder(tmp_path, decoder)
+    model = build("tiny", given, 32, texts=TEXTS, max_new_tokens=20, decoder_dropout=asked).model
+    usual = 0.0 if decoder == "tiny" else 0.1
+    parts = [part.p for part in model.decoder.modules() if isinstance(part, torch.nn.Dropout)]
+    assert set(parts) == {usual if asked is None else asked}
+    assert not [part for part in model.encoder.modules() if isinstance(part, torch.nn.Dropout) and part.p]

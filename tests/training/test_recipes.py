@@ -42,13 +42,15 @@ def test_every_recipe_trains_both_its_stages(recipe, phantom_folder, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_selects_by_the_composite_and_never_flips(recipe):
+def test_a_recipe_selects_by_the_composite_and_mixes_its_batches(recipe):
     values = yaml.safe_load(recipe.read_text())
     assert "metric_for_best_model" not in values, "the default is the composite"
     if recipe.stem != "demo":
         assert values["load_best_model_at_end"]
         assert values["early_stopping_patience"] > 0
         assert values["view_dropout"] > 0
+    assert "train_sampling_strategy" not in values, "batches in random order"
+    assert not values.get("augmentation") or values["dataloader_num_workers"] > 0, "it would hold up each step"
     text = recipe.read_text()
     assert text.startswith("#")
     for told in ("batch", "memory", "epoch"):

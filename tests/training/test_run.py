@@ -126,6 +126,15 @@ def test_texts_that_are_cut_are_told_of_before_any_training(phantom_folder, tmp_
     )
 
 
+def test_dropout_of_the_decoder_is_that_of_the_run_and_told(phantom_folder, tmp_path):
+    kit, args = arguments(tmp_path, phantom_folder, decoder_dropout=0.25, max_steps=1)
+    train(kit, args)
+    run = tmp_path / "run"
+    assert json.loads((run / "config.json").read_text())["decoder"]["resid_pdrop"] == 0.25
+    assert yaml.safe_load((run / "config.yaml").read_text())["decoder_dropout"] == 0.25
+    assert "`decoder_dropout: 0.25`" in (run / "README.md").read_text()
+
+
 def test_training_again_leaves_no_score_of_the_old_weights(run_folder, phantom_folder, tmp_path):
     folder = copy_folder(run_folder, tmp_path / "run")
     kit, args = arguments(tmp_path, phantom_folder, max_steps=1, restart=True)

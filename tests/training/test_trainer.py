@@ -1,15 +1,19 @@
-"""Parameter groups, batches, and options that must not change what is learned."""
+"""Parameter groups, evaluations, and options that must not change what is learned."""
 
 import copy
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict
-from helpers import TEXTS, TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
-from transformers import BertConfig, BertLMHeadModel, BertTokenizer
+from helpers import ROOT, TEXTS, TINY_RECIPE, gpt2_folder, tiny_checkpoint, vit_folder, write_config
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+from transformers import BertConfig, BertLMHeadModel, BertTokenizer, Seq2SeqTrainer
+from transformers import __version__ as transformers_version
 
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import CanvasDataset, pack_dataset
@@ -17,8 +21,10 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.evaluate import evaluate
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.modeling import build
+from hf_cxr.training.checkpoints import ResumableTrainer
+from hf_cxr.training.findings_pretraining import pretrain_on_findings
 from hf_cxr.training.run import fine_tune
-from hf_cxr.training.trainer import LengthGroupedSampler, part_name
+from hf_cxr.training.trainer import ImpressionTrainer, part_name
 
 
 @pytest.fixture(scope="module")
@@ -72,57 +78,71 @@ def test_what_is_new_to_a_pretrained_pair_counts_as_cross_attention(tmp_path):
     assert {part_name(name) for name in bert_names} == {"decoder", "cross-attention"}, "not its own `encoder`"
 
 
-# --- batches -----------------------------------------------------------------------------------------------------
+# --- both stages get what they are told to -----------------------------------------------------------------------
 
 
-def test_length_groups_hold_each_study_once_and_pad_less(packed):
-    canvases = CanvasDataset(packed, 32, tiny_checkpoint().tokenizer, seed=0)
-    sampler = LengthGroupedSampler(canvases, 8, seed=0)
-    order = list(sampler)
-    assert sorted(order) == list(range(len(canvases)))
-    assert order == list(sampler), "the same in every process and after every resume"
-    canvases.epoch.fill_(1)
-    assert order != list(sampler)
-    canvases.epoch.fill_(0)
+def train_stage(stage, packed, tmp_path, **values):
+    """A tiny checkpoint after a stage, and the canvases that its encoder has seen in training, as grey levels."""
+    checkpoint, seen = tiny_checkpoint(), []
 
-    def padding(order):
-        lengths = [len(canvases.labels[row]) for row in order]
-        batches = [lengths[start : start + 8] for start in range(0, len(lengths), 8)]
-        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+    def look(module, args, kwargs):
+        if module.training:
+            seen.extend((kwargs["pixel_values"][:, 0] * 0.5 + 0.5).mul(255).round().byte())
 
-    random = torch.randperm(len(canvases), generator=torch.Generator().manual_seed(0)).tolist()
-    assert padding(order) < 0.5 * padding(random)
-    firsts = [max(len(canvases.labels[row]) for row in order[start : start + 8]) for start in range(0, len(order), 8)]
-    assert firsts != sorted(firsts), "the batches themselves come in random order"
+    checkpoint.model.encoder.register_forward_pre_hook(look, with_kwargs=True)
+    if stage == "impressions":
+        run(checkpoint, packed, tmp_path, **values)
+    else:
+        recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "seed": 0} | values
+        kit, args = parse_arguments(write_config(tmp_path / "config.yaml", **recipe))
+        pretrain_on_findings(checkpoint, packed, kit, args)
+    return checkpoint, torch.stack(seen)
 
 
-def test_length_grouped_training_leaves_the_order_of_evaluation_alone(phantom_folder, packed, tmp_path):
-    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
-    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
-    options = {"train_sampling_strategy": "group_by_length", "eval_strategy": "steps", "eval_steps": 1}
-    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, **options))
-    checkpoint = tiny_checkpoint()
-    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
-    labels = trainer.predict(trainer.eval_dataset).label_ids
-    texts = checkpoint.tokenizer.batch_decode(labels.clip(0), skip_special_tokens=True)
-    expected = checkpoint.tokenizer.batch_decode(
-        [checkpoint.tokenizer(text).input_ids[: kit.max_target_length - 1] for text in validation["impression"]],
-        skip_special_tokens=True,
+STAGES = pytest.mark.parametrize("stage", ["findings", "impressions"])
+ONE_EPOCH = {"per_device_train_batch_size": 16, "findings_pretraining_epochs": 1, "max_steps": -1}
+
+
+@STAGES
+def test_view_dropout_empties_a_panel_of_what_the_encoder_learns_from(stage, packed, tmp_path):
+    pairs = sum(
+        all(half.any() for half in np.hsplit(canvas, 2))
+        for canvas in map(CanvasDataset(packed, 32).canvas, range(len(packed)))
     )
-    assert texts == expected
+    for name, share in (("none", 0.0), ("all", 1.0)):
+        (tmp_path / name).mkdir()
+        _, seen = train_stage(stage, packed, tmp_path / name, view_dropout=share, **ONE_EPOCH)
+        assert len(seen) == len(packed)
+        both = sum(all(half.any() for half in canvas.chunk(2, dim=1)) for canvas in seen)
+        assert both == (0 if share else pairs)
 
 
-def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packed, tmp_path):
-    """The stock class fills it with defaults: a `max_length` of 20, which `generate` warns of ever after."""
-    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
-    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
-    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, eval_strategy="steps", eval_steps=1))
-    checkpoint = tiny_checkpoint()
-    before = checkpoint.model.generation_config.to_diff_dict()
-    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
-    assert any("eval_composite" in entry for entry in trainer.state.log_history)
-    assert checkpoint.model.generation_config.to_diff_dict() == before
-    assert checkpoint.model.generation_config.max_length is None
+@STAGES
+def test_augmentation_changes_what_the_encoder_learns_from(stage, packed, tmp_path):
+    plain = {CanvasDataset(packed, 32).canvas(row).tobytes() for row in range(len(packed))}
+    for name, strength in (("none", 0.0), ("full", 1.0)):
+        (tmp_path / name).mkdir()
+        _, seen = train_stage(stage, packed, tmp_path / name, augmentation=strength, **ONE_EPOCH)
+        as_they_are = sum(canvas.numpy().tobytes() in plain for canvas in seen)
+        assert as_they_are == (0 if strength else len(packed))
+
+
+def test_the_findings_pretraining_learns_at_its_own_rate_or_else_at_that_of_the_run(packed, tmp_path):
+    """One step of plain gradient descent moves every weight by the learning rate times its gradient."""
+    before, moved = tiny_checkpoint().model.encoder.state_dict(), {}
+    step = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "per_device_train_batch_size": 8}
+    step |= {"findings_pretraining_epochs": 4 / len(packed), "learning_rate": 0.02}
+    for rate in (None, 0.0, 0.01, 0.02, 0.04):
+        given = {} if rate is None else {"findings_pretraining_learning_rate": rate}
+        (tmp_path / str(rate)).mkdir()
+        checkpoint, _ = train_stage("findings", packed, tmp_path / str(rate), **step, **given)
+        after = checkpoint.model.encoder.state_dict()
+        moved[rate] = torch.cat([(after[name] - value).flatten() for name, value in before.items()])
+    assert torch.equal(moved[None], moved[0.02])
+    assert not moved[0.0].any()
+    assert moved[0.01].norm() > 1e-3
+    for rate in (0.02, 0.04):
+        assert torch.allclose(moved[rate], moved[0.01] * rate / 0.01, atol=1e-6)
 
 
 # --- what is told of an evaluation -------------------------------------------------------------------------------
@@ -151,7 +171,7 @@ def test_the_scores_told_while_training_are_those_of_the_final_evaluation(decode
     packed = {name: pack_dataset(dataset[name], 32) for name in ("train", "validation")}
     recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "learning_rate": 3e-3}
     recipe |= {"max_target_length": 16, "max_steps": 40, "eval_strategy": "steps", "eval_steps": 40, "seed": 0}
-    recipe |= {"per_device_eval_batch_size": 8, "dataloader_drop_last": True, "log_samples": len(truths)}
+    recipe |= {"per_device_eval_batch_size": 8, "log_samples": len(truths)}
     trainer = fine_tune(checkpoint, packed, *parse_arguments(write_config(tmp_path / "c.yaml", **recipe)))
     [entry] = [entry for entry in trainer.state.log_history if "eval_composite" in entry]
     told = {name.removeprefix("eval_"): value for name, value in entry.items()}
@@ -164,6 +184,32 @@ def test_the_scores_told_while_training_are_those_of_the_final_evaluation(decode
     assert {name: told[name] for name in names} == pytest.approx({name: report[name] for name in names})
     gain = (told["image_gain"], told["image_gain_low"], told["image_gain_high"])
     assert gain == (report["image_gain"]["finding_f1_micro"], *report["image_gain_ci95"]["finding_f1_micro"])
+
+
+def test_evaluating_leaves_the_generation_config_as_it_was(phantom_folder, packed, tmp_path):
+    """The stock class fills it with defaults: a `max_length` of 20, which `generate` warns of ever after."""
+    validation = pack_dataset(load_prepared(str(phantom_folder))["validation"], 32)
+    recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    kit, args = parse_arguments(write_config(tmp_path / "c.yaml", **recipe, eval_strategy="steps", eval_steps=1))
+    checkpoint = tiny_checkpoint()
+    before = checkpoint.model.generation_config.to_diff_dict()
+    trainer = fine_tune(checkpoint, {"train": packed, "validation": validation}, kit, args)
+    assert any("eval_composite" in entry for entry in trainer.state.log_history)
+    assert checkpoint.model.generation_config.to_diff_dict() == before
+    assert checkpoint.model.generation_config.max_length is None
+
+
+# --- what is built on --------------------------------------------------------------------------------------------
+
+
+def test_transformers_has_an_upper_bound_as_long_as_private_names_of_its_trainer_are_overridden():
+    own = {name for kind in (ImpressionTrainer, ResumableTrainer) for name in vars(kind) if re.match("_[a-z]", name)}
+    overridden = {name for name in own if hasattr(Seq2SeqTrainer, name)}
+    assert "_save_checkpoint" in overridden
+    (bounds,) = re.findall(r'^ +"transformers([^"]+)",', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    major, minor = Version(transformers_version).release[:2]
+    assert transformers_version in SpecifierSet(bounds)
+    assert f"{major}.{minor + 1}" not in SpecifierSet(bounds)
 
 
 # --- options that must not change what is learned ----------------------------------------------------------------
