@@ -10,7 +10,6 @@ import csv
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,40 +22,13 @@ import pyarrow.parquet as pq
 from hf_cxr.data import provenance, sources, splits, view_labels
 from hf_cxr.data.images import read_images
 from hf_cxr.data.leakage import text_overlap
+from hf_cxr.data.schema import CHUNKS, FEATURES, PAIR, PARQUET
 from hf_cxr.data.selection import BOTH, FOUND, PAIRS, READABLE, REQUIRE, VIEWS, Selection, label_views, select
 from hf_cxr.data.study import StoredImage, Study
 
-FEATURES = datasets.Features(
-    {
-        "uid": datasets.Value("string"),
-        "frontal": datasets.Image(),
-        "lateral": datasets.Image(),
-        "impression": datasets.Value("string"),
-        "findings": datasets.Value("string"),
-        "indication": datasets.Value("string"),
-        "tags": datasets.List(datasets.Value("string")),
-        "patient": datasets.Value("int32"),
-        "frontal_confidence": datasets.Value("float32"),
-        "lateral_confidence": datasets.Value("float32"),
-    }
-)
 SHARD_BYTES = 500_000_000  # of images in one Parquet file, as the Hub advises
 BATCH = 100  # rows of a row group, and in memory; two images of 384 pixels take about 200 kB
-PAIR = re.compile(r"#\d+$")  # how the uid of a further row of a study ends, under `pairs="all"`
 ONE_SPLIT = "sharing no image across splits"
-
-_IMAGES = [f"{view}.{part}" for view in VIEWS for part in ("bytes", "path")]
-_OTHERS = ["tags.list.element" if name == "tags" else name for name in FEATURES if name not in VIEWS]
-# What `Dataset.to_parquet` writes: PNG is not compressed again, and chunks follow the content, so that the Hub sends
-# only those that changed.
-_CHUNKS = {"min_chunk_size": 1 << 18, "max_chunk_size": 1 << 20, "norm_level": 0}
-PARQUET: dict[str, Any] = {
-    "compression": dict.fromkeys(_IMAGES, "none") | dict.fromkeys(_OTHERS, "snappy"),
-    "column_encoding": dict.fromkeys(_IMAGES, "PLAIN"),
-    "use_dictionary": _OTHERS,
-    "use_content_defined_chunking": _CHUNKS,
-    "write_page_index": True,
-}
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +233,7 @@ def _write_split(rows: list[dict[str, Any]], store: IO[bytes], folder: Path, nam
                 table = pa.Table.from_pylist(batch, FEATURES.arrow_schema)
                 writer.write_table(table)
                 total += table.nbytes
-            writer.add_key_value_metadata({"content_defined_chunking": json.dumps(_CHUNKS)})
+            writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKS)})
     return datasets.SplitInfo(name=name, num_bytes=total, num_examples=len(rows))
 
 

@@ -23,16 +23,17 @@ from datasets import DatasetDict, DatasetInfo
 
 from hf_cxr import __version__
 from hf_cxr.data import sources
-from hf_cxr.data.builder import FEATURES, PreparationConfig, build, choose, patients_known
+from hf_cxr.data.builder import PreparationConfig, build, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
+from hf_cxr.data.schema import FEATURES
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
-__all__ = ["FEATURES", "format_preparation", "load_studies", "plan", "prepare"]
+__all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
 PLACES = {"root", "images"}  # options of sources that are folders on this machine
 SETTINGS = [field for field in fields(PreparationConfig) if field.name not in ("source", "options")]

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_cxr.data.builder import PAIR, PARQUET
 from hf_cxr.data.dataset_card import COLUMNS
 from hf_cxr.data.licences import LICENCES
+from hf_cxr.data.schema import PAIR, PARQUET
 from hf_cxr.hub.privacy import CARD, PREPARATION
 from hf_cxr.utils.files import json_object
 

@@ -8,7 +8,6 @@ from helpers import radiograph, tiny_checkpoint
 from PIL import Image
 
 from hf_cxr import pack_views
-from hf_cxr.data.builder import FEATURES
 from hf_cxr.data.collator import (
     IGNORED,
     CanvasCollator,
@@ -17,6 +16,7 @@ from hf_cxr.data.collator import (
     pack_dataset,
     target_ids,
 )
+from hf_cxr.data.schema import FEATURES
 
 SIZE = 32
 
