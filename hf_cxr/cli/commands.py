@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
-from hf_cxr.config.kit import SIZES, closest, read_config, recipe
+from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
     check_checkpoint,
     check_dataset,
@@ -107,8 +107,15 @@ def run_train(options: argparse.Namespace) -> None:
     config = recipe(options.config)
     told = read_config(config) | _values(options.overrides)
     options.out = told.get("output_dir") or "runs/latest"
-    _check_before_training(config, told, options.overrides)
-    check_writable(options.out)
+    try:
+        _check_before_training(config, told, options.overrides)
+        check_writable(options.out)
+    except (OSError, ValueError):
+        if told.keys() - usual_names():
+            from hf_cxr.config.training import check_names
+
+            check_names(config, options.overrides)  # a misspelt name explains a dataset that is not there
+        raise
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
@@ -124,9 +131,7 @@ def run_train(options: argparse.Namespace) -> None:
             os.environ[LAUNCHED] = "1"
             if lost:
                 return launch.start(lost, words)
-            processes = options.num_processes
-            if not processes and not options.accelerate_config:
-                processes = torch.cuda.device_count()
+            processes = options.num_processes or (None if options.accelerate_config else torch.cuda.device_count())
             return launch.launch(words, processes, options.accelerate_config)
         kit, args = parse_arguments(config, options.overrides)
         from hf_cxr.training.run import train
@@ -138,7 +143,7 @@ def run_train(options: argparse.Namespace) -> None:
         rank = os.environ.get("RANK")
         if rank and (rank != "0" or LAUNCHED in os.environ):  # the process that started this one tells, or the first
             raise SystemExit(INTERRUPTED) from None
-        raise KeyboardInterrupt(_how_to_resume(options)) from None
+        raise KeyboardInterrupt(_how_to_go_on(options)) from None
     if args.process_index == 0:
         print_report(report, args.output_dir)
     args.distributed_state.destroy_process_group()
@@ -173,25 +178,20 @@ def _check_before_training(config: Path, told: dict[str, Any], overrides: Sequen
             raise FileNotFoundError(f"{name}: no such {part} here, and not to be had from the Hub ({reason}){hint}")
 
 
-def _how_to_resume(options: argparse.Namespace) -> str:
-    """The command that continues an interrupted run, or nothing where there is nothing to continue."""
-    from hf_cxr.training.checkpoints import checkpoints, read_progress
-    from hf_cxr.training.findings_pretraining import ENCODER, STAGE
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    """The command that continues an interrupted run, or starts it again where nothing was saved."""
+    from hf_cxr.training.checkpoints import read_progress
+    from hf_cxr.training.run import trained_so_far
 
-    output = Path(options.out)
-    progress = read_progress(output)
-    if not progress or progress["stage"] == "finished":
+    if (stage := (read_progress(options.out) or {}).get("stage")) == "finished":
         return ""
-    if progress["stage"] != "evaluation" and not (
-        (output / ENCODER).is_dir() or checkpoints(output) or checkpoints(output / STAGE)
-    ):
-        return ""
-    launching = [
-        f"--{name}={value}" for name in ("num_processes", "accelerate_config") if (value := vars(options)[name])
-    ]
+    saved = stage and trained_so_far(Path(options.out))
+    told = vars(options)
+    launching = [f"--{name}={told[name]}" for name in ("num_processes", "accelerate_config") if told[name]]
     same = [word for word in options.overrides if word.split("=")[0] not in ("--restart", "--resume")]
-    again = command("hf-cxr", "train", options.config, *launching, *same, "--resume")
-    return f"{output} keeps what was trained; continue with: {again}"
+    again = command("hf-cxr", "train", options.config, *launching, *same, *(["--resume"] if saved else []))
+    what = f"{options.out} keeps what was trained; continue" if saved else "nothing was saved yet; start again"
+    return f"{what} with: {again}"
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -204,12 +204,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
         check_writable(options.out)
     from hf_cxr.data.prepared import load_prepared
     from hf_cxr.evaluation.evaluate import evaluate
-    from hf_cxr.models.modeling import load_checkpoint
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
-    checkpoint = load_checkpoint(options.checkpoint, options.revision)
-    settings = _chosen(options, "batch_size", "seed", "num_beams")
-    report = evaluate(checkpoint, dataset, options.split, options.out, **settings)
+    settings = _chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams")
+    report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -264,7 +262,7 @@ def run_predict(options: argparse.Namespace) -> None:
     from hf_cxr.inference.pipeline import ImpressionPipeline
     from hf_cxr.models.modeling import load_checkpoint
 
-    parts = load_checkpoint(options.checkpoint, options.revision)
+    parts = load_checkpoint(options.checkpoint, options.revision, options.dtype)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
     settings = _chosen(options, "num_beams", "max_new_tokens", "abstain_below")
     if isinstance(studies, dict):

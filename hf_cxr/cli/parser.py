@@ -21,6 +21,7 @@ from hf_cxr.utils.places import advice, is_full
 BAD_INPUT = 2
 PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # of hf_cxr.data.selection, whose import would be slow
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+DTYPES = ("float32", "bfloat16", "float16")
 BOOLEANS = [[word] for word in "true false yes no on off t f y n 1 0".split()]
 
 
@@ -84,9 +85,7 @@ def _prepare(parser: Parser) -> None:
     option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
     option("--plan", "only count what would be kept; no image is opened", action="store_true")
-    option(
-        "--section", "text that a study must have", default="impression", choices=("impression", "findings", "both")
-    )
+    option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
     option("--size", "longer side of a stored image in pixels", type=_count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
     option("--views", "CSV with columns image and view (default: what the collection says)")
@@ -140,9 +139,7 @@ def _train(parser: Parser) -> None:
     """
     parser.usage = "hf-cxr train CONFIG [--resume | --restart] [--any_argument VALUE …]"
     parser.set_defaults(overrides=[])
-    parser.add_argument(
-        "config", help="a recipe by its name (demo, iu_xray_small, iu_xray_vit_gpt2, …), or a flat YAML file of yours"
-    )
+    parser.add_argument("config", help="a recipe by its name (demo, iu_xray_small, …), or a flat YAML file of yours")
     parser.option("--num_processes", "start so many processes on this host (default: one a GPU)", type=_count)
     parser.option(
         "--accelerate_config",
@@ -185,7 +182,8 @@ def _evaluate(parser: Parser) -> None:
     parser.option("--dataset-revision", "the same of a dataset on the Hub (default: its main branch)")
     parser.option("--out", "folder for report.html, .md, .json and predictions.jsonl (default: none is written)")
     parser.option("--batch-size", "studies at once", type=_count, default=32)
-    parser.option("--num-beams", "beams of the search; 1 is greedy", type=_count, default=1)
+    parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=_count)
+    parser.option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     parser.option("--seed", "seed of baselines, shuffles and intervals", type=int, default=0)
     parser.option("--json", "print the report as JSON, and nothing else, to stdout", action="store_true")
 
@@ -218,7 +216,8 @@ def _predict(parser: Parser) -> None:
     option("--lateral", "lateral radiograph, or a folder of them (default: the study has none)")
     option("--csv", "many studies: a table with columns frontal and/or lateral (paths), and uid (default: one study)")
     option("--batch-size", "of many studies, so many at once", type=_count, default=8)
-    option("--num-beams", "beams of the search; 1 is greedy", type=_count, default=1)
+    option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=_count)
+    option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=_count)
     option(
         "--abstain-below",

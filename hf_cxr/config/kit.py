@@ -140,8 +140,7 @@ def recipe(name: str | os.PathLike) -> Path:
     given = Path(name)
     if given.is_file():
         return given
-    inside, beside = Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs"  # wheel, checkout
-    recipes = {file.stem: file for file in sorted((inside if inside.is_dir() else beside).glob("*.yaml"))}
+    recipes = _recipes()
     if str(name) in recipes:
         return recipes[str(name)]
     if given.is_dir():
@@ -151,6 +150,16 @@ def recipe(name: str | os.PathLike) -> Path:
     near = difflib.get_close_matches(str(name), beside_it, n=1) or difflib.get_close_matches(given.stem, recipes, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise FileNotFoundError(f"{name}: no such config file, and none of the recipes {', '.join(recipes)}{hint}")
+
+
+def _recipes() -> dict[str, Path]:
+    inside, beside = Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs"  # wheel, checkout
+    return {file.stem: file for file in sorted((inside if inside.is_dir() else beside).glob("*.yaml"))}
+
+
+def usual_names() -> set[str]:
+    """The kit's arguments and those of the Trainer's that the recipes set: known without importing transformers."""
+    return {*ImpressionConfig.__dataclass_fields__}.union(*map(read_config, _recipes().values()))
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:

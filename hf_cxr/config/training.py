@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -93,6 +93,20 @@ def _check_name(name: str, where: str) -> None:
         raise ValueError(f"{where}: unknown argument {name!r}" + (f"; did you mean {near!r}?" if near else ""))
 
 
+def check_names(
+    config: str | os.PathLike, overrides: Sequence[str] = (), arguments: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The settings of the YAML file `config`. Raises `ValueError` for a name in any of the three that is unknown."""
+    settings = read_config(config)
+    for where, names in ((str(config), settings), ("train", arguments)):
+        for name in names:
+            _check_name(str(name), where)
+    for word in overrides:
+        if word.startswith("--"):
+            _check_name(word[2:].split("=")[0].replace("-", "_"), "command line")
+    return settings
+
+
 def parse_arguments(
     config: str | os.PathLike, overrides: Sequence[str] = (), arguments: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[ImpressionConfig, ImpressionTrainingArguments]:
@@ -100,14 +114,8 @@ def parse_arguments(
 
     Raises `ValueError` with one line for an unknown name (with the nearest valid one) or an unusable value.
     """
-    settings = read_config(config)
-    for where, names in ((str(config), settings), ("train", arguments)):
-        for name in names:
-            _check_name(str(name), where)
+    settings = check_names(config, overrides, arguments)
     words = [word for key, value in (settings | dict(arguments)).items() for word in _as_words(key, value)]
-    for word in overrides:
-        if word.startswith("--"):
-            _check_name(word[2:].split("=")[0].replace("-", "_"), "command line")
     parser = HfArgumentParser(ARGUMENTS, allow_abbrev=False)
 
     def fail(message: str):

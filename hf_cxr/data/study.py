@@ -93,16 +93,16 @@ PLACEHOLDER_POLICIES = ("drop", "drop_sentence", "keep")
 """What `clean_text` does with a placeholder, the `XXXX` that de-identification left: drop it and mend the grammar
 around it, drop every sentence that holds one, or keep it."""
 
-_ONE_PLACEHOLDER = rf"[<(\[]*{PLACEHOLDER}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
+_ONE_PLACEHOLDER = rf"[<(\[]{{0,3}}{PLACEHOLDER}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
 _PLACEHOLDER = re.compile(_ONE_PLACEHOLDER)
 _RUN = (
-    rf"{_ONE_PLACEHOLDER}(?:[\s,/&.-]*(?:(?:and|at|by|to)\s+)?{_ONE_PLACEHOLDER})*"
+    rf"{_ONE_PLACEHOLDER}(?:[\s,/&.-]{{0,9}}(?:(?:and|at|by|to)\s+)?{_ONE_PLACEHOLDER}){{0,6}}"
     r"(?:-(?=\w)|\s+(?i:hours|[ap]\.?m\.?)(?!\w))?"
 )
 # Words that only point at what the placeholder hid, dropped with it where nothing is left for them to point at.
 _POINTER = (
-    r"(?:(?:(?:as|when|were|was|and)\s+)*compared\s+(?:to|with)|in\s+comparison\s+(?:to|with)|comparison|dated|dr\.?|of|in"
-    r"|on|at|to|from|with|by|since|for|as|and|or|than|via|per|the|an?|this|these|that|is|are|was|were|been|most|please"
+    r"(?:(?:(?:as|when|were|was|and)\s+){0,3}compared\s+(?:to|with)|in\s+comparison\s+(?:to|with)|comparison|dated"
+    r"|dr\.?|of|in|on|at|to|from|with|by|since|for|as|and|or|than|via|per|the|an?|this|these|that|is|are|was|were|been|most|please"
     r"|approximately|about|prior|previous)"
 )
 _NOTHING_LEFT = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:in|on|at|from|with|by|since|for|and|or|which|but)\b)"
@@ -118,7 +118,7 @@ _MENDS = _rules(
     (rf"(?i:\b(most|less))\s+{_RUN}(?=\s+\w|[.,;]|$)", r"\1 likely"),  # not "less fibrosis" for "less XXXX fibrosis"
     (rf"^(\W*){_RUN}\s+(?:interval\s+|significant\s+)*changes?\b(?:\s+(?:in|of|from|since)\b)?", r"\1"),
     (rf"\b([Tt]he)\s+{_RUN}\s+(?:and|or)\s+(?:the\s+)?(?!(?:is|are|was|were|has|have)\b)", r"\1 "),
-    (rf"(?i:(?:(?<=\s)|^)(?:{_POINTER}\s+)+){_RUN}{_NOTHING_LEFT}", ""),  # "compared to XXXX."
+    (rf"(?i:(?:(?<=\s)|^)(?:{_POINTER}\s+){{1,8}}){_RUN}{_NOTHING_LEFT}", ""),  # "compared to XXXX."
     (rf"^(\W*){_RUN}\s+of\b", r"\1"),
     (rf"\b([Aa])\s+{_RUN}\s+(?=[aeiou])", r"\1n "),
     (rf"\b([Aa])n\s+{_RUN}\s+(?=[bcdfgjklmnpqrstvwxyz])", r"\1 "),
@@ -137,19 +137,23 @@ _ENUMERATOR = re.compile(
     r"(?:\s*(?=[^\W\d]|[\"'<(\[][^\W\d])|\s+(?=\d+(?:\.\d+)?[ -]?[cm]m\b))"
 )
 _NUMBERED = re.compile(
-    r"(?i:\b(?:ribs?|grade|stage|number|series|image|type|level|zone|segment|figure|views?)|\bnos?\.?)$"
+    r"(?i:\b(?:ribs?|grade|stage|number|series|image|type|level|zone|segment|figure|views?|days?|times|and|or|to|through"
+    r"|than|of)|\bnos?\.?|\b\d+(?:st|nd|rd|th)?,|&)$"
 )
-_STOP = re.compile(r"[.!?]+\s+(?=\S)")
+_STOP = re.compile(r"(?<![.!?])[.!?]+\s+(?=\S)")
+_NUMBER = re.compile(r"(?i:\bno\.\s+)$")
 _NO_STOP = re.compile(r"(?:^|[\s(])(?i:drs?|mrs?|ms|vs|approx|e\.g|i\.e|fig)\.\s+$|^\s*\(?\d{1,2}\.\s+$")
 _PUNCTUATION = _rules(
     (r"\s+([.,;:!?])(?!\d)", r"\1"),
     (r"\.(?:\s*\.)+", "."),
-    (r"[,;:]+\s*\.(?!\d)", "."),
+    (r"(?<![,;:])[,;:]+\s*\.(?!\d)", "."),
     (r",(?:\s*,)+", ","),
     (r"(?<=[a-z]{2})([.,])(?=[A-Z][a-z])", r"\1 "),
     (r"^(?:[\s,;:!?]|\.(?!\d))+", ""),
-    (r"[\s,;:]+$", ""),
 )
+_ENDED = re.compile(r"[.!?…。！？｡।؟۔][\"'”’»)\]]{0,3}$")
+_AMPERSANDS = re.compile(r"(?i)&(?:(?:amp|#0*38(?!\d)|#x0*26(?![\da-f]));?)+")
+"""An ampersand that was escaped again and again."""
 
 
 def sentences(text: str) -> list[str]:
@@ -159,8 +163,8 @@ def sentences(text: str) -> list[str]:
     """
     found, start = [], 0
     for stop in _STOP.finditer(text):
-        number = text[stop.end()].isdigit() and re.search(r"(?i:\bno\.\s+)$", text[start : stop.end()])
-        if not number and not _NO_STOP.search(text[start : stop.end()]):
+        number = text[stop.end()].isdigit() and _NUMBER.search(text, max(start, stop.end() - 20), stop.end())
+        if not number and not _NO_STOP.search(text[max(start, stop.end() - 20) : stop.end()]):
             found.append(text[start : stop.end()].strip())
             start = stop.end()
     return [s for s in [*found, text[start:].strip()] if s]
@@ -184,16 +188,16 @@ def clean_text(text: str, placeholders: str = "drop") -> str:
 
 
 def _clean_once(text: str, placeholders: str) -> str:
-    text = html.unescape(re.sub(r"(?i)<br\s*/?>", " ", text))
+    text = html.unescape(_AMPERSANDS.sub("&", re.sub(r"(?i)<br\s{0,9}/?>", " ", text)))
     text = " ".join(re.sub(r"\[\s*<|>\s*\]", " ", text).split())
     text = _drop_enumeration(text)
     if placeholders != "keep" and _PLACEHOLDER.search(text):
         mend = _mend if placeholders == "drop" else lambda sentence: "" if _PLACEHOLDER.search(sentence) else sentence
-        text = " ".join(mend(sentence) for sentence in sentences(text))
+        text = " ".join(" ".join(mend(sentence) for sentence in sentences(text)).split())
     for pattern, by in _PUNCTUATION:
         text = pattern.sub(by, text)
-    text = " ".join(text.split())
-    return text + "." if text and text[-1] not in ".!?" else text
+    text = " ".join(text.rstrip(" ,;:").split())
+    return text if not text or _ENDED.search(text) else text + "."
 
 
 def _mend(sentence: str) -> str:
@@ -218,7 +222,7 @@ def _drop_enumeration(text: str) -> str:
     """Without "1.", "2)", "#3" where they number the sentences; a marker after no full stop leaves one behind."""
     kept, start, last = "", 0, 0
     for marker in _ENUMERATOR.finditer(text):
-        number, before = int(marker[1] or marker[2]), text[: marker.start()].rstrip()
+        number, before = int(marker[1] or marker[2]), text[max(0, marker.start() - 30) : marker.start()].rstrip()
         at_stop = not before or before[-1] in ".!?;:"
         wanted = not before or number == last + 1 or (number in (1, 2) and at_stop)
         new_sentence = at_stop or (last and (text[marker.end()].isupper() or marker[0].rstrip()[-1] != "."))

@@ -45,7 +45,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
         "scores": scores,
         "signature": f"{metrics.signature()}; {bootstrap.BOOTSTRAP_SAMPLES} paired bootstrap samples of patients; "
         f"seed {seed}",
-        "verdict": _verdict(scores, "finding_f1_micro"),
+        "verdict": _verdict(scores, metrics.gain_score(references)),
     }
 
 

@@ -20,7 +20,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.image_use import composite as composite
-from hf_cxr.evaluation.image_use import gain_score, image_shuffle, permutation_p, verdict
+from hf_cxr.evaluation.image_use import image_shuffle, permutation_p, verdict
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
 from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, views_of, without
 from hf_cxr.evaluation.report import write_report
@@ -81,7 +81,7 @@ def build_report(
             if len(rows) > 1
             else {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
         )
-        by = gain_score(references)
+        by = metrics.gain_score(references)
         report |= {"findings_unread": metrics.unread_findings(references), "gain_score": by}
         report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
         progress.update()

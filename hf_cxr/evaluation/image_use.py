@@ -28,7 +28,7 @@ def validation_scores(
     `image_gain_low`, `image_gain_high`. The first process computes, the others are told."""
     told: list[Any] = [None]
     if PartialState().is_main_process:
-        statistics, by = metrics.study_statistics(predictions, references), gain_score(references)
+        statistics, by = metrics.study_statistics(predictions, references), metrics.gain_score(references)
         scores = statistics.scores() | metrics.diversity(predictions)
         numbers = {name: float(scores[name]) for name in (*SCALARS, "distinct_outputs", "modal_share")}
         gain, (low, high) = 0.0, [0.0, 0.0]
@@ -39,12 +39,6 @@ def validation_scores(
         numbers |= {"image_gain": gain, "image_gain_low": low, "image_gain_high": high}
         told = [{"n": len(references)} | numbers | {"composite": composite(numbers, by)}]
     return broadcast_object_list(told)[0]
-
-
-def gain_score(references: Sequence[str]) -> str:
-    """The score whose gain over shuffled images tells whether a model reads the images: finding F1, or CIDEr, the
-    score of words, where findings cannot be read from the references."""
-    return "cider" if metrics.unread_findings(references) else "finding_f1_micro"
 
 
 def composite(scores: Mapping[str, float], by: str = "finding_f1_micro") -> float:

@@ -92,6 +92,10 @@ class Writer:
     texts: dict[bytes, Written] = field(default_factory=dict)
     means: dict[bytes, np.ndarray] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.model = self.checkpoint.model.eval().to(PartialState().device)
+        self.collate = CanvasCollator(self.checkpoint.image_processor)
+
     def write(
         self, canvas: Callable[[int], Canvas], indices: Sequence[int], description: str = "Generating"
     ) -> list[Written]:
@@ -131,14 +135,8 @@ class Writer:
         small = np.concatenate([_shrunk(canvases.canvas(index)) for index in range(len(canvases))])
         return {"nearest_pixels": small, "nearest_encoder": np.stack([self.means[key] for key in keys])}
 
-    @property
-    def model(self):
-        return self.checkpoint.model.eval().to(PartialState().device)
-
     def _pixels(self, canvases: Iterable[Canvas]) -> torch.Tensor:
-        return CanvasCollator(self.checkpoint.image_processor)([{"canvas": canvas} for canvas in canvases])[
-            "pixel_values"
-        ]
+        return self.collate([{"canvas": canvas} for canvas in canvases])["pixel_values"]
 
 
 def _key(canvas: Canvas) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_cxr.evaluation.bootstrap import study_intervals
-from hf_cxr.inference.labeler import FINDINGS, is_normal
+from hf_cxr.inference.labeler import ABNORMAL, FINDINGS, NORMAL, UNKNOWN, normality
 from hf_cxr.metrics.study import Statistics
 from hf_cxr.metrics.texts import tokenize_13a
 
@@ -22,25 +22,26 @@ def subgroups(
     """Kind of subgroup → name → `{n, small, bleu4, rougeL, finding_f1_micro, normal_accuracy, ci95}`; empty subgroups
     are left out. Where no text states a finding, finding F1 is `None`: there is nothing to find.
 
-    Findings are those that the radiologist's text states; "other" are texts that state none and yet are not normal
-    (something is only possible, or outside the vocabulary). "Long" are texts of more 13a tokens than the median. The
-    intervals are of the bootstrap over the subgroup's patients.
+    Findings are those that the radiologist's text states; "other" are texts that state none and yet are abnormal
+    (something is only possible, or outside the vocabulary), "unknown" those that say neither. "Long" are texts of more
+    13a tokens than the median. The intervals are of the bootstrap over the subgroup's patients.
 
     Args:
         views: "both", "frontal", "lateral" or "none" for each study.
     """
     true = statistics.findings[..., 0] + statistics.findings[..., 2] > 0
     number = true.sum(1)
-    normal = np.array([is_normal(text) for text in references])
+    said = np.array([normality(text) for text in references])
     lengths = np.array([len(tokenize_13a(text)) for text in references])
     long = lengths > np.median(lengths)
     two = np.asarray(views) == "both"
     masks = {
         "findings": {
-            "normal": normal & (number == 0),
+            "normal": (said == NORMAL) & (number == 0),
             "one finding": number == 1,
             "several findings": number > 1,
-            "other": ~normal & (number == 0),
+            "other": (said == ABNORMAL) & (number == 0),
+            "unknown": said == UNKNOWN,
         },
         "length": {"short": ~long, "long": long},
         "views": {"one view": ~two, "two views": two},

@@ -16,7 +16,7 @@ from hf_cxr import metrics
 from hf_cxr.data.leakage import text_overlap
 from hf_cxr.data.study import sentences
 from hf_cxr.evaluation import baselines, bootstrap
-from hf_cxr.inference.labeler import FINDINGS, NEGATIVE, POSITIVE, UNCERTAIN, is_normal, label
+from hf_cxr.inference.labeler import FINDINGS, NEGATIVE, NORMAL, POSITIVE, UNCERTAIN, UNKNOWN, label, normality
 from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
 from hf_cxr.inference.views import VIEWS
 
@@ -214,7 +214,8 @@ def _ranked(counts: Mapping[str, int], top: int) -> list[list[Any]]:
 
 
 def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Positive, uncertain and negative texts of each finding, how often two are positive together, normal texts."""
+    """Positive, uncertain and negative texts of each finding, how often two are positive together, normal and unknown
+    texts."""
     labels = {text: label(text) for text in {*texts, *(text for part in by_split.values() for text in part)}}
     positive = {text: [name for name, status in labels[text].items() if status == POSITIVE] for text in labels}
     status_of = {
@@ -230,14 +231,16 @@ def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> di
     often = [name for name in named[:12] if status_of[POSITIVE][name]]  # as many as the table of pairs has space for
     square = [[status_of[POSITIVE][a] if a == b else together[min(a, b), max(a, b)] for b in often] for a in often]
     pairs = sorted(together.items(), key=lambda item: (-item[1], item[0]))[:10]
-    normal = {text: is_normal(text) for text in labels}
-    n_normal = sum(normal[text] for text in texts)
+    said = {name: Counter(normality(text) for text in part) for name, part in {**by_split, "": texts}.items()}
     return {
         "n": len(texts),
-        "normal": {
-            "n": n_normal,
-            "share": n_normal / len(texts),
-            "by_split": {split: sum(normal[text] for text in part) for split, part in by_split.items()},
+        **{
+            name: {
+                "n": said[""][name],
+                "share": said[""][name] / len(texts),
+                "by_split": {split: said[split][name] for split in by_split},
+            }
+            for name in (NORMAL, UNKNOWN)
         },
         "rows": [
             {"finding": name}

@@ -108,6 +108,9 @@ def _words(facts: Mapping[str, Any]) -> str:
 def _findings(facts: Mapping[str, Any]) -> str:
     findings, train = facts["findings"], facts["n"]["splits"].get("train", 0)
     normal = f"{percent(findings['normal']['share'])} of the {number(findings['n'])} studies are normal"
+    normal += f", {percent(findings['unknown']['share'])} say neither that nor a finding" * bool(
+        findings["unknown"]["n"]
+    )
     if not train or not findings["rows"]:
         return f"{normal}, by what their texts state."
     often = sum(row["by_split"]["train"] >= findings["enough"] for row in findings["rows"])

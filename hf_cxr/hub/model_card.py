@@ -46,6 +46,7 @@ METRIC_TYPES = {
     **{"finding_precision_micro": "precision", "finding_recall_micro": "recall"},
     **{name: "f1" for name in SCALARS if name.startswith("finding_f1")},
 }
+READ = {name for name in SCALARS if name.startswith(("finding_", "normal_"))}  # what hangs on findings read from texts
 METRIC_NAMES = {"legacy_bleu4": "legacy_bleu4 (without meaning, to read old tables)"}
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
 # Arguments that are told elsewhere in a card, or that make no difference to the model.
@@ -290,11 +291,13 @@ def _metadata(
 ) -> ModelCardData:
     """The YAML head. A licence is stated of what learned from the phantom alone: else that of the data and of the
     pretrained parts has a say, and the owner."""
-    values = {name: report[name] for name in SCALARS} if report else {}
+    unread = bool(report and report.get("findings_unread"))
+    values = {name: report[name] for name in SCALARS if not (unread and name in READ)} if report else {}
     if report and report["calibration"]:
         values["expected_calibration_error"] = report["calibration"]["ece_after"]
     if report and report["image_gain"]:
-        values["finding_f1_micro_image_gain"] = report["image_gain"]["finding_f1_micro"]
+        by = report.get("gain_score", "finding_f1_micro")
+        values[f"{by}_image_gain"] = report["image_gain"][by]
     results = [
         EvalResult(
             task_type="image-to-text",
@@ -311,7 +314,7 @@ def _metadata(
     ]
     return ModelCardData(
         license="apache-2.0" if _is_synthetic_alone(facts) else None,
-        language="en",
+        language=None if report and "English" in (report.get("findings_unread") or "") else "en",
         library_name="transformers",
         pipeline_tag="image-to-text",
         tags=["chest-radiograph", "radiology", "vision-encoder-decoder", "hf-cxr"],

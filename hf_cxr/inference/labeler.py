@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from .labeler_lexicon import CUES, NAMES, PARENTS, PLACED, POINTS, SIDED, WELL, WORDS, rows
+from .labeler_lexicon import CUES, NAMES, PARENTS, PLACED, PLACEHOLDER, POINTS, SIDED, WELL, WORDS, rows
 from .labeler_lexicon import FINDINGS as FINDINGS
 from .labeler_lexicon import SIDED_FINDINGS as SIDED_FINDINGS
 from .labeler_location import SIDES, Bounds, Where, heights, heights_of, pairs_of, sides_of
@@ -45,6 +45,7 @@ _SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
 _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;]){0,300}?\bor\b")
 _REASON = re.compile(r"\b(?:given|because|since|as|due|based|in|considering|absent)\b")
+_PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\w*|_{{2,}}", re.IGNORECASE)  # also MIMIC's "___"
 _WELL = re.compile(WELL)
 # What the sentence behind a question may answer: "?pneumonia. Lungs clear.", "Effusion? Yes, on the left."
 _ANSWER = re.compile(
@@ -261,7 +262,7 @@ _KEPT: dict[Mention, Mention] = {}  # mentions repeat from text to text: one obj
 @lru_cache(maxsize=CACHED)
 def statements(text: str) -> tuple[tuple[Mention, ...], bool]:
     """The `mentions` of `text`, and whether it says that something is as it should be."""
-    text = plain(text)
+    text = plain(_PLACEHOLDERS.sub(" ", text))
     reading = _Reading(text)
     for match in _SCAN.finditer(text):
         reading.take(_EVENTS[match.lastindex or 0], *match.span())

@@ -43,7 +43,7 @@ cardiomegaly: cardiomegaly|(?:cardiac|heart|cardio-?pericardial)(?: silhouette)?
     |enlarge(?:d|ment of)(?: the)?(?: cardiac| heart| cardio-?pericardial| cardio ?-?mediastinal)
     |(?:ctr|cardio-?thoracic ratio)(?: (?:is|was|at|of))?(?: (?:mildly|slightly))? (?:increased|enlarged|raised|>
     |0\.(?:5[1-9]|[6-9]))
-    |(?:left |right )?ventricular (?:enlargement|prominence)|prominent (?:heart|cardiac)\b
+    |(?:left |right )?ventricular (?:enlargement|prominence)|(?:prominent|big|large) (?:heart|cardiac)\b
 enlarged cardiomediastinum: (?:wid(?:e|ened|ening of)|prominent|enlarged|prominence of)<2> mediastin\w+
     |mediastinal (?:widening|enlargement|prominence|mass|shift)
     |mediastin(?:um|al contours?|al silhouette) (?:is|are|appears?|remains?)<1> (?:widened|enlarged|prominent)
@@ -113,7 +113,7 @@ support devices: (?:[\w-]{1,20} )??tub(?:es?|ing)\b|tracheostomy|trach\b|stents?
     |valv\w* (?:replacement|prosthesis)|(?:spinal )?(?:fusion|rods?\b|fixation)|arthroplasty|prosthes[ie]s
 surgical clips: (?:surgical |vascular |cholecystectomy |axillary |mediastinal )?(?:hemo)?clips?\b|sutures?\b|staples?\b
 hiatal hernia: (?:hiatal|hiatus|paraesophageal)(?: \w+)? hernias?
-elevated hemidiaphragm: (?:elevat|eventrat)(?:ed|ion of)<4> (?:hemi-?)?diaphragm\w*|eventration
+elevated hemidiaphragm: (?:elevat|eventrat|rais)(?:ed|ion of)<4> (?:hemi-?)?diaphragm\w*|eventration
     |(?:hemi-?)?diaphragm\w*<3> (?:elevat|eventrat)\w+
 scoliosis + kyphosis: kyphoscolio\w+
 scoliosis: (?:dextro|levo|roto)?scolio\w+(?: curvature)?|(?:dextro|levo)(?:curv|convex|rotat)\w*|curvature
@@ -140,7 +140,7 @@ _other: calcif\w+|deformit\w+|foreign bod\w+|lucenc\w+|thickening|densit(?:y|ies
     |pneumonectomy|thoracotomy|cystic|cysts?\b|sarcoid\w*|pulmonary hypertension|volume loss|leads?\b
     |sclero(?:sis|tic)|bullet|shrapnel|gunshot|surg(?:ery|ical)|post-?(?:operative|surgical|op\b)|separation|fat pad
     |crowding|artifact|obscured|piercings?|nipple ring|closure device
-    |abnormal (?:chest|radiograph|exam\w*|study|film)|pneumomediastin\w+|empyemas?\b
+    |abnormal(?: (?:chest|radiograph|exam\w*|study|film)| *(?=[.,;]|$))|pneumomediastin\w+|empyemas?\b
     |(?:thrombo)?embol(?:ism|us|i|ic)\b|infarct\w*|ards\b|respiratory distress syndrome|perforat\w+|ruptur\w+
     |h[ae]?emorrhag\w+
     |aspirat(?:ion|ed)|situs inversus|agenesis|hypoplas\w+|hamartomas?\b|lymphomas?\b|mesotheliomas?\b|thymomas?\b
@@ -151,7 +151,8 @@ _other: calcif\w+|deformit\w+|foreign bod\w+|lucenc\w+|thickening|densit(?:y|ies
     |achalasia|(?:hepat|splen|organ)\w*megaly|haz(?:e|iness)\b|ground[ -]glass|tree[ -]in[ -]bud|aspergill\w+|mycetoma
     |pneumocystis|covid\b
     |hyaline membrane|silicosis|asbestosis|pneumoconios[ei]s|alveolitis|malposition\w*|misplaced|shadowing|swelling
-    |erosions?\b|eroded|destruct\w+|loss of volume|mediastinitis|chylothorax|pyothorax|effacement|air[ -]fluid level
+    |erosions?\b|eroded|destruct\w+|loss of volume|mediastinitis|chylothorax|pyothorax|effacement
+    |pals(?:y|ies)\b|paralys[ie]s|tracheal shift|air[ -]fluid level
     |abscess(?:es)?\b|white-?out|dextrocardia|dissections?\b|deviat(?:ed|ion)
 """
 _SEEN = (
@@ -215,14 +216,15 @@ GONE: (?:resolved|cleared|removed|absent|excluded|ruled out|none)\b
 NEG: (?:no|not|without|nil|nothing|negative for|(?:free|clear|devoid) (?:of|from)|(?:absence|lack|resolution|clearing
     |removal) of
     |den(?:ies|ied)|nor|neither|never|rather than|instead of)\b
-IGNORE: (?:history of|h/o|hx of|if|indication|correlat\w+(?: \w+)? (?:as to|for|with)|evaluation (?:for|of)|to identify
+IGNORE: (?:year[- ]old(?: \w+){{0,2}}? with
+    |history of|h/o|hx of|if|indication|correlat\w+(?: \w+)? (?:as to|for|with)|evaluation (?:for|of)|to identify
     |(?:signs?|symptoms) of)\b
 HARD: (?:but|however|although|though|except(?:ing)?|exception of|aside from|apart from|other than|besides|otherwise
     |whereas|while|yet)\b|\d\d?\)(?= )
 CLAUSE: and (?={_OWN_CLAUSE})
 SOFT: there (?:is|are|has|have|appears?|remains?|(?=may|might|could))\b|(?:and|with) (?={_TURN}|small\b|bilateral)
     |(?:(?<=abnormality )|(?<=disease )|(?<=process ))with (?!no\b)|(?:is|are) (?:again )?{_SEEN}\b
-UNSURE: (?:possibl[ey]|possibility|potential(?:ly)?|query|either|probabl[ey]|may|might|could|likely|suspected
+UNSURE: (?:possibl[ey]|possibility|potential(?:ly)?|either|probabl[ey]|may|might|could|likely|suspected
     |suspicious for|suspicion|suspect
     |question(?:able|ed)?|equivocal|(?:likelihood|probability) of
     |concern(?:ing)?(?: for)?|worrisome for|suggest\w*|perhaps|presum\w+|consider\w*

@@ -33,7 +33,7 @@ _MOSTLY = re.compile(  # opacities, greatest in the bases
 )
 # "opacities left base may be …", "opacity lateral right lung, …": no word between, but the phrase ends there.
 _CLOSED = re.compile(
-    r" (?:\w+ )?(?:right|left|bilateral)[ -](?:(?:upper|lower|middle|mid|lateral|medial|lung|basilar) )*"
+    r",? (?:\w+ )?(?:right|left|bilateral)[ -](?:(?:upper|lower|middle|mid|lateral|medial|lung|basilar) )*"
     rf"(?:mid)?(?:{_NOUN}|bases?|apex|apices|chest)"
     r"(?=,|:| (?:may|might|could|is|are|which|likely|most|with|represent\w*)\b)"
 )
@@ -75,7 +75,8 @@ def _nearest(at: Bounds, around: list[Where], text: str, earliest: int, heights:
     before = [w for w in around if earliest <= w.start < at.start]
     gap = text[at.end : after[0].start] if after else ""
     behind = _MOSTLY if heights or not before else _BEHIND  # "bilateral opacities, greatest on the left" are bilateral
-    close = after and behind.match(gap) and (at.following is None or gap.strip(" ,"))
+    than = after and re.search("than|>", text[after[0].start : after[0].end])  # "effusions, right more than left"
+    close = after and behind.match(gap) and (at.following is None or than or gap.strip(" ,"))
     if close or (after and _CLOSED.match(text, at.end)):
         chain = after
     elif before:

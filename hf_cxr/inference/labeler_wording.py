@@ -9,12 +9,12 @@ import re
 from bisect import bisect_left
 from functools import lru_cache
 
-from .labeler_lexicon import PLACEHOLDER, rows
-
 # written out: abbreviations
 ABBREVIATIONS: dict[str, str] = {
     short: written
-    for written, shorts in rows(r"""
+    for written, _, shorts in (
+        row.partition(": ")
+        for row in """\
 right: r rt
 left: l lt
 bilateral: bilat b/l bl
@@ -62,6 +62,9 @@ costophrenic angle: cpa cpas
 vascular: vasc
 pleural: pl pleu
 pulmonary embolism: pe pes
+metastases: mets
+?: query
+respiratory distress syndrome: rds
 hilar lymphadenopathy: bhl
 degenerative: degen djd
 subcutaneous: subq sq
@@ -69,8 +72,8 @@ right jugular: rij
 left jugular: lij
 vertebra: vb
 tuberculosis: ptb
-tortuous: torturous
-""")
+tortuous: torturous""".splitlines()
+    )
     for short in shorts.split()
 }
 """Abbreviation, in lower case → what is read in its place."""
@@ -86,9 +89,8 @@ _OTHER_WORDS = frozenset("interstitium hypoinflation hypoinflated peacemaker pea
 LEAST_LETTERS = 7
 """Shorter words are not mended: too many others are near them (mass, mask; edema, enema)."""
 
-_PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\w*|_{{2,}}", re.IGNORECASE)
 _WORD = re.compile(
-    r"(?<![\w'])(?:[a-z]/[a-z](?![\w/])|w/|(?<!-)[lr](?![\w'.-])|[lr](?=-sided)|[a-z]{2,}(?![\w']))|#(?! ?\d)"
+    r"(?<![\w'])(?:[a-z]/[a-z](?![\w/])|w/|(?<!-)(?<!dr\. )[lr](?![\w'-])|[lr](?=-sided)|[a-z]{2,}(?![\w']))|#(?! ?\d)"
 )
 # What comes under a heading before the report proper is asked for or was there before. "report" ends it.
 _HEADING = re.compile(
@@ -103,8 +105,8 @@ _HEADING = re.compile(
 
 
 def plain(text: str) -> str:
-    """`text` in lower case on one line, as it is read: no placeholders, nothing asked for, words written out."""
-    text = " ".join(_PLACEHOLDERS.sub(" ", text.lower()).replace(" - ", ", ").split())
+    """`text` in lower case on one line, as it is read: nothing that is only asked for, words written out."""
+    text = " ".join(text.lower().replace(" - ", ", ").split())
     return _WORD.sub(lambda word: _written(word[0]), _without_asides(text))
 
 
@@ -131,7 +133,8 @@ def _written(word: str) -> str:
         return ABBREVIATIONS[word] + " " * word.endswith("/")
     if len(word) < LEAST_LETTERS or word in _OTHER_WORDS or word.startswith(tuple(_SPELT)):
         return word
-    near = [(slips(word, name), name) for name in _SPELT if name[0] == word[0]]
+    one = word.removesuffix("s")
+    near = [(slips(word if name[-1] == "s" else one, name), name) for name in _SPELT if name[0] == word[0]]
     best, name = min(near, default=(1, word))
     return name if best <= (1 if len(name) < 11 else 2) else word
 

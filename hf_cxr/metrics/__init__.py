@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_cxr.metrics.content import f1, finding_scores, finding_statistics, normal_accuracy, unread_findings
+from hf_cxr.metrics.content import (
+    f1,
+    finding_scores,
+    finding_statistics,
+    gain_score,
+    normal_accuracy,
+    unread_findings,
+)
 from hf_cxr.metrics.overlap import (
     bleu_from_statistics,
     bleu_statistics,

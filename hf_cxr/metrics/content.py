@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_cxr.inference.labeler import FINDINGS, is_normal, located_findings, positive_findings
+from hf_cxr.inference.labeler import CACHED, FINDINGS, UNKNOWN, located_findings, normality, positive_findings
 
 _INDEX = {name: i for i, name in enumerate(FINDINGS)}
 
@@ -20,11 +20,16 @@ _INDEX = {name: i for i, name in enumerate(FINDINGS)}
 READINGS = ("uncertain", "sided", "located")
 
 
-@lru_cache(maxsize=65536)
-def _said(text: str) -> tuple[bool, frozenset[str], tuple[frozenset[str], ...]]:
-    """What is compared of one text: whether it is normal, the findings it states, and those of each of `READINGS`."""
+_Said = tuple[str, frozenset[str], tuple[frozenset[str], ...]]
+_KEPT: dict[_Said, _Said] = {}  # many texts say the same: one object for all of them
+
+
+@lru_cache(maxsize=CACHED)
+def _said(text: str) -> _Said:
+    """What is compared of one text: its normality, the findings it states, and those of each of `READINGS`."""
     uncertain, sided = positive_findings(text, uncertain=True), positive_findings(text, sided=True)
-    return is_normal(text), positive_findings(text), (uncertain, sided, located_findings(text))
+    said = normality(text), positive_findings(text), (uncertain, sided, located_findings(text))
+    return _KEPT.setdefault(said, said)
 
 
 class Content(NamedTuple):
@@ -35,7 +40,8 @@ class Content(NamedTuple):
     readings: np.ndarray
     """Over all labels of a reading of `READINGS`: int64, (studies, readings, 3)."""
     normal: np.ndarray
-    """Whether prediction and reference agree on normal or abnormal: bool, (studies,)."""
+    """Whether the reference says normal or abnormal and the prediction the same, whether the reference says either:
+    int64, (studies, 2)."""
 
 
 def content_statistics(predictions: Sequence[str], references: Sequence[str]) -> Content:
@@ -43,10 +49,11 @@ def content_statistics(predictions: Sequence[str], references: Sequence[str]) ->
     n = len(predictions)
     counts = np.zeros((n, len(FINDINGS), 3), dtype=np.int64)
     readings = np.zeros((n, len(READINGS), 3), dtype=np.int64)
-    normal = np.zeros(n, dtype=bool)
+    normal = np.zeros((n, 2), dtype=np.int64)
     for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         (our_normal, ours, our_readings), (their_normal, theirs, their_readings) = _said(prediction), _said(reference)
-        normal[i] = our_normal == their_normal
+        decided = their_normal != UNKNOWN
+        normal[i] = decided and our_normal == their_normal, decided
         for name in ours | theirs:
             missed, invented = name not in ours, name not in theirs
             counts[i, _INDEX[name], 2 * missed + invented] = 1
@@ -120,8 +127,11 @@ def finding_scores(predictions: Sequence[str], references: Sequence[str]) -> dic
 
 
 def normal_accuracy(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Share of studies in which `is_normal` says the same of both texts; a study is normal or abnormal, no third."""
-    return float(content_statistics(predictions, references).normal.mean())
+    """Share of the studies whose reference is normal or abnormal by `normality` in which the prediction is the same.
+
+    A prediction that is neither is wrong; a reference that is neither leaves its study out. 0 where all are left out.
+    """
+    return float(ratio(*content_statistics(predictions, references).normal.sum(0)))
 
 
 # --- whether findings can be read at all -----------------------------------------------------------------------------
@@ -150,6 +160,12 @@ def unread_findings(texts: Sequence[str]) -> str | None:
     if sum(bool(positive_findings(text)) for text in looked) < FEWEST * len(looked) or not looked:
         return "(almost) none of the texts states one that is known"
     return None
+
+
+def gain_score(references: Sequence[str]) -> str:
+    """The score whose gain over shuffled images tells whether a model reads the images: finding F1, or CIDEr, the
+    score of words, where findings cannot be read from the references."""
+    return "cider" if unread_findings(references) else "finding_f1_micro"
 
 
 def _looks_foreign(words: Sequence[str]) -> bool:

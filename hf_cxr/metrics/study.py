@@ -42,7 +42,8 @@ DEFINITIONS: dict[str, str] = {
     "finding F1": "positives of hf_cxr.inference.labeler in the text as it is, side ignored, uncertain ones left out; "
     "macro: mean over the findings that the references hold; uncertain: possible ones counted as stated; sided: "
     "right, left and no side are three labels; located: side and place are part of the label",
-    "normal accuracy": "is_normal of hf_cxr.inference.labeler agrees",
+    "normal accuracy": "normality of hf_cxr.inference.labeler agrees; a prediction of unknown normality is wrong, "
+    "a study whose reference is unknown is left out",
     "length ratio": "13a tokens written / in the references",
     "diversity": "different texts, and the share of the commonest",
 }
@@ -74,7 +75,8 @@ class Statistics:
     readings: np.ndarray
     """The same counts over all labels of each of `READINGS`: int64, (studies, 3, 3)."""
     normal: np.ndarray
-    """Whether prediction and reference agree on normal or abnormal: bool, (studies,)."""
+    """Whether prediction and reference agree on normal or abnormal, whether the reference says either: int64,
+    (studies, 2)."""
 
     @property
     def n(self) -> int:
@@ -108,7 +110,7 @@ class Statistics:
             content.f1(micro),
             content.macro_f1(counts),
             *np.moveaxis(content.f1(readings), -1, 0),
-            weights @ self.normal / number,
+            content.ratio(*np.moveaxis(weights @ self.normal, -1, 0)),
             content.ratio(bleu[..., -2], bleu[..., -1]),
         ]
         return {name: value if leading else float(value) for name, value in zip(SCALARS, values, strict=True)}

@@ -11,10 +11,12 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_cxr.data.collator import CanvasDataset
+from hf_cxr.metrics.content import gain_score
 from hf_cxr.utils.files import replace_files
 from hf_cxr.utils.progress import ProgressBar
 
 EVALUATIONS = "evaluations.jsonl"
+ADVICE = " or lengthen the findings pretraining"
 COLLAPSED_SHARE = 0.95  # one sentence for more than this share of the studies, where the radiologists vary more
 
 
@@ -95,6 +97,7 @@ class ImageUseCallback(TrainerCallback):
 
     def __init__(self, folder: Path, references: Sequence[str]) -> None:
         self.file = folder / EVALUATIONS
+        self.by = gain_score(references)
         self.share_of_truth = max(map(references.count, set(references)), default=0) / max(1, len(references))
         self.evaluated = False
 
@@ -106,28 +109,30 @@ class ImageUseCallback(TrainerCallback):
         earlier = [row for row in read_lines(self.file) if row["step"] < state.global_step]
         write_lines(self.file, [*earlier, scores])
         used_before = any(row["image_gain_low"] > 0 for row in earlier)
-        warning = warning_of(scores, used_before, self.share_of_truth)
-        ProgressBar.write(scores_line(scores) + (f"\nWARNING: {warning}" if warning else ""))  # above the bar
+        warning = warning_of(scores, used_before, self.share_of_truth, self.by)
+        ProgressBar.write(scores_line(scores, self.by) + (f"\nWARNING: {warning}" if warning else ""))  # above the bar
         sys.stdout.flush()
 
 
-def scores_line(scores: dict[str, Any]) -> str:
-    """One line: distinct outputs, modal share and image gain of one evaluation."""
+def scores_line(scores: dict[str, Any], by: str = "finding_f1_micro") -> str:
+    """One line: distinct outputs, modal share and image gain (in the score `by`) of one evaluation."""
     return (
         f"step {scores['step']}: composite {scores['composite']:.3f}; {scores['distinct_outputs']:.0f} distinct "
         f"outputs on {scores['n']:.0f} studies, the commonest on {scores['modal_share']:.0%}; image gain "
-        f"{scores['image_gain']:+.3f} finding F1 over shuffled images "
+        f"{scores['image_gain']:+.3f} {'CIDEr' if by == 'cider' else 'finding F1'} over shuffled images "
         f"(95 % CI {scores['image_gain_low']:+.3f} to {scores['image_gain_high']:+.3f})"
     )
 
 
-def warning_of(scores: dict[str, Any], used_before: bool, share_of_truth: float) -> str | None:
+def warning_of(
+    scores: dict[str, Any], used_before: bool, share_of_truth: float, by: str = "finding_f1_micro"
+) -> str | None:
     """Plain words for a model that does not look at the images, or says one sentence; `None` where all is well."""
     if scores["image_gain_low"] <= 0:
         since = "has stopped looking" if used_before else "does not look (yet)"
         return (
             f"the model {since} at the images: with the images of other patients its texts would be as right as they "
-            "are. If this stays so, lower the learning rates or lengthen the findings pretraining."
+            f"are. If this stays so, lower the learning rates{'' if by == 'cider' else ADVICE}."
         )
     if scores["modal_share"] > max(COLLAPSED_SHARE, share_of_truth):
         return (

@@ -151,11 +151,13 @@ class ResumableTrainer(Trainer):
                 step = json_object(Path(start) / TRAINER_STATE_NAME)["global_step"]
                 self.losses |= {"logged": step, "first": step}
                 self.add_callback(_ForgetTheOtherRun())
-            if not own or not self._has_ended(patience):
+            ended = own and self._has_ended(patience)
+            if not ended:
                 self.save_limit = limit
                 self.train(resume_from_checkpoint=str(own or start) if own or start else None)
-            if self.args.load_best_model_at_end and self.state.best_model_checkpoint and not sharded:
-                load_weights(self.model, self.state.best_model_checkpoint)  # whole, whatever `Trainer` left out
+            best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            if ended or (best and not sharded):
+                load_weights(self.model, best or own)  # all of the best's, whatever `Trainer` left out
         except ValueError as error:
             if not own and start and "parameter group" in str(error):  # so torch says it
                 raise ValueError(f"resume_from_checkpoint: {start} trained other parts of the model") from error

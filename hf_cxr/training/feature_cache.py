@@ -58,7 +58,7 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
     """Raise `OSError` where the disk of `folder` has less than `needed` bytes left for `what`."""
     disk = os.statvfs(folder)
     if needed > (free := disk.f_bavail * disk.f_frsize):
-        raise OSError(f"{folder}: {what} need {needed / 1e9:.2g} GB, there are {free / 1e9:.2g}")
+        raise OSError(f"{folder}: {what} need {needed / 1e9:.1f} GB, there are {free / 1e9:.1f}")
 
 
 def _digest(encoder, canvases: CanvasDataset) -> str:

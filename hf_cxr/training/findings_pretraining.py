@@ -25,6 +25,7 @@ from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments
 from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset
 from hf_cxr.inference import labeler
 from hf_cxr.inference.remote_code import share_weights
+from hf_cxr.metrics.content import unread_findings
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint
 from hf_cxr.training.callbacks import EpochCallback
@@ -115,6 +116,10 @@ def pretrain_on_findings(
     if agreed(saved.is_dir()):
         encoder = checkpoint.model.encoder
         encoder.load_state_dict(type(encoder).from_pretrained(saved).state_dict())  # a file's names are not a module's
+        return
+    unread = kit.findings_labels == "text" and unread_findings(packed["impression"])
+    if unread:
+        print(f"findings pretraining skipped: findings cannot be read from the texts, as {unread}", flush=True)
         return
     names, targets = (
         tag_targets(packed["tags"]) if kit.findings_labels == "tags" else finding_targets(list(packed["impression"]))

@@ -216,10 +216,9 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
         check_same_run(output, progress["config"], config)
         print(f"Resuming {output}: {_progress_so_far(output, progress['stage'])}", flush=True)
         return progress["stage"]
-    saved = [output / ENCODER] if (output / ENCODER).exists() else []
-    for folder in (output, output / STAGE):  # half a checkpoint of a run of ours is nothing that could be continued
-        saved += checkpoints(folder) if progress else folder.glob("checkpoint-*")
-    saved += output.glob("model*.safetensors")
+    saved = trained_so_far(output)
+    if not progress:  # of others; half a checkpoint of ours is nothing that could be continued
+        saved += [*output.glob("checkpoint-*"), *output.glob(f"{STAGE}/checkpoint-*")]
     stage = progress["stage"] if progress else None
     if (saved or stage in ("evaluation", "finished")) and not kit.restart:
         what = "an interrupted run; continue it with --resume" if progress else "others' checkpoints; move them away"
@@ -239,6 +238,12 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
     stage = "findings_pretraining" if kit.findings_pretraining_epochs else "impressions"
     write_progress(output, stage, config)
     return stage
+
+
+def trained_so_far(output: Path) -> list[Path]:
+    """What an interrupted run in `output` can be continued from."""
+    found = [*output.glob(ENCODER), *checkpoints(output / STAGE), *checkpoints(output)]
+    return [*found, *output.glob("model*.safetensors")]
 
 
 def _progress_so_far(output: Path, stage: str) -> str:

@@ -52,11 +52,15 @@ def test_bad_inputs_are_told_within_two_seconds_without_a_model_a_dataset_or_the
     Image.fromarray(radiograph(1)).save(tmp_path / "frontal.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "frontal.png").read_bytes()[:99])
     (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_text("{}")
     run, data = str(run_folder), str(phantom_folder)
     cases = {
         ("predict", "runs/frist", "--frontal", "frontal.png"): "no such checkpoint; did you mean 'runs/first'?",
         ("predict", "./rnus/first", "--frontal", "frontal.png"): "did you mean 'runs/first'?",
         ("predict", "runs/first", "--frontal", "frontal.png"): "no checkpoint here (config.json is missing)",
+        ("predict", "half", "--frontal", "frontal.png"): "half: its weights (model.safetensors) are missing; copy",
+        ("evaluate", "half", data): "half: its weights (model.safetensors) are missing; copy the whole folder again",
         ("predict", "frontal.png", "--frontal", "frontal.png"): "is a file, not a folder with a checkpoint",
         ("predict", run, "--frontal", "frontl.png"): "frontl.png: no such file; did you mean 'frontal.png'?",
         ("predict", run, "--csv", "studies.csv"): "studies.csv: no such file",
@@ -204,4 +208,5 @@ def test_ctrl_c_before_there_is_anything_to_continue_is_one_plain_line(phantom_f
     monkeypatch.setattr("hf_cxr.training.run.check_feasible", interrupted)
     config = write_config(tmp_path / "c.yaml", dataset=str(phantom_folder), output_dir=str(tmp_path / "run"))
     assert main(["train", str(config)]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "hf-cxr train: interrupted"
+    last = f"hf-cxr train: interrupted; nothing was saved yet; start again with: hf-cxr train {config}"
+    assert capsys.readouterr().err.splitlines()[-1] == last

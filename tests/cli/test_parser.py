@@ -7,7 +7,7 @@ from helpers import radiograph, run_cxr, vit_folder, write_config
 from PIL import Image
 
 from hf_cxr.cli.commands import COMMANDS
-from hf_cxr.cli.parser import main
+from hf_cxr.cli.parser import main, make_parser
 from hf_cxr.evaluation.report import REPORT_FILES
 
 
@@ -256,3 +256,11 @@ def test_predict_withholds_what_is_below_the_threshold(run_folder, tmp_path, cap
     assert "impression" not in row
     assert main([*words, "--abstain-below", "2"]) == 2
     assert "between 0 and 1" in capsys.readouterr().err
+
+
+def test_evaluate_and_predict_search_and_compute_as_the_checkpoint_says_unless_told_otherwise():
+    for words in (["evaluate", "run", "data"], ["predict", "run", "--frontal", "f.png"]):
+        options = make_parser().parse_args(words)
+        assert (options.num_beams, options.dtype) == (None, None)
+        options = make_parser().parse_args([*words, "--num-beams", "4", "--dtype", "bfloat16"])
+        assert (options.num_beams, options.dtype) == (4, "bfloat16")

@@ -46,7 +46,9 @@ def test_a_misspelt_command_or_option_names_the_nearest(capsys):
         ("predict", "run", "--max_length", "9"): "did you mean --max-new-tokens?",
         ("prepare", "openi", "--num_workers=4"): "unknown option --num_workers; did you mean --num-proc?",
         ("prepare", "openi", "stray"): "unrecognized arguments: stray",
-        ("train", "demo", "--panel-sise", "3", "--dataset", str(ROOT)): "prepared dataset",
+        ("train", "demo", "--panel-sise", "3", "--dataset", str(ROOT)): "'panel_sise'; did you mean 'panel_size'?",
+        ("train", "demo", "--panel-size", "3", "--dataset", str(ROOT)): "prepared dataset",
+        ("train", "demo", "--dataset", "absent", "--logging_stesp", "3"): "did you mean 'logging_steps'?",
     }.items():
         status, text = said(list(words), capsys)
         assert status == 2

@@ -58,6 +58,10 @@ def test_enumeration_markers_go(published, cleaned):
         "Catheter No. 2. Clear lungs.",
         "Effusion < 5 mm.",
         "Grade 1. Stable.",
+        "1. Acute fractures of left ribs 1 and 2. No pneumothorax.",
+        "1. Fractures of ribs 1, 2. No pneumothorax.",
+        "1. Wedging of grade 1 to 2. No pneumothorax.",
+        "1. Postoperative day 2. No pneumothorax.",
     ],
 )
 def test_numbers_that_mean_something_stay(text):
@@ -77,6 +81,10 @@ def test_numbers_that_mean_something_stay(text):
         ("Nodules<BR>in both lungs", "Nodules in both lungs."),
         ("", ""),
         (" . ", ""),
+        ("Sin hallazgos…", "Sin hallazgos…"),
+        ("未见异常。", "未见异常。"),
+        ("Unchanged (see above.)", "Unchanged (see above.)"),
+        ("&amp;amp;lt; 5 mm", "< 5 mm."),
     ],
 )
 def test_punctuation_and_white_space(published, cleaned):
@@ -150,6 +158,28 @@ def test_cleaning_twice_changes_nothing_more(text, placeholders):
 @given(st.lists(WORDS.filter(lambda w: not re.search(r"^\(?#?\d+[.)]?$|&lt", w)), max_size=25).map(" ".join))
 def test_digits_outside_enumerations_stay(text):
     assert re.findall(r"\d", clean_text(text)) == re.findall(r"\d", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("pulmonary " * 20000, "XXXX " * 20000, "as when " * 20000, "&" + "amp;" * 20000),
+        *(
+            "as when " * 20000 + "XXXX",
+            "XXXX, " * 20000,
+            "XXXX. " * 20000,
+            "Dr. " * 20000,
+            "1. A " * 20000,
+            "(" * 20000,
+        ),
+        *("," * 20000, ". " * 20000),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_cleaning_takes_a_time_in_proportion_to_the_text(text):
+    start = time.process_time()
+    clean_text(text)
+    assert time.process_time() - start < 1
 
 
 @given(st.lists(st.from_regex(r"[A-Z][a-z]{3,9}( [a-z]{4,9}){1,4}\.", fullmatch=True), min_size=1, max_size=4))

@@ -80,6 +80,15 @@ def test_the_oracle_takes_the_nearest_findings_where_the_very_ones_are_new():
     assert baselines.oracle_predictions([], [NORMAL]) == []
 
 
+def test_the_oracle_takes_the_set_of_highest_jaccard_similarity_then_the_commoner(monkeypatch):
+    rng, names = np.random.default_rng(0), list("abcdefgh")
+    sets = list({frozenset(name for name in names if rng.random() < 0.4) for _ in range(60)})
+    queries, sets = sets[:20], sets[20:]
+    monkeypatch.setattr(baselines, "_CHUNK", 7)
+    expected = [max(sets, key=lambda other: len(query & other) / len(query | other)) for query in queries]
+    assert [sets[place] for place in baselines._most_alike(queries, sets)] == expected
+
+
 @pytest.mark.parametrize("text", ["Right pleural effusion.", "Left pleural effusion."])
 def test_the_oracle_knows_the_side(text):
     said = baselines.oracle_predictions(["Right pleural effusion."] * 5 + ["Left pleural effusion."], [text])

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.baselines import BLIND, NEAREST
 from hf_cxr.evaluation.calibration import MIN_STUDIES
-from hf_cxr.evaluation.report import report_markdown
+from hf_cxr.evaluation.prediction import Writer, open_canvases, views_of, without
+from hf_cxr.evaluation.report import page, report_markdown
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.pipeline import ImpressionPipeline
+from hf_cxr.models.modeling import load_checkpoint
 
 NORMAL = "No acute cardiopulmonary abnormality."
 ABNORMAL = ["Cardiomegaly.", "Small left pleural effusion.", "Right pneumothorax.", "Pulmonary edema.", "Scoliosis."]
@@ -118,7 +122,13 @@ def evaluated(phantom_folder, tmp_path_factory):
         train=train.select(range(60)), validation=train.select(range(60, 120)), test=train.select(range(120, 160))
     )
     out, checkpoint = tmp_path_factory.mktemp("evaluated"), talkative(tiny_checkpoint(), eyes=2)
+    encoded = []
+    hook = checkpoint.model.encoder.register_forward_pre_hook(
+        lambda module, args, named: encoded.append(len(named.get("pixel_values", args and args[0]))), with_kwargs=True
+    )
     report = evaluation.evaluate(checkpoint, dataset, out=out, batch_size=16)
+    hook.remove()
+    (out / "encoded").write_text(str(sum(encoded)))
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     return report, rows, out, dataset, checkpoint
 
@@ -126,7 +136,12 @@ def evaluated(phantom_folder, tmp_path_factory):
 def test_evaluating_a_checkpoint_fills_the_folder(evaluated):
     report, rows, out, dataset, _ = evaluated
     assert json.loads((out / "report.json").read_text(encoding="utf-8")) == report
-    assert {file.name for file in out.iterdir()} == {"report.json", "report.md", "report.html", "predictions.jsonl"}
+    assert {file.name for file in out.iterdir()} - {"encoded"} == {
+        "report.json",
+        "report.md",
+        "report.html",
+        "predictions.jsonl",
+    }
     assert [row["uid"] for row in rows] == list(dataset["test"]["uid"])
     assert "split test; max_new_tokens 12; num_beams 1" in report["signature"]
 
@@ -212,3 +227,129 @@ def test_a_damaged_file_of_a_dataset_is_named(phantom_folder, tmp_path):
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(ValueError, match=rf"^{file}: is damaged"):
         load_prepared(folder)
+
+
+def test_no_canvas_is_encoded_twice_in_an_evaluation(evaluated):
+    _, _, out, dataset, checkpoint = evaluated
+    splits = {name: open_canvases(checkpoint, dataset[name]) for name in dataset}
+    whole = {name: [canvases.canvas(i) for i in range(len(canvases))] for name, canvases in splits.items()}
+    halves = [without(c, v) for c in whole["test"] if views_of(c) == "both" for v in ("frontal", "lateral")]
+    different = {canvas.tobytes() for canvas in (*whole["train"], *whole["validation"], *whole["test"], *halves)}
+    assert int((out / "encoded").read_text()) == len(different) + 1, "the mean image comes on top"
+
+
+def test_a_canvas_that_comes_again_gets_the_same_text_and_mean_without_another_pass(evaluated):
+    _, _, _, dataset, checkpoint = evaluated
+    canvases, writer = open_canvases(checkpoint, dataset["test"]), Writer(checkpoint, 8)
+    texts = writer.write(canvases.canvas, [3, 1, 3, 3])
+    means = writer.embed(canvases)["nearest_encoder"]
+    assert texts[0] == texts[2] == texts[3] != texts[1]
+    assert means == pytest.approx(Writer(checkpoint, 8).embed(canvases)["nearest_encoder"], abs=1e-5)
+    writer.model = None  # nothing is left to be asked of it
+    assert writer.write(canvases.canvas, [1, 3]) == [texts[1], texts[0]]
+
+
+@pytest.fixture(scope="module")
+def small(evaluated, tmp_path_factory):
+    """The checkpoint in a folder, as one that is served with two beams, and few studies."""
+    _, _, _, dataset, checkpoint = evaluated
+    folder = tmp_path_factory.mktemp("served") / "run"
+    checkpoint.model.generation_config.num_beams = 2
+    checkpoint.save_pretrained(folder)
+    checkpoint.model.generation_config.num_beams = 1
+    return folder, DatasetDict(train=dataset["train"].select(range(30)), test=dataset["test"].select(range(8)))
+
+
+def test_what_is_evaluated_is_what_is_served(small, tmp_path):
+    folder, dataset = small
+    report = evaluation.evaluate(folder, DatasetDict(test=dataset["test"]), out=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    parts, said = load_checkpoint(folder), [row["prediction"] for row in rows]
+    canvases = open_canvases(parts, dataset["test"])
+    greedy, two = (Writer(parts, 32, {"num_beams": n}).write(canvases.canvas, range(8)) for n in (1, 2))
+    assert said == [text.text for text in two]
+    assert said != [text.text for text in greedy]
+    assert "max_new_tokens 12; num_beams 2; dtype float32" in report["signature"]
+
+
+def test_a_text_that_was_cut_short_has_one_score_in_the_pipeline_and_in_evaluate(small, tmp_path):
+    folder, dataset = small
+    run = copy_folder(folder, tmp_path / "run")
+    config, short = json.loads((run / "config.json").read_text()), {"max_new_tokens": 4, "num_beams": 1}
+    config[CALIBRATION] = {"event": "", "n": 60, "x": [0.0, 1.0], "y": [0.3, 0.9]}
+    (run / "config.json").write_text(json.dumps(config))
+    evaluation.evaluate(run, DatasetDict(test=dataset["test"]), out=tmp_path / "out", **short)
+    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    parts = load_checkpoint(run)
+    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    answers = [pipe({view: study[view] for view in ("frontal", "lateral")}, **short)[0] for study in dataset["test"]]
+    assert [row["truncated"] for row in rows] == ["truncated" in answer for answer in answers]
+    assert [row["score"] for row in rows] == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
+    assert {row["score"] == 0 for row in rows if row["truncated"]} == {True}
+    assert all(row["score"] >= 0.3 for row in rows if not row["truncated"])
+
+
+def test_a_large_training_split_is_sampled_and_the_report_says_so(small, monkeypatch):
+    folder, dataset = small
+    monkeypatch.setattr(evaluation, "NEAREST_STUDIES", 20)
+    report = evaluation.evaluate(folder, dataset, dtype="bfloat16")
+    assert report["nearest_among"] == {"studies": 20, "of": 30}
+    assert "nearest study and mean image: of 20 training studies drawn from 30" in report["signature"]
+    assert "that of 20 drawn from 30" in page.sentences(report)["scores"]
+    assert report["dtype"] == "bfloat16"
+    assert "; dtype bfloat16" in report["signature"]
+    assert "drawn from" not in page.sentences(report | {"nearest_among": {"studies": 30, "of": 30}})["scores"]
+
+
+def test_weights_that_change_meanwhile_get_no_report_of_the_old_ones(small, tmp_path, monkeypatch):
+    folder, dataset = small
+    run, plain = copy_folder(folder, tmp_path / "run"), evaluation.build_report
+
+    def retrained(*args, **kwargs):
+        other = load_checkpoint(folder)
+        other.model.decoder.lm_head.weight.data += 1
+        other.model.save_pretrained(run)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "build_report", retrained)
+    with pytest.raises(ValueError, match="weights that are not those of this report"):
+        evaluation.evaluate(run, DatasetDict(test=dataset["test"]), out=run)
+    shutil.copy(folder / "model.safetensors", run)
+    with pytest.raises(ValueError, match="its weights changed meanwhile, so no report is written; evaluate again"):
+        evaluation.evaluate(run, DatasetDict(test=dataset["test"]), out=tmp_path / "elsewhere")
+    assert not list(tmp_path.rglob("report.json"))
+    assert not list(tmp_path.rglob("predictions.jsonl"))
+
+
+def test_a_report_is_not_written_beside_the_weights_of_another_run(small, tmp_path, monkeypatch):
+    folder, dataset = small
+    other = copy_folder(folder, tmp_path / "other")
+    with (other / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    monkeypatch.setattr(evaluation, "open_canvases", None)  # told before any time is spent
+    with pytest.raises(ValueError, match=f"^{other}: holds weights that are not those of this report"):
+        evaluation.evaluate(folder, dataset, out=other)
+
+
+def test_a_calibration_that_was_fitted_on_the_scored_studies_is_told(evaluated):
+    report, _, _, dataset, _ = evaluated
+    checkpoint = talkative(tiny_checkpoint(), eyes=2)
+    curve = evaluation.calibrate(checkpoint, dataset)
+    config, writer = checkpoint.model.config, Writer(checkpoint)
+
+    def fitted_here(split, studies=dataset):
+        return evaluation._calibration_for(writer, studies, split)[2]
+
+    setattr(config, CALIBRATION, curve)
+    assert fitted_here("validation")
+    assert not fitted_here("test")
+    assert not fitted_here("validation", DatasetDict(validation=dataset["test"])), "that of another dataset"
+    setattr(config, CALIBRATION, {name: value for name, value in curve.items() if name != "studies"})
+    assert fitted_here("validation"), "earlier versions did not note the studies; the split's name is what is known"
+    assert not fitted_here("test")
+    told = "was fitted on these very studies"
+    flattered = report | {"calibration": report["calibration"] | {"fitted_here": True}}
+    for some, expected in ((flattered, True), (report, False)):
+        assert (told in report_markdown(some)) == expected
+        assert (told in page.report_page(some, [])) == expected
+        assert (told in page.sentences(some)["calibration"]) == expected, "the card shows this sentence"

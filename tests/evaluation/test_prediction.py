@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from helpers import radiograph, tiny_checkpoint
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, prediction
+from hf_cxr.inference import pipeline
 from hf_cxr.inference.pipeline import decode, generate
 
 
@@ -42,6 +45,21 @@ def test_the_sequence_probability_is_that_of_the_whole_text(phantom_folder):
         steps = steps[sequence[0, 1:] != checkpoint.tokenizer.pad_token_id]
         score = decode(checkpoint.tokenizer, sequence, output["scores"][0])[0]["score"]
         assert score == pytest.approx(steps.sum().exp().item(), rel=1e-3)
+
+
+def test_the_logits_of_earlier_steps_are_not_kept_while_texts_are_written(monkeypatch):
+    model, rows, alive = tiny_checkpoint(max_new_tokens=40).model.eval(), 8 * 4, []
+    vocabulary = model.config.decoder.vocab_size
+    monkeypatch.setattr(pipeline, "LOGITS", rows * vocabulary)
+
+    def count(*_):
+        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape[-1:] == (vocabulary,)]
+        alive.append(sum(one.numel() for one in tensors if one.ndim > 1))
+
+    model.decoder.transformer.register_forward_hook(count)
+    generate(model, torch.randn(8, 3, 32, 64, generator=torch.Generator().manual_seed(0)), num_beams=4)
+    assert len(alive) > 40
+    assert max(alive) <= 8 * rows * vocabulary, "of a few steps, not of all 40"
 
 
 def test_an_emptied_panel_is_that_of_a_study_without_the_view():

@@ -33,6 +33,12 @@ def test_every_study_is_in_one_stratum_of_each_kind(found):
     assert list(found["finding"]) == ["cardiomegaly", "pleural effusion"], "the commonest first, absent ones left out"
 
 
+def test_a_text_that_says_neither_normal_nor_abnormal_is_unknown():
+    truth = ["As above.", "Normal chest.", "Possible pneumonia."]
+    groups = subgroups(metrics.study_statistics(truth, truth), truth, ["both"] * 3, range(3), seed=0)["findings"]
+    assert {name: group["n"] for name, group in groups.items()} == {"normal": 1, "other": 1, "unknown": 1}
+
+
 def test_a_stratum_is_scored_on_its_own_studies(found):
     assert found["findings"]["one finding"]["finding_f1_micro"] == 1
     assert found["findings"]["several findings"]["finding_f1_micro"] == 0

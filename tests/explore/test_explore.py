@@ -14,7 +14,7 @@ from hf_cxr import metrics
 from hf_cxr.data.prepare import prepare
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.baselines import blind_predictions
-from hf_cxr.explore import explore
+from hf_cxr.explore import counts, explore, page
 from hf_cxr.inference.labeler import positive_findings
 
 datasets.disable_progress_bars()
@@ -291,3 +291,11 @@ def test_findings_pretraining_and_the_page_ask_for_as_many_positives():
     from hf_cxr.training.findings_pretraining import MIN_POSITIVES
 
     assert ENOUGH == MIN_POSITIVES
+
+
+def test_texts_that_say_neither_normal_nor_abnormal_are_counted_as_unknown():
+    texts = ["As above.", "Normal chest.", "Cardiomegaly.", "Pneumothorax."]
+    found = counts._findings(texts, {"train": texts, "test": texts[1:]})
+    assert [found[name]["n"] for name in ("normal", "unknown")] == [1, 1]
+    assert found["unknown"]["by_split"] == {"train": 1, "test": 0}
+    assert "say neither" in page._findings({"findings": found, "n": {"splits": {}}})

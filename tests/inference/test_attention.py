@@ -287,6 +287,13 @@ def test_each_text_of_a_study_has_maps_of_its_own(run_folder):
     assert not torch.equal(outputs["maps"][0, 0], outputs["maps"][0, 1])
 
 
+def test_overlays_run_the_encoder_once_however_many_texts(run_folder):
+    pipe, encoded = transformers.pipeline("cxr-impression", model=str(run_folder)), []
+    pipe.model.encoder.register_forward_pre_hook(lambda *_: encoded.append(1))
+    pipe({"frontal": radiograph(1)}, return_attention="words", num_beams=3, num_return_sequences=3)
+    assert len(encoded) == 1
+
+
 def test_the_pipeline_lays_attention_on_the_views_of_each_study(run_folder):
     pipe = transformers.pipeline("cxr-impression", model=str(run_folder))
     studies = [

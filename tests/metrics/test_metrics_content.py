@@ -1,9 +1,12 @@
+import csv
+
 import numpy as np
 import pytest
 
 from hf_cxr import metrics
-from hf_cxr.inference.labeler import FINDINGS
-from hf_cxr.metrics.content import content_statistics
+from hf_cxr.data.prepared import load_prepared
+from hf_cxr.inference.labeler import FINDINGS, statements
+from hf_cxr.metrics.content import _LETTERS, _looks_foreign, _said, content_statistics
 
 TRUTH = ["Cardiomegaly.", "No acute disease.", "Small left pleural effusion."]
 SAID = ["Cardiomegaly.", "Pulmonary edema.", "No acute disease."]
@@ -71,6 +74,65 @@ def test_normal_accuracy_asks_whether_both_texts_are_normal():
     assert metrics.normal_accuracy(said, true) == pytest.approx(2 / 5)
 
 
+def test_a_reference_of_unknown_normality_leaves_its_study_out_and_such_a_prediction_is_wrong():
+    said = ["No acute disease.", "As above.", "No acute disease.", "As above."]
+    true = ["Normal chest.", "Normal chest.", "As above.", "As above."]
+    assert metrics.normal_accuracy(said, true) == pytest.approx(1 / 2)
+    assert metrics.score_texts(said, true)["normal_accuracy"] == pytest.approx(1 / 2)
+    assert metrics.normal_accuracy(["As above."], ["As above."]) == 0
+    resampled = metrics.study_statistics(said, true).scores(np.array([[1, 0, 5, 5], [1, 3, 0, 0]]))
+    np.testing.assert_allclose(resampled["normal_accuracy"], [1, 1 / 4])
+
+
+def test_a_second_pass_over_more_texts_than_65536_reads_nothing_again():
+    statements.cache_clear()
+    texts = [str(number) for number in range(70_000)]
+    for text in texts * 2:
+        statements(text)
+    assert statements.cache_info().misses == len(texts)
+    assert statements.cache_info().maxsize == _said.cache_info().maxsize
+    statements.cache_clear()
+
+
 def test_f1_takes_any_leading_axes():
     counts = np.array([[[2, 1, 1], [0, 0, 0]], [[1, 0, 0], [0, 1, 0]]])
     np.testing.assert_allclose(metrics.f1(counts), [[2 / 3, 0], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Sin hallazgos agudos.", "Cardiomegalia leve.", "Derrame pleural derecho con atelectasia de la base."],
+        ["Kein Pneumothorax.", "Kardiomegalie.", "Kleiner Pleuraerguss rechts, keine Stauung."],
+        ["Pas de pneumothorax.", "Cardiomégalie.", "Épanchement pleural droit sans pneumothorax."],
+        ["Sem derrame pleural.", "Cardiomegalia.", "Opacidade no lobo inferior com atelectasia."],
+        ["Non versamento pleurico.", "Cardiomegalia.", "Opacità del lobo inferiore, senza pneumotorace."],
+        ["Geen pneumothorax.", "Cardiomegalie.", "Pleuravocht rechts zonder longoedeem."],
+        ["Ingen pneumothorax.", "Hjärtförstoring utan stas."],
+        ["右肺上叶见片状影。", "心影增大。"],
+        ["Пневмоторакс не выявлен.", "Кардиомегалия."],
+    ],
+)
+def test_findings_cannot_be_read_from_another_language(texts):
+    assert metrics.unread_findings(texts * 5) == "the texts do not look English"
+
+
+def test_findings_cannot_be_read_where_almost_no_text_states_one():
+    assert "almost" in metrics.unread_findings(["No acute disease."] * 200 + ["Cardiomegaly."])
+    assert metrics.unread_findings(["No acute disease."] * 20 + ["Cardiomegaly."]) is None
+    assert metrics.unread_findings([]) is not None
+
+
+def test_findings_can_be_read_from_english_however_terse(phantom_folder):
+    assert metrics.unread_findings(["Cardiomegaly.", "Left effusion, RLL atelectasis.", "No PTX."]) is None
+    assert metrics.unread_findings(["Sin atelectasia.", "No pneumothorax. The heart is enlarged."] * 2) is None
+    assert metrics.unread_findings(load_prepared(phantom_folder)["train"]["impression"]) is None
+
+
+def test_findings_can_be_read_from_the_real_reports_and_no_text_of_them_looks_foreign(iu):
+    with (iu / "indiana_reports.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for section in ("impression", "findings"):
+        texts = [row[section] for row in rows if row[section].strip()]
+        assert metrics.unread_findings(texts) is None
+        assert not any(_looks_foreign(_LETTERS.findall(text.lower())) for text in texts)

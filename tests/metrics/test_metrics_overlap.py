@@ -333,3 +333,17 @@ def test_unequal_numbers_of_texts_are_refused():
     for score in (metrics.corpus_bleu, metrics.cider, metrics.rouge_l, metrics.exact_match, metrics.legacy_bleu):
         with pytest.raises(ValueError, match=r"2 predictions for 1 references|shorter"):
             score(TEXTS, TEXTS[:1])
+
+
+def test_cider_of_permuted_texts_is_that_of_the_texts_themselves():
+    rng = np.random.default_rng(0)
+    references = [phantom_text_of(rng) for _ in range(40)]
+    said = [references[i] for i in rng.integers(40, size=40)]
+    orders = [np.arange(40), *(rng.permutation(40) for _ in range(5))]
+    tokens = texts.cider_tokens_all(said), texts.cider_tokens_all(references)
+    for order, values in zip(orders, overlap.permuted_cider(*tokens, orders), strict=True):
+        assert values.mean() == pytest.approx(metrics.cider([said[i] for i in order], references))
+
+
+def phantom_text_of(rng) -> str:
+    return " ".join(rng.choice("no acute disease small right left effusion of the lung".split(), size=rng.integers(1, 12)))

@@ -18,7 +18,7 @@ from transformers.utils import is_torchvision_available, logging
 
 from hf_cxr.inference.checks import panel_size_of
 from hf_cxr.models.encoders import adapt_encoder
-from hf_cxr.models.modeling import UnsupportedPart, adapt_decoder, build, load_checkpoint
+from hf_cxr.models.modeling import UnsupportedPart, adapt_decoder, build, load_checkpoint, weights_digest
 
 
 def test_a_saved_checkpoint_reloads_bit_equal_with_stock_classes(tmp_path):
@@ -157,3 +157,27 @@ def test_a_decoder_has_the_dropout_that_is_asked_for(decoder, asked, tmp_path):
     parts = [part.p for part in model.decoder.modules() if isinstance(part, torch.nn.Dropout)]
     assert set(parts) == {usual if asked is None else asked}
     assert not [part for part in model.encoder.modules() if isinstance(part, torch.nn.Dropout) and part.p]
+
+
+def test_weights_load_as_their_config_says_or_as_one_asks(tmp_path):
+    checkpoint = tiny_checkpoint()
+    checkpoint.save_pretrained(tmp_path / "single")
+    checkpoint.model.to(torch.bfloat16)
+    checkpoint.save_pretrained(tmp_path / "half")
+    assert load_checkpoint(tmp_path / "single").model.dtype == torch.float32
+    assert load_checkpoint(tmp_path / "half").model.dtype == torch.bfloat16
+    assert load_checkpoint(tmp_path / "single", dtype="bfloat16").model.dtype == torch.bfloat16
+    assert load_checkpoint(tmp_path / "half", dtype="float32").model.dtype == torch.float32
+
+
+def test_the_digest_of_weights_is_that_of_their_content(tmp_path):
+    assert weights_digest(tmp_path) is None
+    assert weights_digest("user/name") is None
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"one")
+    digest = weights_digest(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    file.touch()
+    assert weights_digest(tmp_path) == digest
+    file.write_bytes(b"two")
+    assert weights_digest(tmp_path) != digest

@@ -183,3 +183,45 @@ def test_the_best_model_is_the_best_in_the_composite_unless_told_otherwise(tmp_p
     assert (args.metric_for_best_model, args.greater_is_better) == ("loss", False)
     _, args = parse_arguments(write_config(tmp_path / "c.yaml", dataset="d", predict_with_generate=False))
     assert args.metric_for_best_model is None
+
+
+SPANISH = [
+    "Sin hallazgos agudos.",
+    "Cardiomegalia leve.",
+    "Derrame pleural derecho con atelectasia.",
+    "Neumonía.",
+] * 10
+
+
+def test_a_model_that_is_right_in_another_language_is_not_warned_of(tmp_path, capsys):
+    callback = ImageUseCallback(tmp_path, SPANISH)
+    for step, said in ((1, SPANISH), (2, SPANISH[:1] * 40)):
+        metrics = {f"eval_{name}": value for name, value in validation_scores(said, SPANISH).items()}
+        callback.on_evaluate(None, TrainerState(global_step=step), TrainerControl(), metrics=metrics)
+    right, constant = capsys.readouterr().out.split("step 2")
+    assert "CIDEr over shuffled images" in right
+    assert "WARNING" not in right
+    assert "WARNING: the model has stopped looking at the images" in constant
+    assert "findings pretraining" not in constant
+
+
+def test_findings_pretraining_is_skipped_with_one_line_where_findings_cannot_be_read(phantom_folder, tmp_path, capsys):
+    dataset = load_prepared(phantom_folder)
+    for name, split in dataset.items():
+        few = split.select(range(min(20, len(split))))
+        few = few.map(lambda row, index: {"impression": SPANISH[index % 4]}, with_indices=True)
+        (tmp_path / "spanish" / "data").mkdir(parents=True, exist_ok=True)
+        few.to_parquet(tmp_path / "spanish" / "data" / f"{name}-00000-of-00001.parquet")
+    recipe = TINY_RECIPE | {"dataset": str(tmp_path / "spanish"), "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    train(*parse_arguments(write_config(tmp_path / "c.yaml", **recipe, findings_pretraining_epochs=1)))
+    said = [line for line in capsys.readouterr().out.splitlines() if "findings pretraining" in line]
+    assert said == [
+        "findings pretraining skipped: findings cannot be read from the texts, as the texts do not look English"
+    ]
+    assert not (tmp_path / "run" / "findings_encoder").exists()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "Findings cannot be read from these texts" in card
+    assert "Of 100 findings" not in card
+    assert "whether the chest is normal" not in card
+    assert "language: en" not in card
+    assert "finding_f1" not in card.split("---")[1]

@@ -109,7 +109,7 @@ def test_every_metric_that_may_select_is_made_by_an_evaluation(run_folder):
 
 def test_a_disk_too_small_for_the_weights_is_told(tmp_path):
     check_disk_space(tmp_path, 1, "the weights")
-    with pytest.raises(OSError, match=r"the weights need 1e\+09 GB, there are"):
+    with pytest.raises(OSError, match=r"the weights need 1000000000.0 GB, there are"):
         check_disk_space(tmp_path, 10**18, "the weights")
 
 

@@ -74,6 +74,12 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
 
 
+def mean_loss(run: Path) -> float:
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    (mean,) = (entry["train_loss"] for entry in log if "train_loss" in entry)
+    return mean
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -142,6 +148,9 @@ def test_both_stages_resume_with_the_same_weights_and_losses(
     assert int(shown[1]) == step // 5 * 5, "its progress begins at the last checkpoint"
     assert same(weights(whole_run), weights(tmp_path / "run"))
     assert losses(whole_run) == losses(tmp_path / "run"), "steps between two lines of the log count across the resume"
+    assert mean_loss(whole_run) == mean_loss(tmp_path / "run"), "of all steps, not of those since the resume"
+    lines = [loss for _, loss in losses(whole_run)]  # all but the last step or two
+    assert mean_loss(whole_run) == pytest.approx(sum(lines) / len(lines), rel=0.1)
 
 
 def test_a_run_killed_in_its_evaluation_is_evaluated_and_not_trained_again(
@@ -334,6 +343,44 @@ def test_another_number_of_processes_or_other_studies_are_not_the_same_run(inter
         (interrupted_run / "progress.json").write_text(json.dumps(progress | {"config": config}))
         with pytest.raises(ValueError, match=f"cannot resume with other arguments .*{name} {value} → "):
             train(*arguments(tmp_path, phantom_folder, "--resume"))
+
+
+@pytest.mark.parametrize(("trainer_name", "step"), [("ResumableTrainer", 2), ("ImpressionTrainer", 2)])
+def test_a_run_that_was_interrupted_before_its_first_checkpoint_just_starts_again(
+    whole_run, phantom_folder, tmp_path, monkeypatch, trainer_name, step
+):
+    options = {} if trainer_name == "ResumableTrainer" else {"findings_pretraining_epochs": 0}
+    options |= {"max_steps": 3, "eval_strategy": "no", "load_best_model_at_end": False}
+    with monkeypatch.context() as patch:
+        interrupt(patch, trainer_name, step)
+        with pytest.raises(Interrupted):
+            train(*arguments(tmp_path, phantom_folder, **options))
+    (tmp_path / "run" / "findings_pretraining" / "checkpoint-5").mkdir(parents=True)  # was being written
+    train(*arguments(tmp_path, phantom_folder, **options))
+    assert read_progress(tmp_path / "run")["stage"] == "finished"
+
+
+def test_a_run_killed_after_its_last_step_is_not_trained_further(phantom_folder, tmp_path, monkeypatch):
+    options = {"max_steps": 7, "findings_pretraining_epochs": 0}
+    monkeypatch.setattr(training, "save_run", lambda *args: (_ for _ in ()).throw(Interrupted()))
+    with pytest.raises(Interrupted):
+        train(*arguments(tmp_path, phantom_folder, **options))
+    last = checkpoints(tmp_path / "run")[-1]
+    monkeypatch.undo()
+    train(*arguments(tmp_path, phantom_folder, "--resume", **options))
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert (last.name, state["global_step"]) == ("checkpoint-7", 7)
+    best = load_checkpoint(state["best_model_checkpoint"]).model.state_dict()
+    assert same(best, load_checkpoint(str(tmp_path / "run")).model.state_dict())
+
+
+def test_a_checkpoint_without_its_weights_is_told_with_what_to_do(interrupted_run, phantom_folder, tmp_path):
+    last = checkpoints(interrupted_run)[-1]
+    (last / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        train(*arguments(tmp_path, phantom_folder, "--resume"))
+    told = "its weights (model.safetensors) are missing; delete that folder, or begin anew with --restart"
+    assert str(error.value) == f"{last}: {told}"
 
 
 def test_checkpoints_of_others_are_not_deleted_unasked(phantom_folder, tmp_path):

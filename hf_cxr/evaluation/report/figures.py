@@ -66,7 +66,7 @@ def _image_shuffle(report: Mapping[str, Any]) -> Figure | None:
 def _inputs(report: Mapping[str, Any]) -> Figure | None:
     """Finding F1 by what the model was shown."""
     parts = {name: report["inputs"][name] for name in INPUTS if name in report.get("inputs", {})}
-    if not parts:
+    if not parts or report.get("findings_unread"):
         return None
     figure, axes = _rows(0.36, [INPUTS[name] for name in parts])
     values = [part["finding_f1_micro"] for part in parts.values()]
@@ -82,7 +82,7 @@ def _findings(report: Mapping[str, Any]) -> Figure | None:
     """F1 of each finding that a radiologist stated, with its interval; few studies in grey."""
     rows = sorted(((n, row) for n, row in report["per_finding"].items() if row["n"]), key=lambda item: -item[1]["n"])
     rows = rows[:MOST_FINDINGS]
-    if not rows:
+    if not rows or report.get("findings_unread"):
         return None
     small = {name for name, row in report.get("subgroups", {}).get("finding", {}).items() if row["small"]}
     figure, axes = _rows(0.25, [f"{name} ({row['n']})" for name, row in rows])

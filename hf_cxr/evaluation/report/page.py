@@ -11,7 +11,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.report import figures
-from hf_cxr.evaluation.report.tables import COLUMNS, INPUTS, INTERVAL, SCORES, baselines, best_blind, bounds, p_value
+from hf_cxr.evaluation.report.tables import (
+    COLUMNS,
+    FITTED_HERE,
+    INPUTS,
+    INTERVAL,
+    SCORES,
+    baselines,
+    best_blind,
+    bounds,
+    p_value,
+    short_name,
+    unread_note,
+)
 from hf_cxr.inference.views import fit_panel
 from hf_cxr.utils.plots import BASELINES, counted, data_address, percent, score, template
 
@@ -30,6 +42,7 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
         sentences=sentences(report),
         columns=COLUMNS,
         names=SCORES,
+        gain=report.get("gain_score", "finding_f1_micro"),
         baselines=baselines(report),
         inputs=INPUTS,
         interval=INTERVAL,
@@ -95,8 +108,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _summary(report: Mapping[str, Any]) -> str:
-    said = []
-    if any(row["n"] for row in report["per_finding"].values()):
+    said = [note] if (note := unread_note(report)) else []
+    if not said and any(row["n"] for row in report["per_finding"].values()):
         here = f"Of 100 findings in the radiologists' texts it states {100 * report['finding_recall_micro']:.0f}"
         if (blind := report["shuffled"].get("finding_recall_micro")) is not None:
             there = f"{100 * blind:.0f}"
@@ -116,25 +129,27 @@ def _image_shuffle(report: Mapping[str, Any]) -> str:
         return "One study alone cannot tell whether the model looks at it."
     if report["reads_images"] is None:
         return "Whether the model reads the images cannot be told from these studies."
-    real, blind = score(report["finding_f1_micro"]), score(report["shuffled"]["finding_f1_micro"])
+    by = report.get("gain_score", "finding_f1_micro")
+    name, real, blind = short_name(by), score(report[by]), score(report["shuffled"][by])
     if report["reads_images"]:
         return (
-            f"With the images of other patients, finding F1 falls from {real} to {blind}. Texts that have nothing to "
+            f"With the images of other patients, {name} falls from {real} to {blind}. Texts that have nothing to "
             f"do with their images would do as well with probability {score(report.get('permutation_p'))}."
         )
-    if report["finding_f1_micro"] > report["shuffled"]["finding_f1_micro"] and real != blind:
+    if report[by] > report["shuffled"][by] and real != blind:
         return (
-            f"Finding F1 is {real} with the right images and {blind} with those of other patients, a difference "
-            "that chance alone could make."
+            f"{name[0].upper()}{name[1:]} is {real} with the right images and {blind} with those of other patients, a "
+            "difference that chance alone could make."
         )
     return (
-        f"With the images of other patients, finding F1 is {blind}. That is no worse than the {real} with the right "
+        f"With the images of other patients, {name} is {blind}. That is no worse than the {real} with the right "
         "images."
     )
 
 
 def _inputs(report: Mapping[str, Any]) -> str:
-    parts = {key: part["finding_f1_micro"] for key, part in report.get("inputs", {}).items()}
+    by = report.get("gain_score", "finding_f1_micro")
+    parts = {key: part[by] for key, part in report.get("inputs", {}).items()}
     if not parts:
         return "What each view adds was not measured here."
     if not {"both_views", "frontal_only", "lateral_only"} <= set(parts):
@@ -143,7 +158,7 @@ def _inputs(report: Mapping[str, Any]) -> str:
     better, worse = ("frontal", "lateral") if frontal >= lateral else ("lateral", "frontal")
     alone = max(frontal, lateral)
     if not any((both, frontal, lateral)):
-        sentence = "it gets no finding right from either"
+        sentence = f"it gets {'no finding' if by != 'cider' else 'nothing'} right from either"
     elif score(both) == score(alone):
         sentence = f"the {better} view alone does as well as both"
     elif both > alone:
@@ -151,7 +166,7 @@ def _inputs(report: Mapping[str, Any]) -> str:
     else:
         sentence = f"the {better} view alone does better than both"
     return (
-        f"In {counted(report['inputs']['both_views']['n'], 'study', 'studies')} with both views, finding F1 is "
+        f"In {counted(report['inputs']['both_views']['n'], 'study', 'studies')} with both views, {short_name(by)} is "
         f"{score(both)} with both, {score(frontal)} with the frontal and {score(lateral)} with the lateral view "
         f"alone: {sentence}."
     )
@@ -170,13 +185,18 @@ def _scores(report: Mapping[str, Any]) -> str:
             f" An oracle that knows every true finding and copies the commonest wording reaches "
             f"{score(oracle['bleu4'])}, with a finding F1 of {score(oracle['finding_f1_micro'])}."
         )
+    among = report.get("nearest_among", {"studies": 0, "of": 0})
+    if among["studies"] < among["of"]:
+        text += f" The nearest training study is that of {among['studies']:,} drawn from {among['of']:,}."
     return text
 
 
 def _findings(report: Mapping[str, Any]) -> str:
     rows = {name: row for name, row in report["per_finding"].items() if row["n"]}
     if not rows:
-        return "No text of this split states a finding."
+        return f"No text of this split states a finding. {unread_note(report)}".strip()
+    if note := unread_note(report):
+        return note
     order = sorted(rows, key=lambda name: (-rows[name]["n"], name))
     missed = [name for name in order if not rows[name]["recall"]]
     commonest = order[0]
@@ -192,6 +212,8 @@ def _findings(report: Mapping[str, Any]) -> str:
 
 
 def _subgroups(report: Mapping[str, Any]) -> str:
+    if note := unread_note(report):
+        return note
     subgroups = report.get("subgroups", {})
     groups = subgroups.get("findings", {})
     grey = any(row["small"] for kind, group in subgroups.items() if kind != "finding" for row in group.values())
@@ -219,12 +241,12 @@ def _calibration(report: Mapping[str, Any]) -> str:
     if not curve:
         return (
             "No calibration here: the score is the text's plain probability. Calibration needs a checkpoint that has "
-            f"one, or {MIN_STUDIES} validation studies other than these."
+            f"one, or {MIN_STUDIES} validation studies other than these, from whose texts findings can be read."
         )
     before, after = curve["ece_before"], curve["ece_after"]
     return (
         f"A score is the chance that {curve['event']}. It is off by {percent(after)} on average; the text's plain "
-        f"probability is off by {percent(before)}."
+        f"probability is off by {percent(before)}.{FITTED_HERE if curve.get('fitted_here') else ''}"
     )
 
 

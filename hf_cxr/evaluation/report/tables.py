@@ -34,6 +34,9 @@ INPUTS = {
     "lateral_only": "lateral view alone",
     "mean_image": "the mean training image",
 }
+FITTED_HERE = (
+    " It was fitted on these very studies, so it looks better here than it is: expect more error on new ones."
+)
 INTERVAL = f"95{NBSP}% interval"
 
 
@@ -150,6 +153,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         score_table(report),
         f"{counted(report['distinct_outputs'], 'different text')}. The commonest goes to "
         f"{percent(report['modal_share'])} of the studies: `{modal}`",
+        *filter(None, [unread_note(report)]),
         "## Every score",
         every_score(report, gain=bool(report["image_gain"])),
     ]
@@ -166,6 +170,6 @@ def report_markdown(report: Mapping[str, Any]) -> str:
             f"A score is meant as the chance that {curve['event']}. Expected calibration error "
             f"{curve['ece_before']:.3f} before, {curve['ece_after']:.3f} after calibration; Brier score "
             f"{curve['brier_before']:.3f} and {curve['brier_after']:.3f} ({curve['n']} studies; fitted on "
-            f"{curve['n_fit']}).",
+            f"{curve['n_fit']}).{FITTED_HERE if curve.get('fitted_here') else ''}",
         ]
     return "\n\n".join([*parts, f"Signature: {report['signature']}"]) + "\n"

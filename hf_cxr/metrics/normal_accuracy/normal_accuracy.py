@@ -5,7 +5,8 @@ from hf_cxr.metrics.module import TextMetric
 
 
 class NormalAccuracy(TextMetric):
-    """Share of studies in which both texts are normal or both are not."""
+    """Share of studies in which both texts are normal or both abnormal; those whose reference says neither are left
+    out, a prediction that says neither is wrong."""
 
     names = ("normal accuracy",)
 
