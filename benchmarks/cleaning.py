@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hf_cxr.data.study import PLACEHOLDER_POLICIES, clean_text, sentences
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, clean_text
 from hf_cxr.inference.labeler import positive_findings
+from hf_cxr.inference.targets import sentences
 
 KINDS: dict[str, str] = {
     "enumeration marker (1., 2.)": r"(?:^|(?<=[.!?:;] ))\d{1,2}[.)],?\s*(?=[^\W\d])",

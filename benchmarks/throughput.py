@@ -61,11 +61,12 @@ from transformers import (
 from tutorial import VIEWS, TutorialDataset, panel
 
 from hf_cxr.config import parse_arguments
-from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.prepare import prepare
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sources.phantom_text import plan, report
 from hf_cxr.inference import pipeline
+from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.modeling import Checkpoint, build, train_tokenizer
 from hf_cxr.training import run as training
 from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss

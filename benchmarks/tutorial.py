@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hf_cxr.data.collator import IGNORED
+from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.modeling import Checkpoint
 
 VIEWS = ("frontal", "lateral")

@@ -79,7 +79,7 @@ class Runner:
             log_probability -= np.where(ended, 0, np.log(np.exp(logits - best[:, None]).sum(1)))
             tokens = np.where(ended, self.config["pad_token_id"], logits.argmax(1))[:, None]
             written.append(tokens)
-            if (ended := ended | (tokens[:, 0] == self.config["eos_token_id"])).all():
+            if (ended := ended | np.isin(tokens[:, 0], self.config["eos_token_id"])).all():
                 break
         return np.concatenate(written, axis=1), np.exp(log_probability) * ended
 

@@ -110,8 +110,8 @@ STUDIES = 8
 
 def talkative(checkpoint: Checkpoint, eyes: int = 1) -> Checkpoint:
     """The checkpoint with matrices six times as large, those that look (encoder, cross-attention) `eyes` times that:
-    each study gets a text of its own, of several words. A token that some texts reach ends them too, so that rows end
-    at different steps and the longest at the last."""
+    each study gets a text of its own, of several words. The end token becomes one that some texts reach, so that rows
+    end at different steps and the longest at the last."""
     model = checkpoint.model.eval()
     with torch.no_grad():
         for name, weights in model.named_parameters():
@@ -121,9 +121,7 @@ def talkative(checkpoint: Checkpoint, eyes: int = 1) -> Checkpoint:
     written = {token for row in rows for token in row} - {model.generation_config.pad_token_id}
     ending = {token: sum(token in row[:-1] for row in rows) for token in written}
     late = [token for token in written if all(row.index(token) > 1 for row in rows if token in row)]
-    end = max(late, key=lambda token: (ending[token] < STUDIES, ending[token], token))
-    # Beam search pads with the first end token where the padding is token 0: here with one that no text shows.
-    model.generation_config.eos_token_id = [model.generation_config.eos_token_id, end]
+    model.generation_config.eos_token_id = max(late, key=lambda token: (ending[token] < STUDIES, ending[token], token))
     return checkpoint
 
 

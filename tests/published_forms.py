@@ -79,7 +79,7 @@ def own_table(path: Path, drawn: Drawn) -> None:
     """A hospital's export: a CSV with names of its own, and image files beside it."""
     rows = []
     for uid, text, views in drawn:
-        row = {"accession": uid, "pa_file": "", "lat_file": "", "conclusion": text}
+        row = {"accession": uid, "pa_file": "", "lat_file": "", "conclusion": text, "mrn": f"m{uid}"}
         for column, view in (("pa_file", "frontal"), ("lat_file", "lateral")):
             if view in views:
                 row[column] = f"export/{uid}_{view}.png"

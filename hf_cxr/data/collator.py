@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.data.augmentation import augment_panel
-from hf_cxr.data.study import sentences
 from hf_cxr.inference import views
-
-IGNORED = -100  # the label that torch's cross entropy leaves out
+from hf_cxr.inference.targets import IGNORED, target_ids
 
 
 def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None) -> Dataset:
@@ -51,26 +48,6 @@ def _packing_code() -> str:
 def _pack_row(row: dict[str, Any], panel_size: int, code: str) -> dict[str, bytes]:
     frontal, lateral = ((row[view] or {}).get("bytes") for view in ("frontal", "lateral"))
     return {"canvas": views.pack_array(frontal, lateral, panel_size).tobytes()}
-
-
-def target_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int) -> list[list[int]]:
-    """The target tokens of each text, its end among them, at most `max_length`.
-
-    A longer text is cut at the end of a sentence. One whose first sentence is too long is cut anywhere, and gets no
-    end token: a model must not learn that a text ends there.
-    """
-
-    def ids_of(texts: list[str]) -> list[list[int]]:
-        return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-    texts = list(texts)
-    targets = ids_of(texts)
-    for place, ids in enumerate(targets):
-        if len(ids) > max_length:
-            starts = list(accumulate(sentences(texts[place])[:-1], "{} {}".format))
-            fitting = [start for start in ids_of(starts) if len(start) <= max_length] if starts else []
-            targets[place] = fitting[-1] if fitting else ids[:max_length]
-    return targets
 
 
 def note_on_long_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
+from hf_cxr.inference.targets import sentences
 
 if TYPE_CHECKING:
     from hf_cxr.inference.views import ViewSource
@@ -140,9 +141,6 @@ _NUMBERED = re.compile(
     r"(?i:\b(?:ribs?|grade|stage|number|series|image|type|level|zone|segment|figure|views?|days?|times|and|or|to|through"
     r"|than|of)|\bnos?\.?|\b\d+(?:st|nd|rd|th)?,|&)$"
 )
-_STOP = re.compile(r"(?<![.!?])[.!?]+\s+(?=\S)")
-_NUMBER = re.compile(r"(?i:\bno\.\s+)$")
-_NO_STOP = re.compile(r"(?:^|[\s(])(?i:drs?|mrs?|ms|vs|approx|e\.g|i\.e|fig)\.\s+$|^\s*\(?\d{1,2}\.\s+$")
 _PUNCTUATION = _rules(
     (r"\s+([.,;:!?])(?!\d)", r"\1"),
     (r"\.(?:\s*\.)+", "."),
@@ -154,20 +152,6 @@ _PUNCTUATION = _rules(
 _ENDED = re.compile(r"[.!?…。！？｡।؟۔][\"'”’»)\]]{0,3}$")
 _AMPERSANDS = re.compile(r"(?i)&(?:(?:amp|#0*38(?!\d)|#x0*26(?![\da-f]));?)+")
 """An ampersand that was escaped again and again."""
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of `text`, stripped, an enumeration marker ("2.") staying with its own.
-
-    Splits at ".", "!" and "?" before white space, not inside "1.2 cm" nor after "Dr.", "vs." or "No." before a number.
-    """
-    found, start = [], 0
-    for stop in _STOP.finditer(text):
-        number = text[stop.end()].isdigit() and _NUMBER.search(text, max(start, stop.end() - 20), stop.end())
-        if not number and not _NO_STOP.search(text[max(start, stop.end() - 20) : stop.end()]):
-            found.append(text[start : stop.end()].strip())
-            start = stop.end()
-    return [s for s in [*found, text[start:].strip()] if s]
 
 
 def clean_text(text: str, placeholders: str = "drop") -> str:

@@ -14,10 +14,10 @@ import numpy as np
 
 from hf_cxr import metrics
 from hf_cxr.data.leakage import text_overlap
-from hf_cxr.data.study import sentences
 from hf_cxr.evaluation import baselines, bootstrap
 from hf_cxr.inference.labeler import FINDINGS, NEGATIVE, NORMAL, POSITIVE, UNCERTAIN, UNKNOWN, label, normality
 from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
+from hf_cxr.inference.targets import sentences
 from hf_cxr.inference.views import VIEWS
 
 SECTIONS = ("impression", "findings", "indication")

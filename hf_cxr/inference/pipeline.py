@@ -59,6 +59,8 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
             sequences[:, 1:], torch.as_tensor(model.generation_config.eos_token_id, device=states.device)
         )
         padding = ends.cumsum(1) - ends.long() > 0
+        # Beam search fills up with the end token where the padding is token 0.
+        sequences[:, 1:][padding] = model.generation_config.pad_token_id
         scores = _log_probabilities(model, states, sequences).masked_fill(padding, 0.0).sum(1).exp()
     batch, truncated = len(pixel_values), ~ends.any(1)
     return {

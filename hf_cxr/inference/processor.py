@@ -13,9 +13,8 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from .checks import panel_size_of
 from .inputs import read_views
 from .remote_code import add_code
+from .targets import IGNORED, target_ids
 from .views import UnreadableImage, ViewSource, pack_views
-
-IGNORED = -100  # the label that the loss leaves out
 
 
 class ImpressionProcessor(ProcessorMixin):
@@ -80,10 +79,9 @@ class ImpressionProcessor(ProcessorMixin):
             ]
             batch["pixel_values"] = self.image_processor(canvases, return_tensors=return_tensors)["pixel_values"]
         if texts is not None:
-            ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-            closed = [[*row[: max_length - 1], self.tokenizer.eos_token_id] for row in ids]
-            longest = max(map(len, closed), default=0)
-            batch["labels"] = [row + [IGNORED] * (longest - len(row)) for row in closed]
+            targets = target_ids(self.tokenizer, texts, max_length)
+            longest = max(map(len, targets), default=0)
+            batch["labels"] = [row + [IGNORED] * (longest - len(row)) for row in targets]
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _canvas(self, study: dict[str, Any], which: str) -> Any:

@@ -16,8 +16,18 @@ from typing import Any
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
 REMOTE_TASK = "chest-radiograph-impression"
 REMOTE_CODE_FILES = (
-    *("pipeline.py", "processor.py", "inputs.py", "views.py", "dicom.py", "plausibility.py", "attention.py"),
-    *("remote_code.py", "checks.py", "labeler.py", "labeler_lexicon.py", "labeler_location.py", "labeler_wording.py"),
+    *(
+        "pipeline.py",
+        "processor.py",
+        "targets.py",
+        "inputs.py",
+        "views.py",
+        "dicom.py",
+        "plausibility.py",
+        "checks.py",
+    ),
+    *("attention.py", "remote_code.py", "labeler.py", "labeler_lexicon.py", "labeler_location.py"),
+    "labeler_wording.py",
 )
 
 

@@ -22,9 +22,10 @@ from transformers import set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments
-from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset
+from hf_cxr.data.collator import CanvasCollator, CanvasDataset
 from hf_cxr.inference import labeler
 from hf_cxr.inference.remote_code import share_weights
+from hf_cxr.inference.targets import IGNORED
 from hf_cxr.metrics.content import unread_findings
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, s
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
-from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, note_on_long_texts, pack_dataset
+from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.report import REPORT_FILES
@@ -35,6 +35,7 @@ from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from transformers import Seq2SeqTrainer, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hf_cxr.data.collator import IGNORED
 from hf_cxr.inference import remote_code
+from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
 from hf_cxr.training.checkpoints import ResumableTrainer
 

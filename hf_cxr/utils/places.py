@@ -36,7 +36,7 @@ def missing(given: str | os.PathLike, what: str = "file", folders: bool = False)
 def check_checkpoint(given: str | os.PathLike) -> None:
     """`check_place` for a checkpoint, whose weights lie beside its config."""
     check_place(given, "checkpoint", "config.json")
-    if Path(given).is_dir() and not [*Path(given).glob("*.safetensors"), *Path(given).glob("*.bin")]:
+    if Path(given).is_dir() and not [*Path(given).glob("*.safetensors*"), *Path(given).glob("*.bin")]:
         raise FileNotFoundError(f"{given}: its weights (model.safetensors) are missing; copy the whole folder again")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from hf_cxr.cli.commands import COMMANDS
 from hf_cxr.cli.parser import main, make_parser
+from hf_cxr.cli.terminal import printable
 from hf_cxr.evaluation.report import REPORT_FILES
 
 
@@ -190,7 +191,7 @@ def test_predict_takes_a_folder_of_each_view(talkative_run, tmp_path, capsys):
     for size in ("1", "2", "8"):
         assert main(["predict", str(talkative_run), *folders, "--json", "--batch-size", size]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert {row["uid"]: row["impression"] for row in rows} == alone
+        assert {row["uid"]: printable(row["impression"]) for row in rows} == alone
     (tmp_path / "laterals" / "b.dcm").write_text("no image")
     assert main(["predict", str(talkative_run), "--lateral", str(tmp_path / "laterals")]) == 2
     assert "laterals/b.dcm and " in (told := capsys.readouterr().err)

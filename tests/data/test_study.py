@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.study import PLACEHOLDER_POLICIES, Study, clean_text, sentences
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, Study, clean_text
+from hf_cxr.inference.targets import sentences
 
 PLACEHOLDER = re.compile(r"X{3,}")
 # An enumeration, seen independently of the code.

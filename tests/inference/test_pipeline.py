@@ -337,7 +337,7 @@ def test_an_iterator_of_studies_and_an_open_file_will_do(pipe, tmp_path):
         ("", "an empty path; a view that a study does not have is None"),
         ("s3://bucket/f.png", "an address of s3; only http and https are fetched"),
         ("file:///f.png", "an address of file; only http and https are fetched"),
-        ("a\0b.png", "embedded null byte"),
+        ("a\0b.png", "a\0b.png: embedded null byte"),
     ],
 )
 def test_a_path_that_is_none_is_told_as_such(pipe, view, told):
@@ -398,7 +398,8 @@ def test_a_file_that_fails_while_it_is_read_is_an_error_of_its_study(pipe):
         def read(self, *_):
             raise OSError("the network is\ndown")
 
-    assert pipe([{"frontal": Broken()}], on_unreadable="skip")[0][0]["error"] == "frontal: the network is down"
+    told = pipe([{"frontal": Broken()}], on_unreadable="skip")[0][0]["error"]
+    assert told == "frontal: an open file that cannot be read (OSError: the network is down)"
 
 
 def test_the_inputs_can_be_imported_first():

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_cxr.config import parse_arguments
-from hf_cxr.data.collator import IGNORED, CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import calibration
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.hub import push as hub
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.modeling import load_checkpoint
 from hf_cxr.training.findings_pretraining import (
     FindingsModel,
