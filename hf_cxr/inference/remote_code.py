@@ -15,19 +15,12 @@ from typing import Any
 # The task name in a checkpoint. It differs from the one that `import hf_cxr` registers, because
 # transformers asks for `trust_remote_code=True` whenever a checkpoint carries code for the very task asked for.
 REMOTE_TASK = "chest-radiograph-impression"
-REMOTE_CODE_FILES = (
-    *(
-        "pipeline.py",
-        "processor.py",
-        "targets.py",
-        "inputs.py",
-        "views.py",
-        "dicom.py",
-        "plausibility.py",
-        "checks.py",
-    ),
-    *("attention.py", "remote_code.py", "labeler.py", "labeler_lexicon.py", "labeler_location.py"),
-    "labeler_wording.py",
+REMOTE_CODE_FILES = tuple(
+    f"{name}.py"
+    for name in (
+        "pipeline processor targets inputs views dicom plausibility checks attention remote_code"
+        " labeler labeler_lexicon labeler_location labeler_wording"
+    ).split()
 )
 
 
