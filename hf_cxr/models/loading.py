@@ -80,7 +80,7 @@ def loading(name: str | os.PathLike) -> Iterator[None]:
             what = "its model.safetensors is damaged"
         elif "ignore_mismatched_sizes" in told:  # which goes on about a report that nobody sees
             raise ValueError(f"{name}: its weights have other sizes than its config.json says") from error
-        raise kind(f"{name}: {what} ({type(error).__name__}: {told[:350]})") from error
+        raise kind(f"{name}: {what} ({type(error).__name__}: {told[:300]})") from error
 
 
 def _walked(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
