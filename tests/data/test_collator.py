@@ -81,6 +81,15 @@ def test_labels_end_with_the_end_token_and_the_decoder_sees_them_shifted(studies
         assert tokenizer.decode(ids[:-1]) == text
 
 
+def test_one_study_is_a_batch(studies):
+    checkpoint = tiny_checkpoint(SIZE)
+    collate = CanvasCollator(checkpoint.image_processor)
+    canvas = CanvasDataset(pack_dataset(studies, SIZE), SIZE)[0]["canvas"]
+    assert collate([{"canvas": canvas}])["pixel_values"].shape == (1, 3, SIZE, 2 * SIZE)
+    states = np.ones((5, 7), dtype=np.float32)
+    assert np.array_equal(collate([{"states": states}])["encoder_outputs"][0], states[None])
+
+
 def test_a_long_target_ends_where_a_sentence_does_or_not_at_all(studies):
     tokenizer = tiny_checkpoint(SIZE).tokenizer
     text = "1. Cardiomegaly. 2. A nodule of 1.2 cm. Small left effusion."

@@ -378,13 +378,17 @@ def test_an_overloaded_server_is_asked_again_after_the_time_it_names(remote, tmp
     assert len(remote.asked) == 6
 
 
-def test_retries_that_bring_nothing_end(remote, tmp_path):
+def test_retries_that_bring_nothing_wait_twice_as_long_each_time_and_end(remote, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(module.threading.Event, "wait", lambda self, timeout=None: waits.append(timeout))
     remote.plans[PNG] = [says(503)] * 50
     with pytest.raises(
         DownloadError, match=rf"{PNG}: the server answered 503 .*; given up after {module.RETRIES} attempts$"
     ):
         fetch(remote, tmp_path)
     assert len(remote.asked) == module.RETRIES
+    expected = [module.BACKOFF * 2**time for time in range(module.RETRIES - 1)]
+    assert [wait for wait in waits if wait in expected] == expected
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])

@@ -98,6 +98,11 @@ def test_every_size_draws(view, size):
     assert (drawn.size, drawn.mode) == ((size, size), "L")
 
 
+def test_an_image_has_128_pixels_a_side_unless_told_otherwise():
+    assert phantom.render(PLAIN, "frontal").size == phantom.draw(0, 0, "lateral").size == (128, 128)
+    assert next(iter(phantom.studies(1))).images[0].source().size == (128, 128)
+
+
 def test_bad_view_or_size_is_named():
     with pytest.raises(ValueError, match="oblique"):
         phantom.render(PLAIN, "oblique")
