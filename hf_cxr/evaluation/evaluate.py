@@ -32,7 +32,7 @@ from hf_cxr.inference.pipeline import calibrated
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
-NEAREST_STUDIES = 1000  # of a larger training split so many are drawn for the nearest-neighbour baseline
+NEAREST_STUDIES = 10_000  # of a larger training split so many are drawn for the nearest-neighbour baseline
 NO_SETTINGS = ("token_id", "transformers_version", "_from_model_config")  # of a generation config
 
 
