@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.study import PLACEHOLDER_POLICIES, Study, clean_text
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, Radiograph, Study, clean_text
 from hf_cxr.inference.targets import sentences
 
 PLACEHOLDER = re.compile(r"X{3,}")
@@ -223,3 +223,9 @@ def test_real_impressions_keep_their_words_and_numbers(impressions):
 
 def test_no_real_impression_is_emptied(impressions):
     assert all(clean_text(text) for text in impressions)
+
+
+def test_an_image_is_called_by_its_name_or_its_files():
+    assert Radiograph("folder/a.png").label == "a.png"
+    assert Radiograph("folder/a.png", name="b.png").label == "b.png"
+    assert Radiograph(lambda: None).label == "image"

@@ -61,7 +61,8 @@ def test_perfect_scores_have_no_calibration_error_and_confident_errors_all():
 def test_reliability_counts_every_study_once_and_keeps_equal_scores_together():
     scores = [0.1] * 30 + [0.5] * 5 + [0.9] * 65
     curve = calibration.reliability(scores, [i % 2 == 0 for i in range(100)])
-    assert sum(row["n"] for row in curve) == 100
+    assert [row["n"] for row in curve] == [30, 70]
+    assert [row["n"] for row in calibration.reliability(range(100), [True] * 100, bins=10)] == [10] * 10
     assert [row["mean_score"] for row in curve] == sorted({row["mean_score"] for row in curve})
     for row in curve:
         assert row["ci95"][0] <= row["rate"] <= row["ci95"][1]

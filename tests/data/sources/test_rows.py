@@ -201,6 +201,7 @@ def test_a_cell_beyond_the_csv_modules_limit_is_read_and_the_limit_is_left_as_it
         ("t.csv", b"uid,text,uid\n", r"column 'uid' occurs twice \(columns 1 and 3\)"),
         ("t.csv", b"uid,text\n1,a\n2,no effusion, clear\n", "line 3: 3 cells under 2 columns"),
         ("t.csv", b'uid,text\n1,"a\n2,b\n', "line 2: .*quote that is not closed"),
+        ("t.csv", b'"uid,text\n1,a\n', "line 1: .*quote that is not closed"),
         ("t.csv", b'uid,text\n1,"large" heart\n', "line 2: .*quote"),
         ("t.csv", b"uid,text\n1,no\reffusion\n", "line 2: new-line character seen in unquoted field .a quote"),
         ("t.csv", b"uid,text\r1,no\neffusion\r", "line 2: new-line character seen in unquoted field .a quote"),

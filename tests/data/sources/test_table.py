@@ -120,6 +120,9 @@ def test_a_uid_that_occurs_twice_is_an_error_with_both_lines_and_the_way_out(tmp
     path = write(tmp_path, "uid,frontal,impression", "1,a.png,x", "2,b.png,x", "1,c.png,x")
     with pytest.raises(ValueError, match=r"uid '1' occurs twice \(line 2 and line 4\); .*one cell"):
         list(table.studies(path))
+    path = write(tmp_path, "uid,frontal,impression", *(f"{number % 9},a.png,x" for number in range(10)))
+    with pytest.raises(ValueError, match=r"uid '0' occurs twice \(line 2 and line 11\)"):
+        list(table.studies(path))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,7 @@ def test_a_uid_that_occurs_twice_is_an_error_with_both_lines_and_the_way_out(tmp
         ("", "file:///a.png", "lateral: an address"),
         ("No acute abnormality. " * 15, "", "frontal: too long for a path"),
         ("folder/" * 700 + "a.png", "", "frontal: too long for a path"),
+        (252 * "a" + ".png", "", "frontal: too long for a path"),
         ("images/", "", "frontal: a folder where a file is expected"),
         ("..", "", "frontal: a folder where a file is expected"),
         ("a.png", "x/../a.png", "an image is listed twice"),
@@ -140,6 +144,11 @@ def test_a_cell_that_is_no_path_is_a_problem_of_its_row_and_is_not_quoted(tmp_pa
     assert bad.problem.startswith(problem)
     assert "acute" not in bad.problem
     assert (bad.uid, bad.images, good.problem) == ("1", (), "")
+
+
+def test_a_name_of_255_bytes_is_a_path(tmp_path):
+    path = write(tmp_path, HEADER, ROW.replace("a.png", 251 * "a" + ".png"))
+    assert next(table.studies(path)).problem == ""
 
 
 def test_the_root_may_be_a_folder_with_one_table(tmp_path):
