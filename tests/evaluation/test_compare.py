@@ -83,6 +83,14 @@ def test_runs_that_cannot_be_compared_are_one_clear_error(runs, tmp_path, spoil,
         compare(*runs)
 
 
+def test_studies_of_one_patient_are_too_few(runs, tmp_path):
+    for file in tmp_path.glob("*/predictions.jsonl"):
+        rows = [json.dumps(json.loads(line) | {"patient": "1"}) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match="40 studies of one patient are too few"):
+        compare(*runs)
+
+
 def test_a_run_without_predictions_says_how_to_make_them(runs, tmp_path):
     (tmp_path / "unscored").mkdir()
     done = run_cxr("compare", runs[0], tmp_path / "unscored")

@@ -109,6 +109,8 @@ def test_reports_of_one_study_or_without_training_texts_say_what_they_can():
     assert (report["baselines"], report["oracle"], report["ci95"], report["reads_images"]) == ({}, {}, {}, None)
     assert "Too few studies" in report["verdict"]
     report_markdown(report)
+    two = evaluation.build_report(rows_of([NORMAL, "Cardiomegaly."], [NORMAL, "Cardiomegaly."]))
+    assert two["image_gain"]["finding_f1_micro"] == 1
     with pytest.raises(ValueError, match="no studies"):
         evaluation.build_report([])
 

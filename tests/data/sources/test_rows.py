@@ -149,6 +149,10 @@ def test_a_missing_column_is_answered_with_those_there_are_and_the_nearest(folde
         ValueError, match=r"t\.csv: no column 'impression'; it has StudyUID, Impresion; did you mean 'Imp"
     ):
         read_rows(path, ("impression",))
+    for number, more in ((30, ""), (31, ", …")):
+        names = [f"c{place}" for place in range(number)]
+        with pytest.raises(ValueError, match=f"it has {', '.join(names[:30])}{more}$"):
+            read_rows(table(folder, ",".join(names) + "\n1\n"), ("impression",))
 
 
 def test_a_table_without_a_header_does_not_put_a_report_into_the_message(folder):
@@ -288,10 +292,14 @@ def test_parquet_numbers_and_gaps_become_plain_text(folder):
 
 def test_json_numbers_and_gaps_become_plain_text(folder):
     values = (
-        '{"a": 12345678901234567890123, "b": 1000.0, "c": null, "d": NaN, "e": true, "f": [1, null, "x"], "g": 0.5}'
+        '{"a": 12345678901234567890123, "b": 1000.0, "c": null, "d": NaN, "e": true, "f": [1, null, "x"], "g": 0.5,'
+        ' "h": 9007199254740991.0, "i": 9007199254740994.0}'  # from 2 ** 53 on a float is not exact
     )
     read = read_rows(table(folder, values, "t.jsonl"))
-    assert list(read[0].values()) == ["12345678901234567890123", "1000", "", "", "true", "1\nx", "0.5"]
+    assert list(read[0].values()) == [
+        *("12345678901234567890123", "1000", "", "", "true", "1\nx", "0.5"),
+        *("9007199254740991", "9007199254740994.0"),
+    ]
 
 
 def test_a_parquet_column_nobody_asks_for_may_hold_anything(folder):
