@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from .labeler_lexicon import CUES, NAMES, PARENTS, PLACED, PLACEHOLDER, POINTS, SIDED, WELL, WORDS, rows
+from .labeler_lexicon import CUES, EXCEPTION, NAMES, PARENTS, PLACED, PLACEHOLDER, POINTS, SIDED, WELL, WORDS, rows
 from .labeler_lexicon import FINDINGS as FINDINGS
 from .labeler_lexicon import SIDED_FINDINGS as SIDED_FINDINGS
 from .labeler_location import SIDES, Bounds, Where, heights, heights_of, pairs_of, sides_of
@@ -47,6 +47,7 @@ _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;]){0,300}?\bor\b")
 _REASON = re.compile(r"\b(?:given|because|since|as|due|based|in|considering|absent)\b")
 _PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\w*|_{{2,}}", re.IGNORECASE)  # also MIMIC's "___"
 _WELL = re.compile(WELL)
+_EXCEPTION = re.compile(EXCEPTION)
 # What the sentence behind a question may answer: "?pneumonia. Lungs clear.", "Effusion? Yes, on the left."
 _ANSWER = re.compile(
     r"[ .]*(?:(?P<no>(?:no|none|nil|negative|absent|not)(?: (?:is |are )?(?:seen|present|identified|found|evident))?"
@@ -106,6 +107,9 @@ class _Reading:
             self.after_or = False
         elif event in SIDES:
             self.sides.append(Where(event, start, end))
+        elif event == "ONE":  # "no large effusion, small left one"
+            status = NEGATIVE if self.negative else UNCERTAIN if self.unsure else POSITIVE
+            self.clause += [_Hit(hit.names, start, end, status) for hit in self.clause[-1:]]
         elif event == "HARD":
             self.stop(start, end)
         elif event == "HEART":
@@ -153,6 +157,8 @@ class _Reading:
 
     def cue(self, event: str, start: int, end: int) -> None:
         """Cues that act on what follows."""
+        if event == "FRESH":  # "no effusion, acute fracture", but not "no displaced, acute fracture"
+            event = "TURN" if self.clause and self.clause[-1].start > self.starts[-1] else "COMMA"
         if event in ("COMMA", "TURN"):
             self.negative, self.unchanged = self.negative and event == "COMMA", self.unchanged and event == "COMMA"
             self.unsure = self.unsure and (self.sticky or bool(_OR_AHEAD.match(self.text, end)))
@@ -213,7 +219,8 @@ class _Reading:
             places: list[Where] = []
             if not PLACED.isdisjoint(hit.names):
                 places = heights_of(at, where, tall, text) if tall else []
-            if following and _SHARED.match(text[hit.end : following]):
+            alike = i + 1 < len(clause) and (hit.status == NEGATIVE) == (clause[i + 1].status == NEGATIVE)
+            if following and alike and _SHARED.match(text[hit.end : following]):
                 # "Left pneumonia, and scar or atelectasis at the right base": the side behind goes before a far one.
                 if all(w.start < previous[i] for w in where) and any(w.start >= following for w in shared[0]):
                     where, places = shared
@@ -364,7 +371,7 @@ def normality(text: str) -> str:
     found, well = statements(text)
     if any(m.status != NEGATIVE for m in found):
         return ABNORMAL
-    return NORMAL if found or well else UNKNOWN
+    return NORMAL if (found or well) and not _EXCEPTION.search(text.lower()) else UNKNOWN
 
 
 def is_normal(text: str) -> bool:

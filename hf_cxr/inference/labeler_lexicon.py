@@ -168,26 +168,44 @@ _TURN = (
 # place or size (no "or" being ahead), or to a device.
 _VERB = r"(?:is|are|was|were|has|have|remains?|appears?|persists?|continues?|shows?|demonstrates?|measures?)\b"
 _CLAUSE = (
-    r"(?:(?!(?:no|nor|or|not|without|evidence)\b)[\w-]+ ){1,7}?"
+    r"(?:(?!(?:no|nor|or|not|without|evidence|and (?:the|an?|there))\b)[\w-]+ ){1,7}?"
     rf"{_VERB}(?! (?:now |again |clearly )?(?:not\b|{_SEEN}))"
 )
 _OWN_CLAUSE = rf"(?:{_CLAUSE}|(?:the|an?) (?:(?!(?:no|nor|or|not|without)\b)[\w-]+ ){{1,7}}?{_VERB})"
 _NO_OR = r"(?![^.;:]{0,150}\b(?:or|nor)\b)"
 _PLACED = (
     r"(?:an? )?(?:small|tiny|trace|left|right|bilateral|bibasilar|bibasal|biapical|streaky|patchy|linear|subtle|faint"
-    r"|hazy|dense|multiple|few|scattered|diffuse|\d+(?:\.\d+)? ?[cm]m)\b"
+    r"|hazy|dense|multiple|few|scattered|diffuse|two|three|four|five|several|numerous|\d+(?:\.\d+)? ?[cm]m)\b"
+)
+# Of these some go on with an enumeration: "no infiltrate, large effusion, fracture", "…, and fracture".
+_DEGREE = (
+    r"(?:an? )?(?:mod|severe|extensive|marked|massive|low|very"
+    r"|(?:large|huge|big|gross|new|acute)\b(?![^.;:]{0,150}, (?:and\b|[\w-]+(?: [\w-]+)? *(?:[.,;]|$))))\b" + _NO_OR
 )
 _DEVICE = (
     r"(?:(?!(?:or|nor|no)\b)[\w-]+ ){0,4}?"
     r"(?:tubes?|ett|ngt|catheter|picc|lines?|drains?|pacemaker|pacer|wires|leads?)\b"
 )
+# Something with a place behind it ("pneumonia in the right lower lobe"), or an organ that is not as it should be.
+_THERE = (
+    r"(?:(?!(?:no|nor|or|and|not|without)\b)[\w-]+ ){1,4}?"
+    r"(?:in|at|of|within|along|over|near|on) the (?:right|left)\b"
+)
+_ORGAN = (
+    r"(?:the )?(?:heart|cardiac|cardio\w+|mediastin\w+|hil(?:a|ar|um)|aort(?:a|ic)|lungs?|hemi-?diaphragms?)\b"
+    r"(?: (?!(?:no|nor|or|not|without|and|normal)\b)[\w-]+){0,3}?"
+    r" (?:enlarged|big|large|prominent|widened|dilated|tortuous|unfolded|elevated|raised|flattened|congested"
+    r"|hyper-?(?:inflat|expan)\w*|over-?inflated)\b"
+)
+_OTHER_THING = rf"(?:(?:{_PLACED}|{_THERE}){_NO_OR}|{_ORGAN})"
 # "No effusion seen, left nodule": the enumeration of what is absent ended with the verb.
 _DONE = "(?:(?<=seen)|(?<=identified)|(?<=present)|(?<=noted))"
 # event: cue, by precedence. `labeler` says what each event does.
 POINTS = rf"""
 HARD: [;!?]|\.(?=\s|$)
-TURN: :|,(?= (?:{_TURN}|{_OWN_CLAUSE}|(?:{_PLACED}|{_DEVICE}){_NO_OR}))|{_DONE},(?! (?:no|or|and|nor)\b)
+TURN: :|,(?= (?:{_TURN}|{_OWN_CLAUSE}|{_OTHER_THING}|{_DEVICE}{_NO_OR}))|{_DONE},(?! (?:no|or|and|nor)\b)
     |(?<=abnormality),(?! no\b)
+FRESH: ,(?= {_DEGREE})
 COMMA: ,
 """
 CUES = rf"""
@@ -216,13 +234,16 @@ GONE: (?:resolved|cleared|removed|absent|excluded|ruled out|none)\b
 NEG: (?:no|not|without|nil|nothing|negative for|(?:free|clear|devoid) (?:of|from)|(?:absence|lack|resolution|clearing
     |removal) of
     |den(?:ies|ied)|nor|neither|never|rather than|instead of)\b
+ONE: (?:(?<=left )|(?<=right )|(?<=sided )|(?<=small )|(?<=tiny )|(?<=large ))one\b
 IGNORE: (?:year[- ]old(?: \w+){{0,2}}? with
     |history of|h/o|hx of|if|indication|correlat\w+(?: \w+)? (?:as to|for|with)|evaluation (?:for|of)|to identify
     |(?:signs?|symptoms) of)\b
 HARD: (?:but|however|although|though|except(?:ing)?|exception of|aside from|apart from|other than|besides|otherwise
     |whereas|while|yet)\b|\d\d?\)(?= )
 CLAUSE: and (?={_OWN_CLAUSE})
-SOFT: there (?:is|are|has|have|appears?|remains?|(?=may|might|could))\b|(?:and|with) (?={_TURN}|small\b|bilateral)
+SOFT: there (?:is|are|has|have|appears?|remains?|(?=may|might|could))\b
+    |(?<!right )(?<!left )(?:and|with) (?={_TURN}|small\b|bilateral|{_OTHER_THING}|{_DEGREE})
+    |with (?={_DEVICE}{_NO_OR})
     |(?:(?<=abnormality )|(?<=disease )|(?<=process ))with (?!no\b)|(?:is|are) (?:again )?{_SEEN}\b
 UNSURE: (?:possibl[ey]|possibility|potential(?:ly)?|either|probabl[ey]|may|might|could|likely|suspected
     |suspicious for|suspicion|suspect
@@ -239,12 +260,17 @@ LEFT: (?:left(?! (?:heart|atri|ventric|lateral decub))(?: lingular?)?|l[ul]l|lin
 
 # Statements of normality: something is fine, or nothing is wrong.
 WELL = (
-    r"(?<!not )\b(?:normal(?! variant)|unremarkable|clear|nad|wnl|within (?:the )?(?:normal )?limits)\b"
+    r"(?<!not )(?<!no longer )\b"
+    r"(?:normal(?! variant)|unremarkable|clear|nad|wnl|within (?:the )?(?:normal )?limits)\b"
+    r"(?![^.;?!]{0,80}\?)"
     r"|\b(?:no|nil|without|negative for|nothing)(?: (?!change|interval|evidence of change)[\w-]+){0,6}?"
     r" (?:abnormal\w*|disease|process|patholog\w*|findings?|acute(?= *(?:[.,;]|$)))"
     r"|\babnormal(?:ity|ities| findings?) ?: ?(?:none|no|nil)\b|\b(?:nil|nothing) (?:acute|abnormal|focal|of note)\b"
     r"|\bnegative (?:\w+ )?(?:chest|study|exam\w*|radiographs?|film|x-?ray)|\b(?:chest|study|exam\w*|cxr) negative"
 )
+
+# With these a text that is otherwise well keeps something back. Where no finding was read there, it is unknown.
+EXCEPTION = r"\b(?:except(?:ing)?|exception of|aside from|apart from|other than|besides)\b(?! th(?:is|at|[eo]se)\b)"
 
 
 def rows(table: str) -> list[tuple[str, str]]:

@@ -84,6 +84,10 @@ _SPELT = (
     " costophrenic hemidiaphragm lymphadenopathy pacemaker catheter sternotomy tracheostomy tuberculosis metastasis"
     " metastases malignancy thickening bilateral bibasilar"
 ).split()
+_STARTS = tuple(_SPELT)
+_SPELT_FROM: dict[str, list[tuple[str, frozenset[str], int]]] = {}
+for _name in _SPELT:  # its first letter → name, letters, slips allowed
+    _SPELT_FROM.setdefault(_name[0], []).append((_name, frozenset(_name), 1 if len(_name) < 11 else 2))
 # Words of their own that are as near to one of those as a slip would be.
 _OTHER_WORDS = frozenset("interstitium hypoinflation hypoinflated peacemaker peacemakers consolation".split())
 LEAST_LETTERS = 7
@@ -131,12 +135,15 @@ def _written(word: str) -> str:
     """A word written out, or spelt right."""
     if word in ABBREVIATIONS:
         return ABBREVIATIONS[word] + " " * word.endswith("/")
-    if len(word) < LEAST_LETTERS or word in _OTHER_WORDS or word.startswith(tuple(_SPELT)):
+    if len(word) < LEAST_LETTERS or word in _OTHER_WORDS or word.startswith(_STARTS):
         return word
-    one = word.removesuffix("s")
-    near = [(slips(word if name[-1] == "s" else one, name), name) for name in _SPELT if name[0] == word[0]]
-    best, name = min(near, default=(1, word))
-    return name if best <= (1 if len(name) < 11 else 2) else word
+    one, letters, near = word.removesuffix("s"), set(word), []
+    for name, wanted, most in _SPELT_FROM.get(word[0], ()):
+        # Each letter of the one that the other lacks is a slip: few names are left to compare (a plural "s" apart).
+        if len(wanted - letters) <= most and len(letters - wanted) <= most + 1:
+            count = slips(word if name[-1] == "s" else one, name, most)
+            near += [(count, name)] if count <= most else []
+    return min(near)[1] if near else word
 
 
 def slips(word: str, name: str, most: int = 2) -> int:
