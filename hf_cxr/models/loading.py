@@ -28,6 +28,7 @@ MOST = {"layer": 1000, "depth": 1000, "expert": 1000, "labels": 50_000}
 """Numbers of a config.json, by a part of their name: so many parts are made one by one before any weights are read."""
 MORE = 100_000_000
 """Numbers that a model may have beyond the bytes of its weights' files: tables that no file holds, as masks."""
+QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """What every checkpoint has beside its weights. Each is a JSON object, and so are these where there are any:"""
 MORE_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "processor_config.json")
@@ -66,17 +67,15 @@ def load_model(kind: Any, name: str | os.PathLike, config: PreTrainedConfig, **o
         numbers = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
         most = MORE + sum(Path(file).stat().st_size for file in _weights(name, options.get("revision")))
         if numbers > most:
-            raise ValueError(f"{name}: its config.json asks for {numbers:,} numbers, and its weights are far fewer")
+            few = "and its weights are far fewer; copy the whole checkpoint again"
+            raise ValueError(f"{name}: its config.json asks for {numbers:,} numbers, {few}")
     return load(kind, name, config=config, **options)
 
 
 def _weights(name: str | os.PathLike, revision: str | None) -> list[str]:
     """The files of weights that `from_pretrained` reads, fetched where they are on the Hub."""
-    quiet = dict.fromkeys(
-        (f"_raise_exceptions_for_{what}" for what in ("missing_entries", "connection_errors")), False
-    )
     for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
-        if found := cached_file(name, file, revision=revision, **quiet):
+        if found := cached_file(name, file, revision=revision, **QUIET):
             shards = file in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
             return get_checkpoint_shard_files(name, found, revision=revision)[0] if shards else [found]
     return []
