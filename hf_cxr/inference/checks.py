@@ -97,7 +97,7 @@ def check_options(model: Any, options: Mapping[str, Any]) -> None:
     for name, (kind, least, what) in GENERATE_OPTIONS.items():
         if (value := options.get(name)) is None:
             continue
-        if not isinstance(value, kind) or not value >= least:
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)) or not value >= least:
             raise ValueError(f"{name} is {what}, not {value!r}")
         if name == "max_new_tokens" and value > longest:
             raise ValueError(f"max_new_tokens {value}: this decoder writes 1 to {longest}")

@@ -153,8 +153,9 @@ class ImpressionPipeline(Pipeline):
             raise ValueError("give a study, or its views as frontal=… and lateral=…: not both")
         for name, least, most in (("batch_size", 1, math.inf), ("num_workers", 0, MOST_WORKERS)):
             number = kwargs.get(name)
-            if number is not None and not (isinstance(number, int) and least <= number <= most):
-                raise ValueError(f"{name} is a whole number from {least} to {most}, not {number!r}")
+            if number is not None and not (type(number) is int and least <= number <= most):
+                bounds = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+                raise ValueError(f"{name} is a whole number {bounds}, not {number!r}")
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
         return super().__call__(numbered(inputs), **kwargs)

@@ -15,7 +15,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
-from hf_cxr.models.loading import load, load_config, loading
+from hf_cxr.models.loading import load_config, load_model, loading
 
 # From-scratch sizes. `base` is ViT-B/16; the others keep its head width of 32 to 64.
 ENCODER_SIZES: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
     if config.model_type not in ON_CANVAS | STRETCHED.keys():
         raise UnsupportedPart(f"encoder {name}: a {config.model_type!r} model {_reason(config)}; {INSTEAD}")
     _check_panel(config, canvas[0], name)
-    pretrained = load(AutoModel, name, config=config, dtype=torch.float32)
+    pretrained = load_model(AutoModel, name, config, dtype=torch.float32)
     made_for = _canvas_of(config)
     if made_for == canvas:
         return pretrained

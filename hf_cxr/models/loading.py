@@ -9,14 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_cxr.inference.checks import UnusableCheckpoint
 from hf_cxr.utils.files import json_object
 
 MOST = {"layer": 1000, "depth": 1000, "expert": 1000, "labels": 50_000}
 """Numbers of a config.json, by a part of their name: so many parts are made one by one before any weights are read."""
+MORE = 100_000_000
+"""Numbers that a model may have beyond the bytes of its weights' files: tables that no file holds, as masks."""
+QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """What every checkpoint has beside its weights. Each is a JSON object, and so are these where there are any:"""
 MORE_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "processor_config.json")
@@ -33,7 +45,7 @@ def check_files(folder: Path) -> None:
     if (index := folder / "model.safetensors.index.json").is_file():
         places = json_object(index).get("weight_map")
         if not isinstance(places, dict) or not all(
-            isinstance(file, str) and Path(file).name == file for file in places.values()
+            isinstance(file, str) and Path(file).name == file and (folder / file).is_file() for file in places.values()
         ):
             raise ValueError(f"{index}: its weight_map does not name files of this folder")
 
@@ -45,6 +57,28 @@ def load(kind: Any, name: str | os.PathLike, **options: Any) -> Any:
     """
     with loading(name):
         return kind.from_pretrained(name, trust_remote_code=False, **options)
+
+
+def load_model(kind: Any, name: str | os.PathLike, config: PreTrainedConfig, **options: Any) -> Any:
+    """`load` for a model, refused before it takes memory if its config asks for more than its files hold."""
+    with loading(name):
+        with torch.device("meta"):
+            model = getattr(kind, "from_config", kind)(config)
+        numbers = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
+        most = MORE + sum(Path(file).stat().st_size for file in _weights(name, options.get("revision")))
+        if numbers > most:
+            few = "and its weights are far fewer; copy the whole checkpoint again"
+            raise ValueError(f"{name}: its config.json asks for {numbers:,} numbers, {few}")
+    return load(kind, name, config=config, **options)
+
+
+def _weights(name: str | os.PathLike, revision: str | None) -> list[str]:
+    """The files of weights that `from_pretrained` reads, fetched where they are on the Hub."""
+    for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+        if found := cached_file(name, file, revision=revision, **QUIET):
+            shards = file in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
+            return get_checkpoint_shard_files(name, found, revision=revision)[0] if shards else [found]
+    return []
 
 
 def load_config(name: str | os.PathLike, revision: str | None = None) -> PreTrainedConfig:

@@ -35,7 +35,7 @@ from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
-from hf_cxr.models.loading import check_files, load, load_config, loading
+from hf_cxr.models.loading import check_files, load, load_config, load_model, loading
 from hf_cxr.utils.places import check_checkpoint
 
 # From-scratch sizes. `base` is GPT-2 small.
@@ -91,7 +91,7 @@ def load_checkpoint(
         panel_size_of(image_processor)  # before time goes into weights
         tokenizer = load(AutoTokenizer, folder, config=config, revision=revision)
         whole: dict[str, Any] = {"use_safetensors": True, "dtype": dtype or "auto", "output_loading_info": True}
-        model, info = load(VisionEncoderDecoderModel, folder, config=config, revision=revision, **whole)
+        model, info = load_model(VisionEncoderDecoderModel, folder, config, revision=revision, **whole)
         if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
             raise UnusableCheckpoint(f"its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
         check_parts(model, tokenizer, image_processor)
@@ -100,7 +100,7 @@ def load_checkpoint(
 
 def weights_digest(folder: str | os.PathLike) -> str | None:
     """SHA-256 of the weight files in a folder; `None` where it holds none."""
-    files = sorted(path for name in ("model*.safetensors", "pytorch_model*.bin") for path in Path(folder).glob(name))
+    files = sorted(Path(folder).glob("model*.safetensors"))
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -209,7 +209,7 @@ def adapt_decoder(name: str, dropout: float | None = None) -> PreTrainedModel:
             f"decoder {name}: a {config.model_type!r} model has no cross-attention, so it cannot attend to the "
             "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"
         )
-    return load(AutoModelForCausalLM, name, config=config, dtype=torch.float32)
+    return load_model(AutoModelForCausalLM, name, config, dtype=torch.float32)
 
 
 def _positions(decoder: PreTrainedModel) -> int:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hf_cxr.models.loading import loading
 from hf_cxr.training.callbacks import StageProgress, is_exhausted
 from hf_cxr.utils.files import json_object, replace_files
 
@@ -166,6 +167,14 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
             self.progress.close()
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with loading(checkpoint or ""):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with loading(checkpoint or ""):
+            super()._load_rng_state(checkpoint)
+
     def _has_ended(self, patience: int) -> bool:
         """Whether nothing is left to train: `Trainer` would take one more step."""
         stopped = self.state.best_model_checkpoint and is_exhausted(self.state, self.args, patience)
@@ -272,10 +281,16 @@ def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
 
 def read_progress(folder: str | os.PathLike) -> dict[str, Any] | None:
     """What `write_progress` wrote: `{"stage", "config"}`; `None` where no run was started."""
+    file, hint = Path(folder) / PROGRESS, "delete it, and begin anew with --restart"
     try:
-        return json.loads((Path(folder) / PROGRESS).read_text(encoding="utf-8"))
+        progress = json_object(file)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f"{error}; {hint}") from None
+    if not isinstance(progress.get("stage"), str) or not isinstance(progress.get("config"), dict):
+        raise ValueError(f"{file}: names no stage and config of a run; {hint}")
+    return progress
 
 
 def write_progress(folder: str | os.PathLike, stage: str, config: dict[str, Any]) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import DatasetDict
-from transformers import Seq2SeqTrainer, Trainer, get_scheduler
+from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, get_scheduler
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.encoders import ENCODER_SIZES
+from hf_cxr.models.loading import load, loading
 from hf_cxr.models.modeling import DECODER_SIZES
 from hf_cxr.training.checkpoints import checkpoints, read_progress
 from hf_cxr.training.launch import check_workers, is_sharded
@@ -85,12 +86,17 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
     if args.mixed_precision == "fp16" and args.device.type == "cpu":
         raise ValueError("fp16 needs a GPU, a CPU would train without it; leave it out, or set bf16: true")
     values = vars(args) | vars(kit)
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is a finite number, not {value}")
     for name in ("view_dropout", "augmentation", "decoder_dropout", "label_smoothing_factor"):
         if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
     for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs"):
         if values[name] < 0:
             raise ValueError(f"{name} is 0 or more, not {values[name]}")
+    if kit.max_target_length < 2:
+        raise ValueError(f"max_target_length is 2 or more, a token and the end, not {kit.max_target_length}")
     if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
         raise ValueError(
             f"train_sampling_strategy: {args.train_sampling_strategy} makes batches of like length, which teach the "
@@ -143,14 +149,16 @@ def _check_tools(args: ImpressionTrainingArguments) -> None:
     absent = {*args.report_to} - {*get_available_reporting_integrations(), "azure_ml", "flyte"}
     get_reporting_integration_callbacks(args.report_to)  # names those that it knows
     if absent:
-        raise ValueError(f"report_to: {', '.join(sorted(absent))} not installed; install it, or set report_to: none")
+        names = f"{', '.join(sorted(absent))} {'is' if len(absent) == 1 else 'are'}"
+        raise ValueError(f"report_to: {names} not installed; install what is missing, or set report_to: none")
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
         optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, dict(args.lr_scheduler_kwargs or {}))
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"optimizer ({args.optim}) or schedule ({args.lr_scheduler_type}): {reason}") from error
+        names = f"optimizer ({args.optim.value}) or schedule ({args.lr_scheduler_type.value})"
+        raise ValueError(f"{names}: {reason}") from error
     if args.generation_config:
         try:
             Seq2SeqTrainer.load_generation_config(args.generation_config)
@@ -171,7 +179,7 @@ def _check_steps(studies: int, kit: ImpressionConfig, args: ImpressionTrainingAr
     start = args.resume_from_checkpoint
     done = step_of(start) if start and not (kit.resume and read_progress(args.output_dir)) else 0
     if done >= steps:
-        where = f"resume_from_checkpoint: {start} has {done} steps; " if start else ""
+        where = f"resume_from_checkpoint: {start} has {done} step{'s' * (done != 1)}; " if start else ""
         raise ValueError(f"{where}the run ends at step {steps}: nothing to train; raise num_train_epochs or max_steps")
     last = steps if args.eval_strategy == "steps" else args.num_train_epochs if args.max_steps < 0 else math.inf
     if args.load_best_model_at_end and args.eval_delay > last:
@@ -194,4 +202,13 @@ def step_of(start: str) -> int:
     for name in ("model.safetensors", "trainer_state.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{told} is no whole checkpoint ({name} is missing); name another one")
-    return int(json_object(folder / "trainer_state.json").get("global_step", 0))
+    for name in ("tokenizer_config.json", "trainer_state.json"):
+        written = json_object(folder / name)
+    step = written.get("global_step")
+    if type(step) is not int or step < 0:
+        raise ValueError(f"{told}: its trainer_state.json has no global_step, a whole number; name another one")
+    with loading(start):
+        TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    if load(AutoTokenizer, start).pad_token_id is None:
+        raise ValueError(f"{told}: its tokenizer is damaged, it has no padding; name another one")
+    return step

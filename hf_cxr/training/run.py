@@ -36,6 +36,7 @@ from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
 from hf_cxr.inference.targets import IGNORED
+from hf_cxr.models.loading import load
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
@@ -143,7 +144,7 @@ def _train_stages(
     """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
     state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
     texts = evaluation.texts_of(dataset, "train")
-    tokenizer = AutoTokenizer.from_pretrained(start, trust_remote_code=False) if start else None
+    tokenizer = load(AutoTokenizer, start) if start else None
     checkpoint = build(
         kit.encoder,
         kit.decoder,

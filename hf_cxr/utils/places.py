@@ -36,7 +36,10 @@ def missing(given: str | os.PathLike, what: str = "file", folders: bool = False)
 def check_checkpoint(given: str | os.PathLike) -> None:
     """`check_place` for a checkpoint, whose weights lie beside its config."""
     check_place(given, "checkpoint", "config.json")
-    if Path(given).is_dir() and not [*Path(given).glob("*.safetensors*"), *Path(given).glob("*.bin")]:
+    if Path(given).is_dir() and not [*Path(given).glob("*.safetensors*")]:
+        if pickles := sorted(path.name for path in Path(given).glob("*.bin")):
+            why = f"are a pickle ({pickles[0]}), which could run code"
+            raise FileNotFoundError(f"{given}: its weights {why}; save them as safetensors")
         raise FileNotFoundError(f"{given}: its weights (model.safetensors) are missing; copy the whole folder again")
 
 

@@ -81,7 +81,8 @@ WRONG = [
     (CONFIG, CALIBRATION, 3),
     *((CONFIG, f"decoder.{name}", value) for name in ("n_layer", "n_embd", "vocab_size") for value in ("x", 10**9)),
     *((CONFIG, f"encoder.{name}", 10**9) for name in ("num_hidden_layers", "patch_size", "hidden_size", "num_labels")),
-    *((CONFIG, "encoder.image_size", size) for size in ([100_000, 200_000], [64, 128])),
+    *((CONFIG, "encoder.image_size", size) for size in (100_000, [100_000, 200_000], [64, 128])),
+    *((CONFIG, f"decoder.{name}", 6_000_000) for name in ("vocab_size", "n_positions")),
     *((CONFIG, name, value) for name in ("encoder", "decoder", "model_type") for value in (None, [], "x")),
     *((GENERATION, name, "x") for name in ("pad_token_id", "eos_token_id", "do_sample", "repetition_penalty")),
     *((GENERATION, name, 10**9) for name in ("max_new_tokens", "num_beams", "decoder_start_token_id")),
@@ -149,13 +150,34 @@ def test_an_index_reads_no_weights_of_another_folder(whole, tmp_path):
             load_checkpoint(folder)
 
 
+def test_an_index_that_names_no_file_is_refused(whole, tmp_path):
+    folder = copy_folder(whole, tmp_path / "run")
+    for place in ("", ".", "..", "model-00001-of-00002.safetensors"):
+        (folder / INDEX).write_text(json.dumps({"weight_map": {"a": place}}), encoding="utf-8")
+        with pytest.raises(ValueError, match="does not name files of this folder"):
+            load_checkpoint(folder)
+
+
+def test_weights_that_are_a_pickle_are_refused(whole, tmp_path):
+    folder = copy_folder(whole, tmp_path / "run")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"are a pickle \(pytorch_model\.bin\), which could run code; save"):
+        load_checkpoint(folder)
+
+
 def test_options_out_of_bounds_are_one_line(whole, image, phantom_folder, capsys):
     pipe = transformers.pipeline("cxr-impression", model=str(whole))
     wrong = [{"num_beams": 10**9}, {"num_return_sequences": 10**9}, {"num_beams": "x"}, {"abstain_below": "x"}]
     wrong += [{"abstain_below": float("nan")}, {"generate_kwargs": 3}, {"temperature": 0}, {"temperature": "x"}]
     wrong += [{"top_p": 2}, {"top_k": -1}, {"top_k": 1.5}, {"do_sample": "x"}, {"do_sample": True, "top_p": []}]
     wrong += [{"return_attention": "x"}, {"on_unlikely": 3}, {"batch_size": 0}, {"num_workers": 10**9}]
-    wrong += [{"batch_size": "x"}, {"num_return_sequences": 2}]
+    wrong += [
+        {"num_beams": True},
+        {"top_p": True},
+        {"batch_size": True},
+        {"batch_size": "x"},
+        {"num_return_sequences": 2},
+    ]
     for options in wrong:
         with pytest.raises(ValueError, match=f"{[*options][-1]}|settings") as error:
             list(pipe([image, image], **options))

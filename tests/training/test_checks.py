@@ -1,6 +1,7 @@
 """What cannot end well is refused in one line before any work; what Trainer takes and this kit cannot use, too."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -12,7 +13,8 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.models.modeling import load_checkpoint
-from hf_cxr.training.checks import SELECTABLE, UNUSABLE, check_feasible
+from hf_cxr.training.checkpoints import read_progress
+from hf_cxr.training.checks import SELECTABLE, UNUSABLE, check_feasible, step_of
 from hf_cxr.training.feature_cache import check_disk_space
 from hf_cxr.training.run import train
 
@@ -51,7 +53,7 @@ def test_an_argument_that_would_break_the_run_or_do_nothing_is_refused(phantom_f
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"report_to": "dvclive"}, "report_to: dvclive not installed; install it, or set report_to: none"),
+        ({"report_to": "dvclive"}, "report_to: dvclive is not installed; install what is missing, or"),
         ({"report_to": "nobody"}, "nobody is not supported"),
         ({"metric_for_best_model": "accuracy", **EVALUATED}, "'accuracy' is none of composite, loss"),
         (
@@ -68,8 +70,11 @@ def test_an_argument_that_would_break_the_run_or_do_nothing_is_refused(phantom_f
         ({"train_sampling_strategy": "group_by_length"}, "group_by_length makes batches of like length, which teach"),
         ({"train_sampling_strategy": "batch_rebalance"}, "batch_rebalance makes batches of like length, which teach"),
         ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size is 1 or more, not 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is a finite number, not nan"),
+        ({"max_target_length": 0}, "max_target_length is 2 or more, .* not 0"),
+        ({"max_target_length": 1}, "max_target_length is 2 or more, .* not 1"),
         ({"learning_rate": -1.0}, r"optimizer \(.*\) or schedule \(.*\): Invalid learning rate: -1.0"),
-        ({"optim": "adamw_bnb_8bit"}, "optimizer .*bitsandbytes"),
+        ({"optim": "adamw_bnb_8bit"}, r"optimizer \(adamw_bnb_8bit\) or schedule \(.*bitsandbytes"),
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"cycles": 2}}, "or schedule .*'cycles'"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
         ({"generation_config": "/no/such"}, "generation_config: /no/such cannot be loaded"),
@@ -181,6 +186,36 @@ def test_a_checkpoint_that_lacks_a_file_is_told_by_its_name(other_run, phantom_f
     (checkpoint / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"checkpoint-3 is no whole checkpoint \\({name} is missing\\)"):
         train(*start(tmp_path, phantom_folder, checkpoint))
+
+
+NO_OBJECTS = ("[]", '"x"', "{", "")
+DAMAGED = [(name, text) for name in ("tokenizer_config.json", "trainer_state.json") for text in NO_OBJECTS]
+DAMAGED += [("tokenizer.json", text) for text in ("{}", *NO_OBJECTS)] + [("tokenizer_config.json", "{}")]
+DAMAGED += [("trainer_state.json", text) for text in ("{}", '{"global_step": "x"}', '{"global_step": 3, "x": 1}')]
+DAMAGED += [("progress.json", text) for text in ("{}", *NO_OBJECTS)]
+
+
+def test_a_damaged_file_of_a_checkpoint_is_one_line(other_run, phantom_folder, tmp_path):
+    checkpoint = copy_folder(other_run / "checkpoint-3", tmp_path / "checkpoint-3")
+    given = start(tmp_path, phantom_folder, checkpoint)
+    for name, text in DAMAGED:
+        kept = (checkpoint / name).read_bytes() if (checkpoint / name).exists() else None
+        (checkpoint / name).write_text(text, encoding="utf-8")
+        use = functools.partial(read_progress, checkpoint) if kept is None else functools.partial(step_of, checkpoint)
+        with pytest.raises(ValueError, match=re.escape(str(checkpoint))) as error:
+            use()
+        assert "\n" not in str(error.value), (name, text)
+        (checkpoint / name).write_bytes(kept) if kept is not None else (checkpoint / name).unlink()
+    check_feasible(load_prepared(str(phantom_folder)), *given)
+
+
+def test_a_damaged_state_of_torch_is_one_line_with_its_folder(other_run, phantom_folder, tmp_path):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        checkpoint = copy_folder(other_run / "checkpoint-3", tmp_path / name / "checkpoint-3")
+        (checkpoint / name).write_bytes(b"x")
+        with pytest.raises(ValueError, match=re.escape(str(checkpoint))) as error:
+            train(*start(tmp_path / name, phantom_folder, checkpoint))
+        assert "\n" not in str(error.value)
 
 
 def test_a_frozen_encoder_of_a_checkpoint_is_the_one_that_is_encoded(other_run, phantom_folder, tmp_path, monkeypatch):
