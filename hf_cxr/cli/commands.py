@@ -85,7 +85,7 @@ def run_explore(options: argparse.Namespace) -> None:
     from hf_cxr.explore import explore
 
     facts = explore(options.dataset, out, findings=options.findings, split=options.split, seed=options.seed)
-    print("\n".join(facts["sentences"].values()))
+    print("\n".join(filter(None, facts["sentences"].values())))
     print(f"Written: {out / 'index.html'}")
     train = command("hf-cxr", "train", "iu_xray_small", "--dataset", options.dataset, "--output_dir", "runs/first")
     print_next(command("open", out / "index.html"), train)

@@ -95,17 +95,19 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
     Args:
         checkpoint: what was evaluated; default: the run in `folder`.
     """
-    from hf_cxr.evaluation.report.tables import COLUMNS, baselines, counted
+    from hf_cxr.evaluation.report.tables import COLUMNS, baselines, counted, unread_note
     from hf_cxr.utils.plots import score
 
     if report is None:
         print("Not evaluated: the dataset has no test studies.")
     else:
-        heads = [name.replace("finding F1 (", "F1\n").rstrip(")") for name in COLUMNS.values()]
+        note = unread_note(report)
+        shown = {key: name for key, name in COLUMNS.items() if not (note and key.startswith("finding"))}
+        heads = [name.replace("finding F1 (", "F1\n").rstrip(")") for name in shown.values()]
         rows = {"model": report} | baselines(report)
-        cells = [[name, *(score(scores.get(key)) for key in COLUMNS)] for name, scores in rows.items()]
+        cells = [[name, *(score(scores.get(key)) for key in shown)] for name, scores in rows.items()]
         outputs = counted(report["distinct_outputs"], "distinct output", "distinct outputs")
-        print(f"\n{aligned(['', *heads], cells)}\n(F1: finding F1)\n")
+        print(f"\n{aligned(['', *heads], cells)}\n{textwrap.fill(note, WIDTH) or '(F1: finding F1)'}\n")
         print(f"{outputs} on {counted(report['n'], 'study', 'studies')}.")
         print(textwrap.fill(report["verdict"], WIDTH))
     print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")

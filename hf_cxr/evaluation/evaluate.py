@@ -97,6 +97,8 @@ def build_report(
         progress.update()
         views = [row.get("views", "both") for row in rows]
         report["subgroups"] = subgroups(statistics, references, views, patients, seed)
+        if report["findings_unread"]:
+            report["subgroups"] |= {"findings": {}, "finding": {}}
         progress.update()
     report["calibration"] = calibrated
     report["signature"] = (

@@ -89,6 +89,7 @@ def count(
         "frequent": _frequent(texts),
         "words": _words(texts),
         "findings": _findings(texts, by_split),
+        "findings_unread": metrics.unread_findings(texts),
         "duplicates": {
             "text": text_overlap(by_split),
             "images": _shared(everything),

@@ -199,7 +199,7 @@ def _ranked(rows: Sequence[Sequence[Any]]) -> Figure | None:
 
 def _findings(facts: Mapping[str, Any], top: int = 20) -> Figure | None:
     rows = facts["findings"]["rows"][:top]
-    if not rows:
+    if not rows or facts["findings_unread"]:
         return None
     parts = {
         "stated as present": ([row["positive"] for row in rows], MAIN),
@@ -212,7 +212,7 @@ def _findings(facts: Mapping[str, Any], top: int = 20) -> Figure | None:
 
 def _together(facts: Mapping[str, Any]) -> Figure | None:
     names, counts = (facts["findings"]["together"][key] for key in ("findings", "counts"))
-    if len(names) < 2:
+    if len(names) < 2 or facts["findings_unread"]:
         return None
     figure, axes = subplots(1.6 + 0.27 * len(names))
     largest = max(count / row[y] for y, row in enumerate(counts) for x, count in enumerate(row) if x != y) or 1
@@ -253,6 +253,8 @@ def _baselines(facts: Mapping[str, Any]) -> Figure | None:
     if not rows:
         return None
     scores = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L", "finding_f1_micro": "finding F1"}
+    if facts["findings_unread"]:
+        del scores["finding_f1_micro"]
     figure, grid = subplots(0.6 + 0.6 * len(rows), ncols=len(scores), sharex=True, sharey=True)
     cast(Any, figure.get_layout_engine()).set(wspace=0.1)
     for axes, (key, title) in zip(grid, scores.items(), strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_cxr.evaluation.report.tables import unread_note
 from hf_cxr.utils.plots import BASELINES, NBSP, counted, number, percent, score, template
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -106,6 +107,8 @@ def _words(facts: Mapping[str, Any]) -> str:
 
 
 def _findings(facts: Mapping[str, Any]) -> str:
+    if note := unread_note(facts):
+        return note
     findings, train = facts["findings"], facts["n"]["splits"].get("train", 0)
     normal = f"{percent(findings['normal']['share'])} of the {number(findings['n'])} studies are normal"
     normal += f", {percent(findings['unknown']['share'])} say neither that nor a finding" * bool(
@@ -122,6 +125,8 @@ def _findings(facts: Mapping[str, Any]) -> str:
 
 
 def _together(facts: Mapping[str, Any]) -> str:
+    if facts["findings_unread"]:
+        return ""
     pairs = facts["findings"]["together"]["pairs"]
     if not pairs:
         return "No study states two findings."
@@ -180,14 +185,17 @@ def _baselines(facts: Mapping[str, Any]) -> str:
     if not baselines["rows"]:
         return "No baselines: they need a training split and a test or validation split."
     bleu, findings = (max(baselines["rows"], key=lambda row: row[key]) for key in ("bleu4", "finding_f1_micro"))
-    return (
+    text = (
         f"Without any image, {BASELINES.get(bleu['name'], bleu['name'])} reaches BLEU-4 {score(bleu['bleu4'])} on the "
-        f"{number(baselines['n'])} {baselines['split']} studies. No image-blind baseline has a finding F1 above "
-        f"{score(findings['finding_f1_micro'])}. A model has to beat both."
+        f"{number(baselines['n'])} {baselines['split']} studies."
     )
+    if facts["findings_unread"]:
+        return f"{text} A model has to beat that."
+    best = score(findings["finding_f1_micro"])
+    return f"{text} No image-blind baseline has a finding F1 above {best}. A model has to beat both."
 
 
 def sentences(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Section → what it means, in plain words."""
+    """Section → what it means, in plain words; empty where nothing can be said."""
     makers = (_preparation, _views, _sizes, _sheets, _lengths, _frequent, _words, _findings, _together)
     return {make.__name__[1:]: make(facts) for make in (*makers, _duplicates, _placeholders, _baselines)}

@@ -10,7 +10,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def hashed_copy(files: Mapping[str, Path], dataset: Path, target: Path) -> dict[
     """The files of a push with uid and patient replaced, written to the folder `target`; the others as they are.
 
     The salt of an earlier push is used again, so that a study keeps its hash. Raises `ValueError` for a damaged map,
-    `OSError` where it cannot be written.
+    or one under a name that the folder had before, `OSError` where it cannot be written.
     """
     home = map_of(dataset)
     known = json_object(home) if home.is_file() else {"salt": secrets.token_hex(32), "uid": {}, "patient": {}}
@@ -54,6 +54,11 @@ def hashed_copy(files: Mapping[str, Path], dataset: Path, target: Path) -> dict[
         copies[name] = target / name
         copies[name].parent.mkdir(parents=True, exist_ok=True)
         (_hash_parquet if name.endswith(".parquet") else _hash_table)(files[name], copies[name], names)
+    if not home.is_file() and (other := _earlier_map(home, known["uid"])):
+        raise ValueError(
+            f"{other}: written by an earlier push of studies with these ids; rename it to {home.name} so that they "
+            "keep their hashes, or move it away"
+        )
     facts = json_object(files[PREPARATION]) | {MARK: "salted hashes"}
     card = files[CARD].read_text(encoding="utf-8").replace(COLUMNS["uid"], "a salted hash of its name in its source")
     if "splits.csv" in files:
@@ -64,6 +69,15 @@ def hashed_copy(files: Mapping[str, Path], dataset: Path, target: Path) -> dict[
         copies[name].write_text(text, encoding="utf-8")
     _write_for_me_alone(home, json.dumps(known, indent=1, ensure_ascii=False))
     return copies
+
+
+def _earlier_map(home: Path, uids: Collection[str]) -> Path | None:
+    """A map beside `home` with some of these uids whose dataset is not there any more."""
+    for other in sorted(home.parent.glob("*.ids.json")):
+        gone = not other.with_name(other.name.removesuffix(".ids.json")).exists()
+        if gone and not set(uids).isdisjoint(json_object(other).get("uid", ())):
+            return other
+    return None
 
 
 class Names:

@@ -136,13 +136,19 @@ def normal_accuracy(predictions: Sequence[str], references: Sequence[str]) -> fl
 
 # --- whether findings can be read at all -----------------------------------------------------------------------------
 
-ENGLISH = frozenset("the of and is are with there or to for has have be was were this that from not without".split())
-OTHERS = frozenset(
-    # Spanish, French, German, Portuguese, Italian, Dutch, Nordic: what no English report writes, nor abbreviates
-    "el los las del de en con sin que se por una un es le les des du et est une dans pas sans avec aux sur der die "
-    "das und ist mit kein keine keinen ohne dem nicht eine ein einer zum zur bei von dos com sem uma um não il lo gli "
-    "di della dei delle nel nella senza è het een geen zonder niet ingen ikke inte och uden utan".split()
+ENGLISH = frozenset(
+    "the of and is are with there or to for has have be was were this that from not without acute change disease "
+    "heart lungs chest right left".split()
 )
+OTHERS = frozenset(
+    # Spanish, French, German, Portuguese, Italian, Dutch, Nordic, Finnish: what no English report writes
+    "el los las del en sin que se por una un es le les des du et est une dans pas sans avec aux sur der das "
+    "und ist mit kein keine keinen ohne dem nicht eine ein einer zum zur bei von dos com sem uma um não il lo gli "
+    "di della dei delle nel nella senza è het een geen zonder niet ingen ikke inte och uden utan ei "
+    "derrame droit droite gauche rechts links derecho derecha izquierdo izquierda destro destra sinistro "
+    "sinistra".split()
+)
+_OTHERS = re.compile(r".*[^a-z].*|.+(?:(?:megal|lectas)i[ae]|guss|thoraxi.*|torax|zion[ei]|[a-z]{2}ad[oa]s?)")  # words
 _LETTERS = re.compile(r"[^\W\d_]+")
 SAMPLED, FEWEST = 2000, 0.01  # texts that are looked at, and the share of them that has to state a finding
 
@@ -150,7 +156,8 @@ SAMPLED, FEWEST = 2000, 0.01  # texts that are looked at, and the share of them 
 def unread_findings(texts: Sequence[str]) -> str | None:
     """Why findings cannot be read from a collection's texts, in words that complete "because"; `None` where they can.
 
-    They can be read from English texts, some of which state a finding. A text looks English by its function words.
+    They can be read from English texts, some of which state a finding. A text looks English by its words: common ones,
+    and no endings and letters of other languages.
     """
     looked = list(texts)[:: len(texts) // SAMPLED + 1]
     words = [_LETTERS.findall(text.lower()) for text in looked]
@@ -169,7 +176,6 @@ def gain_score(references: Sequence[str]) -> str:
 
 
 def _looks_foreign(words: Sequence[str]) -> bool:
-    letters = "".join(words)
-    if sum(letter > "\u024f" for letter in letters) > len(letters) / 2:  # beyond Latin
-        return True
-    return sum(word in OTHERS for word in words) > sum(word in ENGLISH for word in words)
+    return sum(word in OTHERS or bool(_OTHERS.fullmatch(word)) for word in words) > sum(
+        word in ENGLISH for word in words
+    )

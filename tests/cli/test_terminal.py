@@ -43,6 +43,10 @@ def test_the_report_is_aligned_for_80_columns_without_markdown(run_folder, capsy
         *(f"{report[key]:.3f}" for key in ("bleu1", "bleu4", "rougeL", "cider")),
         *row.split()[-2:],
     ]
+    print_report(report | {"findings_unread": "the texts do not look English"}, "runs/demo")
+    said = capsys.readouterr().out
+    assert "Findings cannot be read" in said
+    assert "F1" not in said.split(report["verdict"][:20])[0]
     assert " ".join(report["verdict"].split()) in " ".join(said.split())
     assert last == f"{NEXT}open runs/demo/report.html · hf-cxr predict runs/demo --frontal IMAGE [--lateral IMAGE]"
 

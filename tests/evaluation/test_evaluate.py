@@ -56,6 +56,12 @@ def test_the_report_holds_the_stable_keys(truths):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
+def test_where_findings_cannot_be_read_no_subgroup_is_by_findings():
+    texts = ["Derrame pleural.", "Cardiomegalia con atelectasia."] * 10
+    groups = evaluation.build_report(rows_of(texts, texts), texts, texts)["subgroups"]
+    assert {kind for kind, group in groups.items() if group} == {"length", "views"}
+
+
 def test_a_text_of_one_training_patient_is_not_told_in_the_report(truths):
     train = [NORMAL] * 3 + ["No acute cardiopulmonary abnormality. Mr Doe has cardiomegaly."]
     report = evaluation.build_report(rows_of(truths, truths), train, [train[-1]] * 5)

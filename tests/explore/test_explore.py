@@ -298,6 +298,19 @@ def test_findings_pretraining_and_the_page_ask_for_as_many_positives():
     assert ENOUGH == MIN_POSITIVES
 
 
+def test_of_findings_in_another_language_it_says_only_that_they_cannot_be_read(tmp_path):
+    texts = ["Sin hallazgos.", "Cardiomegalia y atelectasia."]
+    made = studies(impression=dict.fromkeys(("train", "validation", "test"), texts))
+    facts = explore(made, tmp_path / "page")
+    assert facts["findings_unread"] == "the texts do not look English"
+    said, html = facts["sentences"], (tmp_path / "page/index.html").read_text(encoding="utf-8")
+    assert said["findings"].startswith("Findings cannot be read from these texts, as the texts do not look English")
+    assert said["together"] == ""
+    assert "F1" not in said["baselines"]
+    for word in ("normal studies", "Findings together", "<th>present</th>", "<th>finding F1"):
+        assert word not in html
+
+
 def test_texts_that_say_neither_normal_nor_abnormal_are_counted_as_unknown():
     texts = ["As above.", "Normal chest.", "Cardiomegaly.", "Pneumothorax."]
     found = counts._findings(texts, {"train": texts, "test": texts[1:]})

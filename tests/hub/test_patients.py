@@ -163,6 +163,17 @@ def test_a_map_that_lost_its_salt_stops_the_push(hospital, tmp_path):
         pseudonyms.hashed_copy(dict(_files(other)), other, tmp_path / "copy")
 
 
+def test_a_renamed_dataset_is_not_pushed_with_another_salt(hospital, tmp_path):
+    data = copy_folder(hospital, tmp_path / "a")
+    pseudonyms.hashed_copy(dict(_files(data)), data, tmp_path / "first")
+    data = data.rename(tmp_path / "b")
+    with pytest.raises(ValueError, match=r"a\.ids\.json: .* rename it to b\.ids\.json"):
+        pseudonyms.hashed_copy(dict(_files(data)), data, tmp_path / "second")
+    (tmp_path / "a.ids.json").rename(tmp_path / "b.ids.json")
+    pseudonyms.hashed_copy(dict(_files(data)), data, tmp_path / "third")
+    assert rows_of(tmp_path / "first") == rows_of(tmp_path / "third")
+
+
 def test_no_two_patients_get_one_number():
     names = pseudonyms.Names({"salt": "00", "uid": {}, "patient": {}})
     names._digest = lambda kind, given: f"{int(kind.split()[1]):08x}"  # the same for all
@@ -183,8 +194,11 @@ TOLD = {
         "Electronically signed by Anna Berg",
         "Anna Berg is a 54-year-old woman with cough.",
         "SMITH^JOHN^A",
+        "SMITH, JOHN M",
+        "Reported by A. Kumar",
         "Befund besprochen mit Herr Müller.",
     ],
+    "e-mail addresses": ["Write to john@hospital.org."],
     "record numbers": [
         "MRN: 123456, normal chest.",
         "Medical record number is 00-12345.",
@@ -209,6 +223,7 @@ TOLD = {
         "pager 5512",
         "Tel. 030 123456",
         "+44 20 7946 0958",
+        "+49 30 1234567",
         "Phone: 555-1234",
     ],
 }

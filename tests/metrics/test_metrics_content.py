@@ -108,6 +108,9 @@ def test_f1_takes_any_leading_axes():
         ["Sem derrame pleural.", "Cardiomegalia.", "Opacidade no lobo inferior com atelectasia."],
         ["Non versamento pleurico.", "Cardiomegalia.", "Opacità del lobo inferiore, senza pneumotorace."],
         ["Geen pneumothorax.", "Cardiomegalie.", "Pleuravocht rechts zonder longoedeem."],
+        ["Cardiomegalia.", "Derrame pleural.", "Normal.", "Atelectasia."],
+        ["Pneumothorax rechts.", "Pleuraerguss links."],
+        ["Ei pneumothoraxia."],
         ["Ingen pneumothorax.", "Hjärtförstoring utan stas."],
         ["右肺上叶见片状影。", "心影增大。"],
         ["Пневмоторакс не выявлен.", "Кардиомегалия."],
@@ -125,6 +128,7 @@ def test_findings_cannot_be_read_where_almost_no_text_states_one():
 
 def test_findings_can_be_read_from_english_however_terse(phantom_folder):
     assert metrics.unread_findings(["Cardiomegaly.", "Left effusion, RLL atelectasis.", "No PTX."]) is None
+    assert metrics.unread_findings(["De novo infiltrate.", "No acute disease.", "No change"]) is None
     assert metrics.unread_findings(["Sin atelectasia.", "No pneumothorax. The heart is enlarged."] * 2) is None
     assert metrics.unread_findings(load_prepared(phantom_folder)["train"]["impression"]) is None
 
