@@ -130,6 +130,9 @@ def test_the_summary_counts_findings_and_compares_with_the_best_baseline(report)
     assert "Of 100 findings in the radiologists' texts it states 75" in said
     assert "and 21 when it is shown those of other patients" in said
     assert "Its BLEU-4 is below that of the best image-blind baseline." in said
+    unread = page.sentences(report | numbers | {"findings_unread": "the texts do not look English"})["summary"]
+    assert "do not look English" in unread
+    assert "Of 100 findings" not in unread
 
 
 def test_every_part_of_the_report_is_on_the_page(report, rows):
@@ -334,7 +337,9 @@ def test_signatures_and_names_without_a_space_are_broken_so_that_a_phone_needs_n
 
 def test_real_and_shuffled_scores_are_both_seen_where_they_are_equal(report):
     equal = report | {"shuffled": {name: report[name] for name in figures.GAINS}}
-    [axes] = figures._image_shuffle(equal).axes
+    figure = figures._image_shuffle(equal)
+    [axes] = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["right images", "other patients' images"]
     dots, rings = (
         [line for line in axes.lines if line.get_label() == name] for name in axes.get_legend_handles_labels()[1][:2]
     )
@@ -377,6 +382,11 @@ def test_no_figure_is_drawn_of_nothing():
     report = evaluation.build_report(rows_of([NORMAL] * 4, [NORMAL] * 4))
     assert set(figures.draw(report)) == {"image_shuffle"}
     assert "No text of this split states a finding." in page.sentences(report)["findings"]
+
+
+def test_the_page_of_markdown_tells_what_the_model_was_shown_where_that_was_tried(report):
+    assert "## Scores by what the model was shown" in report_markdown(report)
+    assert "## Scores by what the model was shown" not in report_markdown(report | {"inputs": {}})
 
 
 def test_the_score_table_has_the_model_every_baseline_and_the_oracle(report):
