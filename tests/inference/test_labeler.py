@@ -451,3 +451,16 @@ def test_what_has_no_name_here_is_not_normal_all_the_same(text):
 )
 def test_what_is_denied_is_normal(text):
     assert is_normal(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("Borderline heart size.", {"cardiomegaly": "uncertain"}),
+        ("Catheter and effusion within normal limits.", {"catheter": "positive", "pleural effusion": "negative"}),
+        ("Cardiomegaly. Effusion? None.", {"cardiomegaly": "positive", "pleural effusion": "negative"}),
+        ("Pneumonia and effusion, which has resolved.", {"pneumonia": "negative", "pleural effusion": "negative"}),
+    ],
+)
+def test_doubt_normality_and_answers_go_to_their_own_mention(text, labels):
+    assert label(text) == labels
