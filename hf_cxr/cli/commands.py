@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_cxr.cli.options import chosen
+from hf_cxr.cli.prepare import run_prepare
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
@@ -31,51 +33,6 @@ from hf_cxr.utils.places import (
 INTERRUPTED = 130
 LAUNCHED = "HF_CXR_LAUNCHED"  # set for the worker processes that `hf-cxr train` starts
 IMAGE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
-
-
-def run_prepare(options: argparse.Namespace) -> None:
-    from hf_cxr.data.sources import reader
-
-    reader(options.source)
-    if options.root and not Path(options.root).exists():
-        raise FileNotFoundError(missing(options.root, "file or folder"))
-    from hf_cxr.data.prepare import format_preparation, plan, prepare
-
-    chosen = _chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    chosen |= _chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
-    if options.columns:
-        chosen["columns"] = _pairs_of(options.columns)
-    if options.plan:
-        preparation = plan(options.source, **chosen)
-        print(format_preparation(preparation))
-        print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in preparation["views"].items()))
-        print_next("the same with --out FOLDER, without --plan")
-        return
-    if options.out is None:
-        raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
-    chosen |= _chosen(options, "size", "num_proc", "overwrite")
-    print(format_preparation(prepare(options.source, options.out, **chosen)))
-    recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
-    print_next(
-        command("hf-cxr", "explore", options.out, "--out", "runs/explore"),
-        command("hf-cxr", "train", recipe_name, "--dataset", options.out, "--output_dir", "runs/first"),
-    )
-
-
-def _chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The options of these names that have a value."""
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def _pairs_of(words: Sequence[str]) -> dict[str, str]:
-    """["frontal=PA file"] → {"frontal": "PA file"}"""
-    pairs = {}
-    for word in words:
-        ours, equals, yours = word.partition("=")
-        if not equals:
-            raise ValueError(f"--columns {word}: expected OURS=YOURS, as in frontal=pa_file")
-        pairs[ours.strip()] = yours.strip()
-    return pairs
 
 
 def run_explore(options: argparse.Namespace) -> None:
@@ -97,7 +54,7 @@ def run_download(options: argparse.Namespace) -> None:
 
     if options.accept_licence and (collection := COLLECTIONS.get(options.collection)):
         print(f"Licence accepted: {collection.licence}, {collection.licence_url}", file=sys.stderr)
-    settings = _chosen(options, "accept_licence", "parts", "workers", "unpack")
+    settings = chosen(options, "accept_licence", "parts", "workers", "unpack")
     for path in download(options.collection, options.out, base_url=options.mirror, **settings):
         print(path)
     print_next(command("hf-cxr", "prepare", options.collection, "--root", options.out, "--out", "data/indiana"))
@@ -206,7 +163,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from hf_cxr.evaluation.evaluate import evaluate
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
-    settings = _chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams")
+    settings = chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams")
     report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
@@ -264,7 +221,7 @@ def run_predict(options: argparse.Namespace) -> None:
 
     parts = load_checkpoint(options.checkpoint, options.revision, options.dtype)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
-    settings = _chosen(options, "num_beams", "max_new_tokens", "abstain_below")
+    settings = chosen(options, "num_beams", "max_new_tokens", "abstain_below")
     if isinstance(studies, dict):
         print_answer(None, pipe(studies, **settings)[0], options.json)
     else:
@@ -362,7 +319,7 @@ def run_push(options: argparse.Namespace) -> None:
 
     if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
         print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = _chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked")
+    settings = chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked")
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)

@@ -9,48 +9,17 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
+from hf_cxr.cli.options import BAD_INPUT, Parser, count
+from hf_cxr.cli.prepare import define_prepare
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
 from hf_cxr.utils.places import advice, is_full
 
-BAD_INPUT = 2
-PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # of hf_cxr.data.selection, whose import would be slow
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 DTYPES = ("float32", "bfloat16", "float16")
-BOOLEANS = [[word] for word in "true false yes no on off t f y n 1 0".split()]
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one line."""
-
-    commands: dict[str, Parser]
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-    def option(self, name: str, help: str, **settings: Any) -> None:
-        """An option whose help tells its default, unless it does so in words."""
-        default = settings.get("default")
-        if settings.get("action") == "store_true":
-            help += " (default: off)"
-        elif settings.get("required"):
-            help += " (required)"
-        elif default is not None and "default" not in help:
-            help += " (default: %(default)s)"
-        self.add_argument(name, help=help, **settings)
-
-    def names(self) -> list[str]:
-        """The options, without their dashes."""
-        return [name[2:] for name in self._option_string_actions if name.startswith("--")]
-
-    def takes_no_value(self, name: str, following: Sequence[str]) -> bool:
-        """Whether this option, with this word after it, is a flag that stands alone, although it may have a value."""
-        action = self._option_string_actions.get(f"--{name}")
-        return action is not None and action.nargs == "?" and [word.lower() for word in following] not in BOOLEANS
 
 
 class Override(argparse.Action):
@@ -60,49 +29,7 @@ class Override(argparse.Action):
         namespace.overrides = [*namespace.overrides, f"{option_string}={values}"]
 
 
-def _count(text: str) -> int:
-    """An argument that is 1 or more."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
 # --- the commands ------------------------------------------------------------------------------------------------
-
-
-def _prepare(parser: Parser) -> None:
-    """Turn a collection into a small dataset (Parquet and a card) that load_dataset reads.
-
-    hf-cxr prepare kaggle --root indiana/ --out data/indiana --size 384 --num-proc 4
-    """
-    parser.add_argument(
-        "source",
-        help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
-        "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
-    )
-    option = parser.option
-    option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
-    option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
-    option("--plan", "only count what would be kept; no image is opened", action="store_true")
-    option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
-    option("--size", "longer side of a stored image in pixels", type=_count, default=384)
-    option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
-    option("--views", "CSV with columns image and view (default: what the collection says)")
-    option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
-    option("--require", "views that a study must have", default="any", choices=REQUIRE)
-    option(
-        "--columns",
-        "table only: names of its columns, as in frontal=pa_file (default: ours)",
-        nargs="+",
-        metavar="OURS=YOURS",
-    )
-    option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
-    option("--encoding", "table only: encoding of its text (default: UTF-8)")
-    option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
-    option("--seed", "seed of the split, and of the phantom", type=int, default=0)
-    option("--num-studies", "phantom only: how many studies (default: 5000)", type=_count)
-    option("--num-proc", "processes that read images", type=_count, default=1)
-    option("--overwrite", "replace a prepared dataset in --out", action="store_true")
 
 
 def _explore(parser: Parser) -> None:
@@ -128,7 +55,7 @@ def _download(parser: Parser) -> None:
     parser.option("--accept-licence", "you have read the licence and accept it", action="store_true")
     parser.option("--unpack", "also unpack them; prepare reads archives as they are", action="store_true")
     parser.option("--mirror", "take the archives from this address (default: the publisher's)", metavar="URL")
-    parser.option("--workers", "files at a time", type=_count, default=4)
+    parser.option("--workers", "files at a time", type=count, default=4)
 
 
 def _train(parser: Parser) -> None:
@@ -139,7 +66,7 @@ def _train(parser: Parser) -> None:
     parser.usage = "hf-cxr train CONFIG [--resume | --restart] [--any_argument VALUE …]"
     parser.set_defaults(overrides=[])
     parser.add_argument("config", help="a recipe by its name (demo, iu_xray_small, …), or a flat YAML file of yours")
-    parser.option("--num_processes", "start so many processes on this host (default: one a GPU)", type=_count)
+    parser.option("--num_processes", "start so many processes on this host (default: one a GPU)", type=count)
     parser.option(
         "--accelerate_config",
         "start as this YAML file of accelerate says, or one of the kit's by its name: ddp, fsdp2, … (default: none)",
@@ -180,8 +107,8 @@ def _evaluate(parser: Parser) -> None:
     parser.option("--revision", "branch, tag or commit of a checkpoint on the Hub (default: its main branch)")
     parser.option("--dataset-revision", "the same of a dataset on the Hub (default: its main branch)")
     parser.option("--out", "folder for report.html, .md, .json and predictions.jsonl (default: none is written)")
-    parser.option("--batch-size", "studies at once", type=_count, default=32)
-    parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=_count)
+    parser.option("--batch-size", "studies at once", type=count, default=32)
+    parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
     parser.option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     parser.option("--seed", "seed of baselines, shuffles and intervals", type=int, default=0)
     parser.option("--json", "print the report as JSON, and nothing else, to stdout", action="store_true")
@@ -214,10 +141,10 @@ def _predict(parser: Parser) -> None:
     )
     option("--lateral", "lateral radiograph, or a folder of them (default: the study has none)")
     option("--csv", "many studies: a table with columns frontal and/or lateral (paths), and uid (default: one study)")
-    option("--batch-size", "of many studies, so many at once", type=_count, default=8)
-    option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=_count)
+    option("--batch-size", "of many studies, so many at once", type=count, default=8)
+    option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
     option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
-    option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=_count)
+    option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=count)
     option(
         "--abstain-below",
         "write nothing where the score (0 to 1) is lower; a run's report.html shows what each threshold gains "
@@ -258,10 +185,10 @@ def _demo(parser: Parser) -> None:
     """
     parser.option("--out", "run folder", default="runs/demo")
     parser.option("--seed", "seed of the studies and of the training", type=int, default=0)
-    parser.option("--num-studies", "how many synthetic studies to draw", type=_count, default=8000)
+    parser.option("--num-studies", "how many synthetic studies to draw", type=count, default=8000)
 
 
-PARSERS = (_prepare, _explore, _download, _train, _evaluate, _compare, _predict, _push, _demo)
+PARSERS = (define_prepare, _explore, _download, _train, _evaluate, _compare, _predict, _push, _demo)
 
 
 def make_parser() -> Parser:
@@ -278,7 +205,7 @@ def make_parser() -> Parser:
         said, _, example = inspect.cleandoc(define.__doc__ or "").partition("\n\n")
         help = " ".join(said.split())
         command = commands.add_parser(
-            define.__name__[1:],
+            define.__name__.rpartition("_")[2],
             help=help,
             description=textwrap.fill(help, WIDTH),
             epilog="example:\n" + textwrap.indent(example, "  "),

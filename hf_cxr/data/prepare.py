@@ -1,6 +1,6 @@
 """Source → dataset: `prepare` writes a folder that `load_dataset` reads, `load_studies` one in the datasets cache.
 
-Which studies are kept is decided in `hf_cxr.data.splits`, rows are made in `hf_cxr.data.builder`, the card in
+Which studies are kept is decided in `hf_cxr.data.choice`, files are written in `hf_cxr.data.builder`, the card in
 `hf_cxr.data.dataset_card`."""
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from datasets import DatasetDict, DatasetInfo
 
 from hf_cxr import __version__
 from hf_cxr.data import sources
-from hf_cxr.data.builder import PreparationConfig, build, choose, patients_known
+from hf_cxr.data.builder import build
+from hf_cxr.data.choice import PreparationConfig, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import datasets
 
+from hf_cxr.data.study import StoredImage, Study
 from hf_cxr.inference.views import VIEWS
+
+if TYPE_CHECKING:
+    from hf_cxr.data.selection import Selection
 
 FEATURES = datasets.Features(
     {
@@ -37,3 +42,24 @@ PARQUET: dict[str, Any] = {
     "use_content_defined_chunking": CHUNKS,
     "write_page_index": True,
 }
+
+
+def rows_of(
+    study: Study, patient: int, images: Sequence[StoredImage | str], selection: Selection
+) -> Iterator[dict[str, Any]]:
+    """Rows of `FEATURES`, each image still in the store.
+
+    The first row keeps the uid of its study; further pairs of images get "uid#2", "uid#3", …
+    """
+    for number, indices in enumerate(selection.rows, start=1):
+        row = {
+            "uid": study.uid if number == 1 else f"{study.uid}#{number}",
+            "impression": study.impression,
+            "findings": study.findings,
+            "indication": study.indication,
+            "tags": list(study.tags),
+            "patient": patient,
+        }
+        for view, i in zip(VIEWS, indices, strict=True):
+            row[view], row[f"{view}_confidence"] = (None, None) if i is None else (images[i], selection.views[i][1])
+        yield row

@@ -33,15 +33,28 @@ class Archived:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """An image that lies in a cell of a table."""
+
+    table: str
+    """Path or address of a table, or what `hf_cxr.data.embedded` knows to read."""
+    row: int  # from 0
+    column: str
+    item: int = 0  # of a cell that holds several
+
+
+@dataclass(frozen=True)
 class Radiograph:
     """One image of a study, not opened."""
 
-    source: ViewSource | Archived
+    source: ViewSource | Archived | Embedded
     """What `read_radiograph` reads (a callable must be picklable), or a file in an archive."""
     view: str | None = None
     """"frontal" or "lateral" where the collection says so; `None`: to be decided from names and pixels."""
     name: str = ""
     """What preparation reports and messages call it: the file name."""
+    projection: str = ""
+    """"PA" or "AP" where the collection says so, of a frontal image."""
 
     @property
     def label(self) -> str:
@@ -74,7 +87,18 @@ class Study:
     impression: str = ""
     findings: str = ""
     indication: str = ""
+    comparison: str = ""
+    technique: str = ""
     tags: tuple[str, ...] = ()
+    """Labels that the collection itself gives the study, in its own words."""
+    uncertain: tuple[str, ...] = ()
+    """Labels that the collection calls uncertain; none of them is in `tags`."""
+    age: float | None = None
+    """Years, where the collection says so."""
+    sex: str = ""
+    """"F", "M" or "O" (DICOM PS3.3 C.7.1.1), where the collection says so."""
+    time: str = ""
+    """What puts the studies of one patient in order, compared as text; "" where the collection does not say."""
     patient: str | None = None
     """Studies of one patient never cross splits. `None`: not known; the study counts as a patient of its own."""
     likely_patient: tuple[tuple[str, str], ...] = ()

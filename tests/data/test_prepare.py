@@ -23,7 +23,7 @@ from helpers import LISTEN
 from PIL import Image
 
 import hf_cxr
-from hf_cxr.data.builder import PreparationConfig
+from hf_cxr.data.choice import PreparationConfig
 from hf_cxr.data.prepare import format_preparation, load_studies, plan, prepare
 from hf_cxr.data.schema import FEATURES
 from hf_cxr.data.splits import split_of

@@ -1,5 +1,5 @@
-"""The published forms of radiograph collections: one reader module per form, each with a `studies(...)` generator
-and a list of the `tables(...)` it reads.
+"""The published forms of radiograph collections: one reader module per form, each with a `studies(...)` generator,
+a list of the `tables(...)` it reads, and what is known of the `collection(...)`.
 
 A reader opens tables, not images: what it yields are `Study` records, one per report, none left out.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.rows import did_you_mean
 from hf_cxr.data.study import Study
 
@@ -44,6 +45,12 @@ def tables(source: str, **options: Any) -> list[Path]:
     """The files that a source reads its records from (not its images); none for a source that draws its studies."""
     module = reader(source)
     return module.tables(**{name: options[name] for name in takes(source, "tables") if name in options})
+
+
+def collection(source: str, **options: Any) -> Collection:
+    """What is known of the collection that these options read."""
+    module = reader(source)
+    return module.collection(**{name: options[name] for name in takes(source, "collection") if name in options})
 
 
 def takes(source: str, function: str = "studies") -> tuple[str, ...]:

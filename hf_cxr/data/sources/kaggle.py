@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hf_cxr.data.archives import image_key
+from hf_cxr.data.collection import INDIANA, Collection
 from hf_cxr.data.sources.rows import Row, read_rows, split_cell
 from hf_cxr.data.study import Radiograph, Study, plain_tags
 from hf_cxr.inference.views import VIEWS
@@ -73,6 +74,11 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
     for uid, found in images.items():
         if uid not in seen:
             yield Study(uid=uid, images=found, problem=f"no report in {REPORTS}")
+
+
+def collection() -> Collection:
+    """The Indiana collection."""
+    return INDIANA
 
 
 def tables(root: str | Path, **options: object) -> list[Path]:

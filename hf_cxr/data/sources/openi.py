@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -15,6 +16,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from hf_cxr.data.archives import image_key, members
+from hf_cxr.data.collection import INDIANA, Collection
 from hf_cxr.data.study import Archived, Radiograph, Study, plain_tags
 
 REPORTS = "NLMCXR_reports.tgz"
@@ -56,6 +58,12 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
         read[study.uid] = name, study
     for uid in sorted(read, key=lambda uid: (not uid.isdecimal(), len(uid) if uid.isdecimal() else 0, uid)):
         yield read[uid][1]
+
+
+def collection() -> Collection:
+    """The Indiana collection, whose form names no views."""
+    limits = "\n- The collection names no views: see `frontal_confidence` and `lateral_confidence`."
+    return replace(INDIANA, limits=INDIANA.limits + limits)
 
 
 def tables(root: str | Path) -> list[Path]:

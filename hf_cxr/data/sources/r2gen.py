@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_cxr.data import archives
+from hf_cxr.data.collection import INDIANA, Collection
 from hf_cxr.data.sources.rows import decode, only_file, parse_json, read_bytes, text_fault
 from hf_cxr.data.study import Archived, Radiograph, Study
 
@@ -57,6 +59,12 @@ def studies(root: str | Path) -> Iterator[Study]:
             if (before := seen.setdefault(study.uid, place)) != place:
                 raise ValueError(f"{where}: id {study.uid!r} occurs twice ({before} and {place})")
             yield study
+
+
+def collection(root: str | Path) -> Collection:
+    """The Indiana collection, in the part that R2Gen chose."""
+    limits = "\n- Only the findings section, and the two images that R2Gen chose, in no stated order."
+    return replace(INDIANA, limits=INDIANA.limits + limits)
 
 
 def tables(root: str | Path, **options: object) -> list[Path]:

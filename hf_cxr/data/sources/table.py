@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.rows import SUFFIXES, Row, Table, did_you_mean, only_file, read_table, split_cell
 from hf_cxr.data.study import Radiograph, Study, plain_tags
 from hf_cxr.inference.views import VIEWS
@@ -79,6 +80,11 @@ def studies(
             hint = "a row is a study: several images of one view go into one cell, separated by ;"
             raise ValueError(f"{path}: uid {study.uid!r} occurs twice ({before} and {row.place}); {hint}")
         yield study
+
+
+def collection() -> Collection:
+    """Nothing is known of it."""
+    return Collection()
 
 
 def tables(root: str | Path, **options: object) -> list[Path]:

@@ -1,0 +1,41 @@
+"""What is known of a collection as a whole: its name, licence and language. What may become public of what was made
+from it is decided in `hf_cxr.data.licences`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A published collection, or (as it stands) a user's own."""
+
+    name: str = "your own collection"
+    licence: str = "other"
+    """An identifier of the Hub, or the short name of a licence that has none there."""
+    note: str = "The licence of the source is not known to hf-cxr: check it before you share this dataset."
+    """What the licence means for the reader of the card: Markdown, a few plain sentences."""
+    language: str | None = None
+    """Of the reports, ISO 639-1; `None`: not known."""
+    limits: str = "- Those of your own collection, which hf-cxr does not know."
+    """What is known to be wrong with it, as a Markdown list."""
+    published_ids: bool = False
+    """Whether its study and patient ids are public pseudonyms, so that a push need not hash them."""
+
+
+_INDIANA_LIMITS = """\
+- From the hospitals of one region (Indiana, USA); how common findings are there says little of your patients.
+- Names, dates and much else were blanked as `XXXX` by a program, which took harmless words too ("new", "likely").
+- Half of the impressions open with "no acute …" in some wording, so one constant sentence scores well on word overlap.
+- Impressions refer to earlier films that are not here ("unchanged", "improved")."""
+INDIANA = Collection(
+    "Indiana University chest X-ray collection",
+    "cc-by-nc-nd-4.0",
+    "The reports and images are the Indiana University chest X-ray collection (Demner-Fushman et al., 2016; Open-i, "
+    "U.S. National Library of Medicine), licensed **CC BY-NC-ND 4.0**: attribution, non-commercial use, and **no "
+    "redistribution of derivatives**. This folder holds resized images and cleaned text, that is, a derivative: keep "
+    "it to yourself, use it for research, and do not publish it.",
+    "en",
+    _INDIANA_LIMITS,
+    published_ids=True,
+)
