@@ -12,10 +12,11 @@ from typing import Any
 
 from hf_cxr.data import sources, splits, view_labels
 from hf_cxr.data.schema import PAIR
-from hf_cxr.data.selection import PAIRS, REQUIRE, Selection, label_views, select
+from hf_cxr.data.selection import BOTH, FOUND, PAIRS, READABLE, REQUIRE, VIEWED, Selection, label_views, select
 from hf_cxr.data.study import StoredImage, Study
 
 ONE_SPLIT = "sharing no image across splits"
+STEPS = (FOUND, READABLE, VIEWED, BOTH, ONE_SPLIT)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def choose(
     steps: Sequence[str],
     named: Mapping[str, str] | None,
 ) -> Choice:
-    """Choose the rows and the split of each study, and continue the preparation report of `plan` by the `steps`."""
+    """Choose the rows and the split of each study, and continue the preparation report of `plan` by the `steps`, and
+    by any other of `STEPS` that a study does not pass."""
     with_images = zip(plan.studies, images, strict=True)
     selections = [select(study, read, config.pairs, config.require) for study, read in with_images]
     rejects = [
@@ -95,7 +97,8 @@ def choose(
     split_of_uid = splits.assign([plan.studies[s] for s in usable], digests, config.seed, named)
     shared = "a study in a later split has the same image"
     rejects += [{"uid": uid, "step": ONE_SPLIT, "reason": shared} for uid, split in split_of_uid.items() if not split]
-    splits.add_steps(plan.steps, steps, rejects)
+    failed = {reject["step"] for reject in rejects}
+    splits.add_steps(plan.steps, [step for step in STEPS if step in steps or step in failed], rejects)
     plan.rejects.extend(rejects)
     plan.rejects.sort(key=lambda reject: plan.order[reject["uid"]])
     kept = [s for s in usable if split_of_uid[plan.studies[s].uid]]

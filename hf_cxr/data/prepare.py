@@ -161,7 +161,7 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
     kept = [planned.studies[s] for s in choice.kept]
     for s in choice.kept:
         rows[choice.split_of_uid[planned.studies[s].uid]] += len(choice.selections[s].rows)
-        found[frozenset(view for view, _ in choice.selections[s].views)] += 1
+        found[frozenset(v for v, i in zip(VIEWS, choice.selections[s].rows[0], strict=True) if i is not None)] += 1
     return {
         "steps": planned.steps,
         "views": {"both": found[frozenset(VIEWS)]} | {f"{view} only": found[frozenset((view,))] for view in VIEWS},

@@ -18,7 +18,12 @@ PAIRS = ("best", "all")
 REQUIRE = ("any", "both")
 
 # Steps of the preparation report that are decided here.
-FOUND, READABLE, BOTH = "with image files found", "with readable images", "with both views"
+FOUND, READABLE, VIEWED, BOTH = (
+    "with image files found",
+    "with readable images",
+    "with a frontal or lateral image",
+    "with both views",
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ def label_views(studies: Iterable[Study], table: Mapping[str, str]) -> tuple[lis
 
 
 def select(study: Study, images: Sequence[StoredImage | str], pairs: str = "best", require: str = "any") -> Selection:
-    """Choose the rows of a study from its images; one that could not be read is a reason, not an image."""
+    """Choose the rows of a study from its images; one that could not be read is a reason, not an image, and one that
+    is "neither" frontal nor lateral is never chosen."""
     views = _views(study, images)
     candidates: dict[str, list[int | None]] = {}
     for view in VIEWS:
@@ -63,6 +69,8 @@ def select(study: Study, images: Sequence[StoredImage | str], pairs: str = "best
         readable.sort(key=lambda i: -views[i][1])  # stable: equals stay in the collection's order
         candidates[view] = list(readable)
     missing = [view for view in VIEWS if not candidates[view]]
+    if len(missing) == len(VIEWS):
+        return Selection(views, step=VIEWED, reason="no frontal or lateral image")
     if require == "both" and missing:
         return Selection(views, step=BOTH, reason=f"no {missing[0]} view")
     frontals, laterals = (candidates[view] or [None] for view in VIEWS)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.selection import BOTH, FOUND, READABLE, label_views, select
+from hf_cxr.data.selection import BOTH, FOUND, READABLE, VIEWED, label_views, select
 from hf_cxr.data.study import MISSING, Radiograph, StoredImage, Study
 
 READ = StoredImage(0, 1, "digest")
@@ -47,6 +47,13 @@ def test_both_views_may_be_required():
     for views, missing in ((["frontal"] * 2, "lateral"), (["lateral"], "frontal")):
         refused = select(study_of(*views), [READ] * len(views), require="both")
         assert (refused.rows, refused.step, refused.reason) == ((), BOTH, f"no {missing} view")
+
+
+def test_an_image_that_is_neither_frontal_nor_lateral_is_never_chosen():
+    assert rows("neither", "frontal", "neither", "lateral", pairs="all") == [(1, 3)]
+    assert rows("neither", None) == [(1, None)]
+    refused = select(study_of("neither", "neither"), [READ, READ])
+    assert (refused.rows, refused.step, refused.reason) == ((), VIEWED, "no frontal or lateral image")
 
 
 def test_another_image_of_the_view_stands_in_for_one_that_cannot_be_read():
