@@ -51,7 +51,7 @@ def test_both_views_may_be_required():
 
 def test_an_image_that_is_neither_frontal_nor_lateral_is_never_chosen():
     assert rows("neither", "frontal", "neither", "lateral", pairs="all") == [(1, 3)]
-    assert rows("neither", None) == [(1, None)]
+    assert rows("neither", None) == [(None, 1)]  # by its name
     refused = select(study_of("neither", "neither"), [READ, READ])
     assert (refused.rows, refused.step, refused.reason) == ((), VIEWED, "no frontal or lateral image")
 
