@@ -5,15 +5,18 @@ Records and splits are decided in `hf_cxr.data.splits`, views in `hf_cxr.data.se
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hf_cxr.data import sources, splits, view_labels
+from hf_cxr.data import sources, splits, view_tables
 from hf_cxr.data.schema import PAIR
-from hf_cxr.data.selection import BOTH, FOUND, PAIRS, READABLE, REQUIRE, VIEWED, Selection, label_views, select
+from hf_cxr.data.selection import BOTH, FOUND, PAIRS, READABLE, REQUIRE, VIEWED, Selection, select
 from hf_cxr.data.study import StoredImage, Study
+
+log = logging.getLogger(__name__)
 
 ONE_SPLIT = "sharing no image across splits"
 STEPS = (FOUND, READABLE, VIEWED, BOTH, ONE_SPLIT)
@@ -31,6 +34,7 @@ class PreparationConfig:
     seed: int = 0
     split_file: str | Path | None = None
     views: str | Path | None = None
+    view_columns: Mapping[str, str] | None = None
     pairs: str = "best"
     require: str = "any"
 
@@ -51,16 +55,21 @@ class PreparationConfig:
         """uid → split, if there is a split file."""
         return None if self.split_file is None else splits.read_split_file(self.split_file)
 
-    def plan(self, named: Container[str] | None) -> tuple[splits.Plan, int]:
-        """The records that can be used, with the views of the `views` table put in, and how many images it lacks."""
+    def plan(self, named: Container[str] | None) -> tuple[splits.Plan, dict[str, Any]]:
+        """The records that can be used, with the views of the `views` table put in, and what the preparation report
+        says of that table."""
         listed: Iterable[Study] = sources.studies(self.source, **self.options)
-        unnamed = 0
+        said: dict[str, Any] = {}
         if self.pairs == "all":
             problem = "its uid ends like that of a further pair"
             listed = (replace(study, problem=problem) if PAIR.search(study.uid) else study for study in listed)
         if self.views is not None:
-            listed, unnamed = label_views(listed, view_labels.read_view_table(self.views))
-        return splits.plan(listed, self.section, self.placeholders, named), unnamed
+            table = view_tables.read_view_table(self.views, self.view_columns)
+            listed, unnamed = view_tables.label_views(listed, table)
+            said = {"images_without_a_view_in_the_table": unnamed, "unknown_view_words": sum(table.unknown.values())}
+            if words := table.unknown_words(f"{self.views}: "):
+                log.warning(words)
+        return splits.plan(listed, self.section, self.placeholders, named), said
 
 
 @dataclass(frozen=True)

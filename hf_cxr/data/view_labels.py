@@ -11,14 +11,12 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from hf_cxr.data.archives import image_key
-from hf_cxr.data.sources.rows import read_table
 
 # How often an image is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
 # "1000_IM-0003-4004". Counted on half of the Kaggle form's uids (`benchmarks/view_labels.py --fit`).
@@ -50,8 +48,6 @@ MOST_JOINT = 8
 """Images of a study that are weighed together; of more, each is decided by itself."""
 
 _GRID = 48
-_IMAGE_COLUMNS = ("image", "filename", "file", "image_id", "imageid", "name", "path")
-_VIEW_COLUMNS = ("view", "projection", "tsne-view", "view_position", "viewposition", "view position", "label")
 # Of words in lower case, with blanks for all that is no letter.
 _PA, _AP = r"pa|poster(?:o|ior) ?anterior", r"ap|anter(?:o|ior) ?posterior"
 _FRONTAL, _LATERAL = re.compile(rf"\b(?:{_PA}|{_AP}|frontal|f)\b"), re.compile(r"\b(?:ll?|rl|lat|lateral)\b")
@@ -155,30 +151,6 @@ def pixel_evidence(image: Image.Image) -> float:
         if power > 0:
             symmetry = max(symmetry, float((part * part[:, ::-1]).sum()) / power)
     return max(-MOST, min(MOST, SLOPE * (symmetry - SYMMETRIC)))
-
-
-def read_view_table(path: str | Path) -> dict[str, str]:
-    """A table of image names and views as `image_key` → "frontal" or "lateral".
-
-    The column of names is called image, filename, imageid, …, that of views view, projection, …; PA, AP, Frontal, L,
-    LL, Lateral, … are understood, an empty view is none. Raises `ValueError` for a table without such columns, a view
-    that is neither, or an image with two different views.
-    """
-    table = read_table(path)
-    image, view = (next(filter(None, map(table.column, names)), None) for names in (_IMAGE_COLUMNS, _VIEW_COLUMNS))
-    if image is None or view is None:
-        raise ValueError(table.lacks("image" if image is None else "view"))
-    views: dict[str, str] = {}
-    for row in table.rows((image, view), ()):
-        key, said = image_key(row[image]), row[view]
-        if not key or not said:
-            continue
-        name = view_of(said).view
-        if not name:
-            raise ValueError(f"{path}, {row.place}: view {said[:20]!r} is neither frontal (PA) nor lateral (L)")
-        if views.setdefault(key, name) != name:
-            raise ValueError(f"{path}, {row.place}: image {key!r} is both frontal and lateral")
-    return views
 
 
 def _joint(evidence: Sequence[float]) -> list[float]:

@@ -16,7 +16,6 @@ from hf_cxr.data.view_labels import (
     decide_views,
     name_evidence,
     pixel_evidence,
-    read_view_table,
     view_of,
 )
 from hf_cxr.inference.views import read_radiograph, shrink
@@ -175,34 +174,3 @@ def test_name_evidence_of_an_unknown_block_is_nothing():
 )
 def test_the_words_of_the_collections_say_view_and_projection(words, means):
     assert {word: view_of(word) for word in words.split("|")} == dict.fromkeys(words.split("|"), means)
-
-
-# Tables of views
-
-
-def test_a_table_of_views_is_read_in_the_spellings_there_are(iu, tmp_path):
-    kaggle = read_view_table(iu / "indiana_projections.csv")
-    assert len(kaggle) == 7466
-    assert list(kaggle.values()).count("frontal") == 3818
-    theirs = read_view_table(iu / "nlmcxr_tsne_pa.csv.gz")
-    assert len(theirs) == 3851
-    assert list(theirs.values()).count("lateral") == 584
-    (tmp_path / "mine.csv").write_bytes("\ufeffView;Image\r\nPA;a/CXR1.dcm\r\nLATERAL;2.png\r\n;3.png\r\n".encode())
-    assert read_view_table(tmp_path / "mine.csv") == {"1": "frontal", "2": "lateral"}
-
-
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        ("image,side\n1.png,PA\n", "no column 'view'"),
-        ("uid,view\n1,PA\n", "no column 'image'"),
-        ("image,view\n1.png,upward\n", "line 2: view 'upward' is neither"),
-        ("image,view\n1.png,PA\na/1.png,L\n", "line 3: image '1' is both"),
-        ("", "empty"),
-    ],
-)
-def test_a_bad_table_of_views_is_one_clear_line(tmp_path, content, what):
-    (tmp_path / "views.csv").write_text(content)
-    with pytest.raises(ValueError, match=what) as caught:
-        read_view_table(tmp_path / "views.csv")
-    assert "\n" not in str(caught.value)
