@@ -11,18 +11,18 @@ import inspect
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import datasets
 import filelock
 from datasets import DatasetDict, DatasetInfo
 
 from hf_cxr import __version__
-from hf_cxr.data import sources
+from hf_cxr.data import sources, storage
 from hf_cxr.data.builder import build
 from hf_cxr.data.choice import PreparationConfig, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
@@ -31,6 +31,7 @@ from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.schema import FEATURES
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
+from hf_cxr.data.storage import Place
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
@@ -222,14 +223,14 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
     return {"source": config.source, "options": options, **report, "tables": tables, "versions": versions}
 
 
-def _sha256_of(tables: list[Path]) -> dict[str, str]:
+def _sha256_of(tables: Sequence[Place]) -> dict[str, str]:
     """File name → SHA-256; of very many files (Open-i's unpacked reports) one for all."""
     if len(tables) <= 10:
-        return {path.name: _sha256(path) for path in tables}
-    listing = "".join(f"{_sha256(path)}  {path.name}\n" for path in tables)  # as sha256sum prints them
+        return {Path(place).name: _sha256(place) for place in tables}
+    listing = "".join(f"{_sha256(place)}  {Path(place).name}\n" for place in tables)  # as sha256sum prints them
     return {f"{len(tables)} files": hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(place: Place) -> str:
+    with storage.open_file(place) as stream:
+        return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -260,6 +261,38 @@ def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
     rows = rows_of(tmp_path / "out", tmp_path)
     assert set(rows) == {"2", "54", "300", "905", "1000"}
     assert all(row["frontal"] and row["lateral"] for row in rows.values())
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:  # as Kaggle gives it
+        for path in (*sorted((iu / "images").glob("*.png"), reverse=True), *iu.glob("indiana_*.csv")):
+            archive.write(path, f"images/images_normalized/{path.name}" if path.suffix == ".png" else path.name)
+    prepare("kaggle", tmp_path / "packed", root=tmp_path / "archive.zip", size=64)
+    assert_same_but_for_missing(tmp_path / "out", tmp_path / "packed", "archive.zip")
+
+
+def assert_same_but_for_missing(out: Path, packed: Path, archive: str) -> None:
+    """The two folders have the same bytes, but that the reason for a missing image names the archive."""
+    names = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    assert {path.relative_to(packed) for path in packed.rglob("*") if path.is_file()} == names
+    for name in names:
+        mine = (
+            (packed / name).read_bytes().replace(f"image file missing in {archive}:".encode(), b"image file missing:")
+        )
+        theirs = (out / name).read_bytes()
+        if name.name == "prepare.json":
+            mine, theirs = ({**json.loads(said), "images_sha256": 0} for said in (mine, theirs))
+        assert mine == theirs, name
+
+
+def test_the_zip_of_a_collection_gives_the_same_bytes_as_its_folder(root, tmp_path):
+    (root / "images" / "6_Frontal.png").write_bytes(b"")
+    packed = Path(shutil.make_archive(str(tmp_path / "zip" / "archive"), "zip", root))
+    for given, out, options in ((root, "out", {}), (packed, "packed", {}), (packed.parent, "folder", {"num_proc": 2})):
+        prepare("kaggle", tmp_path / out, root=given, size=32, **options)
+    names = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(names) >= 6
+    for name in names:
+        contents = {(tmp_path / out / name).read_bytes() for out in ("out", "packed", "folder")}
+        assert len(contents) == 1, name
+    assert plan("kaggle", root=packed) == plan("kaggle", root=root)
 
 
 # The folder
