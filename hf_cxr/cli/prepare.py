@@ -24,7 +24,7 @@ def define_prepare(parser: Parser) -> None:
         "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
     )
     option = parser.option
-    option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
+    option("--root", "folder or archive of the collection; for a table, its file (no default; phantom needs none)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
     option("--plan", "only count what would be kept; no image is opened", action="store_true")
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
@@ -40,7 +40,7 @@ def define_prepare(parser: Parser) -> None:
         nargs="+",
         metavar="OURS=YOURS",
     )
-    option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
+    option("--images", "table, r2gen: folder that image paths are relative to (default: beside the table)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)

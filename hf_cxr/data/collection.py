@@ -41,6 +41,17 @@ INDIANA = Collection(
     _INDIANA_LIMITS,
     published_ids=True,
 )
+MIMIC = Collection(
+    "MIMIC-CXR",
+    "physionet-credentialed-1.5.0",
+    "The reports and images are MIMIC-CXR (Johnson et al., 2019; PhysioNet), under the **PhysioNet Credentialed "
+    "Health Data License 1.5.0**: only those who have signed its data use agreement may have access. **Do not "
+    "publish this dataset, and give nobody access to it**, nor send its texts to a service that keeps them.",
+    "en",
+    "- Patients of the emergency department of one hospital (Boston, USA), 2011 to 2016.\n"
+    "- Names, dates and more were replaced by `___`, and dates were shifted.\n"
+    "- Reports compare with earlier films, which a model does not see.",
+)
 SYNTHETIC = Collection(
     "Synthetic chest studies",
     "apache-2.0",
