@@ -26,7 +26,7 @@ def define_prepare(parser: Parser) -> None:
     option = parser.option
     option("--root", "folder or archive of the collection; for a table, its file (no default; phantom needs none)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
-    option("--plan", "only count what would be kept; no image is opened", action="store_true")
+    option("--plan", "only count what would be kept, and check --out; no image is opened", action="store_true")
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
     option("--size", "longer side of a stored image in pixels", type=count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
@@ -58,19 +58,20 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
+    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "size", "overwrite")
     for name in ("columns", "view_columns"):
         if words := getattr(options, name):
             given[name] = _pairs_of(words, name)
     if options.plan:
-        preparation = plan(options.source, **given)
+        preparation = plan(options.source, out=options.out, **given)
         print(format_preparation(preparation))
         print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in preparation["views"].items()))
-        print_next("the same with --out FOLDER, without --plan")
+        print(f"on disk: about {preparation['disk_needed'] / 1e9:,.2f} GB")
+        print_next("the same " + ("with --out FOLDER, " if options.out is None else "") + "without --plan")
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
-    given |= chosen(options, "size", "num_proc", "overwrite")
+    given |= chosen(options, "num_proc")
     print(format_preparation(prepare(options.source, options.out, **given)))
     recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
     print_next(

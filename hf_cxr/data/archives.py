@@ -83,12 +83,6 @@ def names(path: str | Path) -> list[str]:
     return [name for name, _ in _walk(Path(path))]
 
 
-def open_member(path: Path, name: str) -> IO[bytes]:
-    """One file of a zip, open for reading, with `seek`; `KeyError` if there is no such file."""
-    with zipfile.ZipFile(path) as archive:  # its file stays open as long as the member is
-        return archive.open(name)
-
-
 def members(path: str | Path, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, bytes]]:
     """The files of an archive in its own order: (name, content), in one pass, one content in memory at a time.
 

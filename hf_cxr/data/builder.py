@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_cxr.data import provenance, splits
+from hf_cxr.data.checks import check_disk
 from hf_cxr.data.choice import ONE_SPLIT, PreparationConfig, choose, patients_known
 from hf_cxr.data.images import read_images
 from hf_cxr.data.leakage import text_overlap
@@ -38,6 +39,7 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
     """
     named = config.named_splits()
     plan, about_views = config.plan(named)
+    check_disk(plan.studies, config.size, folder)
     (folder / "data").mkdir(parents=True)
     store = folder / "images.bin"
     images = read_images(plan.studies, config.size, store, num_proc)

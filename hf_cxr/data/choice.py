@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,9 @@ class PreparationConfig:
         """uid → split, if there is a split file."""
         return None if self.split_file is None else splits.read_split_file(self.split_file)
 
-    def plan(self, named: Container[str] | None) -> tuple[splits.Plan, dict[str, Any]]:
+    def plan(self, named: Mapping[str, str] | None) -> tuple[splits.Plan, dict[str, Any]]:
         """The records that can be used, with the views of the `views` table put in, and what the preparation report
-        says of that table."""
+        says of that table. `ValueError` if their splits cannot be kept, whatever their images will be."""
         listed: Iterable[Study] = sources.studies(self.source, **self.options)
         said: dict[str, Any] = {}
         if self.pairs == "all":
@@ -69,7 +70,9 @@ class PreparationConfig:
             said = {"images_without_a_view_in_the_table": unnamed, "unknown_view_words": sum(table.unknown.values())}
             if words := table.unknown_words(f"{self.views}: "):
                 log.warning(words)
-        return splits.plan(listed, self.section, self.placeholders, named), said
+        made = splits.plan(listed, self.section, self.placeholders, named)
+        splits.assign(made.studies, defaultdict(tuple), self.seed, named)
+        return made, said
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from datasets import DatasetDict
 from hf_cxr import __version__
 from hf_cxr.data import sources, storage
 from hf_cxr.data.builder import build
+from hf_cxr.data.checks import check_disk, check_output, disk_needed
 from hf_cxr.data.choice import PreparationConfig, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
 from hf_cxr.data.prepared import read_splits
@@ -32,7 +33,7 @@ from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.data.storage import Place
 from hf_cxr.data.study import StoredImage
-from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
+from hf_cxr.utils.files import commit, json_object, staging_folder
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
@@ -143,22 +144,32 @@ def prepare(
 
 
 @_with_settings
-def plan(source: str, **options: Any) -> dict[str, Any]:
+def plan(source: str, *, out: str | Path | None = None, overwrite: bool = False, **options: Any) -> dict[str, Any]:
     """What `prepare` would keep if every image were there and readable; opens tables only and writes nothing.
+
+    It fails where `prepare` would fail before it opens an image: unknown splits, a patient in two splits, columns that
+    are missing and, with `out`, a folder that may not be written or a disk that is too small.
 
     Args:
         source: One of `hf_cxr.data.sources.SOURCES`.
-        options: Those of `prepare`, but for `size`, `num_proc` and `overwrite`.
+        out: The folder that `prepare` is to make, if that is to be checked.
+        overwrite: As in `prepare`.
+        options: Those of `prepare`, but for `num_proc`.
 
     Returns:
         `steps`, `splits`, `studies` and what is known of patients as `prepare` does, and `views`: how many studies
-        have both, or only one of them. Views that the collection does not name are decided by names alone.
+        have both, or only one of them. Views that the collection does not name are decided by names alone. Besides,
+        `disk_needed`: about how many bytes.
     """
     if "demand_images" in sources.takes(source):
         options["demand_images"] = False
     config = _config(source, options)
+    if out is not None:
+        check_output(out := Path(out).resolve(), _read_places(config), overwrite)
     named = config.named_splits()
     planned, about_views = config.plan(named)
+    if out is not None:
+        check_disk(planned.studies, config.size, Path(out))
     unseen = [[StoredImage(0, 0, "")] * len(study.images) for study in planned.studies]
     choice = choose(config, planned, unseen, [BOTH] if config.require == "both" else [], named)
     rows, found = Counter[str](), Counter[frozenset[str]]()
@@ -173,6 +184,7 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
         "studies": dict(Counter(choice.split_of_uid[study.uid] for study in kept)),
         **patients_known(kept, choice.split_of_uid),
         **about_views,
+        "disk_needed": disk_needed(planned.studies, config.size)[0],
     }
 
 
@@ -188,11 +200,16 @@ def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
     return replace(config, options=options)
 
 
+def _read_places(config: PreparationConfig) -> list[Any]:
+    """The files and folders that a preparation reads."""
+    return [config.split_file, config.views, *(config.options.get(name) for name in sorted(PLACES))]
+
+
 def _prepare(config: PreparationConfig, out: Path, num_proc: int, overwrite: bool = False) -> dict[str, Any]:
     """Make the dataset folder: Parquet files, manifest, card."""
     if num_proc < 1:
         raise ValueError(f"num_proc must be at least 1; got {num_proc}")
-    check = functools.partial(check_free, out, "a prepared dataset", "prepare.json", overwrite=overwrite)
+    check = functools.partial(check_output, out, _read_places(config), overwrite=overwrite)
     check()
     with staging_folder(out) as staging:
         folder = staging / "dataset"

@@ -6,13 +6,12 @@ into a zip (`archive.zip/images/1.png`)."""
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import IO, Any, cast
-
-from hf_cxr.data import archives
 
 Place = str | Path
 
@@ -45,8 +44,8 @@ def open_file(place: Place) -> IO[bytes]:
     """The file, open for reading, with `seek`; `OSError` with the place in it where it cannot be read."""
     if not is_url(place):
         if inside := in_zip(place):
-            with suppress(KeyError):
-                return archives.open_member(*inside)
+            with suppress(KeyError), zipfile.ZipFile(inside[0]) as archive:
+                return archive.open(inside[1])  # the zip stays open as long as it is
         return Path(place).open("rb")
     system, path = _system(place)
     try:
@@ -58,7 +57,7 @@ def open_file(place: Place) -> IO[bytes]:
 def is_file(place: Place) -> bool:
     """Whether there is such a file."""
     if not is_url(place):
-        return inside[1] in archives.names(inside[0]) if (inside := in_zip(place)) else Path(place).is_file()
+        return inside[1] in _zipped(inside[0]) if (inside := in_zip(place)) else Path(place).is_file()
     system, path = _system(place)
     return bool(system.isfile(path))
 
@@ -97,7 +96,7 @@ def names(folder: Place) -> list[str]:
         listed: Iterable[str] = files(folder) if is_folder(folder) else ()
     elif inside := in_zip(Path(folder, "-")):
         start = inside[1].removesuffix("-")
-        listed = (name.removeprefix(start) for name in archives.names(inside[0]) if name.startswith(start))
+        listed = (name.removeprefix(start) for name in _zipped(inside[0]) if name.startswith(start))
     elif Path(folder).is_dir():
         with os.scandir(folder) as entries:
             listed = [entry.name for entry in entries if entry.is_file()]
@@ -112,6 +111,14 @@ def in_zip(place: Place) -> tuple[Path, str] | None:
         return None
     archive = next((p for p in Path(place).parents if p.suffix.lower() == ".zip" and p.is_file()), None)
     return None if archive is None else (archive, Path(place).relative_to(archive).as_posix())
+
+
+def _zipped(archive: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        raise ValueError(f"{archive}: a damaged zip, or none") from None
 
 
 def matches(pattern: Place) -> list[Place]:
