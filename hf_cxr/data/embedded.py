@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_cxr.data.storage import Place, as_place, is_url, open_file
-from hf_cxr.data.study import Embedded
+from hf_cxr.data.storage import Embedded, Place, as_place, is_url, open_file
 
 IMAGES_AT_ONCE = 8  # in memory
 DAMAGE = (pa.ArrowException, UnicodeDecodeError, OSError)

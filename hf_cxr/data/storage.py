@@ -6,11 +6,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import IO, Any, cast
 
 Place = str | Path
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An image that lies in a cell of a table."""
+
+    table: str
+    """Path or address of a Parquet file (`hf_cxr.data.embedded` reads it)."""
+    row: int  # from 0
+    column: str
+    item: int = 0  # of a cell that holds several
 
 
 def is_url(place: Place) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_cxr.data.storage import Embedded
 from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
 from hf_cxr.inference.targets import sentences
 
@@ -30,17 +31,6 @@ class Archived:
     archive: Path
     key: str
     others: tuple[Path, ...] = ()  # further archives to look in, in this order, where it is not in the first
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """An image that lies in a cell of a table."""
-
-    table: str
-    """Path or address of a table, or what `hf_cxr.data.embedded` knows to read."""
-    row: int  # from 0
-    column: str
-    item: int = 0  # of a cell that holds several
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 from hf_cxr.data import storage
 from hf_cxr.data.sources.text_tables import TEXT_SUFFIXES, kind_of, open_text
-from hf_cxr.data.storage import Place
-from hf_cxr.data.study import Embedded
+from hf_cxr.data.storage import Embedded, Place
 
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 """The kinds of tables, known by the name alone; all but Parquet may be gzipped (`.csv.gz`) or zipped (`.csv.zip`)."""
