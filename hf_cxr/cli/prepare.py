@@ -30,7 +30,8 @@ def define_prepare(parser: Parser) -> None:
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
     option("--size", "longer side of a stored image in pixels", type=count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
-    option("--views", "CSV with columns image and view (default: what the collection says)")
+    option("--views", "table with columns of image names and of views (default: what the collection says)")
+    option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
     option(
@@ -58,8 +59,9 @@ def run_prepare(options: argparse.Namespace) -> None:
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
     given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
-    if options.columns:
-        given["columns"] = _pairs_of(options.columns)
+    for name in ("columns", "view_columns"):
+        if words := getattr(options, name):
+            given[name] = _pairs_of(words, name)
     if options.plan:
         preparation = plan(options.source, **given)
         print(format_preparation(preparation))
@@ -77,12 +79,12 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
 
 
-def _pairs_of(words: Sequence[str]) -> dict[str, str]:
+def _pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
     """["frontal=PA file"] → {"frontal": "PA file"}"""
     pairs = {}
     for word in words:
         ours, equals, yours = word.partition("=")
         if not equals:
-            raise ValueError(f"--columns {word}: expected OURS=YOURS, as in frontal=pa_file")
+            raise ValueError(f"--{option.replace('_', '-')} {word}: expected OURS=YOURS, as in frontal=pa_file")
         pairs[ours.strip()] = yours.strip()
     return pairs

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -81,6 +82,15 @@ def files(folder: Place) -> Iterator[str]:
         start = os.path.relpath(at, folder)
         prefix = "" if start == "." else start.replace(os.sep, "/") + "/"
         yield from (prefix + name for name in sorted(names))
+
+
+def matches(pattern: Place) -> list[Place]:
+    """The files that a pattern with "*" names, sorted."""
+    if not is_url(pattern):
+        found = glob(str(pattern), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        return sorted(path for path in map(Path, found) if path.is_file())
+    system, path = _system(pattern)
+    return [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
 
 
 def _system(place: Place) -> tuple[Any, str]:
