@@ -84,6 +84,7 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         "splits": {name: len(part) for name, part in rows.items()},
         "studies": {name: split_names.count(name) for name in rows},
         "images": uses,
+        "placeholders": dict(plan.placeholders),
         "patients_tied_by_an_image": splits.tied_patients(kept, choice.digests),
         **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),

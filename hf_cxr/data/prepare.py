@@ -117,7 +117,8 @@ def prepare(
 
     Returns:
         The preparation report, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`),
-        `splits` (name → rows), `studies` (name → studies), `images` (use → images), `studies_without_a_patient`,
+        `splits` (name → rows), `studies` (name → studies), `images` (use → images), `placeholders` (kind → how
+        many there are in the texts as published), `collection`, `studies_without_a_patient`,
         `likely_patient_columns` (those of a table that seem to name the patient and are not read as that),
         `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`, `versions`. `format_preparation`
         prints it.
