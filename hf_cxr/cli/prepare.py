@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_cxr.cli.options import Parser, chosen, count
 from hf_cxr.cli.terminal import command, print_next
+from hf_cxr.data.sources import preset
 from hf_cxr.utils.places import missing
 
 PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # of hf_cxr.data.selection, whose import would be slow
@@ -36,10 +38,11 @@ def define_prepare(parser: Parser) -> None:
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
     option(
         "--columns",
-        "table only: names of its columns, as in frontal=pa_file (default: ours)",
+        f"table only: names of its columns, as in frontal=pa_file; ours, the default: {', '.join(preset.COLUMNS)}",
         nargs="+",
         metavar="OURS=YOURS",
     )
+    option("--preset", f"table only: a published collection ({', '.join(preset.names())}), or a YAML file of yours")
     option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
@@ -53,12 +56,12 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.sources import reader
 
     reader(options.source)
-    if options.root and not Path(options.root).exists():
+    if options.root and not re.search(r"\*|://", options.root) and not Path(options.root).exists():
         raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
+    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "preset")
     for name in ("columns", "view_columns"):
         if words := getattr(options, name):
             given[name] = _pairs_of(words, name)

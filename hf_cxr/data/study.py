@@ -55,6 +55,8 @@ class Radiograph:
     """What preparation reports and messages call it: the file name."""
     projection: str = ""
     """"PA" or "AP" where the collection says so, of a frontal image."""
+    searched: str = ""
+    """Where it was looked for in vain, as a message says it."""
 
     @property
     def label(self) -> str:
