@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_cxr.cli.options import Parser, chosen, count
 from hf_cxr.cli.terminal import command, print_next
+from hf_cxr.data.sources import preset
 from hf_cxr.utils.places import missing
 
 PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # of hf_cxr.data.selection, whose import would be slow
@@ -30,15 +32,17 @@ def define_prepare(parser: Parser) -> None:
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
     option("--size", "longer side of a stored image in pixels", type=count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
-    option("--views", "CSV with columns image and view (default: what the collection says)")
+    option("--views", "table with columns of image names and of views (default: what the collection says)")
+    option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
     option(
         "--columns",
-        "table only: names of its columns, as in frontal=pa_file (default: ours)",
+        f"table only: names of its columns, as in frontal=pa_file; ours, the default: {', '.join(preset.COLUMNS)}",
         nargs="+",
         metavar="OURS=YOURS",
     )
+    option("--preset", f"table only: a published collection ({', '.join(preset.names())}), or a YAML file of yours")
     option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
@@ -52,14 +56,15 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.sources import reader
 
     reader(options.source)
-    if options.root and not Path(options.root).exists():
+    if options.root and not re.search(r"\*|://", options.root) and not Path(options.root).exists():
         raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
-    if options.columns:
-        given["columns"] = _pairs_of(options.columns)
+    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "preset")
+    for name in ("columns", "view_columns"):
+        if words := getattr(options, name):
+            given[name] = _pairs_of(words, name)
     if options.plan:
         preparation = plan(options.source, **given)
         print(format_preparation(preparation))
@@ -77,12 +82,12 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
 
 
-def _pairs_of(words: Sequence[str]) -> dict[str, str]:
+def _pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
     """["frontal=PA file"] → {"frontal": "PA file"}"""
     pairs = {}
     for word in words:
         ours, equals, yours = word.partition("=")
         if not equals:
-            raise ValueError(f"--columns {word}: expected OURS=YOURS, as in frontal=pa_file")
+            raise ValueError(f"--{option.replace('_', '-')} {word}: expected OURS=YOURS, as in frontal=pa_file")
         pairs[ours.strip()] = yours.strip()
     return pairs

@@ -129,7 +129,7 @@ def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
 
 
 def _not_found(radiograph: Radiograph) -> str:
-    places = " or ".join(archive.name for archive in _archives(radiograph))
+    places = " or ".join(archive.name for archive in _archives(radiograph)) or radiograph.searched
     return f"{MISSING}{f' in {places}' if places else ''}: {radiograph.label}"
 
 
