@@ -23,10 +23,11 @@ def define_prepare(parser: Parser) -> None:
     parser.add_argument(
         "source",
         help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
-        "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
+        "Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic collection, needs "
+        "no --root)",
     )
     option = parser.option
-    option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
+    option("--root", "folder of the collection; for a table, its file; of the Hub, user/dataset (no default)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
     option("--plan", "only count what would be kept; no image is opened", action="store_true")
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
@@ -43,6 +44,8 @@ def define_prepare(parser: Parser) -> None:
         metavar="OURS=YOURS",
     )
     option("--preset", f"table only: a published collection ({', '.join(preset.names())}), or a YAML file of yours")
+    option("--revision", "hub only: branch, tag or commit (default: the main branch)")
+    option("--config", "hub only: the configuration, of a dataset with several (no default)")
     option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
@@ -56,12 +59,15 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.sources import reader
 
     reader(options.source)
-    if options.root and not re.search(r"\*|://", options.root) and not Path(options.root).exists():
+    elsewhere = options.source == "hub" or re.search(r"\*|://", options.root or "")
+    if options.root and not elsewhere and not Path(options.root).exists():
         raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "preset")
+    given |= chosen(
+        options, "root", "num_studies", "placeholders", "images", "encoding", "preset", "revision", "config"
+    )
     for name in ("columns", "view_columns"):
         if words := getattr(options, name):
             given[name] = _pairs_of(words, name)

@@ -31,6 +31,7 @@ from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.schema import FEATURES
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
+from hf_cxr.data.storage import is_url
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
@@ -183,8 +184,9 @@ def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
     # A source that draws its studies takes the same seed and size.
     options: dict[str, Any] = {key: getattr(config, key) for key in ("seed", "size") if key in sources.takes(source)}
     options |= {name: value for name, value in arguments.items() if name not in names and value is not None}
+    options = sources.pinned(source, options)
     for name in PLACES & set(options):
-        options[name] = str(Path(options[name]).absolute())
+        options[name] = options[name] if is_url(options[name]) else str(Path(options[name]).absolute())
     return replace(config, options=options)
 
 

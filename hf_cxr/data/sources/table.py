@@ -89,7 +89,14 @@ def studies(
     base = parent(files[0]) if images is None else as_place(images)
     if not is_folder(base):
         raise FileNotFoundError(f"{base}: no such folder of images")
-    table = read_table(place, encoding)
+    return of_table(read_table(place, encoding), base, columns, preset)
+
+
+def of_table(
+    table: Table, base: Place, columns: Mapping[str, str] | None = None, preset: str | Path | None = None
+) -> Iterator[Study]:
+    """`studies` of a table that is open already, with relative paths of images from the folder `base`."""
+    known = Preset() if preset is None else read_preset(preset)
     return _Reader(table, known, base, columns or {}, own_names=preset is None).studies()
 
 
