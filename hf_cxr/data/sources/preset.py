@@ -161,7 +161,7 @@ def _preset(given: Any, place: str) -> Preset:
         if said not in VIEW_WORDS:
             raise ValueError(f"{place}, views: {word!r} is {said!r}, none of {', '.join(VIEW_WORDS)}")
     facts = {name: given[name] for name in _FACTS & set(given)}
-    for name, value in facts.items() | {("tables", given.get("tables", "")), ("document", given.get("document", ""))}:
+    for name, value in (facts | {name: given.get(name, "") for name in ("tables", "document")}).items():
         kind = bool if name == "published_ids" else str
         if not isinstance(value, kind):
             raise ValueError(f"{place}: {name} must be {'true or false' if kind is bool else 'a text'}; got {value!r}")
