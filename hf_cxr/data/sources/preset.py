@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,13 @@ def bind(name: str, ways: Sequence[Way], table: Table, needed: bool) -> Field | 
         return None
     columns = tuple(dict.fromkeys(column for _, found in bound for column in found.values()))
     plain = columns[0] if len(ways) == 1 and not ways[0].pattern and not _FIELD.search(ways[0].source) else None
-    return Field(
-        bound[0][0].source,
-        columns,
-        lambda row: next((text for way, found in bound if (text := _read(row, way, found))), ""),
-        plain,
-    )
+    if plain:
+        return Field(plain, columns, itemgetter(plain), plain)
+
+    def read(row: Row) -> str:
+        return next((text for way, found in bound if (text := _read(row, way, found))), "")
+
+    return Field(bound[0][0].source, columns, read)
 
 
 def _read(row: Row, way: Way, found: Mapping[str, str]) -> str:

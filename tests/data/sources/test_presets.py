@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 import yaml
+from helpers import ROOT
 
 from hf_cxr.cli.parser import main
 from hf_cxr.data.sources import preset, table
@@ -127,6 +129,22 @@ empty: [kein Befund]
 placeholders: ["#NAME#"]
 labels: [Edema, Mass]
 """
+
+
+def test_the_preset_that_the_documentation_shows_can_be_read(tmp_path):
+    (shown,) = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "collections.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
+    (tmp_path / "t.csv").write_text(
+        "case_number,patient_pseudonym,folder,file,path,position,position_dicom,beurteilung,befund,Erguss,Stauung\n"
+        "1,p1,a,7,/x/20240131/y,,Thorax seitlich,#NAME# gesund.,kein Befund vorhanden,1,-1\n",
+        encoding="utf-8",
+    )
+    (study,) = table.studies(tmp_path / "t.csv", preset=tmp_path / "mine.yaml")
+    assert [(image.name, image.view) for image in study.images] == [("7.dcm", "lateral")]
+    assert (study.impression, study.findings, study.tags) == ("XXXX gesund.", "", ("erguss",))
+    assert (study.uncertain, study.time, study.patient) == (("stauung",), "20240131".zfill(14), "p1")
 
 
 def own(tmp_path: Path, text: str = OWN) -> Path:
