@@ -217,7 +217,8 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
     options = {name: getattr(config, name) for name in names}
     for name in ("split_file", "views"):
         options[name] = Path(path).name if (path := getattr(config, name)) else None
-    options["source_options"] = {name: value for name, value in config.options.items() if name not in PLACES}
+    own = {name: value for name, value in config.options.items() if name not in PLACES}
+    options["source_options"] = own | ({"preset": Path(own["preset"]).name} if "preset" in own else {})
     versions = {"hf-cxr": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("datasets", "pyarrow", "pillow", "numpy")}
     tables = _sha256_of(sources.tables(config.source, **config.options))

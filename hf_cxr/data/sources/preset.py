@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,13 @@ def bind(name: str, ways: Sequence[Way], table: Table, needed: bool) -> Field | 
         return None
     columns = tuple(dict.fromkeys(column for _, found in bound for column in found.values()))
     plain = columns[0] if len(ways) == 1 and not ways[0].pattern and not _FIELD.search(ways[0].source) else None
-    return Field(
-        bound[0][0].source,
-        columns,
-        lambda row: next((text for way, found in bound if (text := _read(row, way, found))), ""),
-        plain,
-    )
+    if plain:
+        return Field(plain, columns, itemgetter(plain), plain)
+
+    def read(row: Row) -> str:
+        return next((text for way, found in bound if (text := _read(row, way, found))), "")
+
+    return Field(bound[0][0].source, columns, read)
 
 
 def _read(row: Row, way: Way, found: Mapping[str, str]) -> str:
@@ -161,7 +163,7 @@ def _preset(given: Any, place: str) -> Preset:
         if said not in VIEW_WORDS:
             raise ValueError(f"{place}, views: {word!r} is {said!r}, none of {', '.join(VIEW_WORDS)}")
     facts = {name: given[name] for name in _FACTS & set(given)}
-    for name, value in facts.items() | {("tables", given.get("tables", "")), ("document", given.get("document", ""))}:
+    for name, value in (facts | {name: given.get(name, "") for name in ("tables", "document")}).items():
         kind = bool if name == "published_ids" else str
         if not isinstance(value, kind):
             raise ValueError(f"{place}: {name} must be {'true or false' if kind is bool else 'a text'}; got {value!r}")

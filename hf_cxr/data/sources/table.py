@@ -18,7 +18,7 @@ from pathlib import Path
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.image_files import ImageFiles
 from hf_cxr.data.sources.preset import COLUMNS, NEEDED, Field, Preset, bind, read_preset, ways_of
-from hf_cxr.data.sources.rows import ImageCell, Row, Table, did_you_mean, read_table, split_cell, table_files
+from hf_cxr.data.sources.rows import EMPTY, ImageCell, Row, Table, did_you_mean, read_table, split_cell, table_files
 from hf_cxr.data.sources.sections import sections
 from hf_cxr.data.storage import Place, as_place, is_folder, is_url, join, parent
 from hf_cxr.data.study import TEXTS, Embedded, Radiograph, Study, plain_tags
@@ -291,7 +291,8 @@ class _Reader:
         words = said.split("\n") if "\n" in said else split_cell(said) if number > 1 else [said]
         if self.kind == "image" and len(words) == 1:
             words *= number
-        return [self._word(word) for word in words] if len(words) == number else [ViewWord(None)] * number
+        known = len(words) == number
+        return [self._word("" if word in EMPTY else word) for word in words] if known else [ViewWord(None)] * number
 
     def _word(self, said: str) -> ViewWord:
         ours = self.preset.views.get(said.lower(), said)
