@@ -52,7 +52,9 @@ def define_prepare(parser: Parser) -> None:
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
     option("--num-studies", "phantom only: how many studies (default: 5000)", type=count)
     option("--num-proc", "processes that read images", type=count, default=1)
-    option("--overwrite", "replace a prepared dataset in --out", action="store_true")
+    option("--scheduler", "address of a Dask scheduler whose workers read images (default: this machine reads them)")
+    option("--resume", "go on where an interrupted run into --out stopped", action="store_true")
+    option("--overwrite", "replace a prepared dataset, or an interrupted run, in --out", action="store_true")
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -79,7 +81,7 @@ def run_prepare(options: argparse.Namespace) -> None:
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
-    given |= chosen(options, "size", "num_proc", "overwrite")
+    given |= chosen(options, "size", "num_proc", "scheduler", "resume", "overwrite")
     print(format_preparation(prepare(options.source, options.out, **given)))
     recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
     print_next(
