@@ -22,9 +22,10 @@ from PIL import features
 
 from hf_cxr import __version__
 from hf_cxr.data import archives, storage
+from hf_cxr.data.embedded import embedded_images
 from hf_cxr.data.scheduler import Key, Workers, in_order
 from hf_cxr.data.store import Store
-from hf_cxr.data.study import MISSING, Archived, Radiograph, StoredImage, Study
+from hf_cxr.data.study import MISSING, Archived, Embedded, Radiograph, StoredImage, Study
 from hf_cxr.data.view_labels import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 
@@ -80,6 +81,7 @@ def read_images(
 def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
     """What is to be read: first the images that lie open, then each archive and each table in one pass."""
     wanted: dict[Path, dict[str, list[Key]]] = {}
+    tables: dict[str, dict[Embedded, list[Key]]] = {}
     for s, study in enumerate(studies):
         for i, radiograph in enumerate(study.images):
             source = radiograph.source
@@ -87,6 +89,8 @@ def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterato
                 continue
             if isinstance(source, Archived):
                 wanted.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
+            elif isinstance(source, Embedded):
+                tables.setdefault(source.table, {}).setdefault(source, []).append((s, i))
             elif not isinstance(source, (str, Path)) or storage.is_url(source) or _is_there(source):
                 yield (s, i), (source, radiograph.label, radiograph.view is None, size)
     while wanted:
@@ -101,6 +105,11 @@ def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterato
                 places = _archives(studies[s].images[i])
                 for place in places[places.index(archive) + 1 :][:1]:
                     wanted.setdefault(place, {}).setdefault(name, []).append((s, i))
+    for table, images in tables.items():
+        for image, content in embedded_images(table, images):
+            for s, i in images[image]:
+                radiograph = studies[s].images[i]
+                yield (s, i), (content, radiograph.label, radiograph.view is None, size)
 
 
 def _is_there(path: str | Path) -> bool:
