@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_cxr.cli.options import Parser, chosen, count
 from hf_cxr.cli.terminal import command, print_next
+from hf_cxr.data.sources import preset
 from hf_cxr.utils.places import missing
 
 PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # of hf_cxr.data.selection, whose import would be slow
@@ -21,10 +23,13 @@ def define_prepare(parser: Parser) -> None:
     parser.add_argument(
         "source",
         help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
-        "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
+        "Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic collection, needs "
+        "no --root)",
     )
     option = parser.option
-    option("--root", "folder or archive of the collection; for a table, its file (no default; phantom needs none)")
+    option(
+        "--root", "folder or archive of the collection; for a table, its file; of the Hub, user/dataset (no default)"
+    )
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
     option("--plan", "only count what would be kept, and check --out; no image is opened", action="store_true")
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
@@ -36,29 +41,38 @@ def define_prepare(parser: Parser) -> None:
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
     option(
         "--columns",
-        "table only: names of its columns, as in frontal=pa_file (default: ours)",
+        f"table only: names of its columns, as in frontal=pa_file; ours, the default: {', '.join(preset.COLUMNS)}",
         nargs="+",
         metavar="OURS=YOURS",
     )
+    option("--preset", f"table only: a published collection ({', '.join(preset.names())}), or a YAML file of yours")
+    option("--revision", "hub only: branch, tag or commit (default: the main branch)")
+    option("--config", "hub only: the configuration, of a dataset with several (no default)")
     option("--images", "table, r2gen: folder that image paths are relative to (default: beside the table)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
     option("--num-studies", "phantom only: how many studies (default: 5000)", type=count)
     option("--num-proc", "processes that read images", type=count, default=1)
-    option("--overwrite", "replace a prepared dataset in --out", action="store_true")
+    option("--scheduler", "address of a Dask scheduler whose workers read images (default: this machine reads them)")
+    option("--resume", "go on where an interrupted run into --out stopped", action="store_true")
+    option("--overwrite", "replace a prepared dataset, or an interrupted run, in --out", action="store_true")
 
 
 def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.sources import reader
 
     reader(options.source)
-    if options.root and not Path(options.root).exists():
+    elsewhere = options.source == "hub" or re.search(r"\*|://", options.root or "")
+    if options.root and not elsewhere and not Path(options.root).exists():
         raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "size", "overwrite")
+    given |= chosen(
+        options, "root", "num_studies", "placeholders", "images", "encoding", "preset", "revision", "config"
+    )
+    given |= chosen(options, "size", "overwrite")
     for name in ("columns", "view_columns"):
         if words := getattr(options, name):
             given[name] = _pairs_of(words, name)
@@ -71,7 +85,7 @@ def run_prepare(options: argparse.Namespace) -> None:
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
-    given |= chosen(options, "num_proc")
+    given |= chosen(options, "num_proc", "scheduler", "resume")
     print(format_preparation(prepare(options.source, options.out, **given)))
     recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
     print_next(
