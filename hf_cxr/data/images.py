@@ -28,7 +28,7 @@ from hf_cxr.data.study import MISSING, Archived, Radiograph, StoredImage, Study
 from hf_cxr.data.view_labels import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 
-KILLED = "the process that read it was killed, twice (out of memory?)"
+KILLED = "every process that read it was killed (out of memory?)"
 
 
 @functools.cache

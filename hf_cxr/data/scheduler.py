@@ -172,7 +172,7 @@ def _cluster(address: str) -> Iterator[Workers]:
     except ImportError as error:
         raise ImportError(f"a scheduler needs Dask (pip install 'hf-cxr[cluster]'): {error}") from None
     try:
-        client = Client(address, timeout=WAIT, set_as_default=False)
+        client = Client(address, timeout=WAIT)
     except (OSError, ValueError) as error:  # ValueError: no such protocol
         raise OSError(f"{address}: no Dask scheduler answers there ({' '.join(str(error).split())})") from None
     with client:
@@ -188,24 +188,36 @@ def _dask(client: Any, address: str) -> Workers:
     what waited at that worker too; so what it gives up is done once more with nothing of ours beside it."""
     from distributed import KilledWorker, wait
 
-    unfinished: dict[Any, None] = {}
+    waiting: dict[Any, None] = {}
+    fetched: dict[Any, Any] = {}
     counted = [0.0, 0]  # when, and how many threads
 
-    def submit(function: Callable[..., Any], *arguments: Any) -> Result:
-        def start() -> Any:
-            future = client.submit(function, *arguments, pure=False)
-            unfinished[future] = None
-            return future
+    def start(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        future = client.submit(function, *arguments, pure=False)
+        waiting[future] = None
+        return future
 
-        first = start()
+    def outcome(future: Any) -> Any:
+        if not future.done():
+            wait([future])
+        if future in waiting and future.status == "finished":  # and with it all others that are, in one go
+            done = [other for other in waiting if other.status == "finished"]
+            fetched.update(zip(done, client.gather(done), strict=True))
+            for other in done:
+                del waiting[other]
+        waiting.pop(future, None)
+        return fetched.pop(future) if future in fetched else future.result()
+
+    def submit(function: Callable[..., Any], *arguments: Any) -> Result:
+        first = start(function, arguments)
 
         def result() -> Any:
             try:
                 with suppress(KilledWorker):
                     return outcome(first)
-                wait(list(unfinished))
+                wait(list(waiting))
                 with suppress(KilledWorker):
-                    return outcome(start())
+                    return outcome(start(function, arguments))
                 return None
             except ImportError as error:
                 raise OSError(f"a worker of {address} cannot read images: {error}") from None
@@ -213,12 +225,6 @@ def _dask(client: Any, address: str) -> Workers:
                 raise OSError(f"{address}: the scheduler is gone") from None
 
         return result
-
-    def outcome(future: Any) -> Any:
-        try:
-            return future.result()
-        finally:
-            del unfinished[future]
 
     def ahead() -> int:
         if time.monotonic() - counted[0] > 1:  # workers come and go
