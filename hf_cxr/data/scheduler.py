@@ -4,6 +4,7 @@ results in the order of the jobs. What a job is lives in `hf_cxr.data.images`.""
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import signal
 import sys
@@ -171,6 +172,7 @@ def _cluster(address: str) -> Iterator[Workers]:
         from distributed import Client
     except ImportError as error:
         raise ImportError(f"a scheduler needs Dask (pip install 'hf-cxr[cluster]'): {error}") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would bury our one line in tracebacks
     try:
         client = Client(address, timeout=WAIT)
     except (OSError, ValueError) as error:  # ValueError: no such protocol
@@ -187,6 +189,7 @@ def _dask(client: Any, address: str) -> Workers:
     """Dask itself does again what a worker was killed over (`distributed.scheduler.allowed-failures` times). It counts
     what waited at that worker too; so what it gives up is done once more with nothing of ours beside it."""
     from distributed import KilledWorker, wait
+    from distributed.comm import CommClosedError
 
     waiting: dict[Any, None] = {}
     fetched: dict[Any, Any] = {}
@@ -221,14 +224,15 @@ def _dask(client: Any, address: str) -> Workers:
                 return None
             except ImportError as error:
                 raise OSError(f"a worker of {address} cannot read images: {error}") from None
-            except CancelledError:
+            except (CancelledError, CommClosedError):
                 raise OSError(f"{address}: the scheduler is gone") from None
 
         return result
 
     def ahead() -> int:
         if time.monotonic() - counted[0] > 1:  # workers come and go
-            counted[:] = time.monotonic(), sum(client.nthreads().values())
+            with suppress(OSError):  # then a result tells that it is gone
+                counted[:] = time.monotonic(), sum(client.nthreads().values())
         return AHEAD * max(1, int(counted[1]))
 
     return Workers(submit, ahead, remote=True)

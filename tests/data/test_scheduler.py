@@ -144,3 +144,27 @@ def test_results_come_in_order_and_few_jobs_are_taken_ahead(num_proc):
 def test_an_error_in_another_process_is_raised_here(tmp_path):
     with workers(2) as readers, pytest.raises(ValueError, match="invalid literal for int"):
         list(in_order(int, [((0, 0), ("x",))], readers))
+
+
+def test_a_scheduler_that_dies_ends_the_run_in_one_line_and_it_goes_on_elsewhere(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("distributed", reason="Dask is absent: pip install -e '.[cluster]'")
+    from dask_cluster import dask_cluster
+
+    root, add = table(tmp_path / "in"), Store.add
+    words = ["prepare", "table", "--root", str(root), "--out", str(tmp_path / "out"), "--size", "32", "--resume"]
+    prepare("table", tmp_path / "here", root=root, size=32)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with dask_cluster(tmp_path, 1, PYTHONPATH=path) as dying, monkeypatch.context() as patch:
+
+        def add_and_kill(self, key, outcome):
+            if len(self.found) == 20:
+                dying.processes[0].kill()
+            add(self, key, outcome)
+
+        patch.setattr(Store, "add", add_and_kill)
+        assert main([*words, "--scheduler", dying.address]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"hf-cxr prepare: {dying.address}: the scheduler is gone; ")
+        assert line.endswith(" images of an interrupted run are kept; go on with --resume")
+    assert main(words) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "here")
