@@ -40,7 +40,7 @@ def build(config: PreparationConfig, staging: Path, workers: Workers) -> tuple[d
         The preparation report, and number and size of the rows of each split that has any.
     """
     named = config.named_splits()
-    plan, unnamed = config.plan(named)
+    plan, about_views = config.plan(named)
     with closing(Store(staging, len(plan.studies))) as store:
         images = read_images(plan.studies, config.size, store, workers)
         steps = [FOUND, READABLE, *([BOTH] if config.require == "both" else []), ONE_SPLIT]
@@ -85,15 +85,15 @@ def build(config: PreparationConfig, staging: Path, workers: Workers) -> tuple[d
         "splits": {name: len(part) for name, part in rows.items()},
         "studies": {name: split_names.count(name) for name in rows},
         "images": uses,
+        "placeholders": dict(plan.placeholders),
         "patients_tied_by_an_image": splits.tied_patients(kept, choice.digests),
         **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),
         "text_overlap": text_overlap({name: [row[target] for row in part] for name, part in rows.items()}),
+        **about_views,
     }
     if named is not None:
         report["split_file_uids_without_a_study"] = len(set(named) - set(plan.order))
-    if config.views is not None:
-        report["images_without_a_view_in_the_table"] = unnamed
     return report, written
 
 

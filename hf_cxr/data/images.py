@@ -22,9 +22,10 @@ from PIL import features
 
 from hf_cxr import __version__
 from hf_cxr.data import archives, storage
+from hf_cxr.data.embedded import embedded_images
 from hf_cxr.data.scheduler import Key, Workers, in_order
 from hf_cxr.data.store import Store
-from hf_cxr.data.study import MISSING, Archived, Radiograph, StoredImage, Study
+from hf_cxr.data.study import MISSING, Archived, Embedded, Radiograph, StoredImage, Study
 from hf_cxr.data.view_labels import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 
@@ -68,7 +69,8 @@ def read_images(
     read = functools.partial(_read_elsewhere, decoder()) if workers.remote else _read_one
     with tqdm(total=total, initial=len(store.found), desc="Reading images", unit=" images") as progress:
         for (s, i), outcome in in_order(read, _jobs(studies, size, store.found), workers):
-            store.add((s, i), outcome or f"{studies[s].images[i].label}: {KILLED}")
+            if outcome != "":
+                store.add((s, i), outcome or f"{studies[s].images[i].label}: {KILLED}")
             progress.update()
     store.sync()
     return [
@@ -80,6 +82,12 @@ def read_images(
 def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
     """What is to be read: first the images that lie open, then each archive and each table in one pass."""
     wanted: dict[Path, dict[str, list[Key]]] = {}
+    tables: dict[str, dict[Embedded, list[Key]]] = {}
+
+    def job(key: Key, source: Any) -> tuple[Key, tuple[Any, ...]]:
+        radiograph = studies[key[0]].images[key[1]]
+        return key, (source, radiograph.label, radiograph.view is None, size)
+
     for s, study in enumerate(studies):
         for i, radiograph in enumerate(study.images):
             source = radiograph.source
@@ -87,20 +95,25 @@ def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterato
                 continue
             if isinstance(source, Archived):
                 wanted.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
+            elif isinstance(source, Embedded):
+                tables.setdefault(source.table, {}).setdefault(source, []).append((s, i))
             elif not isinstance(source, (str, Path)) or storage.is_url(source) or _is_there(source):
-                yield (s, i), (source, radiograph.label, radiograph.view is None, size)
+                yield job((s, i), source)
     while wanted:
         archive = next(iter(wanted))
         missing = wanted.pop(archive)
         for keys, content in _members(archive, missing):
-            for s, i in keys:
-                radiograph = studies[s].images[i]
-                yield (s, i), (content, radiograph.label, radiograph.view is None, size)
+            for key in keys:
+                yield job(key, content)
         for name, keys in missing.items():  # what it did not hold, another archive may
             for s, i in keys:
                 places = _archives(studies[s].images[i])
                 for place in places[places.index(archive) + 1 :][:1]:
                     wanted.setdefault(place, {}).setdefault(name, []).append((s, i))
+    for table, images in tables.items():
+        for image, content in embedded_images(table, images):
+            for key in images[image]:
+                yield job(key, content)
 
 
 def _is_there(path: str | Path) -> bool:
@@ -132,20 +145,20 @@ def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
 
 
 def _not_found(radiograph: Radiograph) -> str:
-    places = " or ".join(archive.name for archive in _archives(radiograph))
+    places = " or ".join(archive.name for archive in _archives(radiograph)) or radiograph.searched
     return f"{MISSING}{f' in {places}' if places else ''}: {radiograph.label}"
 
 
 def _read_one(
     source: Any, label: str, unlabelled: bool, size: int
 ) -> tuple[bytes, str, float | None, str | None] | str:
-    """PNG, digest, evidence and hint of an image, or the reason why it cannot be read; not in the main process."""
+    """PNG, digest, evidence and hint of an image, or the reason why it cannot be read; "" if it is not there."""
     try:
         if isinstance(source, str) and storage.is_url(source):
             source = _fetched(source)
         image, hint = read_with_hint(source, at_least=2 * size)
     except FileNotFoundError:
-        return f"{MISSING}: {label}"
+        return ""
     except UnreadableImage as error:
         said = str(source) if isinstance(source, (str, Path)) else "image bytes"
         return str(error).replace(said, label)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_cxr import __version__
+from hf_cxr.data.placeholders import count_placeholders
 from hf_cxr.data.sources.rows import read_rows
-from hf_cxr.data.study import Archived, Study, clean_text
+from hf_cxr.data.study import TEXTS, Archived, Embedded, Study, clean_text
 
 SPLITS = ("train", "validation", "test")
 # Section asked for → texts a study must have to be kept.
@@ -32,6 +33,7 @@ class Plan:
     steps: list[dict[str, Any]]  # `{"step", "kept", "dropped"}` of the steps so far
     rejects: list[dict[str, str]]  # `{"uid", "step", "reason"}` of each study left out, in the order of the source
     order: dict[str, int]  # uid → its place in the source
+    placeholders: Counter[str]  # kind → how many there are in the texts of the source
 
 
 def add_steps(steps: list[dict[str, Any]], names: Iterable[str], rejects: Iterable[Mapping[str, str]]) -> None:
@@ -86,11 +88,12 @@ def plan(
         unnamed = "not named in the split file"
         tests = {"named in the split file": lambda raw, clean: "" if raw.uid in named else unnamed} | tests
 
-    made = Plan([], [], [], [], {})
+    made = Plan([], [], [], [], {}, Counter())
     for study in studies:
         if study.uid in made.order:
             raise ValueError(f"uid {study.uid!r} occurs twice in the source")
         made.order[study.uid] = len(made.order)
+        made.placeholders.update(count_placeholders(getattr(study, name) for name in TEXTS))
         clean = replace(
             study,
             impression=clean_text(study.impression, placeholders),
@@ -235,6 +238,8 @@ def fingerprint(studies: Iterable[Study], tables: Iterable[str | Path | None] = 
             source = radiograph.source
             if isinstance(source, Archived):
                 mark = f"{_stat(source.archive)} {source.key}".encode()
+            elif isinstance(source, Embedded):
+                mark = f"{_stat(source.table)} {source}".encode()
             else:
                 mark = repr(_stat(source)).encode() if isinstance(source, (str, Path)) else pickle.dumps(source)
             digest.update(mark + f"{radiograph.view} {radiograph.name}".encode())
