@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_cxr.cli.options import Parser, chosen, count
 from hf_cxr.cli.terminal import command, print_next
@@ -39,17 +40,9 @@ def define_prepare(parser: Parser) -> None:
     option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
-    option(
-        "--columns",
-        f"table only: names of its columns, as in frontal=pa_file; ours, the default: {', '.join(preset.COLUMNS)}",
-        nargs="+",
-        metavar="OURS=YOURS",
-    )
-    option("--preset", f"table only: a published collection ({', '.join(preset.names())}), or a YAML file of yours")
+    table_options(parser, "table only")
     option("--revision", "hub only: branch, tag or commit (default: the main branch)")
     option("--config", "hub only: the configuration, of a dataset with several (no default)")
-    option("--images", "table, r2gen: folder that image paths are relative to (default: beside the table)")
-    option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
     option("--num-studies", "phantom only: how many studies (default: 5000)", type=count)
@@ -57,6 +50,23 @@ def define_prepare(parser: Parser) -> None:
     option("--scheduler", "address of a Dask scheduler whose workers read images (default: this machine reads them)")
     option("--resume", "go on where an interrupted run into --out stopped", action="store_true")
     option("--overwrite", "replace a prepared dataset, or an interrupted run, in --out", action="store_true")
+
+
+def table_options(parser: Parser, where: str) -> None:
+    """The options that say how a table is read."""
+    ours = ", ".join(preset.COLUMNS)
+    columns = f"{where}: names of its columns, as in frontal=pa_file; ours, the default: {ours}"
+    parser.option("--columns", columns, nargs="+", metavar="OURS=YOURS")
+    known = ", ".join(preset.names())
+    parser.option("--preset", f"{where}: a published collection ({known}), or a YAML file of yours (no default)")
+    parser.option("--images", f"{where}: folder that its image paths are relative to (default: that of the table)")
+    parser.option("--encoding", f"{where}: encoding of its text (default: UTF-8)")
+
+
+def table_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What these options say, as arguments of `hf_cxr.data.sources.table.studies`."""
+    given = chosen(options, "images", "encoding", "preset")
+    return given | ({"columns": _pairs_of(options.columns, "columns")} if options.columns else {})
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -69,13 +79,10 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(
-        options, "root", "num_studies", "placeholders", "images", "encoding", "preset", "revision", "config"
-    )
-    given |= chosen(options, "size", "overwrite")
-    for name in ("columns", "view_columns"):
-        if words := getattr(options, name):
-            given[name] = _pairs_of(words, name)
+    given |= chosen(options, "root", "num_studies", "placeholders", "revision", "config", "size", "overwrite")
+    given |= table_settings(options)
+    if options.view_columns:
+        given["view_columns"] = _pairs_of(options.view_columns, "view_columns")
     if options.plan:
         preparation = plan(options.source, out=options.out, **given)
         print(format_preparation(preparation))

@@ -6,6 +6,7 @@ What kinds of files a table may be is for `rows`, what its columns mean for `pre
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -51,6 +52,7 @@ def studies(
     images: str | Path | None = None,
     encoding: str | None = None,
     preset: str | Path | None = None,
+    demand_texts: bool = True,
 ) -> Iterator[Study]:
     """One study per uid, in the order in which they first occur; where the table has no uids, one per row.
 
@@ -78,36 +80,40 @@ def studies(
         images: The folder that relative paths start from.
         encoding: Of a text table that is neither UTF-8 nor marked as UTF-16, e.g. "cp1252".
         preset: Name of a shipped preset or path of a YAML file, which says what the columns are; `columns` wins.
+        demand_texts: Whether there must be a column of impressions, findings or reports.
 
     Raises:
         FileNotFoundError: If the table or the folder `images` is missing.
         ValueError: If the table cannot be read (see `rows`), lacks a column, or gives a uid twice.
     """
-    known = Preset() if preset is None else read_preset(preset)
+    known = read_preset(preset)
     place = _locate(root, known)
     files = table_files(place)
     base = parent(files[0]) if images is None else as_place(images)
     if not is_folder(base):
         raise FileNotFoundError(f"{base}: no such folder of images")
-    return of_table(read_table(place, encoding), base, columns, preset)
+    return of_table(read_table(place, encoding), base, columns, preset, demand_texts)
 
 
 def of_table(
-    table: Table, base: Place, columns: Mapping[str, str] | None = None, preset: str | Path | None = None
+    table: Table,
+    base: Place,
+    columns: Mapping[str, str] | None = None,
+    preset: str | Path | None = None,
+    demand_texts: bool = True,
 ) -> Iterator[Study]:
     """`studies` of a table that is open already, with relative paths of images from the folder `base`."""
-    known = Preset() if preset is None else read_preset(preset)
-    return _Reader(table, known, base, columns or {}, own_names=preset is None).studies()
+    return _Reader(table, read_preset(preset), base, columns or {}, preset is None, demand_texts).studies()
 
 
 def collection(root: str | Path | None = None, preset: str | Path | None = None) -> Collection:
     """What the preset knows of it; without one, nothing."""
-    return Collection() if preset is None else read_preset(preset).collection
+    return read_preset(preset).collection
 
 
 def tables(root: str | Path, preset: str | Path | None = None, **options: object) -> list[Place]:
     """The files `studies` reads, with the user's own preset."""
-    known = Preset() if preset is None else read_preset(preset)
+    known = read_preset(preset)
     return [*table_files(_locate(root, known)), *([Path(preset)] if preset and Path(preset).is_file() else [])]
 
 
@@ -128,6 +134,7 @@ class _Reader:
     given: Mapping[str, str]
     own_names: bool
     """Whether columns are also known by our own names."""
+    demand_texts: bool
     fields: dict[str, Field] = field(default_factory=dict)
     kind: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
@@ -145,7 +152,7 @@ class _Reader:
             if ways and (bound := bind(name, ways, self.table, needed)):
                 self.fields[name] = bound
         self.kind = self._kind()
-        if not {"impression", "findings", "report"} & set(self.fields):
+        if self.demand_texts and not {"impression", "findings", "report"} & set(self.fields):
             raise ValueError(self._lacks("impression", "findings"))
         for name in set(self.fields) & {name for kind in KINDS.values() for name in kind} - set(KINDS[self.kind]):
             del self.fields[name]
@@ -173,7 +180,7 @@ class _Reader:
 
     def studies(self) -> Iterator[Study]:
         if "uid" not in self.fields:
-            log.warning("%s: no column uid, so each row is a study of its own, called by its number", self.table.path)
+            _warn(f"{self.table.path}: no column uid, so each row is a study of its own, called by its number")
         groups: dict[str, list[Row]] = {}
         rows, number = self._rows(), count(1)
         while rows:  # from the end, so that each row is in memory once
@@ -190,7 +197,7 @@ class _Reader:
             yield self._study(uid, groups.pop(uid))
         if self.unknown:
             words = ", ".join(f"{word!r} ({number:,})" for word, number in self.unknown.most_common(5))
-            log.warning("Words for a view that are not known, of images whose view is decided: %s", words)
+            _warn(f"{self.table.path}: words for a view that are not known, of images whose view is decided: {words}")
 
     def _rows(self) -> list[Row]:
         listed = [name for name in KINDS[self.kind] if name in self.fields]
@@ -315,6 +322,12 @@ class _Reader:
         folder = str(self.base).rstrip("/").rpartition("/")[2] or str(self.base)
         searched = f"{folder} (--images names another folder)"
         return Radiograph(join(self.base, listed), word.view, name, word.projection, searched), fault
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Once, although a table is read several times."""
+    log.warning(line)
 
 
 def _may_name_patients(column: str) -> bool:
