@@ -145,7 +145,9 @@ def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
 
 
 def _not_found(radiograph: Radiograph) -> str:
-    places = " or ".join(archive.name for archive in _archives(radiograph)) or radiograph.searched
+    source = radiograph.source  # one that is known by its whole path is missing in an archive as it is in a folder
+    archives = () if isinstance(source, Archived) and "/" in source.key else _archives(radiograph)
+    places = " or ".join(archive.name for archive in archives) or radiograph.searched
     return f"{MISSING}{f' in {places}' if places else ''}: {radiograph.label}"
 
 
