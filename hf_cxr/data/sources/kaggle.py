@@ -53,11 +53,14 @@ def studies(root: Place, demand_images: bool = True) -> Iterator[Study]:
     found = _found(places, {name for names in listed.values() for name in names})
     if demand_images and not found:
         raise FileNotFoundError(f"none of the images {PROJECTIONS} lists is in {', '.join(map(str, places))}")
+    packed = storage.in_zip(reports_path)
+
+    def source(name: str) -> Place | Archived:
+        place = found.get(name) or storage.join(places[0], name)
+        return Archived(packed[0], Path(place).relative_to(packed[0]).as_posix()) if packed else place
+
     images = {
-        uid: tuple(
-            Radiograph(_source(found.get(name) or storage.join(places[0], name)), view, name)
-            for name, view in sorted(names.items())
-        )
+        uid: tuple(Radiograph(source(name), view, name) for name, view in sorted(names.items()))
         for uid, names in listed.items()
     }
 
@@ -141,11 +144,6 @@ def _found(places: Sequence[Place], listed: set[str]) -> dict[str, Place]:
     keys = Counter(map(_key, listed))
     similar = {name: by_key[_key(name)] for name in listed if keys[_key(name)] == 1 and _key(name) in by_key}
     return similar | {name: by_name[name] for name in listed if name in by_name}
-
-
-def _source(place: Place) -> Place | Archived:
-    inside = storage.in_zip(place)
-    return Archived(*inside) if inside else place
 
 
 def _key(name: str) -> str:
