@@ -158,7 +158,7 @@ def assign(
             parted.setdefault(owner, (uid, other, split))
     if parted:
         uid, other, split = next(iter(parted.values()))
-        others = f", and {len(parted) - 1:,} more patients in two" if len(parted) > 1 else ""
+        others = f", and so would {len(parted) - 1:,} more" if len(parted) > 1 else ""
         raise ValueError(
             f"a patient would be in both {other} and {split} (uid {uid!r}){others}: "
             "give a split file that keeps each patient in one split"

@@ -41,7 +41,7 @@ class ViewTable:
         shown = [f"{word!r} ({n:,})" for word, n in self.unknown.items() if len(word) <= 20][:SHOWN]
         shown += ["…"] if len(shown) < len(self.unknown) else []
         number = sum(self.unknown.values())
-        return f"{start}{number:,} rows with words that say no view: {', '.join(shown)}" if number else ""
+        return f"{start}words that say no view ({number:,} in all): {', '.join(shown)}" if number else ""
 
 
 def read_view_table(path: str | Path, columns: Mapping[str, str] | None = None) -> ViewTable:

@@ -82,7 +82,7 @@ def test_patients_in_two_splits_are_told_by_the_collection_and_by_a_split_file(t
     for image in tmp_path.rglob("*.png"):
         image.write_bytes(b"not an image")
     line = refused(ValueError, "table", tmp_path / "out", **options)
-    assert line.startswith("a patient would be in both train and validation (uid '3'), and 1 more patients in two: ")
+    assert line.startswith("a patient would be in both train and validation (uid '3'), and so would 1 more: give")
     table = tmp_path / "splits.csv"
     table.write_text("uid,split\n1,test\n2,train\n3,test\n4,train\n5,test\n")
     line = refused(ValueError, "table", tmp_path / "out", split_file=table, **options)

@@ -178,7 +178,7 @@ def test_a_table_of_views_leaves_out_what_is_no_chest_view_and_says_which_words_
     (tmp_path / "views.csv").write_text("\n".join(["picture,Projection", *rows]))
     options = {"root": root, "views": tmp_path / "views.csv", "view_columns": {"image": "picture"}}
     planned = plan("kaggle", **options)
-    assert caplog.messages == [f"{tmp_path / 'views.csv'}: 1 rows with words that say no view: 'sideways' (1)"]
+    assert caplog.messages == [f"{tmp_path / 'views.csv'}: words that say no view (1 in all): 'sideways' (1)"]
     preparation = prepare("kaggle", tmp_path / "out", size=32, **options)
     assert_closes(preparation)
     assert rejects_of(tmp_path / "out") == {"2": "no frontal or lateral image"}

@@ -77,8 +77,8 @@ def test_words_that_say_no_view_count_as_unnamed_and_are_told(tmp_path):
     assert (named["a.png"], named["b.png"], named["f.png"]) == (PA, (None, ""), ("neither", ""))
     assert unnamed == 5  # b, c, d, e and g, which is not in the table
     said = table.unknown_words("")
-    assert said == "3 rows with words that say no view: 'UNK' (2), …"
-    with pytest.raises(ValueError, match=r"names no view of an image of this collection; 1 rows .* 'UNK' \(1\)"):
+    assert said == "words that say no view (3 in all): 'UNK' (2), …"
+    with pytest.raises(ValueError, match=r"names no view of an image of this collection; words .* 'UNK' \(1\)"):
         label_views(collection("a.png"), table_of(tmp_path, "image,view\na.png,UNK\n"))
 
 

@@ -1,5 +1,6 @@
 """The R2Gen form of the Indiana collection: its own splits, findings in place of impressions, images without views."""
 
+import gzip
 import json
 import zipfile
 from collections import Counter
@@ -318,3 +319,22 @@ def test_the_published_form_of_mimic_prepares_in_one_command_and_every_record_is
     listing = (tmp_path / "out" / "images.csv").read_text().splitlines()[1:]
     assert len(listing) == sum(known.images for known in truth.values())
     assert plan("r2gen", **options)["studies"] == {n: k for n, k in preparation["studies"].items() if k}
+
+
+def test_the_metadata_of_mimic_names_the_views_of_the_annotation(tmp_path):
+    """`--views mimic-cxr-2.0.0-metadata.csv.gz`, a table of all images of MIMIC-CXR, by their names alone."""
+    annotate(tmp_path, MIMIC)
+    words = {
+        "50-00000001": "LATERAL",
+        "50-00000002": "AP LLD",
+        "50-00000003": "PA",
+        "51-00000001": "",
+        "62-00000001": "LL",
+    }
+    rows = "".join(f"{dicom},10000005,50,{word}\n" for dicom, word in {**words, "not-annotated": "PA"}.items())
+    with gzip.open(tmp_path / "mimic-cxr-2.0.0-metadata.csv.gz", "wt") as stream:
+        stream.write("dicom_id,subject_id,study_id,ViewPosition\n" + rows)
+    options = {"root": tmp_path, "section": "findings", "views": tmp_path / "mimic-cxr-2.0.0-metadata.csv.gz"}
+    preparation = plan("r2gen", **options)
+    assert preparation["images_without_a_view_in_the_table"] == 4
+    assert preparation["views"] == {"both": 2, "frontal only": 2, "lateral only": 1}
