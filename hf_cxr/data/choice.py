@@ -43,6 +43,8 @@ class PreparationConfig:
         for name, choices in (("pairs", PAIRS), ("require", REQUIRE)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        if self.view_columns and self.views is None:
+            raise ValueError("view columns are those of a table of views, and there is none (--views TABLE)")
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 8:
             raise ValueError(f"size must be a number of pixels, at least 8; got {self.size!r}")
 

@@ -99,6 +99,8 @@ def test_a_missing_column_is_told_before_an_image_is_opened(tmp_path, root, draw
     (tmp_path / "views.csv").write_text("image,side\n1.png,PA\n")
     line = refused(ValueError, "kaggle", tmp_path / "out", root=root, views=tmp_path / "views.csv")
     assert "no column 'view'" in line
+    line = refused(ValueError, "kaggle", tmp_path / "out", root=root, view_columns={"view": "side"})
+    assert line == "view columns are those of a table of views, and there is none (--views TABLE)"
 
 
 # The folder to make
