@@ -20,8 +20,8 @@ def define_prepare(parser: Parser) -> None:
     """
     parser.add_argument(
         "source",
-        help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
-        "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
+        help="openi, kaggle or r2gen (the published forms of the Indiana collection), mimic (MIMIC-CXR), table (your "
+        "own CSV, JSONL or Parquet), or phantom (the embedded synthetic collection, needs no --root)",
     )
     option = parser.option
     option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
@@ -40,7 +40,9 @@ def define_prepare(parser: Parser) -> None:
         nargs="+",
         metavar="OURS=YOURS",
     )
-    option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
+    option("--images", "mimic: folder of the images; table: folder that its image paths start from (default: its own)")
+    option("--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections")
+    option("--labels", "mimic only: another table of labels (default: mimic-cxr-…-chexpert.csv beside the images)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
@@ -58,7 +60,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
+    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "reports", "labels")
     for name in ("columns", "view_columns"):
         if words := getattr(options, name):
             given[name] = _pairs_of(words, name)

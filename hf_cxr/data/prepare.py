@@ -36,7 +36,7 @@ from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
-PLACES = {"root", "images"}  # options of sources that are folders on this machine
+PLACES = {"root", "images", "reports", "labels"}  # options of sources that are places on this machine
 SETTINGS = [field for field in fields(PreparationConfig) if field.name not in ("source", "options")]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
