@@ -12,14 +12,14 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
 import filelock
-from datasets import DatasetDict, DatasetInfo
+from datasets import DatasetDict
 
 from hf_cxr import __version__
 from hf_cxr.data import sources
@@ -28,7 +28,6 @@ from hf_cxr.data.choice import PreparationConfig, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
-from hf_cxr.data.schema import FEATURES
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.data.study import StoredImage
@@ -196,13 +195,12 @@ def _prepare(config: PreparationConfig, out: Path, num_proc: int, overwrite: boo
     check()
     with staging_folder(out) as staging:
         folder = staging / "dataset"
-        report, written = build(config, folder, num_proc)
+        report, info = build(config, folder, num_proc)
         facts = _facts(config, report)
         facts["splits_sha256"] = _sha256(folder / "splits.csv")
-        stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
-        payload = sum(split.num_bytes for split in written.values())
-        info = DatasetInfo(features=FEATURES, splits=written, download_size=stored, dataset_size=payload)
-        dataset_card(facts, info, {name: f"data/{name}-*" for name in written}).save(folder / "README.md")
+        info.download_size = sum(path.stat().st_size for path in (folder / "data").iterdir())
+        info.dataset_size = sum(split.num_bytes for split in info.splits.values())
+        dataset_card(facts, info, {name: f"data/{name}-*" for name in info.splits}).save(folder / "README.md")
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         (folder / "prepare.json").write_text(text + "\n", encoding="utf-8")
         commit(folder, out, check)
@@ -219,7 +217,15 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
     versions = {"hf-cxr": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("datasets", "pyarrow", "pillow", "numpy")}
     tables = _sha256_of(sources.tables(config.source, **config.options))
-    return {"source": config.source, "options": options, **report, "tables": tables, "versions": versions}
+    collection = asdict(sources.collection(config.source, **config.options))
+    return {
+        "source": config.source,
+        "collection": collection,
+        "options": options,
+        **report,
+        "tables": tables,
+        "versions": versions,
+    }
 
 
 def _sha256_of(tables: list[Path]) -> dict[str, str]:
