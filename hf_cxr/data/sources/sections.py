@@ -65,7 +65,7 @@ def sections(text: str) -> dict[str, str]:
 
     Returns:
         `impression`, `findings`, `indication` (with the history), `comparison` and `technique`: of several of one name
-        the last that is not empty (nor "___", or what else `EMPTY` has). A heading such as "FINDINGS AND IMPRESSION" gives the impression. A provisional
+        the last that is not `EMPTY`. A heading such as "FINDINGS AND IMPRESSION" gives the impression. A provisional
         reading gives sections that the final one lacks; an addendum gives an impression only where there is nothing
         else; a wet read never gives any. `last_paragraph` is what follows the first paragraph of the last section of a
         report without impression and findings.
