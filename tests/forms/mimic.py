@@ -113,7 +113,6 @@ def dicom_tree(folder: Path, truths: list[Truth]) -> Path:
             image, buffer = _image(dicom, view), io.BytesIO()
             image.save(buffer, "JPEG", quality=90)
             header = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "ViewPosition": view or None}
-            header |= {"WindowCenter": 128, "WindowWidth": 256}  # so that a reader shows the values as they are
             frame = buffer.getvalue() + b"\0" * (len(buffer.getvalue()) % 2)
             content = files.write_dicom(np.asarray(image), "1.2.840.10008.1.2.4.50", frame, **header)
             (folder / truth.folder / f"{dicom}.dcm").write_bytes(content)

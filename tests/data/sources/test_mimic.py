@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from forms import mimic as form
 
@@ -15,6 +16,7 @@ from hf_cxr.cli.parser import main
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.sources import mimic
 from hf_cxr.data.study import Study
+from hf_cxr.inference.views import VIEWS
 
 SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 
@@ -134,7 +136,11 @@ def test_dicom_tree_and_every_form_of_the_reports_give_the_same_rows(tmp_path):
     assert len(made["zip"]) > 20
     for name, rows in made.items():
         for row, same in zip(rows, made["zip"], strict=True):
-            assert {key for key in same if row[key] != same[key]} == set(), name
+            for view in VIEWS if name == "dicom" else ():  # of another contrast, as a DICOM file is stretched
+                one, other = row.pop(view), same[view]
+                assert (one is None) == (other is None)
+                assert one is None or np.corrcoef(np.ravel(one), np.ravel(other))[0, 1] > 0.99
+            assert {key for key in row if row[key] != same[key]} == set(), name
 
 
 def test_without_metadata_the_tree_names_studies_and_one_line_says_what_is_missing(few, tmp_path, caplog):
