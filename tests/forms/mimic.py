@@ -52,8 +52,18 @@ class Truth:
     text: str
     sections: dict[str, str]
     images: list[tuple[str, str]] = field(default_factory=list)  # (dicom_id, ViewPosition)
-    tags: tuple[str, ...] = ()
-    uncertain: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)  # column → cell
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self._labels("1.0") if any(self.labels.values()) else ("unlabelled",)
+
+    @property
+    def uncertain(self) -> tuple[str, ...]:
+        return self._labels("-1.0")
+
+    def _labels(self, value: str) -> tuple[str, ...]:
+        return tuple(name.lower() for name in LABELS if self.labels[name] == value and name != "No Finding")
 
     @property
     def folder(self) -> str:
@@ -81,11 +91,7 @@ def draw(number: int = 240, seed: int = 0) -> list[Truth]:
                 f"2180{1 + hour // 240:02d}{1 + hour // 24 % 10:02d} {hour % 24:02d}{chance.randrange(60):02d}07.531"
             )
             values = {label: chance.choice(("1.0", "-1.0", "0.0", "", "")) for label in LABELS}
-            tags, uncertain = (
-                tuple(label.lower() for label in LABELS if values[label] == value and label != "No Finding")
-                for value in ("1.0", "-1.0")
-            )
-            made.append(Truth(f"s{numbers[n]}", str(patient), time, split, text, sections, dicoms, tags, uncertain))
+            made.append(Truth(f"s{numbers[n]}", str(patient), time, split, text, sections, dicoms, values))
     return made
 
 
@@ -153,8 +159,7 @@ def _tables(truths: list[Truth]) -> dict[str, list[tuple]]:
     split += [(dicom, truth.uid[1:], truth.patient, truth.split) for truth, dicom, _ in images]
     labels = [("subject_id", "study_id", *LABELS)]
     for t in ordered:
-        said = ("1.0" if x.lower() in t.tags else "-1.0" if x.lower() in t.uncertain else "" for x in LABELS)
-        labels.append((t.patient, t.uid[1:], *said))
+        labels.append((t.patient, t.uid[1:], *t.labels.values()))
     return {"metadata": metadata, "split": split, "chexpert": labels, "negbio": [labels[0]]}
 
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 REPORTS = "mimic-cxr-reports.zip"
 NO_REPORT = "no report"
+UNLABELLED = ("unlabelled",)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 """Of images; of two files of one image the kind named first is taken."""
 LABELS = (
@@ -115,7 +116,7 @@ def studies(images: Place, reports: Place, root: Place | None = None, labels: Pl
     tags = _read_labels(given) if given else {}
     for uid in sorted(records, key=lambda uid: (records[uid].patient or "", records[uid].time, uid)):
         record = records.pop(uid)
-        positive, uncertain = tags.get(uid, ((), ()))
+        positive, uncertain = tags.get(uid, (UNLABELLED, ()))
         absent = "" if record.on_disk or not record.images else "none of its images is in the folder of images"
         yield Study(
             uid=uid,
@@ -320,7 +321,7 @@ def _read_splits(path: Place) -> dict[str, str]:
 
 
 def _read_labels(path: Place) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Study → what a table of labels calls positive, and what uncertain; "No Finding" is the absence of both."""
+    """Study → what a table of labels calls positive, and what uncertain, of those of which it says anything."""
     table = read_table(path)
     columns = [name for name in LABELS if name in table.columns]
     if not columns:
@@ -330,9 +331,10 @@ def _read_labels(path: Place) -> dict[str, tuple[tuple[str, ...], tuple[str, ...
         uid = _uid(path, row)
         if odd := next((name for name in columns if row[name] not in _VALUES), None):
             raise ValueError(f"{path}, {row.place}: {odd} is {row[odd][:20]!r}, not 1, 0, -1 or empty")
-        said = [[name for name in columns if _VALUES[row[name]] == kind] for kind in ("positive", "uncertain")]
-        positive, uncertain = (plain_tags(name for name in names if name != "No Finding") for names in said)
+        positive, uncertain = (
+            plain_tags(name for name in columns if _VALUES[row[name]] == kind) for kind in ("positive", "uncertain")
+        )
         if uid in found:
             raise ValueError(f"{path}, {row.place}: study {uid} has labels twice")
-        found[uid] = positive, uncertain
+        found[uid] = (positive, uncertain) if any(row[name] for name in columns) else (UNLABELLED, ())
     return found

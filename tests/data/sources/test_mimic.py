@@ -151,7 +151,7 @@ def test_without_metadata_the_tree_names_studies_and_one_line_says_what_is_missi
     assert set(found) == {truth.uid for truth in truths}
     for truth in truths:
         study = found[truth.uid]
-        assert (study.patient, study.time, study.split, study.tags) == (truth.patient, "", None, ())
+        assert (study.patient, study.time, study.split, study.tags) == (truth.patient, "", None, ("unlabelled",))
         assert sorted(image.name for image in study.images) == sorted(f"{dicom}.jpg" for dicom, _ in truth.images)
         assert {image.view for image in study.images} == {None}
     assert [record.getMessage().startswith("no mimic-cxr-*-metadata.csv") for record in caplog.records] == [True]
@@ -216,7 +216,7 @@ def test_labels_of_another_table_take_the_place_of_the_published_ones(few, tmp_p
     form.write(tmp_path / "chexbert.csv", [("study_id", "Edema", "No Finding"), (truths[0].uid[1:], 1, -1)])
     found = {study.uid: study for study in read(tree, reports, labels=tmp_path / "chexbert.csv")}
     assert found[truths[0].uid].tags == ("edema",)
-    assert not any(study.tags or study.uncertain for uid, study in found.items() if uid != truths[0].uid)
+    assert {study.tags for uid, study in found.items() if uid != truths[0].uid} == {("unlabelled",)}
 
 
 def test_negbio_is_read_where_there_is_no_chexpert(few):
