@@ -20,6 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from hf_cxr.data.sources.mimic import LABELS
+
 STUDIES, PATIENTS = 227_827, 65_379  # of MIMIC-CXR-JPG 2.0.0, with 377,110 images
 VIEWS = (["AP"], ["PA", "LATERAL"], ["AP"], ["PA", "LL"], ["AP", "AP"], ["PA", "LATERAL"], ["AP", ""], ["AP", "AP"])
 LINKS = 30_000  # of one file, which many file systems limit to 65,000
@@ -35,9 +37,6 @@ SENTENCES = (
     "Lung volumes are low, with bibasilar atelectasis.",
     "Median sternotomy wires and mediastinal clips are unchanged in position.",
 )
-LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture")
-LABELS += ("Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia")
-LABELS += ("Pneumothorax", "Support Devices")
 COLUMNS = (
     "dicom_id subject_id study_id PerformedProcedureStepDescription ViewPosition Rows Columns StudyDate StudyTime"
 )
@@ -47,8 +46,9 @@ def report(chance: random.Random) -> str:
     """About 900 characters, as in the collection."""
     said = [f" {' '.join(chance.sample(SENTENCES, k))}\n" for k in (5, 2)]
     return (
-        f"{' ' * 33}FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ year old with cough // infiltrate?\n"
-        f" \n TECHNIQUE:  Chest PA and lateral\n \n COMPARISON:  ___\n \n FINDINGS: \n \n{said[0]} \n IMPRESSION: \n \n{said[1]}"
+        f"{' ' * 33}FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ year old, cough // edema?\n"
+        " \n TECHNIQUE:  Chest PA and lateral\n \n COMPARISON:  ___\n"
+        f" \n FINDINGS: \n \n{said[0]} \n IMPRESSION: \n \n{said[1]}"
     )
 
 
@@ -59,9 +59,11 @@ def make(folder: Path, number: int) -> None:
     files.mkdir(parents=True)
     buffer = io.BytesIO()
     Image.new("L", (8, 8), 128).save(buffer, "JPEG")
-    source = images = 0
+    images = 0
     patient, left = 10_000_000, 0
-    metadata, split, labels = [COLUMNS.split()], [["dicom_id", "study_id", "subject_id", "split"]], []
+    metadata: list[list[object]] = [[*COLUMNS.split()]]
+    split: list[list[object]] = [["dicom_id", "study_id", "subject_id", "split"]]
+    labels: list[list[object]] = [["subject_id", "study_id", *LABELS]]
     with zipfile.ZipFile(folder / "mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for study in chance.sample(range(50_000_000, 60_000_000), number):
             if not left:
@@ -72,7 +74,7 @@ def make(folder: Path, number: int) -> None:
                 )
             left -= 1
             place = f"p{patient // 1_000_000}/p{patient}/s{study}"
-            os.makedirs(files / place)
+            (files / place).mkdir(parents=True)
             archive.writestr(f"files/{place}.txt", report(chance))
             when = [
                 f"2{chance.randrange(110, 200)}{chance.randrange(101, 1229):04d}",
@@ -88,7 +90,6 @@ def make(folder: Path, number: int) -> None:
                 metadata.append([dicom, patient, study, "CHEST (PA AND LAT)", view, 2544, 3056, *when])
                 split.append([dicom, study, patient, name])
             labels.append([patient, study, *chance.choices(("", "1.0", "0.0", "-1.0"), (8, 2, 1, 1), k=len(LABELS))])
-    labels.insert(0, ["subject_id", "study_id", *LABELS])
     for kind, rows in (("metadata", metadata), ("split", split), ("chexpert", labels)):
         with gzip.open(folder / f"mimic-cxr-2.0.0-{kind}.csv.gz", "wt", compresslevel=1, newline="") as stream:
             csv.writer(stream, lineterminator="\n").writerows(rows)
@@ -98,7 +99,7 @@ def make(folder: Path, number: int) -> None:
 def measure(folder: Path) -> Iterator[tuple[str, float]]:
     words = ["prepare", "mimic", "--images", str(folder / "files"), "--reports", str(folder / "mimic-cxr-reports.zip")]
     start = time.perf_counter()
-    with open(os.devnull, "wb") as nothing:
+    with Path(os.devnull).open("wb") as nothing:
         child = os.posix_spawn(
             sys.executable,
             [sys.executable, "-m", "hf_cxr", *words, "--plan"],

@@ -53,7 +53,7 @@ _HEADING = re.compile(
     r")",
     re.MULTILINE,
 )
-_WITHIN_LINE = re.compile(rf"(?:(?<=[.;!?]) +| {{3,}}(?<=\S {{3}}))(?={_WORDS} *:)")
+_WITHIN_LINE = re.compile(rf"(?<=[.;!? ]) (?=[A-Z]{{3}})(?={_WORDS} *:)")
 _BLANK_LINE = re.compile(r"\n *\n")
 
 
