@@ -172,7 +172,7 @@ def _found(images: Place, root: Place | None) -> dict[str, Place]:
         for kind in ("metadata", "split", "chexpert", "negbio"):
             named = [name for name in listed if re.search(rf"-{kind}\.csv(?:\.gz)?$", name)]
             if len({name.removesuffix(".gz") for name in named}) > 1:
-                raise ValueError(f"{folder}: several tables of {kind} ; keep one of them there")
+                raise ValueError(f"{folder}: several tables of {kind}; keep one of them there")
             if named:
                 found[kind] = storage.as_place(min(named, key=len))
         if found:
