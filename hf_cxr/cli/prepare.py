@@ -20,8 +20,8 @@ def define_prepare(parser: Parser) -> None:
     """
     parser.add_argument(
         "source",
-        help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
-        "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
+        help="openi, kaggle or r2gen (the published forms of the Indiana collection), mimic (MIMIC-CXR), table (your "
+        "own CSV, JSONL or Parquet), or phantom (the embedded synthetic collection, needs no --root)",
     )
     option = parser.option
     option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
@@ -30,7 +30,8 @@ def define_prepare(parser: Parser) -> None:
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
     option("--size", "longer side of a stored image in pixels", type=count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
-    option("--views", "CSV with columns image and view (default: what the collection says)")
+    option("--views", "table with columns of image names and of views (default: what the collection says)")
+    option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
     option(
@@ -39,7 +40,9 @@ def define_prepare(parser: Parser) -> None:
         nargs="+",
         metavar="OURS=YOURS",
     )
-    option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
+    option("--images", "mimic: folder of the images; table: folder that its image paths start from (default: its own)")
+    option("--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections")
+    option("--labels", "mimic only: another table of labels (default: mimic-cxr-…-chexpert.csv beside the images)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
@@ -57,9 +60,10 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
-    if options.columns:
-        given["columns"] = _pairs_of(options.columns)
+    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "reports", "labels")
+    for name in ("columns", "view_columns"):
+        if words := getattr(options, name):
+            given[name] = _pairs_of(words, name)
     if options.plan:
         preparation = plan(options.source, **given)
         print(format_preparation(preparation))
@@ -77,12 +81,12 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
 
 
-def _pairs_of(words: Sequence[str]) -> dict[str, str]:
+def _pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
     """["frontal=PA file"] → {"frontal": "PA file"}"""
     pairs = {}
     for word in words:
         ours, equals, yours = word.partition("=")
         if not equals:
-            raise ValueError(f"--columns {word}: expected OURS=YOURS, as in frontal=pa_file")
+            raise ValueError(f"--{option.replace('_', '-')} {word}: expected OURS=YOURS, as in frontal=pa_file")
         pairs[ours.strip()] = yours.strip()
     return pairs

@@ -37,7 +37,7 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         The preparation report; and the columns, with number and size of the rows of each split that has any.
     """
     named = config.named_splits()
-    plan, unnamed = config.plan(named)
+    plan, about_views = config.plan(named)
     (folder / "data").mkdir(parents=True)
     store = folder / "images.bin"
     images = read_images(plan.studies, config.size, store, num_proc)
@@ -90,11 +90,10 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),
         "text_overlap": text_overlap({name: [row[target] for row in part] for name, part in rows.items()}),
+        **about_views,
     }
     if named is not None:
         report["split_file_uids_without_a_study"] = len(set(named) - set(plan.order))
-    if config.views is not None:
-        report["images_without_a_view_in_the_table"] = unnamed
     return report, datasets.DatasetInfo(features=features, splits=written)
 
 

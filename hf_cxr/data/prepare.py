@@ -35,7 +35,7 @@ from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
-PLACES = {"root", "images"}  # options of sources that are folders on this machine
+PLACES = {"root", "images", "reports", "labels"}  # options of sources that are places on this machine
 SETTINGS = [field for field in fields(PreparationConfig) if field.name not in ("source", "options")]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -82,6 +82,7 @@ def prepare(
     size: int = 384,
     split_file: str | Path | None = None,
     views: str | Path | None = None,
+    view_columns: Mapping[str, str] | None = None,
     pairs: str = "best",
     require: str = "any",
     seed: int = 0,
@@ -102,7 +103,8 @@ def prepare(
         section: "impression", "findings" or "both": the text that a study must have to be kept.
         size: Longer side of a stored image in pixels, at most. For the phantom also the size it is drawn in.
         split_file: CSV with the columns `uid` and `split`; studies it does not name are left out.
-        views: CSV that names the view of images, in place of what the collection says (`view_labels`).
+        views: Table that names the view of images, in place of what the collection says (`view_tables`).
+        view_columns: "image" and "view" → the names of these columns in that table, where they are not found.
         pairs: "best", one row per study, or "all", a row for each frontal × lateral pair of images in a study.
         require: "any" view makes a study, or "both" are needed.
         seed: Seed of the split. For the phantom also the seed it is drawn from.
@@ -130,6 +132,7 @@ def prepare(
         "size": size,
         "split_file": split_file,
         "views": views,
+        "view_columns": view_columns,
         "pairs": pairs,
         "require": require,
         "seed": seed,
@@ -154,20 +157,21 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
         options["demand_images"] = False
     config = _config(source, options)
     named = config.named_splits()
-    planned, _ = config.plan(named)
+    planned, about_views = config.plan(named)
     unseen = [[StoredImage(0, 0, "")] * len(study.images) for study in planned.studies]
     choice = choose(config, planned, unseen, [BOTH] if config.require == "both" else [], named)
     rows, found = Counter[str](), Counter[frozenset[str]]()
     kept = [planned.studies[s] for s in choice.kept]
     for s in choice.kept:
         rows[choice.split_of_uid[planned.studies[s].uid]] += len(choice.selections[s].rows)
-        found[frozenset(view for view, _ in choice.selections[s].views)] += 1
+        found[frozenset(v for v, i in zip(VIEWS, choice.selections[s].rows[0], strict=True) if i is not None)] += 1
     return {
         "steps": planned.steps,
         "views": {"both": found[frozenset(VIEWS)]} | {f"{view} only": found[frozenset((view,))] for view in VIEWS},
         "splits": {name: rows[name] for name in SPLITS},
         "studies": dict(Counter(choice.split_of_uid[study.uid] for study in kept)),
         **patients_known(kept, choice.split_of_uid),
+        **about_views,
     }
 
 
@@ -205,12 +209,13 @@ def _prepare(config: PreparationConfig, out: Path, num_proc: int, overwrite: boo
 
 def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `prepare.json`. Places on this machine are cut to their last part or left out."""
-    options = {name: getattr(config, name) for name in ("section", "size", "seed", "placeholders", "pairs", "require")}
+    names = ("section", "size", "seed", "placeholders", "pairs", "require", "view_columns")
+    options = {name: getattr(config, name) for name in names}
     for name in ("split_file", "views"):
         options[name] = Path(path).name if (path := getattr(config, name)) else None
     options["source_options"] = {name: value for name, value in config.options.items() if name not in PLACES}
-    names = ("datasets", "pyarrow", "pillow", "numpy")
-    versions = {"hf-cxr": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
+    versions = {"hf-cxr": __version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("datasets", "pyarrow", "pillow", "numpy")}
     tables = _sha256_of(sources.tables(config.source, **config.options))
     collection = asdict(sources.collection(config.source, **config.options))
     return {

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -71,16 +72,27 @@ def files(folder: Place) -> Iterator[str]:
         root = path.rstrip("/") + "/"
         yield from sorted(name.removeprefix(root) for name in system.find(path))
         return
-    seen: set[str] = set()
+    seen: set[tuple[int, int]] = set()
+    root = os.path.join(folder, "")  # noqa: PTH118 (with the separator at its end)
     for at, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(at)) in seen:
+        found = os.stat(at)  # noqa: PTH116 (three hundred thousand folders)
+        if (found.st_dev, found.st_ino) in seen:
             below.clear()
             continue
-        seen.add(real)
+        seen.add((found.st_dev, found.st_ino))
         below.sort()
-        start = os.path.relpath(at, folder)
-        prefix = "" if start == "." else start.replace(os.sep, "/") + "/"
+        start = at.removeprefix(root).replace(os.sep, "/")
+        prefix = "" if at == str(folder) else f"{start}/"
         yield from (prefix + name for name in sorted(names))
+
+
+def matches(pattern: Place) -> list[Place]:
+    """The files that a pattern with "*" names, sorted."""
+    if not is_url(pattern):
+        found = glob(str(pattern), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        return sorted(path for path in map(Path, found) if path.is_file())
+    system, path = _system(pattern)
+    return [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
 
 
 def _system(place: Place) -> tuple[Any, str]:

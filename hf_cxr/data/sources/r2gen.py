@@ -14,7 +14,8 @@ from typing import Any
 
 from hf_cxr.data import archives
 from hf_cxr.data.collection import INDIANA, Collection
-from hf_cxr.data.sources.rows import decode, only_file, parse_json, read_bytes, text_fault
+from hf_cxr.data.sources.rows import only_file, text_fault
+from hf_cxr.data.sources.text_tables import decode, parse_json, read_bytes
 from hf_cxr.data.study import Archived, Radiograph, Study
 
 ANNOTATION, IMAGES, INNER = "annotation.json", "images", "iu_xray"
