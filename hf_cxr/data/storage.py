@@ -6,11 +6,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import IO, Any, cast
 
 Place = str | Path
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An image that lies in a cell of a table."""
+
+    table: str
+    """Path or address of a Parquet file (`hf_cxr.data.embedded` reads it)."""
+    row: int  # from 0
+    column: str
+    item: int = 0  # of a cell that holds several
 
 
 def is_url(place: Place) -> bool:
@@ -37,13 +49,15 @@ def parent(place: Place) -> Place:
     return place.rstrip("/").rpartition("/")[0] if isinstance(place, str) and is_url(place) else Path(place).parent
 
 
-def open_file(place: Place) -> IO[bytes]:
-    """The file, open for reading, with `seek`; `OSError` with the place in it where it cannot be read."""
+def open_file(place: Place, ahead: int | None = None) -> IO[bytes]:
+    """The file, open for reading, with `seek`; `OSError` with the place in it where it cannot be read.
+
+    `ahead` is how many bytes beyond what is asked for are fetched from an address (default: megabytes)."""
     if not is_url(place):
         return Path(place).open("rb")
     system, path = _system(place)
     try:
-        return cast(IO[bytes], system.open(path, "rb"))
+        return cast(IO[bytes], system.open(path, "rb", block_size=ahead))
     except FileNotFoundError:
         raise FileNotFoundError(f"{place}: no such file") from None
 
