@@ -21,7 +21,7 @@ from hf_cxr.data.study import TEXTS, Archived, Study, clean_text
 SPLITS = ("train", "validation", "test")
 # Section asked for → texts a study must have to be kept.
 SECTIONS = {"impression": ("impression",), "findings": ("findings",), "both": ("impression", "findings")}
-_ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
+_ALIASES = {"training": "train", "testing": "test"} | dict.fromkeys(("val", "valid", "validate", "dev"), "validation")
 
 
 @dataclass(frozen=True)

@@ -86,15 +86,17 @@ def files(folder: Place) -> Iterator[str]:
         root = path.rstrip("/") + "/"
         yield from sorted(name.removeprefix(root) for name in system.find(path))
         return
-    seen: set[str] = set()
+    seen: set[tuple[int, int]] = set()
+    root = os.path.join(folder, "")  # noqa: PTH118 (with the separator at its end)
     for at, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(at)) in seen:
+        found = os.stat(at)  # noqa: PTH116 (three hundred thousand folders)
+        if (found.st_dev, found.st_ino) in seen:
             below.clear()
             continue
-        seen.add(real)
+        seen.add((found.st_dev, found.st_ino))
         below.sort()
-        start = os.path.relpath(at, folder)
-        prefix = "" if start == "." else start.replace(os.sep, "/") + "/"
+        start = at.removeprefix(root).replace(os.sep, "/")
+        prefix = "" if at == str(folder) else f"{start}/"
         yield from (prefix + name for name in sorted(names))
 
 

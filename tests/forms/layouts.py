@@ -143,7 +143,7 @@ LAYOUTS: list[tuple[str, str, dict[str, str]]] = [
     (
         "underscores as placeholders",
         " COMPARISON:  ___\n\n IMPRESSION:\n ___\n Normal chest since ___.\n",
-        {"comparison": "___", "impression": "___ Normal chest since ___."},
+        {"impression": "___ Normal chest since ___."},
     ),
     (
         "no headings",

@@ -8,6 +8,8 @@ import difflib
 import re
 from functools import lru_cache
 
+from hf_cxr.data.sources.rows import EMPTY
+
 FINAL, PROVISIONAL, ADDENDUM, WET = "final", "provisional", "addendum", "wet read"
 """Kinds of readings, the one that counts first; the last never gives a section."""
 
@@ -51,7 +53,7 @@ _HEADING = re.compile(
     r")",
     re.MULTILINE,
 )
-_WITHIN_LINE = re.compile(rf"(?:(?<=[.;!?]) +| {{3,}}(?<=\S {{3}}))(?={_WORDS} *:)")
+_WITHIN_LINE = re.compile(rf"(?<=[.;!? ]) (?=[A-Z]{{3}})(?={_WORDS} *:)")
 _BLANK_LINE = re.compile(r"\n *\n")
 
 
@@ -63,7 +65,7 @@ def sections(text: str) -> dict[str, str]:
 
     Returns:
         `impression`, `findings`, `indication` (with the history), `comparison` and `technique`: of several of one name
-        the last that says something. A heading such as "FINDINGS AND IMPRESSION" gives the impression. A provisional
+        the last that is not `EMPTY`. A heading such as "FINDINGS AND IMPRESSION" gives the impression. A provisional
         reading gives sections that the final one lacks; an addendum gives an impression only where there is nothing
         else; a wet read never gives any. `last_paragraph` is what follows the first paragraph of the last section of a
         report without impression and findings.
@@ -74,7 +76,7 @@ def sections(text: str) -> dict[str, str]:
     parts = _parts(text)
     last = "" if parts else text
     for reading, name, body in parts:
-        if said := " ".join(body.split()):
+        if (said := " ".join(body.split())) and said not in EMPTY:
             found[reading, name] = said
             if reading == FINAL:
                 last = body
