@@ -155,7 +155,7 @@ def _read_one(
     """PNG, digest, evidence and hint of an image, or the reason why it cannot be read; "" if it is not there."""
     try:
         if isinstance(source, str) and storage.is_url(source):
-            source = _fetched(source)
+            source = storage.fetched(source)
         image, hint = read_with_hint(source, at_least=2 * size)
     except FileNotFoundError:
         return ""
@@ -171,19 +171,6 @@ def _read_one(
     image.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # five times as fast as the default (docs/data.md)
     png = buffer.getvalue()
     return png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None
-
-
-def _fetched(address: str) -> bytes:
-    """The content at an address. That there is none is the fault of one image, all else (the network, a password) of
-    the run: `OSError`."""
-    try:
-        with storage.open_file(address) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of whichever library fetches it
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OSError(f"{address}: cannot be read ({said})") from None
 
 
 def _read_elsewhere(expected: str, source: Any, *arguments: Any) -> Any:
