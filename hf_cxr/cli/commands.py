@@ -12,12 +12,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.options import chosen
-from hf_cxr.cli.prepare import run_prepare
+from hf_cxr.cli.prepare import pairs_of, run_prepare
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
@@ -225,16 +225,26 @@ def run_predict(options: argparse.Namespace) -> None:
     if isinstance(studies, dict):
         print_answer(None, pipe(studies, **settings)[0], options.json)
     else:
-        many = (study for _, study in studies)
-        answers = pipe(many, batch_size=options.batch_size, on_unreadable="skip", **settings)
+        uids: list[str] = []
+        answers = pipe(_many(studies, uids), batch_size=options.batch_size, on_unreadable="skip", **settings)
         failed = 0
-        for (uid, _), answer in zip(studies, answers, strict=True):
+        for number, answer in enumerate(answers):
             failed += "error" in answer[0]
-            print_answer(uid, answer[0], options.json)
+            print_answer(uids[number], answer[0], options.json)
         if failed:
             raise ValueError(f"{failed} of {len(studies)} studies could not be read")
     if sys.stdout.isatty() and not options.json:  # in a file or a pipe, studies alone
         print_next("--abstain-below SCORE withholds unsure texts", "--json writes for programs")
+
+
+def _many(studies: Sequence[Any], uids: list[str]) -> Iterator[Any]:
+    """What the pipeline reads of each study; its uid goes into `uids`."""
+    from hf_cxr.data.study import Study
+    from hf_cxr.data.unprepared import views_of
+
+    for uid, views in views_of(studies) if isinstance(studies[0], Study) else studies:
+        uids.append(uid)
+        yield views
 
 
 def _check_readable(study: dict[str, str]) -> None:
@@ -249,8 +259,8 @@ def _check_readable(study: dict[str, str]) -> None:
                 raise UnreadableImage(f"{view}: {error}") from None
 
 
-def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tuple[str, dict[str, str | None]]]:
-    """One study, or many as (uid, study)."""
+def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[Any]:
+    """One study, or many: as (uid, study), or the `Study` of a table."""
     study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
     if options.csv and study:
         raise ValueError(f"--csv or --{next(iter(study))}: not both")
@@ -260,24 +270,17 @@ def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tu
     if len(are_folders) == 2:
         raise ValueError("--frontal and --lateral: one is a folder, the other is not")
     for path in (options.csv, *study.values()):
-        if path and "://" not in path and not Path(path).exists():
+        if path and not re.search(r"\*|://", path) and not Path(path).exists():
             raise FileNotFoundError(missing(path))
     if options.csv:
-        return _read_study_table(Path(options.csv))
+        from hf_cxr.data.sources import table
+
+        columns = pairs_of(options.columns, "columns") if options.columns else None
+        settings = chosen(options, "images", "encoding", "preset")
+        if listed := list(table.studies(options.csv, columns, texts=False, **settings)):
+            return listed
+        raise ValueError(f"{options.csv}: no study in it")
     return _studies_in_folders(study) if are_folders == {True} else study
-
-
-def _read_study_table(path: Path) -> list[tuple[str, dict[str, str | None]]]:
-    """Rows of a table; paths are relative to the file."""
-    from hf_cxr.data.sources.rows import read_table
-
-    table, views = read_table(path), ("frontal", "lateral")
-    if not set(views) & set(table.columns):
-        raise ValueError(f"{path}: neither a column 'frontal' nor a column 'lateral'")
-    return [
-        (row["uid"] or str(number), {view: str(path.parent / row[view]) if row[view] else None for view in views})
-        for number, row in enumerate(table.rows(optional=("uid", *views)), start=1)
-    ]
 
 
 def _studies_in_folders(folders: dict[str, str]) -> list[tuple[str, dict[str, str | None]]]:

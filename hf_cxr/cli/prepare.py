@@ -37,17 +37,9 @@ def define_prepare(parser: Parser) -> None:
     option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
-    option(
-        "--columns",
-        f"table only: names of its columns, as in frontal=pa_file; ours, the default: {', '.join(preset.COLUMNS)}",
-        nargs="+",
-        metavar="OURS=YOURS",
-    )
-    option("--preset", f"table only: a published collection ({', '.join(preset.names())}), or a YAML file of yours")
+    table_options(parser, "of a table")
     option("--revision", "hub only: branch, tag or commit (default: the main branch)")
     option("--config", "hub only: the configuration, of a dataset with several (no default)")
-    option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
-    option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
     option("--num-studies", "phantom only: how many studies (default: 5000)", type=count)
@@ -55,6 +47,18 @@ def define_prepare(parser: Parser) -> None:
     option("--scheduler", "address of a Dask scheduler whose workers read images (default: this machine reads them)")
     option("--resume", "go on where an interrupted run into --out stopped", action="store_true")
     option("--overwrite", "replace a prepared dataset, or an interrupted run, in --out", action="store_true")
+
+
+def table_options(parser: Parser, whose: str) -> None:
+    """What says how a table is to be read."""
+    option = parser.option
+    ours = ", ".join(preset.COLUMNS)
+    named = f"{whose}: names of its columns, as in frontal=pa_file; ours, the default: {ours}"
+    option("--columns", named, nargs="+", metavar="OURS=YOURS")
+    shipped = ", ".join(preset.names())
+    option("--preset", f"{whose}: a published collection ({shipped}), or a YAML file of yours (no default)")
+    option("--images", f"{whose}: folder that its image paths are relative to (default: that of the table)")
+    option("--encoding", f"{whose}: encoding of its text (default: UTF-8)")
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -72,7 +76,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
     for name in ("columns", "view_columns"):
         if words := getattr(options, name):
-            given[name] = _pairs_of(words, name)
+            given[name] = pairs_of(words, name)
     if options.plan:
         preparation = plan(options.source, **given)
         print(format_preparation(preparation))
@@ -90,7 +94,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
 
 
-def _pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
+def pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
     """["frontal=PA file"] → {"frontal": "PA file"}"""
     pairs = {}
     for word in words:
