@@ -68,18 +68,18 @@ def read_images(
     total = sum(len(study.images) for study in studies)
     read = functools.partial(_read_elsewhere, decoder()) if workers.remote else _read_one
     with tqdm(total=total, initial=len(store.found), desc="Reading images", unit=" images") as progress:
-        for (s, i), outcome in in_order(read, _jobs(studies, size, store.found), workers):
+        for (s, i), outcome in in_order(read, jobs(studies, size, store.found), workers):
             if outcome != "":
                 store.add((s, i), outcome or f"{studies[s].images[i].label}: {KILLED}")
             progress.update()
     store.sync()
     return [
-        tuple(store.found.get((s, i), _not_found(radiograph)) for i, radiograph in enumerate(study.images))
+        tuple(store.found.get((s, i), not_found(radiograph)) for i, radiograph in enumerate(study.images))
         for s, study in enumerate(studies)
     ]
 
 
-def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
+def jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
     """What is to be read: first the images that lie open, then each archive and each table in one pass."""
     wanted: dict[Path, dict[str, list[Key]]] = {}
     tables: dict[str, dict[Embedded, list[Key]]] = {}
@@ -144,7 +144,7 @@ def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
     return (source.archive, *source.others) if isinstance(source, Archived) else ()
 
 
-def _not_found(radiograph: Radiograph) -> str:
+def not_found(radiograph: Radiograph) -> str:
     places = " or ".join(archive.name for archive in _archives(radiograph)) or radiograph.searched
     return f"{MISSING}{f' in {places}' if places else ''}: {radiograph.label}"
 

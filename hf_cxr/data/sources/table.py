@@ -52,7 +52,7 @@ def studies(
     images: str | Path | None = None,
     encoding: str | None = None,
     preset: str | Path | None = None,
-    demand_texts: bool = True,
+    texts: bool = True,
 ) -> Iterator[Study]:
     """One study per uid, in the order in which they first occur; where the table has no uids, one per row.
 
@@ -80,7 +80,7 @@ def studies(
         images: The folder that relative paths start from.
         encoding: Of a text table that is neither UTF-8 nor marked as UTF-16, e.g. "cp1252".
         preset: Name of a shipped preset or path of a YAML file, which says what the columns are; `columns` wins.
-        demand_texts: Whether there must be a column of impressions, findings or reports.
+        texts: Whether there must be a column of reports; for images alone there need not.
 
     Raises:
         FileNotFoundError: If the table or the folder `images` is missing.
@@ -92,7 +92,7 @@ def studies(
     base = parent(files[0]) if images is None else as_place(images)
     if not is_folder(base):
         raise FileNotFoundError(f"{base}: no such folder of images")
-    return of_table(read_table(place, encoding), base, columns, preset, demand_texts)
+    return of_table(read_table(place, encoding), base, columns, preset, texts)
 
 
 def of_table(
@@ -100,10 +100,10 @@ def of_table(
     base: Place,
     columns: Mapping[str, str] | None = None,
     preset: str | Path | None = None,
-    demand_texts: bool = True,
+    texts: bool = True,
 ) -> Iterator[Study]:
     """`studies` of a table that is open already, with relative paths of images from the folder `base`."""
-    return _Reader(table, read_preset(preset), base, columns or {}, preset is None, demand_texts).studies()
+    return _Reader(table, read_preset(preset), base, columns or {}, preset is None, texts).studies()
 
 
 def collection(root: str | Path | None = None, preset: str | Path | None = None) -> Collection:
@@ -134,7 +134,7 @@ class _Reader:
     given: Mapping[str, str]
     own_names: bool
     """Whether columns are also known by our own names."""
-    demand_texts: bool
+    texts: bool
     fields: dict[str, Field] = field(default_factory=dict)
     kind: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
@@ -152,7 +152,7 @@ class _Reader:
             if ways and (bound := bind(name, ways, self.table, needed)):
                 self.fields[name] = bound
         self.kind = self._kind()
-        if self.demand_texts and not {"impression", "findings", "report"} & set(self.fields):
+        if self.texts and not {"impression", "findings", "report"} & set(self.fields):
             raise ValueError(self._lacks("impression", "findings"))
         for name in set(self.fields) & {name for kind in KINDS.values() for name in kind} - set(KINDS[self.kind]):
             del self.fields[name]

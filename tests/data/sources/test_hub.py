@@ -126,14 +126,17 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cxr(site):
-    """Runs an `hf-cxr` command as a user of that Hub; returns status, stdout and stderr."""
+    """Runs an `hf-cxr` command as a user of that Hub, or tells of a collection; returns status, stdout and stderr."""
     words = [sys.executable, "-c", RUNNER, str(ROOT / "tests")]
     env = site.env | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runner:
 
         def run(*words, **environment):
-            code = f"import os; os.environ.update({environment})\n"
-            code += f"import sys; from hf_cxr.cli.parser import main; sys.exit(main({list(map(str, words))}))"
+            code = f"import sys; from hf_cxr.cli.parser import main; sys.exit(main({list(map(str, words))}))"
+            if words[0] == "collection":
+                code = "import json; from hf_cxr.data import sources; from dataclasses import asdict\n"
+                code += f"print(json.dumps(asdict(sources.collection('hub', root={words[1]!r}))))"
+            code = f"import os; os.environ.update({environment})\n{code}"
             runner.stdin.write(json.dumps({"code": code}) + "\n")
             runner.stdin.flush()
             answer = json.loads(runner.stdout.readline())
@@ -170,11 +173,10 @@ def test_the_bytes_of_open_i_on_the_hub_become_a_dataset_that_counts_every_recor
     truth = np.asarray(Image.open(io.BytesIO(png(14))).resize((32, 32), Image.Resampling.BOX), float)
     assert np.abs(shown - truth).mean() < 12  # its own image
     assert report["options"]["source_options"]["revision"] == site.find("dataset", "user/openi").at("main").oid
-    assert report["collection"]["licence"] == "other"
 
 
-def test_rows_of_images_in_shards_keep_their_splits_and_the_licence_and_language_of_the_card(prepared):
-    out, report, stderr = prepared("user/shards", *SHARDS)
+def test_rows_of_images_in_shards_keep_their_splits(prepared):
+    out, _, stderr = prepared("user/shards", *SHARDS)
     rows = rows_of(out)
     expected = {"train": {"train-0", "train-1"}, "validation": {"valid-0"}, "test": {"test-0"}}
     for split, studies in expected.items():
@@ -185,9 +187,16 @@ def test_rows_of_images_in_shards_keep_their_splits_and_the_licence_and_language
     assert [line for line in stderr.splitlines() if "extra" in line] == [
         "user/shards: its splits extra are none that are read; name them in a split file"
     ]
-    collection = report["collection"]
+
+
+def test_what_a_card_states_is_told_of_the_collection(site, cxr):
+    collection = json.loads(cxr("collection", "user/shards")[1])
     assert (collection["licence"], collection["language"]) == ("cc-by-4.0", "es")
     assert collection["name"] == "Rows of images (user/shards on the Hub)"
+    assert site.find("dataset", "user/shards").at("main").oid in collection["note"]
+    collection = json.loads(cxr("collection", "user/openi")[1])
+    assert (collection["licence"], collection["language"]) == ("other", None)
+    assert "states no known licence" in collection["note"]
 
 
 def test_a_folder_of_images_with_metadata_is_read_image_by_image(prepared):
