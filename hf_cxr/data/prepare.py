@@ -11,10 +11,10 @@ import inspect
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import datasets
@@ -32,7 +32,7 @@ from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.scheduler import workers
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
-from hf_cxr.data.storage import is_url
+from hf_cxr.data.storage import Place, is_url, open_file
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
@@ -249,14 +249,18 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _sha256_of(tables: list[Path]) -> dict[str, str]:
+def _sha256_of(tables: Sequence[Place]) -> dict[str, str]:
     """File name → SHA-256; of very many files (Open-i's unpacked reports) one for all."""
-    if len(tables) <= 10:
-        return {path.name: _sha256(path) for path in tables}
-    listing = "".join(f"{_sha256(path)}  {path.name}\n" for path in tables)  # as sha256sum prints them
+    digests = [(PurePosixPath(place).name, _sha256(place)) for place in tables]
+    if len(digests) <= 10:
+        return dict(digests)
+    listing = "".join(f"{digest}  {name}\n" for name, digest in digests)  # as sha256sum prints them
     return {f"{len(tables)} files": hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(place: Place) -> str:
+    with open_file(place) as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
