@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 # What the Hub keeps as a large file outside git, beside all that is binary or big.
 LARGE, BIG = (".safetensors", ".parquet", ".bin", ".png"), 10_000_000
 
@@ -74,6 +76,8 @@ class Repo:
         revision = self.at(name)
         siblings = [{"rfilename": path, "size": blob.size} for path, blob in sorted(revision.tree.items())]
         told = {"id": self.id, "modelId": self.id, "author": self.id.split("/")[0], "private": self.private}
+        if (card := revision.tree.get("README.md")) and len(parts := card.path.read_text().split("---\n", 2)) == 3:
+            told["cardData"] = yaml.safe_load(parts[1])
         return told | {"sha": revision.oid, "gated": False, "disabled": False, "tags": [], "siblings": siblings}
 
     def last_change(self, name: str, path: str) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class HubServer(ThreadingHTTPServer):
 
     def __init__(self, tokens=None, root=None, fail=(), port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
+        self.sent = 0  # bytes of all answers
         self.tokens = {"hf_test": "user"} if tokens is None else dict(tokens)
         self.root = Path(root) if root else None
         self.home = Path(tempfile.mkdtemp(prefix="hub-"))
@@ -234,6 +235,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            self.server.sent += len(body)
             self.wfile.write(body)
 
     def log_message(self, format: str, *args) -> None:

@@ -19,6 +19,7 @@ from threading import Thread
 import published_forms
 import pytest
 import torch
+from forms import chexpert_plus, covid_chestxray, padchest, rexgradient
 from helpers import ROOT, TINY_RECIPE, gpt2_folder, vit_folder, write_config
 from hub_server import HubServer
 
@@ -121,6 +122,10 @@ def sandbox(tmp_path_factory):
     published_forms.kaggle(folder / "kaggle", drawn)
     published_forms.r2gen(folder / "iu_xray.zip", drawn)
     published_forms.own_table(folder / "export.csv", drawn)
+    places = {"chexpert": chexpert_plus, "padchest": padchest, "rexgradient": rexgradient, "covid": covid_chestxray}
+    for place, form in places.items():
+        (folder / place).mkdir()
+        form.make(folder / place, 40)
     both = next(views for _, _, views in drawn if len(views) == 2)
     for view, image in both.items():
         (folder / f"{view}.png").write_bytes(image)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.options import chosen
-from hf_cxr.cli.prepare import run_prepare
+from hf_cxr.cli.prepare import run_prepare, table_settings
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
@@ -225,12 +225,13 @@ def run_predict(options: argparse.Namespace) -> None:
     if isinstance(studies, dict):
         print_answer(None, pipe(studies, **settings)[0], options.json)
     else:
-        many = (study for _, study in studies)
-        answers = pipe(many, batch_size=options.batch_size, on_unreadable="skip", **settings)
+        many = (study for _, study in studies if isinstance(study, dict))
+        answers = iter(pipe(many, batch_size=options.batch_size, on_unreadable="skip", **settings))
         failed = 0
-        for (uid, _), answer in zip(studies, answers, strict=True):
-            failed += "error" in answer[0]
-            print_answer(uid, answer[0], options.json)
+        for uid, study in studies:
+            answer = next(answers)[0] if isinstance(study, dict) else {"error": study}
+            failed += "error" in answer
+            print_answer(uid, answer, options.json)
         if failed:
             raise ValueError(f"{failed} of {len(studies)} studies could not be read")
     if sys.stdout.isatty() and not options.json:  # in a file or a pipe, studies alone
@@ -249,8 +250,8 @@ def _check_readable(study: dict[str, str]) -> None:
                 raise UnreadableImage(f"{view}: {error}") from None
 
 
-def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tuple[str, dict[str, str | None]]]:
-    """One study, or many as (uid, study)."""
+def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | Sequence[tuple[str, dict[str, Any] | str]]:
+    """One study, or many as (uid, study or the reason why it cannot be read)."""
     study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
     if options.csv and study:
         raise ValueError(f"--csv or --{next(iter(study))}: not both")
@@ -263,21 +264,16 @@ def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[tu
         if path and "://" not in path and not Path(path).exists():
             raise FileNotFoundError(missing(path))
     if options.csv:
-        return _read_study_table(Path(options.csv))
+        return _read_study_table(options)
     return _studies_in_folders(study) if are_folders == {True} else study
 
 
-def _read_study_table(path: Path) -> list[tuple[str, dict[str, str | None]]]:
-    """Rows of a table; paths are relative to the file."""
-    from hf_cxr.data.sources.rows import read_table
+def _read_study_table(options: argparse.Namespace) -> list[tuple[str, dict[str, Any] | str]]:
+    """The studies of a table: two views of each, or why it has none."""
+    from hf_cxr.data.sources import table
+    from hf_cxr.data.two_views import two_views
 
-    table, views = read_table(path), ("frontal", "lateral")
-    if not set(views) & set(table.columns):
-        raise ValueError(f"{path}: neither a column 'frontal' nor a column 'lateral'")
-    return [
-        (row["uid"] or str(number), {view: str(path.parent / row[view]) if row[view] else None for view in views})
-        for number, row in enumerate(table.rows(optional=("uid", *views)), start=1)
-    ]
+    return list(two_views(table.studies(options.csv, demand_texts=False, **table_settings(options))))
 
 
 def _studies_in_folders(folders: dict[str, str]) -> list[tuple[str, dict[str, str | None]]]:
@@ -317,9 +313,9 @@ def run_push(options: argparse.Namespace) -> None:
     from hf_cxr.hub.patients import PatientsToldOf
     from hf_cxr.hub.push import licence_note, push
 
-    if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
+    if note := licence_note(options.folder, options.public):
         print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked")
+    settings = chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked", "with_age_and_sex")
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)

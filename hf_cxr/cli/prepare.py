@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_cxr.cli.options import Parser, chosen, count
 from hf_cxr.cli.terminal import command, print_next
+from hf_cxr.data.sources import preset
 from hf_cxr.utils.places import missing
 
 PAIRS, REQUIRE = ("best", "all"), ("any", "both")  # of hf_cxr.data.selection, whose import would be slow
@@ -21,10 +24,11 @@ def define_prepare(parser: Parser) -> None:
     parser.add_argument(
         "source",
         help="openi, kaggle or r2gen (the published forms of the Indiana collection), mimic (MIMIC-CXR), table (your "
-        "own CSV, JSONL or Parquet), or phantom (the embedded synthetic collection, needs no --root)",
+        "own CSV, JSONL or Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic "
+        "collection, needs no --root)",
     )
     option = parser.option
-    option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
+    option("--root", "folder of the collection; for a table, its file; of the Hub, user/dataset (no default)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
     option("--plan", "only count what would be kept; no image is opened", action="store_true")
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
@@ -34,36 +38,51 @@ def define_prepare(parser: Parser) -> None:
     option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
-    option(
-        "--columns",
-        "table only: names of its columns, as in frontal=pa_file (default: ours)",
-        nargs="+",
-        metavar="OURS=YOURS",
-    )
-    option("--images", "mimic: folder of the images; table: folder that its image paths start from (default: its own)")
+    table_options(parser, "table only")
     option("--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections")
     option("--labels", "mimic only: another table of labels (default: mimic-cxr-…-chexpert.csv beside the images)")
-    option("--encoding", "table only: encoding of its text (default: UTF-8)")
+    option("--revision", "hub only: branch, tag or commit (default: the main branch)")
+    option("--config", "hub only: the configuration, of a dataset with several (no default)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
     option("--num-studies", "phantom only: how many studies (default: 5000)", type=count)
     option("--num-proc", "processes that read images", type=count, default=1)
-    option("--overwrite", "replace a prepared dataset in --out", action="store_true")
+    option("--scheduler", "address of a Dask scheduler whose workers read images (default: this machine reads them)")
+    option("--resume", "go on where an interrupted run into --out stopped", action="store_true")
+    option("--overwrite", "replace a prepared dataset, or an interrupted run, in --out", action="store_true")
+
+
+def table_options(parser: Parser, where: str) -> None:
+    """The options that say how a table is read."""
+    ours = ", ".join(preset.COLUMNS)
+    columns = f"{where}: names of its columns, as in frontal=pa_file; ours, the default: {ours}"
+    parser.option("--columns", columns, nargs="+", metavar="OURS=YOURS")
+    known = ", ".join(preset.names())
+    parser.option("--preset", f"{where}: a published collection ({known}), or a YAML file of yours (no default)")
+    parser.option("--images", f"{where}: folder that its image paths are relative to (default: that of the table)")
+    parser.option("--encoding", f"{where}: encoding of its text (default: UTF-8)")
+
+
+def table_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What these options say, as arguments of `hf_cxr.data.sources.table.studies`."""
+    given = chosen(options, "images", "encoding", "preset")
+    return given | ({"columns": _pairs_of(options.columns, "columns")} if options.columns else {})
 
 
 def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.sources import reader
 
     reader(options.source)
-    if options.root and not Path(options.root).exists():
+    elsewhere = options.source == "hub" or re.search(r"\*|://", options.root or "")
+    if options.root and not elsewhere and not Path(options.root).exists():
         raise FileNotFoundError(missing(options.root, "file or folder"))
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "reports", "labels")
-    for name in ("columns", "view_columns"):
-        if words := getattr(options, name):
-            given[name] = _pairs_of(words, name)
+    given |= chosen(options, "root", "num_studies", "placeholders", "reports", "labels", "revision", "config")
+    given |= table_settings(options)
+    if options.view_columns:
+        given["view_columns"] = _pairs_of(options.view_columns, "view_columns")
     if options.plan:
         preparation = plan(options.source, **given)
         print(format_preparation(preparation))
@@ -72,7 +91,7 @@ def run_prepare(options: argparse.Namespace) -> None:
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
-    given |= chosen(options, "size", "num_proc", "overwrite")
+    given |= chosen(options, "size", "num_proc", "scheduler", "resume", "overwrite")
     print(format_preparation(prepare(options.source, options.out, **given)))
     recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
     print_next(

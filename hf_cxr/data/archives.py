@@ -35,7 +35,7 @@ MAX_EXTRA = 1 << 16  # bytes of the extra header of one tar member (long name, p
 MAX_DIRECTORY = 1 << 26  # bytes of the directory of a zip, which zipfile reads whole
 CHUNK = 1 << 18
 
-_IMAGE_SUFFIXES = re.compile(r"(?<=.)(\.(png|dcm|dicom|jpe?g|jp2|j2k|tiff?|bmp|gif|webp|p[gnp]m))+$", re.IGNORECASE)
+IMAGE_SUFFIXES = re.compile(r"(?<=.)(\.(png|dcm|dicom|jpe?g|jp2|j2k|tiff?|bmp|gif|webp|p[gnp]m))+$", re.IGNORECASE)
 _PREFIX = re.compile(r"^CXR(?=\d)", re.IGNORECASE)
 _TWICE = re.compile(r"^(\d+)_\1_(?=IM-)")
 _EXTRA_TYPES = {
@@ -69,7 +69,7 @@ def image_key(name: str) -> str:
     >>> image_key("a/CXR1000_IM-0003-1001.png"), image_key("1000_IM-0003-1001.dcm.png")
     ('1000_IM-0003-1001', '1000_IM-0003-1001')
     """
-    stem = _PREFIX.sub("", _IMAGE_SUFFIXES.sub("", re.split(r"[/\\]", name)[-1]))
+    stem = _PREFIX.sub("", IMAGE_SUFFIXES.sub("", re.split(r"[/\\]", name)[-1]))
     return _TWICE.sub(r"\1_", stem)
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_cxr.data.storage import Place, as_place, is_url, open_file
-from hf_cxr.data.study import Embedded
+from hf_cxr.data.storage import Embedded, Place, as_place, is_url, open_file
 
 IMAGES_AT_ONCE = 8  # in memory
+AHEAD = 1 << 16  # bytes that are fetched from an address beside what is asked for: images lie between the texts
+IMAGE_BYTES = 1 << 23  # of an address, in one request
 DAMAGE = (pa.ArrowException, UnicodeDecodeError, OSError)
 """What pyarrow raises on a damaged Parquet file, without its name."""
 Record = tuple[str, Mapping[str, Any]]
@@ -31,15 +31,15 @@ def columns_of(place: Place) -> list[str]:
 
 
 def rows_of(
-    place: Place, columns: Mapping[str, str], images: Mapping[str, str], look: bool = True
+    place: Place, columns: Mapping[str, str], images: Mapping[str, str], gaps: set[str] | None = None
 ) -> Iterator[Record]:
     """Every row: "row 1" …, and its values by our name of a column.
 
     Args:
         columns: Our name → the file's, of columns that are read as they are.
         images: The same of columns whose cells may hold images; bytes in them are an `Embedded` in their place.
-        look: Read a column of bytes in which some rows have none, where the file's statistics do not tell which;
-            without it every row counts as having an image.
+        gaps: With it, no image is read where some rows of a column have none and the file does not tell which: the
+            column counts as full, and its name is put into this set.
     """
     row = 0
     with _parquet(place) as file:
@@ -50,7 +50,7 @@ def rows_of(
             for group in range(file.metadata.num_row_groups):
                 numbers = range(file.metadata.row_group(group).num_rows)
                 texts = _batches(file, group, list(plain.values()), 1024) if plain else repeat({}, len(numbers))
-                cells = (_cells(file, group, images[name], kinds[name], look) for name in filled)
+                cells = (_cells(file, group, images[name], kinds[name], gaps) for name in filled)
                 for _, values, *shapes in zip(numbers, texts, *cells, strict=True):
                     read = {name: values[theirs] for name, theirs in plain.items()}
                     for name, shape in zip(filled, shapes, strict=True):
@@ -72,7 +72,7 @@ def embedded_images(table: str, wanted: Collection[Embedded]) -> Iterator[tuple[
     names = sorted({image.column for image in wanted})
     place, row = as_place(table), 0
     try:
-        with _parquet(place) as file:
+        with _parquet(place, IMAGE_BYTES) as file:
             leaves = [leaf for name in names for leaf in _leaves(file, place, name)[:1]]
             for group in range(file.metadata.num_row_groups):
                 end = row + file.metadata.row_group(group).num_rows
@@ -131,25 +131,25 @@ def _is_binary(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
-def _cells(file: Any, group: int, column: str, leaves: Sequence[str], look: bool) -> Iterator[Any]:
+def _cells(file: Any, group: int, column: str, leaves: Sequence[str], gaps: set[str] | None) -> Iterator[Any]:
     """Of each row: `None`, `True` for bytes, {"bytes": True or `None`, "path": …}, or a list of these."""
     leaf, beside = leaves
     facts = file.metadata.row_group(group)
     chunk = next(c for c in map(facts.column, range(facts.num_columns)) if c.path_in_schema == leaf)
-    known = chunk.statistics is not None and chunk.statistics.has_null_count
-    nulls = chunk.statistics.null_count if known else -1
-    if not beside:
-        if leaf == column and (nulls in (0, facts.num_rows) or not look):
-            yield from repeat(None if nulls == facts.num_rows else True, facts.num_rows)
-            return
-    elif known or not look:
+    nulls = chunk.statistics.null_count if chunk.statistics and chunk.statistics.has_null_count else None
+    if beside:
         # A value that is absent is counted once, be it an empty list, an absent structure or absent bytes in one.
-        shapes = [row[column] for row in _batches(file, group, [beside], 1024)]
-        without = sum(map(_absent, shapes))
-        if nulls in (without, chunk.num_values) or not look:
-            filled = None if nulls == chunk.num_values else True
-            yield from (_filled(shape, filled) for shape in shapes)
-            return
+        paths = [row[column] for row in _batches(file, group, [beside], 1024)]
+        told = nulls in (sum(map(_absent, paths)), chunk.num_values)
+        shapes: Any = (_filled(path, None if nulls == chunk.num_values else True) for path in paths)
+    else:
+        told = leaf in (column, f"{column}.bytes") and nulls in (0, facts.num_rows)
+        shapes = repeat(None if nulls == facts.num_rows else True, facts.num_rows)
+    if gaps is not None and not told:
+        gaps.add(column)
+    if told or gaps is not None:
+        yield from shapes
+        return
     for batch in file.iter_batches(IMAGES_AT_ONCE, [group], [path for path in leaves if path]):
         yield from map(_shape, batch.column(0))
 
@@ -183,11 +183,12 @@ def _batches(file: Any, group: int, columns: Sequence[str], size: int) -> Iterat
 
 
 @contextmanager
-def _parquet(place: Place) -> Iterator[Any]:
-    with open_file(place) if is_url(place) else Path(place).open("rb") as stream:
+def _parquet(place: Place, at_once: int = 1 << 20) -> Iterator[Any]:
+    """The open file; of each column so many bytes are read at once."""
+    with open_file(place, AHEAD) as stream:
         try:
             # Read as it is asked for, not a whole group of rows in advance: that may be gigabytes of images.
-            file = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
+            file = pq.ParquetFile(stream, buffer_size=at_once, pre_buffer=False)
         except DAMAGE:
             raise ValueError(f"{place}: not a Parquet file, or damaged, or it cannot be read") from None
         with file:

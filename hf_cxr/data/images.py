@@ -1,52 +1,60 @@
 """Every image of a collection, read once: in parallel, and in one pass through each archive.
 
-What comes out are small PNG files one after the other in a store on disk, and per image what the rest of the kit
-needs to know of it. How one image is decoded lives in `hf_cxr.inference.views`.
+What comes out goes into a store on disk (`hf_cxr.data.store`). How one image is decoded lives in
+`hf_cxr.inference.views`; who does it in `hf_cxr.data.scheduler`.
 """
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import hashlib
 import io
-import multiprocessing
-import signal
+import platform
 import stat
-import sys
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from datasets.utils import tqdm
+from PIL import features
 
-from hf_cxr.data import archives
-from hf_cxr.data.study import MISSING, Archived, Radiograph, StoredImage, Study
+from hf_cxr import __version__
+from hf_cxr.data import archives, storage
+from hf_cxr.data.embedded import embedded_images
+from hf_cxr.data.scheduler import Key, Workers, in_order
+from hf_cxr.data.store import Store
+from hf_cxr.data.study import MISSING, Archived, Embedded, Radiograph, StoredImage, Study
 from hf_cxr.data.view_labels import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
-from hf_cxr.utils.files import ENDINGS, undisturbed
 
-AHEAD = 8  # images in work or waiting per process: bounds the memory, whatever the size of the collection
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-KILLED = "the process that read it was killed, twice (out of memory?)"
+KILLED = "every process that read it was killed (out of memory?)"
 
-Key = tuple[int, int]  # (index of the study, index of the image in it)
+
+@functools.cache
+def decoder() -> str:
+    """What the bytes of an image depend on, besides its file: a run has one, on all machines and when it goes on."""
+    said = [f"hf-cxr {__version__}"]
+    for name in ("pillow", "numpy", "pydicom", "pyjpegls"):
+        try:
+            said.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            said.append(f"no {name}")
+    codecs = (f"{name} {features.version(name)}" for name in ("jpg", "jpg_2000", "libtiff", "webp"))
+    return ", ".join([*said, *codecs, f"zlib {features.version('zlib')}"])
 
 
 def read_images(
-    studies: Sequence[Study], size: int, store: Path, num_proc: int = 1
+    studies: Sequence[Study], size: int, store: Store, workers: Workers
 ) -> list[tuple[StoredImage | str, ...]]:
-    """Read every image of every study and append it, shrunk and as 8-bit grey PNG, to the file `store`.
+    """Read every image of every study that `store` does not know, and put it there: shrunk, as 8-bit grey PNG.
 
     Args:
         studies: Records with images, not opened.
         size: Longer side of a stored image in pixels, at most.
-        store: The file to make.
-        num_proc: Processes that read. The result does not depend on it.
+        store: Where they go, and perhaps some are.
+        workers: Those who read. The result does not depend on them.
 
     Returns:
         For each study, in order, for each of its images: a `StoredImage`, or the reason why it cannot be read. That
@@ -54,50 +62,58 @@ def read_images(
 
     Raises:
         ValueError: If an archive is broken or unsafe.
-        OSError: If the store cannot be written or an archive cannot be read.
+        OSError: If the store cannot be written, an archive or an address cannot be read, or a worker has another
+            decoder or does not see the images.
     """
-    found: dict[Key, StoredImage | str] = {}
     total = sum(len(study.images) for study in studies)
-    with store.open("wb") as stream, tqdm(total=total, desc="Reading images", unit=" images") as progress:
-        start = 0
-        for key, outcome in _in_order(_read_one, _jobs(studies, size), num_proc):
-            result, reason = outcome or (None, f"{studies[key[0]].images[key[1]].label}: {KILLED}")
-            if result is None:
-                found[key] = reason
-            else:
-                png, digest, evidence, hint = result
-                stream.write(png)
-                found[key] = StoredImage(start, len(png), digest, evidence, hint)
-                start += len(png)
+    read = functools.partial(_read_elsewhere, decoder()) if workers.remote else _read_one
+    with tqdm(total=total, initial=len(store.found), desc="Reading images", unit=" images") as progress:
+        for (s, i), outcome in in_order(read, _jobs(studies, size, store.found), workers):
+            if outcome != "":
+                store.add((s, i), outcome or f"{studies[s].images[i].label}: {KILLED}")
             progress.update()
+    store.sync()
     return [
-        tuple(found.get((s, i), _not_found(radiograph)) for i, radiograph in enumerate(study.images))
+        tuple(store.found.get((s, i), _not_found(radiograph)) for i, radiograph in enumerate(study.images))
         for s, study in enumerate(studies)
     ]
 
 
-def _jobs(studies: Sequence[Study], size: int) -> Iterator[tuple[Key, tuple[Any, ...]]]:
-    """What is to be read: first the images that lie open, then each archive in one pass."""
+def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
+    """What is to be read: first the images that lie open, then each archive and each table in one pass."""
     wanted: dict[Path, dict[str, list[Key]]] = {}
+    tables: dict[str, dict[Embedded, list[Key]]] = {}
+
+    def job(key: Key, source: Any) -> tuple[Key, tuple[Any, ...]]:
+        radiograph = studies[key[0]].images[key[1]]
+        return key, (source, radiograph.label, radiograph.view is None, size)
+
     for s, study in enumerate(studies):
         for i, radiograph in enumerate(study.images):
             source = radiograph.source
+            if (s, i) in known:
+                continue
             if isinstance(source, Archived):
                 wanted.setdefault(source.archive, {}).setdefault(source.key, []).append((s, i))
-            elif not isinstance(source, (str, Path)) or _is_there(source):
-                yield (s, i), (source, radiograph.label, radiograph.view is None, size)
+            elif isinstance(source, Embedded):
+                tables.setdefault(source.table, {}).setdefault(source, []).append((s, i))
+            elif not isinstance(source, (str, Path)) or storage.is_url(source) or _is_there(source):
+                yield job((s, i), source)
     while wanted:
         archive = next(iter(wanted))
         missing = wanted.pop(archive)
         for keys, content in _members(archive, missing):
-            for s, i in keys:
-                radiograph = studies[s].images[i]
-                yield (s, i), (content, radiograph.label, radiograph.view is None, size)
+            for key in keys:
+                yield job(key, content)
         for name, keys in missing.items():  # what it did not hold, another archive may
             for s, i in keys:
                 places = _archives(studies[s].images[i])
                 for place in places[places.index(archive) + 1 :][:1]:
                     wanted.setdefault(place, {}).setdefault(name, []).append((s, i))
+    for table, images in tables.items():
+        for image, content in embedded_images(table, images):
+            for key in images[image]:
+                yield job(key, content)
 
 
 def _is_there(path: str | Path) -> bool:
@@ -129,92 +145,38 @@ def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
 
 
 def _not_found(radiograph: Radiograph) -> str:
-    places = " or ".join(archive.name for archive in _archives(radiograph))
+    places = " or ".join(archive.name for archive in _archives(radiograph)) or radiograph.searched
     return f"{MISSING}{f' in {places}' if places else ''}: {radiograph.label}"
 
 
-def _read_one(source: Any, label: str, unlabelled: bool, size: int) -> tuple[tuple | None, str]:
-    """(PNG, digest, evidence, hint), or `None` and the reason; runs in a process of its own."""
+def _read_one(
+    source: Any, label: str, unlabelled: bool, size: int
+) -> tuple[bytes, str, float | None, str | None] | str:
+    """PNG, digest, evidence and hint of an image, or the reason why it cannot be read; "" if it is not there."""
     try:
+        if isinstance(source, str) and storage.is_url(source):
+            source = storage.fetched(source)
         image, hint = read_with_hint(source, at_least=2 * size)
+    except FileNotFoundError:
+        return ""
     except UnreadableImage as error:
         said = str(source) if isinstance(source, (str, Path)) else "image bytes"
-        return None, str(error).replace(said, label)
+        return str(error).replace(said, label)
     image = shrink(image, size)
     low, high = image.getextrema()
     if low == high:
-        return None, f"{label}: blank, every pixel has the same value"
-    evidence = pixel_evidence(image) if unlabelled else None
+        return f"{label}: blank, every pixel has the same value"
+    evidence = float(pixel_evidence(image)) if unlabelled else None
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # five times as fast as the default (docs/data.md)
     png = buffer.getvalue()
-    return (png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None), ""
+    return png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None
 
 
-def _in_order(
-    function: Callable[..., Any], jobs: Iterable[tuple[Key, tuple[Any, ...]]], num_proc: int
-) -> Iterator[tuple[Key, Any]]:
-    """`(key, function(*arguments))` of each job, in the order of the jobs, never more than a few of them in memory.
-
-    Where a process is killed, the jobs that were in work or waiting are done again, each alone in a process of its
-    own. One that kills two of these gives `None`.
-    """
-    if num_proc <= 1:
-        for key, arguments in jobs:
-            yield key, function(*arguments)
-        return
-    jobs = iter(jobs)
-    waiting: deque[tuple[Key, tuple[Any, ...], Future | None]] = deque()
-    while True:
-        with suppress(BrokenProcessPool), _workers(num_proc) as pool:
-            for key, arguments in jobs:
-                waiting.append((key, arguments, None))  # before `submit`, which may find the pool broken
-                waiting[-1] = key, arguments, pool.submit(function, *arguments)
-                if len(waiting) >= AHEAD * num_proc:
-                    yield _first(waiting)
-            while waiting:
-                yield _first(waiting)
-            return
-        while waiting:
-            key, arguments, future = waiting.popleft()
-            if future is None or not future.done() or future.exception():
-                yield key, _alone(function, arguments)
-            else:
-                yield key, future.result()
-
-
-def _first(waiting: deque[tuple[Key, tuple[Any, ...], Any]]) -> tuple[Key, Any]:
-    """Key and result of the first job, which waits no more; it stays if its process was killed."""
-    key, _, future = waiting[0]
-    result = future.result()
-    waiting.popleft()
-    return key, result
-
-
-def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    for _ in range(2):  # it may have waited only while another job killed the process
-        with suppress(BrokenProcessPool), _workers(1) as pool:
-            return pool.submit(function, *arguments).result()
-    return None
-
-
-def _serve() -> None:
-    """A reading process ends when its pool does, and with its parent, whatever ends that; never on its own."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in ENDINGS:  # put off when this process was forked, and without effect from here on
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def _workers(num_proc: int) -> Iterator[ProcessPoolExecutor]:
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # as `datasets` does it
-    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context(method), initializer=_serve)
-    try:
-        with undisturbed():  # half started, or with a child that was ended before it listens, the pool would hang
-            pool.submit(int)  # starts the processes
-        yield pool
-    finally:
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
-            process.kill()  # it may wait for a lock that another held when it was killed
-        pool.shutdown(cancel_futures=True)
+def _read_elsewhere(expected: str, source: Any, *arguments: Any) -> Any:
+    """`_read_one` on another machine, if that is like this one."""
+    if (found := decoder()) != expected:
+        raise OSError(f"worker on {platform.node()}: it would read with {found}; this process reads with {expected}")
+    if isinstance(source, (str, Path)) and not storage.is_url(source) and not Path(source).exists():
+        raise OSError(f"worker on {platform.node()}: does not see {source}; put the images where all workers see them")
+    return _read_one(source, *arguments)

@@ -11,10 +11,10 @@ import inspect
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import datasets
@@ -22,14 +22,17 @@ import filelock
 from datasets import DatasetDict
 
 from hf_cxr import __version__
-from hf_cxr.data import sources
+from hf_cxr.data import sources, store
 from hf_cxr.data.builder import build
 from hf_cxr.data.choice import PreparationConfig, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
+from hf_cxr.data.images import decoder
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
+from hf_cxr.data.scheduler import workers
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
+from hf_cxr.data.storage import Place, is_url, open_file
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
@@ -66,7 +69,7 @@ def load_studies(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
         if not folder.exists():
-            _prepare(config, folder, num_proc)
+            _prepare(config, folder, num_proc, overwrite=True)  # of what a run left that was killed
     dataset = read_splits(folder, cache)
     report = format_preparation(json_object(folder / "prepare.json"))
     for split in dataset.values():
@@ -88,13 +91,15 @@ def prepare(
     seed: int = 0,
     placeholders: str = "drop",
     num_proc: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Write a collection as a dataset folder: Parquet, card, preparation report. All of it or, on any failure,
     nothing.
 
-    The same input gives the same bytes, whatever `num_proc` is.
+    The same input gives the same bytes, whatever `num_proc` and `scheduler` are, and however often it was interrupted.
 
     Args:
         source: One of `hf_cxr.data.sources.SOURCES`.
@@ -109,8 +114,10 @@ def prepare(
         require: "any" view makes a study, or "both" are needed.
         seed: Seed of the split. For the phantom also the seed it is drawn from.
         placeholders: What to do with de-identification placeholders, one of `hf_cxr.data.study.PLACEHOLDER_POLICIES`.
-        num_proc: Processes that read images.
-        overwrite: Replace `out` if it is a prepared dataset.
+        num_proc: Processes of this machine that read images.
+        scheduler: Address of a Dask scheduler whose workers read them instead.
+        resume: Go on with the images that an interrupted run into the same `out` has read; if there are none, begin.
+        overwrite: Replace `out` if it is a prepared dataset; without `resume` also what an interrupted run has kept.
         options: What the source takes: `root` for a collection on disk, `columns` for a table, `num_studies` for the
             phantom.
 
@@ -123,7 +130,9 @@ def prepare(
         prints it.
 
     Raises:
-        FileExistsError: If `out` holds files already, and `overwrite` is not set or they are no prepared dataset.
+        FileExistsError: If `out` holds files already, and `overwrite` is not set or they are no prepared dataset; or
+            if an interrupted run has kept images, and neither `resume` nor `overwrite` says what to do with them, or
+            `resume` does and its collection, options or decoder were others.
         ValueError: For an unknown source or option, a broken table, or if no study can be used.
         OSError: If a collection is missing or `out` cannot be written.
     """
@@ -138,7 +147,8 @@ def prepare(
         "seed": seed,
         "placeholders": placeholders,
     }
-    return _prepare(_config(source, options | settings), Path(out).resolve(), num_proc, overwrite)
+    config = _config(source, options | settings)
+    return _prepare(config, Path(out).resolve(), num_proc, scheduler, resume, overwrite)
 
 
 @_with_settings
@@ -147,7 +157,7 @@ def plan(source: str, **options: Any) -> dict[str, Any]:
 
     Args:
         source: One of `hf_cxr.data.sources.SOURCES`.
-        options: Those of `prepare`, but for `size`, `num_proc` and `overwrite`.
+        options: Those of `prepare`, but for `size`, `num_proc`, `scheduler`, `resume` and `overwrite`.
 
     Returns:
         `steps`, `splits`, `studies` and what is known of patients as `prepare` does, and `views`: how many studies
@@ -182,20 +192,30 @@ def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
     # A source that draws its studies takes the same seed and size.
     options: dict[str, Any] = {key: getattr(config, key) for key in ("seed", "size") if key in sources.takes(source)}
     options |= {name: value for name, value in arguments.items() if name not in names and value is not None}
+    options = sources.pinned(source, options)
     for name in PLACES & set(options):
-        options[name] = str(Path(options[name]).absolute())
+        options[name] = options[name] if is_url(options[name]) else str(Path(options[name]).absolute())
     return replace(config, options=options)
 
 
-def _prepare(config: PreparationConfig, out: Path, num_proc: int, overwrite: bool = False) -> dict[str, Any]:
+def _prepare(
+    config: PreparationConfig,
+    out: Path,
+    num_proc: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Make the dataset folder: Parquet files, manifest, card."""
     if num_proc < 1:
         raise ValueError(f"num_proc must be at least 1; got {num_proc}")
     check = functools.partial(check_free, out, "a prepared dataset", "prepare.json", overwrite=overwrite)
     check()
-    with staging_folder(out) as staging:
-        folder = staging / "dataset"
-        report, info = build(config, folder, num_proc)
+    mark = {"settings": config.fingerprint(), "decoder": decoder()}
+    with staging_folder(out, store.kept) as staging, workers(num_proc, scheduler) as readers:
+        store.begin(staging, mark, out, resume, overwrite)
+        folder = staging / store.DATASET
+        report, info = build(config, staging, readers)
         facts = _facts(config, report)
         facts["splits_sha256"] = _sha256(folder / "splits.csv")
         info.download_size = sum(path.stat().st_size for path in (folder / "data").iterdir())
@@ -213,7 +233,8 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
     options = {name: getattr(config, name) for name in names}
     for name in ("split_file", "views"):
         options[name] = Path(path).name if (path := getattr(config, name)) else None
-    options["source_options"] = {name: value for name, value in config.options.items() if name not in PLACES}
+    own = {name: value for name, value in config.options.items() if name not in PLACES}
+    options["source_options"] = own | ({"preset": Path(own["preset"]).name} if "preset" in own else {})
     versions = {"hf-cxr": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("datasets", "pyarrow", "pillow", "numpy")}
     tables = _sha256_of(sources.tables(config.source, **config.options))
@@ -228,14 +249,18 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _sha256_of(tables: list[Path]) -> dict[str, str]:
+def _sha256_of(tables: Sequence[Place]) -> dict[str, str]:
     """File name → SHA-256; of very many files (Open-i's unpacked reports) one for all."""
-    if len(tables) <= 10:
-        return {path.name: _sha256(path) for path in tables}
-    listing = "".join(f"{_sha256(path)}  {path.name}\n" for path in tables)  # as sha256sum prints them
+    digests = [(PurePosixPath(place).name, _sha256(place)) for place in tables]
+    if len(digests) <= 10:
+        return dict(digests)
+    listing = "".join(f"{digest}  {name}\n" for name, digest in digests)  # as sha256sum prints them
     return {f"{len(tables)} files": hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(place: Place) -> str:
+    with open_file(place) as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()

@@ -6,11 +6,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import IO, Any, cast
 
 Place = str | Path
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An image that lies in a cell of a table."""
+
+    table: str
+    """Path or address of a Parquet file (`hf_cxr.data.embedded` reads it)."""
+    row: int  # from 0
+    column: str
+    item: int = 0  # of a cell that holds several
 
 
 def is_url(place: Place) -> bool:
@@ -37,15 +49,30 @@ def parent(place: Place) -> Place:
     return place.rstrip("/").rpartition("/")[0] if isinstance(place, str) and is_url(place) else Path(place).parent
 
 
-def open_file(place: Place) -> IO[bytes]:
-    """The file, open for reading, with `seek`; `OSError` with the place in it where it cannot be read."""
+def open_file(place: Place, ahead: int | None = None) -> IO[bytes]:
+    """The file, open for reading, with `seek`; `OSError` with the place in it where it cannot be read.
+
+    `ahead` is how many bytes beyond what is asked for are fetched from an address (default: megabytes)."""
     if not is_url(place):
         return Path(place).open("rb")
     system, path = _system(place)
     try:
-        return cast(IO[bytes], system.open(path, "rb"))
+        return cast(IO[bytes], system.open(path, "rb", block_size=ahead))
     except FileNotFoundError:
         raise FileNotFoundError(f"{place}: no such file") from None
+
+
+def fetched(address: str) -> bytes:
+    """The content at an address, in one request: `FileNotFoundError` only if it is known not to be there, `OSError`
+    for all else that may fail."""
+    system, path = _system(address)
+    try:
+        return cast(bytes, system.cat_file(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{address}: no such file") from None
+    except Exception as error:  # of whichever library fetches it
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OSError(f"{address}: cannot be read ({said})") from None
 
 
 def is_file(place: Place) -> bool:
@@ -70,7 +97,10 @@ def files(folder: Place) -> Iterator[str]:
     if is_url(folder):
         system, path = _system(folder)
         root = path.rstrip("/") + "/"
-        yield from sorted(name.removeprefix(root) for name in system.find(path))
+        paths = (name.removeprefix(root).split("/") for name in system.find(path))
+        # files of a folder before its subfolders, as on this machine
+        ordered = sorted(paths, key=lambda parts: [*((True, part) for part in parts[:-1]), (False, parts[-1])])
+        yield from map("/".join, ordered)
         return
     seen: set[tuple[int, int]] = set()
     root = os.path.join(folder, "")  # noqa: PTH118 (with the separator at its end)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_cxr.data.placeholders import PLACEHOLDER_POLICIES, as_one_kind, rules, without_placeholders
+from hf_cxr.data.storage import Embedded
 
 if TYPE_CHECKING:
     from hf_cxr.inference.views import ViewSource
@@ -33,17 +34,6 @@ class Archived:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """An image that lies in a cell of a table."""
-
-    table: str
-    """Path or address of a table, or what `hf_cxr.data.embedded` knows to read."""
-    row: int  # from 0
-    column: str
-    item: int = 0  # of a cell that holds several
-
-
-@dataclass(frozen=True)
 class Radiograph:
     """One image of a study, not opened."""
 
@@ -55,6 +45,8 @@ class Radiograph:
     """What preparation reports and messages call it: the file name."""
     projection: str = ""
     """"PA" or "AP" where the collection says so, of a frontal image."""
+    searched: str = ""
+    """Where it was looked for in vain, as a message says it."""
 
     @property
     def label(self) -> str:

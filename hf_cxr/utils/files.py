@@ -4,6 +4,7 @@ files lie that come with the package."""
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,8 +13,9 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,29 +28,79 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM)  # what a terminal, a scheduler or `do
 
 
 @contextmanager
-def staging_folder(out: Path) -> Iterator[Path]:
+def staging_folder(out: Path, kept: Callable[[Path], str] | None = None) -> Iterator[Path]:
     """A temporary folder on the disk of `out` (in it, if it is there and empty), gone afterwards whatever happens.
 
     A process that is asked to end (SIGTERM, as a scheduler or `docker stop` sends) cleans up too.
 
-    Raises `OSError`, naming `out`, if nothing can be written there or the disk is full.
+    Args:
+        kept: Folder → what to say of work in it that a later run can go on from, or "". Such a folder stays unless the
+            work ends, or ends in a `ValueError`. It is used by one process at a time, and the next run gets the same.
+
+    Raises `OSError`, naming `out`, if nothing can be written there, the disk is full or another process is at work.
     """
     place = out if out.is_dir() and is_empty(out) else next(parent for parent in out.parents if parent.exists())
     if not place.is_dir():
         raise NotADirectoryError(f"{out}: cannot be made, {place} is a file")
+    said = ""
+    with ExitStack() as stack:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place)) if kept is None else _same_folder(out, place)
+        except OSError as error:
+            raise type(error)(f"{out}: cannot write to {place} ({error.strerror})") from None
+        if kept is not None:
+            stack.enter_context(_only_user(folder, out))
+        try:
+            with _ending_cleanly(folder, kept):
+                yield folder
+        except ValueError:
+            raise
+        except BaseException as error:
+            said = kept(folder) if kept else ""
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise OSError(f"{out}: no space left on its disk; {said or 'nothing was written'}") from None
+            if said and isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(said) from None
+            if said and isinstance(error, OSError) and not error.errno and not isinstance(error, FileExistsError):
+                raise OSError(f"{error}; {said}") from error
+            raise
+        finally:
+            if not said:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same_folder(out: Path, place: Path) -> Path:
+    """The staging folder that every run into `out` has, wherever it was made."""
+    name = f"{HIDDEN}{out.name}-{hashlib.sha256(os.fsencode(out)).hexdigest()[:8]}"
+    there = (parent / name for parent in (out, *out.parents) if (parent / name).is_dir())
+    folder = next(there, place / name)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _only_user(folder: Path, out: Path) -> Iterator[None]:
+    """Lock a folder; `OSError` where another process has. Where folders cannot be locked, nobody is kept out."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place))
-    except OSError as error:
-        raise type(error)(f"{out}: cannot write to {place} ({error.strerror})") from None
-    try:
-        with _ending_cleanly(folder):
-            yield folder
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(f"{out}: no space left on its disk; nothing was written") from None
-        raise
+        for left in range(10, -1, -1):  # the children of a process that was just killed may hold it for a moment
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise FileExistsError(f"{out}: another process is preparing it; wait for it, or end it") from None
+                time.sleep(0.1)
+            except OSError:  # NFS
+                break
+        if not folder.exists():
+            raise FileExistsError(f"{out}: another process has just finished preparing it")
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def json_object(file: Path) -> dict[str, Any]:
@@ -161,7 +213,7 @@ def packaged(name: str) -> Path:
 
 
 @contextmanager
-def _ending_cleanly(folder: Path) -> Iterator[None]:
+def _ending_cleanly(folder: Path, kept: Callable[[Path], str] | None) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
@@ -170,7 +222,8 @@ def _ending_cleanly(folder: Path) -> Iterator[None]:
         # No exception: raised amid the locks of a process pool, it could wait for ever.
         for child in multiprocessing.active_children():
             child.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        if not (kept and kept(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(128 + signum)
 
     signal.signal(signal.SIGTERM, end)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from hf_cxr.data import images as images
 from hf_cxr.data.images import read_images
+from hf_cxr.data.scheduler import workers
+from hf_cxr.data.store import JOURNAL, Store
 from hf_cxr.data.study import Archived, Radiograph, StoredImage, Study
 
 datasets.disable_progress_bars()
@@ -30,15 +32,22 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def read_all(folder, studies, size, num_proc=1, scheduler=None):
+    """What `read_images` gives for the studies, and each image as the store has it (or the reason why not)."""
+    folder.mkdir(exist_ok=True)
+    (folder / JOURNAL).write_text("{}\n")
+    store = Store(folder, len(studies))
+    with workers(num_proc, scheduler) as readers:
+        found = read_images(studies, size, store, readers)
+    return found, [
+        [Image.open(io.BytesIO(store.read(s, p))) if isinstance(p, StoredImage) else p for p in images]
+        for s, images in enumerate(found)
+    ]
+
+
 def read(tmp_path, *sources, size=384, num_proc=1, view="frontal"):
     study = Study("1", tuple(s if isinstance(s, Radiograph) else Radiograph(s, view) for s in sources))
-    store = tmp_path / "store.bin"
-    (found,) = read_images([study], size, store, num_proc)
-    content = store.read_bytes()
-    return [
-        Image.open(io.BytesIO(content[p.start : p.start + p.length])) if isinstance(p, StoredImage) else p
-        for p in found
-    ]
+    return read_all(tmp_path / "store", [study], size, num_proc)[1][0]
 
 
 def tar(path, **members):
@@ -101,24 +110,23 @@ def test_what_cannot_be_read_is_told_by_its_name_alone(tmp_path):
 
 def test_the_number_of_processes_changes_nothing(tmp_path):
     studies = [Study(str(i), (Radiograph(png(noise(seed=i)), None, f"{i}.png"),)) for i in range(40)]
-    stores = []
-    for num_proc in (1, 3):
-        found = read_images(studies, 32, tmp_path / "store.bin", num_proc)
-        stores.append((found, (tmp_path / "store.bin").read_bytes()))
-    assert stores[0] == stores[1]
+    one, three = (tmp_path / "1", tmp_path / "3")
+    assert read_all(one, studies, 32, num_proc=1)[0] == read_all(three, studies, 32, num_proc=3)[0]
+    assert len(list(one.iterdir())) > 2
+    assert all(file.read_bytes() == (three / file.name).read_bytes() for file in one.iterdir())
 
 
 def test_equal_images_have_equal_digests_whatever_their_files_are(tmp_path):
     (tmp_path / "a.bmp").write_bytes(b"")
     noise().save(tmp_path / "a.bmp")
     study = Study("1", tuple(Radiograph(s, "frontal") for s in (tmp_path / "a.bmp", noise(), noise(seed=1))))
-    ((first, same, other),) = read_images([study], 384, tmp_path / "store.bin")
+    ((first, same, other),) = read_all(tmp_path / "store", [study], 384)[0]
     assert first.digest == same.digest != other.digest
 
 
 def test_pixels_are_looked_at_only_where_the_view_is_not_known(tmp_path):
     study = Study("1", (Radiograph(noise(), "frontal"), Radiograph(noise())))
-    ((known, unknown),) = read_images([study], 64, tmp_path / "store.bin")
+    ((known, unknown),) = read_all(tmp_path / "store", [study], 64)[0]
     assert known.evidence is None
     assert isinstance(unknown.evidence, float)
 
@@ -148,11 +156,14 @@ def test_a_file_that_may_not_be_read_is_a_reason(tmp_path):
     (tmp_path / "file.png").chmod(0o000)
     (tmp_path / "locked").chmod(0o000)
     study = Study("1", tuple(Radiograph(tmp_path / name, "frontal") for name in ("file.png", "locked/x.png")))
+    (tmp_path / JOURNAL).write_text("{}\n")
+    store = Store(tmp_path, 1)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)  # root may read everything
     try:
-        (reasons,) = read_images([study], 32, Path(os.devnull))
+        with workers() as readers:
+            (reasons,) = read_images([study], 32, store, readers)
     finally:
         os.seteuid(user)
     assert reasons == ("file.png: Permission denied", "x.png: Permission denied")
@@ -172,16 +183,15 @@ def test_an_image_that_kills_two_processes_is_named_and_the_others_are_read(tmp_
     sources[7] = sources[8] = sources[39] = die
     sources[20] = partial(die, noise(seed=20), tmp_path / "died")
     studies = [Study(str(i), (Radiograph(source, "frontal", f"{i}.png"),)) for i, source in enumerate(sources)]
-    found = [image for (image,) in read_images(studies, 32, tmp_path / "store.bin", 2)]
-    killed = "the process that read it was killed, twice (out of memory?)"
+    found, stored = read_all(tmp_path / "store", studies, 32, num_proc=2)
+    found = [image for (image,) in found]
+    killed = "every process that read it was killed (out of memory?)"
     reasons = {i: image for i, image in enumerate(found) if isinstance(image, str)}
     assert reasons == {i: f"{i}.png: {killed}" for i in (7, 8, 39)}
     assert (tmp_path / "died").exists()
     assert len({image.digest for i, image in enumerate(found) if i not in reasons}) == 37
-    content = (tmp_path / "store.bin").read_bytes()
     for i in (0, 20, 38):
-        stored = Image.open(io.BytesIO(content[found[i].start : found[i].start + found[i].length]))
-        assert np.array_equal(np.asarray(stored), np.asarray(images.shrink(noise(seed=i), 32)))
+        assert np.array_equal(np.asarray(stored[i][0]), np.asarray(images.shrink(noise(seed=i), 32)))
 
 
 def kill_the_idle_one(image):
@@ -198,7 +208,7 @@ def test_a_process_that_is_killed_while_it_waits_is_not_waited_for(tmp_path):
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits for ever"))
     signal.alarm(30)
     try:
-        ((image,),) = read_images([study], 384, tmp_path / "store.bin", 2)
+        ((image,),) = read_all(tmp_path / "store", [study], 384, 2)[0]
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -207,4 +217,4 @@ def test_a_process_that_is_killed_while_it_waits_is_not_waited_for(tmp_path):
 
 def test_where_every_process_is_killed_reading_still_ends(tmp_path):
     studies = [Study(str(i), (Radiograph(die, "frontal", f"{i}.png"),)) for i in range(3)]
-    assert all("was killed" in reason for (reason,) in read_images(studies, 32, tmp_path / "store.bin", 2))
+    assert all("was killed" in reason for (reason,) in read_all(tmp_path / "store", studies, 32, 2)[0])

@@ -17,7 +17,7 @@ from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.rows import did_you_mean
 from hf_cxr.data.study import Study
 
-SOURCES = ("openi", "kaggle", "r2gen", "mimic", "table", "phantom")
+SOURCES = ("openi", "kaggle", "r2gen", "mimic", "table", "hub", "phantom")
 """Names of the sources, each that of the module here that reads it, imported when it is asked for."""
 
 
@@ -51,6 +51,12 @@ def collection(source: str, **options: Any) -> Collection:
     """What is known of the collection that these options read."""
     module = reader(source)
     return module.collection(**{name: options[name] for name in takes(source, "collection") if name in options})
+
+
+def pinned(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the commit of a dataset on the Hub, which may change, in place of its branch."""
+    module = reader(source)
+    return options | module.pinned(**options) if hasattr(module, "pinned") and "root" in options else options
 
 
 def takes(source: str, function: str = "studies") -> tuple[str, ...]:

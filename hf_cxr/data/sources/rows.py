@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import re
 from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,7 @@ from typing import Any, NamedTuple
 
 from hf_cxr.data import storage
 from hf_cxr.data.sources.text_tables import TEXT_SUFFIXES, kind_of, open_text
-from hf_cxr.data.storage import Place
-from hf_cxr.data.study import Embedded
+from hf_cxr.data.storage import Embedded, Place
 
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 """The kinds of tables, known by the name alone; all but Parquet may be gzipped (`.csv.gz`) or zipped (`.csv.zip`)."""
@@ -67,8 +67,8 @@ class Table:
 
     path: Place
     columns: tuple[str, ...]
-    load: Callable[[Sequence[str], Sequence[str], bool], Iterable[tuple[str, Mapping[str, Any]]]]
-    """Names of columns, of columns of images, `look` → (place, raw values) of each row, in order."""
+    load: Callable[[Sequence[str], Sequence[str], set[str] | None], Iterable[tuple[str, Mapping[str, Any]]]]
+    """Names of columns, of columns of images, `gaps` of `rows` → (place, raw values) of each row, in order."""
 
     def column(self, name: str) -> str | None:
         """This table's spelling of `name`: itself, else the one column that differs in case alone, else `None`.
@@ -94,7 +94,7 @@ class Table:
         required: Sequence[str] = (),
         optional: Sequence[str] | None = None,
         images: Sequence[str] = (),
-        look: bool = True,
+        gaps: set[str] | None = None,
     ) -> list[Row]:
         """Every row, in order, with the cells of the named columns.
 
@@ -104,7 +104,8 @@ class Table:
             images: Columns whose cells are paths or images, for `Row.images` alone: each cell is a text (several
                 paths in it separated as in `split_cell`), bytes, {"bytes", "path"}, or a list of these. Bytes in
                 Parquet are not read.
-            look: `False` reads no bytes of images even to learn which rows have none, where the file does not tell.
+            gaps: With it, no byte of an image is read even to learn which rows have none, where the file does not
+                tell: such a column of `images` counts as full, and its name is put into this set.
 
         Raises:
             ValueError: If a required column or one of `images` is missing, a cell of a named column is not text, a
@@ -116,7 +117,7 @@ class Table:
         wanted = dict.fromkeys([*required, *(self.columns if optional is None else optional)])
         texts = [name for name in wanted if name not in images]
         made: list[Row] = []
-        for place, values in self.load([name for name in texts if name in self.columns], images, look):
+        for place, values in self.load([name for name in texts if name in self.columns], images, gaps):
             cells, shown, name = {}, {}, ""
             try:
                 for name in texts:
@@ -158,30 +159,33 @@ def read_table(path: Place, encoding: str | None = None) -> Table:
     """
     files = table_files(path)
     words = {file: _split_word(file) for file in files}
-    return joined(path, words if all(words.values()) else dict.fromkeys(files, ""), encoding)
+    words = words if all(words.values()) else dict.fromkeys(files, "")
+    return joined(path, words, lambda file: read_file(file, encoding))
 
 
-def joined(path: Place, files: Mapping[Place, str], encoding: str | None = None) -> Table:
-    """Files with the same columns as one table, called `path`, one after the other.
+def joined(path: Place, files: Mapping[Place, str], opened: Callable[[Place], Table]) -> Table:
+    """Files with the same columns as one table, called `path`, one after the other, each `opened` when it is its turn.
 
     Where they are of several splits (`files` maps each to its own) and have no column `split`, they get one.
     """
-    first = _open(next(iter(files)), encoding)
+    first = opened(next(iter(files)))
     if len(files) == 1:
         return first
-    folder = storage.parent(path)
+    folder = os.path.commonprefix([str(file) for file in files]).rpartition("/")[0]  # noqa: RUF071 (cut at a "/")
     splits = len(set(files.values())) > 1 and first.column("split") is None
 
-    def load(columns: Sequence[str], images: Sequence[str], look: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def load(
+        columns: Sequence[str], images: Sequence[str], gaps: set[str] | None
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for file, split in files.items():
-            table = first if file == first.path else _open(file, encoding)
+            table = first if file == first.path else opened(file)
             own = [name for name in columns if not (splits and name == "split")]
             for name in (*own, *images):
                 if name not in table.columns:
                     raise ValueError(table.lacks(name))
             said = {"split": split} if splits else {}
             shown = str(file).removeprefix(f"{folder}/")
-            for place, values in table.load(own, images, look):
+            for place, values in table.load(own, images, gaps):
                 yield f"{shown}, {place}", {**values, **said}
 
     return Table(path, (*first.columns, *(["split"] if splits else [])), load)
@@ -243,7 +247,8 @@ def _split_word(file: Place) -> str:
     return ""
 
 
-def _open(path: Place, encoding: str | None) -> Table:
+def read_file(path: Place, encoding: str | None = None) -> Table:
+    """`read_table` of one file."""
     name = str(path).lower()
     if not kind_of_name(path) and not name.endswith(".zip"):
         raise ValueError(f"{path}: not a known kind of table; save it as {', '.join(SUFFIXES)}")
@@ -254,7 +259,7 @@ def _open(path: Place, encoding: str | None) -> Table:
     if name.endswith(".parquet"):
         return _parquet(path)
     columns, rows = open_text(path, kind_of(path), encoding)
-    return Table(path, _unique(path, columns), lambda columns, images, look: rows())
+    return Table(path, _unique(path, columns), lambda columns, images, gaps: rows())
 
 
 def _parquet(path: Place) -> Table:
@@ -262,9 +267,11 @@ def _parquet(path: Place) -> Table:
 
     names = {name.strip(): name for name in _unique(path, embedded.columns_of(path))}
 
-    def load(columns: Sequence[str], images: Sequence[str], look: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def load(
+        columns: Sequence[str], images: Sequence[str], gaps: set[str] | None
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         texts, cells = ({name: names[name] for name in chosen} for chosen in (columns, images))
-        return embedded.rows_of(path, texts, cells, look)
+        return embedded.rows_of(path, texts, cells, gaps)
 
     return Table(path, tuple(names), load)
 

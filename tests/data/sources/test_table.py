@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from hf_cxr.data.sources import table
+from hf_cxr.data.study import Archived, Embedded
 from hf_cxr.inference.views import read_radiograph
 
 HEADER = "uid,frontal,lateral,impression,findings,indication,patient,split,tags"
@@ -57,10 +60,13 @@ def test_columns_are_mapped_by_option_and_otherwise_found_in_any_case(tmp_path):
             {"frontal": "PAA"},
             r"no column 'PAA'; it has Accession, PA, Text; did you mean 'PA'\? \(wanted as frontal\)",
         ),
-        ({"frontal": "PA", "impression": "Text"}, r"no column 'uid'; it has .*map it \(columns: uid=…\)"),
+        (
+            {"uid": "Case", "frontal": "PA", "impression": "Text"},
+            r"no column 'Case'; it has .* \(wanted as uid\)",
+        ),
         (
             {"uid": "Accession", "impression": "Text"},
-            r"no column 'frontal' nor 'lateral'; it has .*columns: frontal=…",
+            r"no column 'frontal' nor 'lateral'; it has .*columns: frontal=…\), or image=… where a row is an image",
         ),
         ({"uid": "Accession", "frontal": "PA"}, "no column 'impression' nor 'findings'; it has"),
     ],
@@ -159,6 +165,149 @@ def test_the_root_may_be_a_folder_with_one_table(tmp_path):
     write(tmp_path, HEADER, ROW, name="other.tsv")
     with pytest.raises(ValueError, match=r"several tables \(other\.tsv, studies\.csv\); name the one to read"):
         list(table.studies(tmp_path))
+
+
+def test_a_row_is_an_image_and_rows_of_one_uid_are_a_study(tmp_path):
+    lines = (
+        "uid,image,view,impression,patient,tags",
+        "s1,a.png,PA,Clear.,p1,nodule",
+        "s2,c.png,L,Effusion.,p2,",
+        "s1,b.png,LATERAL,,p1,mass",
+        "s1,d.png,LEFT DECUBITUS,Clear.,,",
+        "s1,e.png,UNK,Clear.,,",
+    )
+    first, second = table.studies(write(tmp_path, *lines))
+    views = [(image.name, image.view, image.projection) for image in first.images]
+    assert views == [
+        ("a.png", "frontal", "PA"),
+        ("b.png", "lateral", ""),
+        ("d.png", "neither", ""),
+        ("e.png", None, ""),
+    ]
+    assert (first.uid, first.impression, first.patient, first.tags) == ("s1", "Clear.", "p1", ("nodule", "mass"))
+    assert [(image.name, image.view) for image in second.images] == [("c.png", "lateral")]
+
+
+def test_an_image_table_needs_no_view_and_no_uid(tmp_path, caplog):
+    one, two = table.studies(write(tmp_path, "image,findings", "a.png,Clear.", "b.png,Clear."))
+    assert [(study.uid, study.images[0].view) for study in (one, two)] == [("row 1", None), ("row 2", None)]
+    assert "no column uid, so each row is a study of its own" in caplog.text
+    (study,) = table.studies(write(tmp_path, "frontal,findings", "a.png;b.png,Clear."))
+    assert (study.uid, len(study.images)) == ("row 1", 2)
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"),
+    [("impression", "Clear.", "Effusion."), ("report", "A", "B"), ("patient", "p1", "p2"), ("split", "train", "test")],
+)
+def test_rows_of_a_study_that_contradict_each_other_are_its_problem_and_not_quoted(tmp_path, column, one, other):
+    names = ("impression", "report", "patient", "split")
+    lines = [f"uid,image,{','.join(names)}"]
+    for uid, name, said in (("s1", "a.png", one), ("s1", "b.png", ""), ("s1", "c.png", other), ("s2", "d.png", one)):
+        lines.append(f"{uid},{name}," + ",".join(said if known == column else "" for known in names))
+    bad, good = table.studies(write(tmp_path, *lines))
+    assert bad.problem == f"its rows contradict each other in {column!r} (line 2 and line 4)"
+    assert (bad.images, good.problem) == ((), "")
+
+
+def test_a_doubled_row_is_one_image_and_an_image_with_two_views_a_problem(tmp_path):
+    lines = ("1,a.png,PA,x", "1,a.png,PA,x", "1,b.png,,x", "1,./b.png,L,x", "2,c.png,PA,y", "2,c.png,L,y")
+    doubled, torn = table.studies(write(tmp_path, "uid,image,view,impression", *lines))
+    assert [(image.name, image.view) for image in doubled.images] == [("a.png", "frontal"), ("b.png", "lateral")]
+    assert torn.problem == "an image is listed twice, as two views"
+
+
+def test_all_images_of_a_study_may_lie_in_one_cell_with_their_views_in_another(tmp_path):
+    records = [
+        {"uid": 1, "images": ["a.png", "b.png", "c.png"], "views": ["AP", "LATERAL", "N/A"], "impression": "x"},
+        {"uid": 2, "images": ["d.png", "e.png"], "views": ["PA"], "impression": "x"},
+    ]
+    whole, short = table.studies(write(tmp_path, *map(json.dumps, records), name="t.jsonl"))
+    assert [(i.name, i.view, i.projection) for i in whole.images] == [
+        ("a.png", "frontal", "AP"),
+        ("b.png", "lateral", ""),
+        ("c.png", None, ""),
+    ]
+    assert [(i.name, i.view) for i in short.images] == [("d.png", None), ("e.png", None)]
+    path = write(tmp_path, "uid,images,views,impression", "1,\"['a.png', 'b.png']\",\"['PA', 'L']\",x", name="p.csv")
+    (study,) = table.studies(path)
+    assert [(image.name, image.view) for image in study.images] == [("a.png", "frontal"), ("b.png", "lateral")]
+
+
+def test_a_table_that_could_be_of_both_kinds_is_refused_until_the_images_are_named(tmp_path):
+    path = write(tmp_path, "uid,image,frontal,impression", "1,Chest PA,a.png,x")
+    with pytest.raises(
+        ValueError, match=r"columns 'image' and 'frontal' are both there: is a row an image or a study"
+    ):
+        list(table.studies(path))
+    (study,) = table.studies(path, columns={"frontal": "frontal"})
+    assert [(image.name, image.view) for image in study.images] == [("a.png", "frontal")]
+
+
+def test_age_sex_projection_time_and_the_other_sections_are_read(tmp_path):
+    head = "uid,frontal,impression,comparison,technique,uncertain,tags,age,sex,projection,time"
+    lines = ("1,a.png,x,Prior film.,Two views.,edema|mass,mass,045Y,female,AP,9", "2,b.png,x,,,,,18M,?,,10")
+    first, second = table.studies(write(tmp_path, head, *lines))
+    assert (first.comparison, first.technique, first.tags) == ("Prior film.", "Two views.", ("mass",))
+    assert (first.uncertain, first.age, first.sex, first.images[0].projection) == (("edema",), 45.0, "F", "AP")
+    assert (second.age, second.sex) == (1.5, "")
+    assert first.time < second.time  # as numbers, although they are compared as text
+
+
+def test_a_template_of_columns_gives_paths_and_uids(tmp_path):
+    path = write(tmp_path, "dir,file,case,text", "7,a.png,1,x", "7,,2,x")
+    columns = {"image": "{dir}/{file}", "uid": "case", "impression": "text"}
+    found, empty = table.studies(path, columns=columns)
+    assert sources(found) == [(tmp_path / "7" / "a.png", None)]
+    assert empty.images == ()
+    with pytest.raises(ValueError, match=r"no column 'fil'; it has .*; did you mean 'file'"):
+        list(table.studies(path, columns=columns | {"image": "{dir}/{fil}.png"}))
+
+
+def test_a_file_that_differs_in_its_suffix_alone_is_found_and_two_of_them_are_a_problem(tmp_path):
+    for name in ("a.png", "PNG/t/b.png", "c.png", "c.dcm", "d.jpg", "d.png"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).touch()
+    lines = ("1,a.jpg,x", "2,t/b.jpg,x", "3,c.jpg,x", "4,d.jpg,x", "5,t/b,x", "6,b.png,x")
+    studies = list(table.studies(write(tmp_path, "uid,image,findings", *lines), images=tmp_path / "x"))
+    found = [str(study.images[0].source.relative_to(tmp_path / "x")) if study.images else "" for study in studies]
+    assert found == ["a.png", "PNG/t/b.png", "", "d.jpg", "PNG/t/b.png", "b.png"]
+    assert studies[2].problem == "image: c.jpg could be c.dcm or c.png"
+    searched = [study.images[0].searched for study in studies if study.images]
+    assert searched == ["", "", "", "", "x (--images names another folder)"]
+
+
+def test_images_in_zips_of_the_images_folder_are_found_by_the_folder_their_zip_is_named_after(tmp_path):
+    for number, member in enumerate(("a.png", "1/b.png")):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            archive.writestr(member, b"")
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    lines = ("1,0/a.png,x", "2,1/b.png,x", "3,b.png,x", "4,2/c.png,x")
+    studies = list(table.studies(write(tmp_path, "uid,image,findings", *lines)))
+    found = [study.images[0].source for study in studies]
+    inner = Archived(tmp_path / "1.zip", "1/b.png")
+    assert found == [Archived(tmp_path / "0.zip", "a.png"), inner, tmp_path / "b.png", tmp_path / "2" / "c.png"]
+
+
+def test_bytes_in_a_table_of_images_are_images_with_a_name(tmp_path):
+    rows = {"uid": ["1", "1"], "image": [{"bytes": b"x", "path": "a/b.png"}, {"bytes": b"y", "path": None}]}
+    pq.write_table(pa.table(rows | {"view": ["PA", "L"], "impression": ["x", "x"]}), tmp_path / "t.parquet")
+    (study,) = table.studies(tmp_path / "t.parquet")
+    at = [Embedded(str(tmp_path / "t.parquet"), row, "image") for row in (0, 1)]
+    assert sources(study) == [(at[0], "frontal"), (at[1], "lateral")]
+    assert [image.name for image in study.images] == ["b.png", "image of row 2"]
+
+
+def test_each_folder_is_listed_once_however_many_rows_there_are(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    for number in range(50):
+        (tmp_path / "x" / f"{number}.png").touch()
+    path = write(tmp_path, "image,impression", *(f"x/{number % 60}.jpg,t" for number in range(600)))
+    calls = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: calls.append(str(folder)) or scandir(folder))
+    assert len(list(table.studies(path))) == 600
+    assert calls.count(str(tmp_path / "x")) <= 2
 
 
 def test_what_is_not_there_is_named(tmp_path):
