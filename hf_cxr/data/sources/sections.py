@@ -46,7 +46,7 @@ _HEADING = re.compile(
     r"^ *(?:"
     r"(?P<rule>_{5,}|-{5,}|={5,}) *$"
     r"|(?P<title>(?:FINAL|REVISED|PRELIMINARY|PROVISIONAL) +(?:REPORT|ADDENDUM|READ)[A-Z ()]*|ADDENDUM"
-    r"|WET READ[A-Z0-9 #]*) *$"
+    r"|WET READ(?: VERSION.*)?) *$"
     r"|(?P<capitals>[A-Z](?:[A-Z0-9 ()/,&'._-]|(?<=\d):(?=\d)){1,50}?) *:(?!\d)"
     rf"|(?P<bare>{_WORDS})(?: *$| *[-–] +(?=\S)| {{2,}}(?=\S)| +(?=\d{{1,2}}[.)]))"
     rf"|(?P<word>(?i:{_WORDS})) *(?::(?!\d)|$)"
@@ -118,7 +118,7 @@ def _parts(text: str) -> list[tuple[str, str, str]]:
             if open_now in ("findings", "both"):
                 continue
             name = "findings"
-        block += kind in ("rule", "title") or name == FINAL
+        block += kind == "rule" or name == FINAL or (kind == "title" and name != WET)
         ends.append(heading.start())
         parts.append((name, heading.end(), block))
     ends = [*ends[1:], len(text)] if parts else []

@@ -13,6 +13,7 @@ import pytest
 from forms import mimic as form
 
 from hf_cxr.cli.parser import main
+from hf_cxr.data.licences import check_may_be_public
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.sources import mimic
 from hf_cxr.data.study import Study
@@ -103,6 +104,8 @@ def test_one_command_prepares_the_tree_and_every_record_is_counted(tree, reports
         said.count("___") for truth in truths for name, said in truth.sections.items() if name != "last_paragraph"
     )
     assert facts["collection"]["licence"] == "physionet-credentialed-1.5.0"
+    with pytest.raises(ValueError, match=r"its licence \(physionet-credentialed-1\.5\.0\) is given to single persons"):
+        check_may_be_public(tmp_path / "out")
     assert facts["collection"]["language"] == "en"
     assert str(tree) not in json.dumps(facts)
 
