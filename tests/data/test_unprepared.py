@@ -112,3 +112,12 @@ def test_an_undecided_image_that_cannot_be_read_leaves_the_other_one(drawn, tmp_
     assert {uid for uid, views in found.items() if isinstance(views, dict)} == kept
     with pytest.raises(UnreadableImage, match=r"image file missing.*s2_0\.png"):
         raise found["s2"]
+
+
+def test_an_image_that_is_not_at_its_address_is_missing(drawn, tmp_path):
+    options = a_table(tmp_path, drawn, "address")
+    fsspec.filesystem("memory").rm("/unprepared/s2_1.png")
+    found = dict(views_of(list(table.studies(**options))))
+    assert [isinstance(views, dict) for views in found.values()] == [True, True, False, True]
+    with pytest.raises(UnreadableImage, match=r"image file missing.*s2_1\.png"):
+        raise found["s2"]
