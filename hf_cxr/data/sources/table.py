@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 KINDS = {"image": ("image",), "images": ("images",), "frontal": VIEWS}
 """How a table lists its images → our columns of them: one a row, all of a study in a cell, or a cell for each view."""
+AGREED = (*TEXTS, "report", "patient", "split", "age", "sex")
+"""What the rows of one study say in common."""
 MAX_PATH, MAX_NAME = 4096, 255
 """Bytes of a path and of a name in it, on most systems; a longer cell is text in the wrong column."""
 
@@ -220,11 +222,11 @@ class _Reader:
         return text
 
     def _study(self, uid: str, rows: list[Row]) -> Study:
-        said: dict[str, str] = {}
+        said = dict.fromkeys(AGREED, "")
         problem = "" if "uid" not in self.fields or self._text(rows[0], "uid") else "no uid"
-        for name in (*TEXTS, "report", "patient", "split", "age", "sex"):
+        for name in filter(self.fields.__contains__, AGREED):
             texts = {text: row.place for row in reversed(rows) if (text := self._text(row, name))}
-            said[name] = next(reversed(texts), "")
+            said[name] = next(reversed(texts), "")  # of the first row that has any
             if len(texts) > 1 and name not in ("age", "sex"):
                 places = " and ".join(list(texts.values())[-2:][::-1])
                 problem = problem or f"its rows contradict each other in {self.fields[name].name!r} ({places})"
@@ -315,7 +317,7 @@ class _Reader:
             return Radiograph(cell.embedded, word.view, name or where, word.projection), ""
         if fault := _fault(cell.path):
             return Radiograph(cell.path, word.view, name), fault
-        listed = cell.path if Path(cell.path).is_absolute() else cell.path.replace("\\", "/")
+        listed = cell.path if cell.path.startswith("/") else cell.path.replace("\\", "/")
         found, fault = self.files.find(listed)
         if found is not None:
             return Radiograph(found, word.view, name, word.projection), ""
