@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.image_files import ImageFiles
-from hf_cxr.data.sources.preset import COLUMNS, NEEDED, Field, Preset, bind, read_preset, ways_of
+from hf_cxr.data.sources.preset import COLUMNS, NEEDED, Field, Preset, bind, names, read_preset, ways_of
 from hf_cxr.data.sources.rows import EMPTY, ImageCell, Row, Table, did_you_mean, read_table, split_cell, table_files
 from hf_cxr.data.sources.sections import sections
 from hf_cxr.data.storage import Place, as_place, is_folder, is_url, join, parent
@@ -116,7 +116,8 @@ def collection(root: str | Path | None = None, preset: str | Path | None = None)
 def tables(root: str | Path, preset: str | Path | None = None, **options: object) -> list[Place]:
     """The files `studies` reads, with the user's own preset."""
     known = read_preset(preset)
-    return [*table_files(_locate(root, known)), *([Path(preset)] if preset and Path(preset).is_file() else [])]
+    own = [Path(preset)] if preset is not None and str(preset) not in names() else []
+    return [*table_files(_locate(root, known)), *own]
 
 
 def _locate(root: str | Path, preset: Preset) -> Place:
