@@ -29,10 +29,13 @@ PACKAGED = """
 import hf_cxr, sys
 from hf_cxr.hub.model_card import card_template
 from hf_cxr.config import recipe
+from hf_cxr.data.sources.preset import names, read_preset
 assert hf_cxr.__file__.startswith(sys.prefix), hf_cxr.__file__
 assert "Research use only" in card_template()
 assert recipe("demo").is_relative_to(sys.prefix)
 assert recipe("iu_xray_vit_gpt2").is_file()
+assert [read_preset(name).collection.name for name in names()][1:] == [
+    "COVID-19 image data collection", "PadChest", "ReXGradient-160K"]
 """
 
 

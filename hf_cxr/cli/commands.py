@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -225,17 +225,26 @@ def run_predict(options: argparse.Namespace) -> None:
     if isinstance(studies, dict):
         print_answer(None, pipe(studies, **settings)[0], options.json)
     else:
-        many = (study for _, study in studies if isinstance(study, dict))
-        answers = iter(pipe(many, batch_size=options.batch_size, on_unreadable="skip", **settings))
+        uids: list[str] = []
+        answers = pipe(_many(studies, uids), batch_size=options.batch_size, on_unreadable="skip", **settings)
         failed = 0
-        for uid, study in studies:
-            answer = next(answers)[0] if isinstance(study, dict) else {"error": study}
-            failed += "error" in answer
-            print_answer(uid, answer, options.json)
+        for number, answer in enumerate(answers):
+            failed += "error" in answer[0]
+            print_answer(uids[number], answer[0], options.json)
         if failed:
             raise ValueError(f"{failed} of {len(studies)} studies could not be read")
     if sys.stdout.isatty() and not options.json:  # in a file or a pipe, studies alone
         print_next("--abstain-below SCORE withholds unsure texts", "--json writes for programs")
+
+
+def _many(studies: Sequence[Any], uids: list[str]) -> Iterator[Any]:
+    """What the pipeline reads of each study; its uid goes into `uids`."""
+    from hf_cxr.data.study import Study
+    from hf_cxr.data.unprepared import views_of
+
+    for uid, views in views_of(studies) if isinstance(studies[0], Study) else studies:
+        uids.append(uid)
+        yield views
 
 
 def _check_readable(study: dict[str, str]) -> None:
@@ -250,8 +259,8 @@ def _check_readable(study: dict[str, str]) -> None:
                 raise UnreadableImage(f"{view}: {error}") from None
 
 
-def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | Sequence[tuple[str, dict[str, Any] | str]]:
-    """One study, or many as (uid, study or the reason why it cannot be read)."""
+def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[Any]:
+    """One study, or many: as (uid, study), or the `Study` of a table."""
     study = {view: getattr(options, view) for view in ("frontal", "lateral") if getattr(options, view)}
     if options.csv and study:
         raise ValueError(f"--csv or --{next(iter(study))}: not both")
@@ -261,19 +270,15 @@ def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | Sequenc
     if len(are_folders) == 2:
         raise ValueError("--frontal and --lateral: one is a folder, the other is not")
     for path in (options.csv, *study.values()):
-        if path and "://" not in path and not Path(path).exists():
+        if path and not re.search(r"\*|://", path) and not Path(path).exists():
             raise FileNotFoundError(missing(path))
     if options.csv:
-        return _read_study_table(options)
+        from hf_cxr.data.sources import table
+
+        if listed := list(table.studies(options.csv, texts=False, **table_settings(options))):
+            return listed
+        raise ValueError(f"{options.csv}: no study in it")
     return _studies_in_folders(study) if are_folders == {True} else study
-
-
-def _read_study_table(options: argparse.Namespace) -> list[tuple[str, dict[str, Any] | str]]:
-    """The studies of a table: two views of each, or why it has none."""
-    from hf_cxr.data.sources import table
-    from hf_cxr.data.two_views import two_views
-
-    return list(two_views(table.studies(options.csv, demand_texts=False, **table_settings(options))))
 
 
 def _studies_in_folders(folders: dict[str, str]) -> list[tuple[str, dict[str, str | None]]]:

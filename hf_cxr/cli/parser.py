@@ -177,6 +177,7 @@ def _push(parser: Parser) -> None:
     parser.option("--with-history", history, action="store_true")
     checked = "push although texts hold what looks like names, record numbers, dates or telephone numbers"
     parser.option("--i-checked-the-texts", checked, action="store_true", dest="texts_checked")
+    parser.option("--with-age-and-sex", "push these columns of a dataset too", action="store_true")
 
 
 def _demo(parser: Parser) -> None:

@@ -23,9 +23,9 @@ def define_prepare(parser: Parser) -> None:
     """
     parser.add_argument(
         "source",
-        help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
-        "Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic collection, needs "
-        "no --root)",
+        help="openi, kaggle or r2gen (the published forms of the Indiana collection), mimic (MIMIC-CXR), table (your "
+        "own CSV, JSONL or Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic "
+        "collection, needs no --root)",
     )
     option = parser.option
     option(
@@ -41,6 +41,8 @@ def define_prepare(parser: Parser) -> None:
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
     table_options(parser, "table only")
+    option("--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections")
+    option("--labels", "mimic only: another table of labels (default: mimic-cxr-…-chexpert.csv beside the images)")
     option("--revision", "hub only: branch, tag or commit (default: the main branch)")
     option("--config", "hub only: the configuration, of a dataset with several (no default)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
@@ -79,7 +81,8 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "revision", "config", "size", "overwrite")
+    given |= chosen(options, "root", "num_studies", "placeholders", "reports", "labels", "revision", "config")
+    given |= chosen(options, "size", "overwrite")
     given |= table_settings(options)
     if options.view_columns:
         given["view_columns"] = _pairs_of(options.view_columns, "view_columns")

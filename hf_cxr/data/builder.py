@@ -117,8 +117,7 @@ def _write(
     for s, name in order:
         if store.part(s) > part:
             part = store.part(s)
-            waiting = [row[view] for split in files.values() for row in split.waiting for view in VIEWS if row[view]]
-            store.drop(part, folder.iterdir(), [image["bytes"] for image in waiting])
+            store.drop(part, folder.iterdir(), {name: split.pending() for name, split in files.items()})
         row = next(turns[name])
         stored = {view: row[view] and {"bytes": store.read(s, row[view]), "path": None} for view in VIEWS}
         files[name].add(row | stored)
@@ -143,7 +142,9 @@ class _SplitFiles:
         self.files = [(folder / file, size) for file, size in zip(names, sizes, strict=True)]
         self.schema = schema
         self.info = datasets.SplitInfo(name=name, num_bytes=0, num_examples=len(rows))
+        self.schema = schema
         self.waiting: list[dict[str, Any]] = []
+        self.told = 0  # of those that wait, how many `pending` told of before
         self.writer: pq.ParquetWriter | None = None
         self.left = 0  # rows that the file which is being written still lacks
 
@@ -159,8 +160,13 @@ class _SplitFiles:
         self.writer.write_table(table)
         self.info.num_bytes += table.nbytes
         self.left -= len(self.waiting)
-        self.waiting = []
+        self.waiting, self.told = [], 0
         if not self.left:
             self.writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKS)})
             self.writer.close()
             self.writer = None
+
+    def pending(self) -> tuple[bool, list[bytes]]:
+        """The images of rows that wait to be written, less those told of before, and whether there are such."""
+        told, self.told = self.told, len(self.waiting)
+        return told > 0, [row[view]["bytes"] for row in self.waiting[told:] for view in VIEWS if row[view]]

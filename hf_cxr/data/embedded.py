@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from hf_cxr.data.storage import Embedded, Place, as_place, is_url, open_file
 
-IMAGES_AT_ONCE = 8  # in memory
+BATCH = 8  # rows of images
 AHEAD = 1 << 16  # bytes that are fetched from an address beside what is asked for: images lie between the texts
 IMAGE_BYTES = 1 << 23  # of an address, in one request
 DAMAGE = (pa.ArrowException, UnicodeDecodeError, OSError)
@@ -62,7 +62,8 @@ def rows_of(
 
 
 def embedded_images(table: str, wanted: Collection[Embedded]) -> Iterator[tuple[Embedded, bytes]]:
-    """The images of a Parquet file that are `wanted`, in the order of its rows, few of them in memory at once.
+    """The images of a Parquet file that are `wanted`, in the order of its rows; in memory is one group of rows
+    (some three times its bytes).
 
     Raises `ValueError` if the file is damaged, and `OSError` if it cannot be read. One that is not there is not given.
     """
@@ -77,7 +78,7 @@ def embedded_images(table: str, wanted: Collection[Embedded]) -> Iterator[tuple[
             for group in range(file.metadata.num_row_groups):
                 end = row + file.metadata.row_group(group).num_rows
                 if any(at in by_row for at in range(row, end)):
-                    for batch in file.iter_batches(IMAGES_AT_ONCE, [group], leaves):
+                    for batch in file.iter_batches(BATCH, [group], leaves):
                         for at in range(batch.num_rows):
                             for image in sorted(by_row.get(row + at, ()), key=lambda e: (e.column, e.item)):
                                 content = _content(batch.column(image.column)[at], image.item)
@@ -150,7 +151,7 @@ def _cells(file: Any, group: int, column: str, leaves: Sequence[str], gaps: set[
     if told or gaps is not None:
         yield from shapes
         return
-    for batch in file.iter_batches(IMAGES_AT_ONCE, [group], [path for path in leaves if path]):
+    for batch in file.iter_batches(BATCH, [group], [path for path in leaves if path]):
         yield from map(_shape, batch.column(0))
 
 
@@ -187,7 +188,6 @@ def _parquet(place: Place, at_once: int = 1 << 20) -> Iterator[Any]:
     """The open file; of each column so many bytes are read at once."""
     with open_file(place, AHEAD) as stream:
         try:
-            # Read as it is asked for, not a whole group of rows in advance: that may be gigabytes of images.
             file = pq.ParquetFile(stream, buffer_size=at_once, pre_buffer=False)
         except DAMAGE:
             raise ValueError(f"{place}: not a Parquet file, or damaged, or it cannot be read") from None

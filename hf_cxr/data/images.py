@@ -68,18 +68,18 @@ def read_images(
     total = sum(len(study.images) for study in studies)
     read = functools.partial(_read_elsewhere, decoder()) if workers.remote else _read_one
     with tqdm(total=total, initial=len(store.found), desc="Reading images", unit=" images") as progress:
-        for (s, i), outcome in in_order(read, _jobs(studies, size, store.found), workers):
+        for (s, i), outcome in in_order(read, jobs(studies, size, store.found), workers):
             if outcome != "":
                 store.add((s, i), outcome or f"{studies[s].images[i].label}: {KILLED}")
             progress.update()
     store.sync()
     return [
-        tuple(store.found.get((s, i), _not_found(radiograph)) for i, radiograph in enumerate(study.images))
+        tuple(store.found.get((s, i), not_found(radiograph)) for i, radiograph in enumerate(study.images))
         for s, study in enumerate(studies)
     ]
 
 
-def _jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
+def jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator[tuple[Key, tuple[Any, ...]]]:
     """What is to be read: first the images that lie open, then each archive and each table in one pass."""
     wanted: dict[Path, dict[str, list[Key]]] = {}
     tables: dict[str, dict[Embedded, list[Key]]] = {}
@@ -144,7 +144,7 @@ def _archives(radiograph: Radiograph) -> tuple[Path, ...]:
     return (source.archive, *source.others) if isinstance(source, Archived) else ()
 
 
-def _not_found(radiograph: Radiograph) -> str:
+def not_found(radiograph: Radiograph) -> str:
     source = radiograph.source  # one that is known by its whole path is missing in an archive as it is in a folder
     archives = () if isinstance(source, Archived) and "/" in source.key else _archives(radiograph)
     places = " or ".join(archive.name for archive in archives) or radiograph.searched
@@ -157,7 +157,7 @@ def _read_one(
     """PNG, digest, evidence and hint of an image, or the reason why it cannot be read; "" if it is not there."""
     try:
         if isinstance(source, str) and storage.is_url(source):
-            source = _fetched(source)
+            source = storage.fetched(source)
         image, hint = read_with_hint(source, at_least=2 * size)
     except FileNotFoundError:
         return ""
@@ -173,19 +173,6 @@ def _read_one(
     image.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # five times as fast as the default (docs/data.md)
     png = buffer.getvalue()
     return png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None
-
-
-def _fetched(address: str) -> bytes:
-    """The content at an address. That there is none is the fault of one image, all else (the network, a password) of
-    the run: `OSError`."""
-    try:
-        with storage.open_file(address) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of whichever library fetches it
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OSError(f"{address}: cannot be read ({said})") from None
 
 
 def _read_elsewhere(expected: str, source: Any, *arguments: Any) -> Any:

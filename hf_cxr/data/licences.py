@@ -14,7 +14,7 @@ from huggingface_hub import metadata_load
 from hf_cxr.data.collection import collection_of
 from hf_cxr.utils.files import json_object
 
-PERSONAL = "physionet-credentialed"
+CREDENTIALED = "physionet-credentialed"
 """How the name of a licence begins that PhysioNet gives to single persons, who may share the data with nobody."""
 _NO_DERIVATIVES, _NON_COMMERCIAL = r"\b(by|nc|by-?nc)?nd(\b|\d)|no-?deriv", r"\bnc|non-?commercial"
 # The Hub's identifiers of licences that let a changed copy be shared; any other is taken for one that does not.
@@ -56,7 +56,7 @@ def check_may_be_public(folder: Path) -> None:
     known, stated = _known(json_object(folder / "prepare.json")), stated_licence(folder)
     forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
     unknown = next((one for one in f"{known} {stated}".split() if not re.fullmatch(_FREE, one)), None)
-    if known.startswith(PERSONAL):
+    if known.startswith(CREDENTIALED):
         why = f"its licence ({known}) is given to single persons, who may share the data with nobody"
     elif forbidden:
         why = f"its licence ({forbidden}) forbids sharing derivatives such as resized images"
@@ -67,6 +67,17 @@ def check_may_be_public(folder: Path) -> None:
     else:
         return
     raise ValueError(f"{folder}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
+
+
+def note_on_a_dataset(folder: Path) -> str | None:
+    """What to consider before a prepared dataset goes to the Hub at all, in a sentence; `None`: nothing."""
+    known = _known(json_object(folder / "prepare.json"))
+    if not known.startswith(CREDENTIALED):
+        return None
+    return (
+        f"the agreement of this data ({known}) forbids to share it with third parties, online services among them: "
+        "whether a private repository of the Hub is allowed is yours to judge"
+    )
 
 
 def note_on_weights(dataset: str | None, preparation: Mapping[str, Any]) -> str | None:
@@ -83,6 +94,6 @@ def note_on_weights(dataset: str | None, preparation: Mapping[str, Any]) -> str 
         return None
     data = f"data under {bound}" if bound else "data of a licence that is not known"
     said = f"these weights were trained on {data}: whether they may be public is yours to judge"
-    if bound and bound.startswith(PERSONAL):
+    if bound and bound.startswith(CREDENTIALED):
         said += "; PhysioNet asks to share what is derived from its data there, under the agreement of the data"
     return said

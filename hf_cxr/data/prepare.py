@@ -14,15 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import datasets
 import filelock
 from datasets import DatasetDict
 
 from hf_cxr import __version__
-from hf_cxr.data import sources, storage, store
+from hf_cxr.data import sources, store
 from hf_cxr.data.builder import build
 from hf_cxr.data.checks import check_disk, check_output, disk_needed
 from hf_cxr.data.choice import PreparationConfig, choose, patients_known
@@ -33,13 +33,13 @@ from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.scheduler import workers
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
-from hf_cxr.data.storage import Place, is_url
+from hf_cxr.data.storage import Place, is_url, open_file
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import commit, json_object, staging_folder
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
-PLACES = {"root", "images"}  # options of sources that are folders on this machine
+PLACES = {"root", "images", "reports", "labels"}  # options of sources that are places on this machine
 SETTINGS = [field for field in fields(PreparationConfig) if field.name not in ("source", "options")]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -268,12 +268,16 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
 
 def _sha256_of(tables: Sequence[Place]) -> dict[str, str]:
     """File name → SHA-256; of very many files (Open-i's unpacked reports) one for all."""
-    if len(tables) <= 10:
-        return {Path(place).name: _sha256(place) for place in tables}
-    listing = "".join(f"{_sha256(place)}  {Path(place).name}\n" for place in tables)  # as sha256sum prints them
+    digests = [(PurePosixPath(place).name, _sha256(place)) for place in tables]
+    if len(digests) <= 10:
+        return dict(digests)
+    listing = "".join(f"{digest}  {name}\n" for name, digest in digests)  # as sha256sum prints them
     return {f"{len(tables)} files": hashlib.sha256(listing.encode()).hexdigest()}
 
 
 def _sha256(place: Place) -> str:
-    with storage.open_file(place) as stream:
-        return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+    with open_file(place) as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()

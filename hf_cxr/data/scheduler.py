@@ -172,7 +172,8 @@ def _cluster(address: str) -> Iterator[Workers]:
         from distributed import Client
     except ImportError as error:
         raise ImportError(f"a scheduler needs Dask (pip install 'hf-cxr[cluster]'): {error}") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would bury our one line in tracebacks
+    for name in ("distributed", "distributed.client"):  # they would bury our one line in tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=WAIT)
     except (OSError, ValueError) as error:  # ValueError: no such protocol

@@ -46,7 +46,6 @@ METRIC_TYPES = {
     **{"finding_precision_micro": "precision", "finding_recall_micro": "recall"},
     **{name: "f1" for name in SCALARS if name.startswith("finding_f1")},
 }
-READ = {name for name in SCALARS if name.startswith(("finding_", "normal_"))}  # what hangs on findings read from texts
 METRIC_NAMES = {"legacy_bleu4": "legacy_bleu4 (without meaning, to read old tables)"}
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
 # Arguments that are told elsewhere in a card, or that make no difference to the model.
@@ -292,8 +291,7 @@ def _metadata(
 ) -> ModelCardData:
     """The YAML head. A licence is stated of what learned from the phantom alone: else that of the data and of the
     pretrained parts has a say, and the owner."""
-    unread = bool(report and report.get("findings_unread"))
-    values = {name: report[name] for name in SCALARS if not (unread and name in READ)} if report else {}
+    values = {name: report[name] for name in tables.readable(report, SCALARS)} if report else {}
     if report and report["calibration"]:
         values["expected_calibration_error"] = report["calibration"]["ece_after"]
     if report and report["image_gain"]:

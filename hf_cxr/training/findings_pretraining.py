@@ -132,6 +132,8 @@ def pretrain_on_findings(
     unread = kit.findings_labels == "text" and unread_findings(packed["impression"])
     if unread:
         print(f"findings pretraining skipped: findings cannot be read from the texts, as {unread}", flush=True)
+        if "tags" in packed.column_names and any(packed["tags"]):
+            print("the collection has labels of its own: findings_labels: tags learns from them", flush=True)
         return
     if kit.findings_labels == "tags":
         names, targets = tag_targets(

@@ -1,10 +1,7 @@
 import csv
 import json
 import re
-import zipfile
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from helpers import radiograph, run_cxr, vit_folder, write_config
 from PIL import Image
@@ -172,27 +169,6 @@ def test_predict_of_many_studies_goes_on_after_a_bad_one_and_names_it(run_folder
     assert "impression" in rows[0]
     assert "no.png" in rows[1]["error"]
     assert "1 of 2 studies" in captured.err
-
-
-def test_predict_reads_a_table_as_prepare_does_and_chooses_the_same_images(talkative_run, tmp_path, capsys):
-    for name, seed in {"f": 1, "l": 2, "second": 3}.items():
-        Image.fromarray(radiograph(seed)).save(tmp_path / f"{name}.png")
-    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
-        archive.write(tmp_path / "f.png", "f.png")
-    cell = [{"bytes": (tmp_path / f"{name}.png").read_bytes(), "path": None} for name in ("f", "l")]
-    pq.write_table(pa.table({"case": [7, 7], "image": cell, "view": ["PA", "LL"]}), tmp_path / "bytes.parquet")
-    lines = ("case,image,view", "7,f.jpg,PA", "7,l.png,LATERAL", "7,second.png,AP", "8,packed/f.png,PA", "9,no.png,PA")
-    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
-    one = ["predict", str(talkative_run), "--json"]
-    assert main([*one, "--frontal", str(tmp_path / "f.png"), "--lateral", str(tmp_path / "l.png")]) == 0
-    alone = json.loads(capsys.readouterr().out)["impression"]
-    assert main([*one, "--csv", str(tmp_path / "bytes.parquet"), "--columns", "uid=case"]) == 0
-    assert json.loads(capsys.readouterr().out)["impression"] == alone
-    assert main([*one, "--csv", str(tmp_path / "rows.csv"), "--columns", "uid=case"]) == 2
-    rows = {row["uid"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert rows["7"]["impression"] == alone
-    assert "impression" in rows["8"]
-    assert rows["9"]["error"].startswith("image file missing in ")
 
 
 def test_predict_takes_a_folder_of_each_view(talkative_run, tmp_path, capsys):

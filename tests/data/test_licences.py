@@ -152,6 +152,12 @@ def test_a_collection_whose_licence_is_free_may_be_public_as_far_as_its_card_agr
         check_may_be_public(dataset)
 
 
+def test_a_push_of_credentialed_data_comes_with_a_note_even_where_it_is_private(dataset):
+    assert hub.licence_note(dataset, public=False) is None
+    prepared_from(dataset, "mimic", licence="physionet-credentialed-1.5.0")
+    assert "forbids to share it with third parties" in hub.licence_note(dataset, public=False)
+
+
 def test_weights_of_credentialed_data_come_with_what_their_owner_asks_for():
     collection = asdict(Collection(licence="physionet-credentialed-1.5.0"))
     note = note_on_weights(None, {"source": "mimic", "collection": collection})

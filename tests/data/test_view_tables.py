@@ -176,7 +176,7 @@ def test_an_image_that_two_studies_list_is_one_image_and_so_are_two_files_of_it(
 def test_a_large_table_is_matched_in_time_that_grows_with_its_length(tmp_path):
     """All images are called 0.png and 1.png: a rule that compared each row with each image would never end."""
     times = []
-    for number in (1_000, 8_000):
+    for number in (500, 4_000):
         names = [f"CXR{i}/{n}.png" for i in range(number) for n in (0, 1)]
         rows = "".join(f"r2gen/{name},{'PA' if name[-5] == '0' else 'L'}\n" for name in names)
         table, studies = table_of(tmp_path, f"image,view\n{rows}"), collection(*names)

@@ -294,13 +294,15 @@ def _items(cell: str) -> list[str]:
     """The items of a list as JSON, Python or numpy write it; numpy puts no comma between them."""
     try:
         items = json.loads(cell, parse_int=str)
-        return [str(item) for item in items if item is not None and not isinstance(item, (list, dict))]
+        if not any(isinstance(item, (list, dict)) for item in items):
+            return [str(item) for item in items if item is not None]
     except (ValueError, RecursionError):
-        quoted = re.findall(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", cell)
-        try:
-            return [literal_eval(item) for item in quoted] if quoted else re.split(r"[,;|\n]", cell[1:-1])
-        except (ValueError, SyntaxError):
-            return [item[1:-1] for item in quoted]
+        pass
+    quoted = re.findall(r"""'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$)""", cell)  # to the end: in linear time
+    try:
+        return [literal_eval(item) for item in quoted] if quoted else re.split(r"[,;|\n]", cell[1:-1])
+    except (ValueError, SyntaxError):
+        return [item[1:-1] for item in quoted]
 
 
 def only_file(folder: Path, kind: str, endings: tuple[str, ...], none: str) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.image_files import ImageFiles
-from hf_cxr.data.sources.preset import COLUMNS, NEEDED, Field, Preset, bind, read_preset, ways_of
+from hf_cxr.data.sources.preset import COLUMNS, NEEDED, Field, Preset, bind, names, read_preset, ways_of
 from hf_cxr.data.sources.rows import EMPTY, ImageCell, Row, Table, did_you_mean, read_table, split_cell, table_files
 from hf_cxr.data.sources.sections import sections
 from hf_cxr.data.storage import Place, as_place, is_folder, is_url, join, parent
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 KINDS = {"image": ("image",), "images": ("images",), "frontal": VIEWS}
 """How a table lists its images → our columns of them: one a row, all of a study in a cell, or a cell for each view."""
+AGREED = (*TEXTS, "report", "patient", "split", "age", "sex")
+"""What the rows of one study say in common."""
 MAX_PATH, MAX_NAME = 4096, 255
 """Bytes of a path and of a name in it, on most systems; a longer cell is text in the wrong column."""
 
@@ -52,7 +54,7 @@ def studies(
     images: str | Path | None = None,
     encoding: str | None = None,
     preset: str | Path | None = None,
-    demand_texts: bool = True,
+    texts: bool = True,
 ) -> Iterator[Study]:
     """One study per uid, in the order in which they first occur; where the table has no uids, one per row.
 
@@ -80,7 +82,7 @@ def studies(
         images: The folder that relative paths start from.
         encoding: Of a text table that is neither UTF-8 nor marked as UTF-16, e.g. "cp1252".
         preset: Name of a shipped preset or path of a YAML file, which says what the columns are; `columns` wins.
-        demand_texts: Whether there must be a column of impressions, findings or reports.
+        texts: Whether there must be a column of reports; for images alone there need not.
 
     Raises:
         FileNotFoundError: If the table or the folder `images` is missing.
@@ -92,7 +94,7 @@ def studies(
     base = parent(files[0]) if images is None else as_place(images)
     if not is_folder(base):
         raise FileNotFoundError(f"{base}: no such folder of images")
-    return of_table(read_table(place, encoding), base, columns, preset, demand_texts)
+    return of_table(read_table(place, encoding), base, columns, preset, texts)
 
 
 def of_table(
@@ -100,10 +102,10 @@ def of_table(
     base: Place,
     columns: Mapping[str, str] | None = None,
     preset: str | Path | None = None,
-    demand_texts: bool = True,
+    texts: bool = True,
 ) -> Iterator[Study]:
     """`studies` of a table that is open already, with relative paths of images from the folder `base`."""
-    return _Reader(table, read_preset(preset), base, columns or {}, preset is None, demand_texts).studies()
+    return _Reader(table, read_preset(preset), base, columns or {}, preset is None, texts).studies()
 
 
 def collection(root: str | Path | None = None, preset: str | Path | None = None) -> Collection:
@@ -114,7 +116,8 @@ def collection(root: str | Path | None = None, preset: str | Path | None = None)
 def tables(root: str | Path, preset: str | Path | None = None, **options: object) -> list[Place]:
     """The files `studies` reads, with the user's own preset."""
     known = read_preset(preset)
-    return [*table_files(_locate(root, known)), *([Path(preset)] if preset and Path(preset).is_file() else [])]
+    own = [Path(preset)] if preset is not None and str(preset) not in names() else []
+    return [*table_files(_locate(root, known)), *own]
 
 
 def _locate(root: str | Path, preset: Preset) -> Place:
@@ -134,7 +137,7 @@ class _Reader:
     given: Mapping[str, str]
     own_names: bool
     """Whether columns are also known by our own names."""
-    demand_texts: bool
+    texts: bool
     fields: dict[str, Field] = field(default_factory=dict)
     kind: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
@@ -152,7 +155,7 @@ class _Reader:
             if ways and (bound := bind(name, ways, self.table, needed)):
                 self.fields[name] = bound
         self.kind = self._kind()
-        if self.demand_texts and not {"impression", "findings", "report"} & set(self.fields):
+        if self.texts and not {"impression", "findings", "report"} & set(self.fields):
             raise ValueError(self._lacks("impression", "findings"))
         for name in set(self.fields) & {name for kind in KINDS.values() for name in kind} - set(KINDS[self.kind]):
             del self.fields[name]
@@ -220,11 +223,11 @@ class _Reader:
         return text
 
     def _study(self, uid: str, rows: list[Row]) -> Study:
-        said: dict[str, str] = {}
+        said = dict.fromkeys(AGREED, "")
         problem = "" if "uid" not in self.fields or self._text(rows[0], "uid") else "no uid"
-        for name in (*TEXTS, "report", "patient", "split", "age", "sex"):
+        for name in filter(self.fields.__contains__, AGREED):
             texts = {text: row.place for row in reversed(rows) if (text := self._text(row, name))}
-            said[name] = next(reversed(texts), "")
+            said[name] = next(reversed(texts), "")  # of the first row that has any
             if len(texts) > 1 and name not in ("age", "sex"):
                 places = " and ".join(list(texts.values())[-2:][::-1])
                 problem = problem or f"its rows contradict each other in {self.fields[name].name!r} ({places})"
@@ -315,7 +318,7 @@ class _Reader:
             return Radiograph(cell.embedded, word.view, name or where, word.projection), ""
         if fault := _fault(cell.path):
             return Radiograph(cell.path, word.view, name), fault
-        listed = cell.path if Path(cell.path).is_absolute() else cell.path.replace("\\", "/")
+        listed = cell.path if cell.path.startswith("/") else cell.path.replace("\\", "/")
         found, fault = self.files.find(listed)
         if found is not None:
             return Radiograph(found, word.view, name, word.projection), ""

@@ -273,9 +273,8 @@ class _Growing:
             except RecursionError:
                 raise self.malformed("nested too deeply") from None
             else:
-                if end < len(self.text) or not self.more():  # a number may go on
-                    self.at += end - start
-                    return value
+                self.at = end
+                return value
 
     def malformed(self, what: str, at: int | None = None) -> ValueError:
         line = self.line + self.text.count("\n", 0, self.at if at is None else at)

@@ -10,6 +10,7 @@ import zipfile
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from time import process_time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -375,6 +376,7 @@ def test_shards_of_several_splits_tell_their_split_where_no_column_does(folder):
     assert [row["split"] for row in read_rows(folder)] == ["train", "training", "valid"]
     pq.write_table(pa.table({"uid": ["c"]}), folder / "others.parquet")
     assert read_table(folder).columns == ("uid",)
+    (folder / "others.parquet").unlink()
     for path in folder.iterdir():
         pq.write_table(pa.table({"uid": ["a"], "Split": ["mine"]}), path)
     assert read_rows(folder)[0] == {"uid": "a", "Split": "mine"}
@@ -405,7 +407,8 @@ def cells(path: Path, *names: str) -> list[list]:
 
 def test_paths_of_images_are_read_from_every_way_to_write_them(folder):
     ways = ["a.png;b.png", "a.png | b.png", "['a.png', 'b.png']", "['a.png'\n 'b.png']", '["a.png", "b.png"]',
-            "[a.png, b.png]", "['a.png', nan, None, 'b.png']"]  # fmt: skip
+            "[a.png, b.png]", "['a.png', nan, None, 'b.png']", "a.png;nan;b.png",
+            "['a.png', 'nan', 'b.png']"]  # fmt: skip
     text = written(["image"], [[way] for way in [*ways, "nan", "[]", "['it\\'s.png']"]])
     both = [("a.png", None), ("b.png", None)]
     assert cells(table(folder, text), "image") == [both] * len(ways) + [[], [], [("it's.png", None)]]
@@ -549,3 +552,11 @@ def test_a_cell_of_several_values_is_cut_at_each_kind_of_separator():
     assert split_cell(" a.png; b.png|c.png\nd.png;; ") == ["a.png", "b.png", "c.png", "d.png"]
     assert split_cell("") == []
     assert split_cell("['PA', 'LATERAL']") == split_cell('["PA","LATERAL"]') == ["PA", "LATERAL"]
+
+
+def test_a_list_written_as_text_is_cut_in_linear_time_whatever_it_holds():
+    assert split_cell('[["a.png"], ["b.png"]]') == ["a.png", "b.png"]
+    started = process_time()
+    for cell in ("'\\'" * 100_000, "[" * 300_000, "['a'" * 75_000, '["' * 150_000, "\\" * 300_000 + "'"):
+        split_cell(f"[{cell}]")
+    assert process_time() - started < 10
