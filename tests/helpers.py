@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
+from hf_cxr.data.sources import phantom
+from hf_cxr.data.study import Study
 from hf_cxr.models.modeling import Checkpoint, build, train_tokenizer
 from hf_cxr.training.trainer import part_name
 
@@ -94,6 +101,23 @@ def run_cxr(*words: object, timeout: float | None = 300) -> subprocess.Completed
 def copy_folder(source: Path, target: Path) -> Path:
     shutil.copytree(source, target)
     return target
+
+
+@contextmanager
+def told_more() -> Iterator[None]:
+    """Meanwhile the phantom says of each study all that a collection can say of one."""
+    plain = phantom.studies
+
+    @functools.wraps(plain)
+    def fuller(**options: int) -> Iterator[Study]:
+        for number, study in enumerate(plain(**options)):
+            images = tuple(replace(one, projection=("AP", "PA")[number % 2]) for one in study.images)
+            said = {"comparison": "1. Compared to ___", "technique": "PA and lateral .", "uncertain": ("mass",)}
+            yield replace(study, images=images, age=20 + number, sex="FM"[number % 2], **said)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "studies", fuller)
+        yield
 
 
 def state_licence(dataset: Path, licence: str) -> None:

@@ -142,3 +142,14 @@ def test_shares_of_the_gradient_are_those_of_the_loss(monkeypatch):
         assert share.sum().item() == pytest.approx(1)
         assert share[48:].sum().item() == pytest.approx(longest, abs=0.01), (order, clipped)
     assert 2 / 8 < grouping.shares(lengths, "random", 8, seed=0)[48:].sum() < 480 / 624
+
+
+@pytest.mark.slow
+def test_a_collection_like_mimic_is_made_once_and_its_plan_measured(monkeypatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import scale
+
+    (measured,) = scale.main(["--folder", str(tmp_path), "--studies", "40", "--shares", "0.5"])
+    assert measured["studies"] == 20
+    assert measured["images"] == len(list(tmp_path.glob("20/files/p*/p*/s*/*.jpg"))) > 20
+    assert min(measured[name] for name in ("wall_s", "cpu_s", "peak_gb")) > 0

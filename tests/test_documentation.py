@@ -34,6 +34,8 @@ NOT_RUN = {
     "git clone": "there is no address to clone from here",
     "make": "this suite is `make test`; `make -n` below shows what each target runs; the demo has a test of its own",
     "pip install": "needs the package registry",
+    "DASK_DISTRIBUTED": "runs until it is stopped; tests/data/test_scheduler.py starts it",
+    "dask worker": "the same",
     "hf auth login": "asks for a token; the sandbox gives it as HF_TOKEN",
     "python benchmarks/": "takes minutes; tests/test_benchmarks.py runs some, here their arguments are checked",
     "python tests/hub_server.py": "runs until it is stopped; tests/hub/test_hub_server.py starts it",

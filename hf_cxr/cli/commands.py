@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.options import chosen
-from hf_cxr.cli.prepare import pairs_of, run_prepare
+from hf_cxr.cli.prepare import run_prepare, table_settings
 from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
@@ -275,9 +275,7 @@ def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[An
     if options.csv:
         from hf_cxr.data.sources import table
 
-        columns = pairs_of(options.columns, "columns") if options.columns else None
-        settings = chosen(options, "images", "encoding", "preset")
-        if listed := list(table.studies(options.csv, columns, texts=False, **settings)):
+        if listed := list(table.studies(options.csv, texts=False, **table_settings(options))):
             return listed
         raise ValueError(f"{options.csv}: no study in it")
     return _studies_in_folders(study) if are_folders == {True} else study

@@ -140,8 +140,8 @@ def _predict(parser: Parser) -> None:
         "have the same name in both (default: the study has none)",
     )
     option("--lateral", "lateral radiograph, or a folder of them (default: the study has none)")
-    option("--csv", "many studies: a table of images as `hf-cxr prepare table` reads it (default: one study)")
-    table_options(parser, "of --csv")
+    option("--csv", "many studies: any table that hf-cxr prepare table reads; it needs no texts (default: one study)")
+    table_options(parser, "--csv only")
     option("--batch-size", "of many studies, so many at once", type=count, default=8)
     option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
     option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
@@ -177,6 +177,7 @@ def _push(parser: Parser) -> None:
     parser.option("--with-history", history, action="store_true")
     checked = "push although texts hold what looks like names, record numbers, dates or telephone numbers"
     parser.option("--i-checked-the-texts", checked, action="store_true", dest="texts_checked")
+    parser.option("--with-age-and-sex", "push these columns of a dataset too", action="store_true")
 
 
 def _demo(parser: Parser) -> None:

@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_cxr.cli.options import Parser, chosen, count
 from hf_cxr.cli.terminal import command, print_next
@@ -22,9 +23,9 @@ def define_prepare(parser: Parser) -> None:
     """
     parser.add_argument(
         "source",
-        help="openi, kaggle or r2gen (the published forms of the Indiana collection), table (your own CSV, JSONL or "
-        "Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic collection, needs "
-        "no --root)",
+        help="openi, kaggle or r2gen (the published forms of the Indiana collection), mimic (MIMIC-CXR), table (your "
+        "own CSV, JSONL or Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic "
+        "collection, needs no --root)",
     )
     option = parser.option
     option("--root", "folder of the collection; for a table, its file; of the Hub, user/dataset (no default)")
@@ -37,7 +38,9 @@ def define_prepare(parser: Parser) -> None:
     option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
-    table_options(parser, "of a table")
+    table_options(parser, "table only")
+    option("--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections")
+    option("--labels", "mimic only: another table of labels (default: mimic-cxr-…-chexpert.csv beside the images)")
     option("--revision", "hub only: branch, tag or commit (default: the main branch)")
     option("--config", "hub only: the configuration, of a dataset with several (no default)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
@@ -49,16 +52,21 @@ def define_prepare(parser: Parser) -> None:
     option("--overwrite", "replace a prepared dataset, or an interrupted run, in --out", action="store_true")
 
 
-def table_options(parser: Parser, whose: str) -> None:
-    """What says how a table is to be read."""
-    option = parser.option
+def table_options(parser: Parser, where: str) -> None:
+    """The options that say how a table is read."""
     ours = ", ".join(preset.COLUMNS)
-    named = f"{whose}: names of its columns, as in frontal=pa_file; ours, the default: {ours}"
-    option("--columns", named, nargs="+", metavar="OURS=YOURS")
-    shipped = ", ".join(preset.names())
-    option("--preset", f"{whose}: a published collection ({shipped}), or a YAML file of yours (no default)")
-    option("--images", f"{whose}: folder that its image paths are relative to (default: that of the table)")
-    option("--encoding", f"{whose}: encoding of its text (default: UTF-8)")
+    columns = f"{where}: names of its columns, as in frontal=pa_file; ours, the default: {ours}"
+    parser.option("--columns", columns, nargs="+", metavar="OURS=YOURS")
+    known = ", ".join(preset.names())
+    parser.option("--preset", f"{where}: a published collection ({known}), or a YAML file of yours (no default)")
+    parser.option("--images", f"{where}: folder that its image paths are relative to (default: that of the table)")
+    parser.option("--encoding", f"{where}: encoding of its text (default: UTF-8)")
+
+
+def table_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What these options say, as arguments of `hf_cxr.data.sources.table.studies`."""
+    given = chosen(options, "images", "encoding", "preset")
+    return given | ({"columns": _pairs_of(options.columns, "columns")} if options.columns else {})
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -71,12 +79,10 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(
-        options, "root", "num_studies", "placeholders", "images", "encoding", "preset", "revision", "config"
-    )
-    for name in ("columns", "view_columns"):
-        if words := getattr(options, name):
-            given[name] = pairs_of(words, name)
+    given |= chosen(options, "root", "num_studies", "placeholders", "reports", "labels", "revision", "config")
+    given |= table_settings(options)
+    if options.view_columns:
+        given["view_columns"] = _pairs_of(options.view_columns, "view_columns")
     if options.plan:
         preparation = plan(options.source, **given)
         print(format_preparation(preparation))
@@ -94,7 +100,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
 
 
-def pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
+def _pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
     """["frontal=PA file"] → {"frontal": "PA file"}"""
     pairs = {}
     for word in words:

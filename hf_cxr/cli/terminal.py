@@ -95,14 +95,14 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
     Args:
         checkpoint: what was evaluated; default: the run in `folder`.
     """
-    from hf_cxr.evaluation.report.tables import COLUMNS, baselines, counted, unread_note
+    from hf_cxr.evaluation.report.tables import COLUMNS, baselines, counted, readable, unread_note
     from hf_cxr.utils.plots import score
 
     if report is None:
         print("Not evaluated: the dataset has no test studies.")
     else:
         note = unread_note(report)
-        shown = {key: name for key, name in COLUMNS.items() if not (note and key.startswith("finding"))}
+        shown = {key: COLUMNS[key] for key in readable(report, COLUMNS)}
         heads = [name.replace("finding F1 (", "F1\n").rstrip(")") for name in shown.values()]
         rows = {"model": report} | baselines(report)
         cells = [[name, *(score(scores.get(key)) for key in shown)] for name, scores in rows.items()]

@@ -23,7 +23,7 @@ from hf_cxr.data.choice import ONE_SPLIT, PreparationConfig, choose, patients_kn
 from hf_cxr.data.images import read_images
 from hf_cxr.data.leakage import text_overlap
 from hf_cxr.data.scheduler import Workers
-from hf_cxr.data.schema import CHUNKS, FEATURES, PARQUET, rows_of
+from hf_cxr.data.schema import CHUNKS, PARQUET, features_of, rows_of
 from hf_cxr.data.selection import BOTH, FOUND, READABLE, VIEWS
 from hf_cxr.data.store import DATASET, Store
 
@@ -33,11 +33,11 @@ BATCH = 100  # rows of a row group, and in memory; two images of 384 pixels take
 log = logging.getLogger(__name__)
 
 
-def build(config: PreparationConfig, staging: Path, workers: Workers) -> tuple[dict[str, Any], datasets.SplitDict]:
+def build(config: PreparationConfig, staging: Path, workers: Workers) -> tuple[dict[str, Any], datasets.DatasetInfo]:
     """Write `data/*.parquet`, `splits.csv`, `images.csv` and `rejects.jsonl` into the folder `DATASET` of `staging`.
 
     Returns:
-        The preparation report, and number and size of the rows of each split that has any.
+        The preparation report; and the columns, with number and size of the rows of each split that has any.
     """
     named = config.named_splits()
     plan, about_views = config.plan(named)
@@ -59,7 +59,8 @@ def build(config: PreparationConfig, staging: Path, workers: Workers) -> tuple[d
             order += [(s, choice.split_of_uid[study.uid])] * len(made)
         folder = staging / DATASET
         (folder / "data").mkdir(parents=True)
-        written = _write(rows, order, store, folder / "data")
+        features = features_of(row for part in rows.values() for row in part)
+        written = _write(rows, order, store, folder / "data", features.arrow_schema)
 
     with (folder / "splits.csv").open("w", encoding="utf-8", newline="") as manifest:
         writer = csv.writer(manifest, lineterminator="\n")
@@ -94,24 +95,27 @@ def build(config: PreparationConfig, staging: Path, workers: Workers) -> tuple[d
     }
     if named is not None:
         report["split_file_uids_without_a_study"] = len(set(named) - set(plan.order))
-    return report, written
+    return report, datasets.DatasetInfo(features=features, splits=written)
 
 
 def _write(
-    rows: Mapping[str, Sequence[dict[str, Any]]], order: Iterable[tuple[int, str]], store: Store, folder: Path
+    rows: Mapping[str, Sequence[dict[str, Any]]],
+    order: Iterable[tuple[int, str]],
+    store: Store,
+    folder: Path,
+    schema: pa.Schema,
 ) -> datasets.SplitDict:
     """Copy images and texts to Parquet, a part of the store after the other, each deleted once it is copied.
 
     All splits are written side by side: `order` tells whose next row it is, and the index of its study.
     """
-    files = {name: _SplitFiles(folder, name, part) for name, part in rows.items() if part}
+    files = {name: _SplitFiles(folder, name, part, schema) for name, part in rows.items() if part}
     turns = {name: iter(part) for name, part in rows.items()}
     part = 0
     for s, name in order:
         if store.part(s) > part:
             part = store.part(s)
-            waiting = [row[view] for split in files.values() for row in split.waiting for view in VIEWS if row[view]]
-            store.drop(part, folder.iterdir(), [image["bytes"] for image in waiting])
+            store.drop(part, folder.iterdir(), {name: split.pending() for name, split in files.items()})
         row = next(turns[name])
         stored = {view: row[view] and {"bytes": store.read(s, row[view]), "path": None} for view in VIEWS}
         files[name].add(row | stored)
@@ -124,7 +128,7 @@ def _write(
 class _SplitFiles:
     """The Parquet files of one split, written row by row."""
 
-    def __init__(self, folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
         sizes, payload = [0], 0
         for row in rows:
             if payload > SHARD_BYTES:
@@ -135,7 +139,9 @@ class _SplitFiles:
         names = (f"{name}-{number:05d}-of-{len(sizes):05d}.parquet" for number in range(len(sizes)))
         self.files = [(folder / file, size) for file, size in zip(names, sizes, strict=True)]
         self.info = datasets.SplitInfo(name=name, num_bytes=0, num_examples=len(rows))
+        self.schema = schema
         self.waiting: list[dict[str, Any]] = []
+        self.told = 0  # of those that wait, how many `pending` told of before
         self.writer: pq.ParquetWriter | None = None
         self.left = 0  # rows that the file which is being written still lacks
 
@@ -143,16 +149,21 @@ class _SplitFiles:
         """Write a row, images as `datasets.Image` stores them: 8-bit grey PNG (lossless)."""
         if self.writer is None:
             file, self.left = self.files.pop(0)
-            self.writer = pq.ParquetWriter(file, FEATURES.arrow_schema, **PARQUET)
+            self.writer = pq.ParquetWriter(file, self.schema, **PARQUET)
         self.waiting.append(row)
         if len(self.waiting) < min(BATCH, self.left):
             return
-        table = pa.Table.from_pylist(self.waiting, FEATURES.arrow_schema)
+        table = pa.Table.from_pylist(self.waiting, self.schema)
         self.writer.write_table(table)
         self.info.num_bytes += table.nbytes
         self.left -= len(self.waiting)
-        self.waiting = []
+        self.waiting, self.told = [], 0
         if not self.left:
             self.writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKS)})
             self.writer.close()
             self.writer = None
+
+    def pending(self) -> tuple[bool, list[bytes]]:
+        """The images of rows that wait to be written, less those told of before, and whether there are such."""
+        told, self.told = self.told, len(self.waiting)
+        return told > 0, [row[view]["bytes"] for row in self.waiting[told:] for view in VIEWS if row[view]]

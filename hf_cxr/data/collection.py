@@ -3,7 +3,9 @@ from it is decided in `hf_cxr.data.licences`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,20 @@ INDIANA = Collection(
     _INDIANA_LIMITS,
     published_ids=True,
 )
+SYNTHETIC = Collection(
+    "Synthetic chest studies",
+    "apache-2.0",
+    "Synthetic images and texts drawn by hf-cxr; no patient is behind any of them.",
+    "en",
+    "- A drawing, not a radiograph: a model learns nothing of patients from it.",
+    published_ids=True,
+)
+_EARLIER = {"kaggle": INDIANA, "openi": INDIANA, "r2gen": INDIANA, "phantom": SYNTHETIC}
+
+
+def collection_of(preparation: Mapping[str, Any]) -> Collection:
+    """The collection that a `prepare.json` states; earlier versions stated its source alone."""
+    stated = preparation.get("collection")
+    if not isinstance(stated, dict):
+        return _EARLIER.get(str(preparation.get("source")), Collection())
+    return Collection(**{field.name: stated[field.name] for field in fields(Collection) if field.name in stated})

@@ -29,7 +29,7 @@ from hf_cxr.data.study import MISSING, Archived, Embedded, Radiograph, StoredIma
 from hf_cxr.data.view_labels import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 
-KILLED = "the process that read it was killed, twice (out of memory?)"
+KILLED = "every process that read it was killed (out of memory?)"
 
 
 @functools.cache
@@ -69,7 +69,8 @@ def read_images(
     read = functools.partial(_read_elsewhere, decoder()) if workers.remote else _read_one
     with tqdm(total=total, initial=len(store.found), desc="Reading images", unit=" images") as progress:
         for (s, i), outcome in in_order(read, jobs(studies, size, store.found), workers):
-            store.add((s, i), outcome or f"{studies[s].images[i].label}: {KILLED}")
+            if outcome != "":
+                store.add((s, i), outcome or f"{studies[s].images[i].label}: {KILLED}")
             progress.update()
     store.sync()
     return [
@@ -82,6 +83,11 @@ def jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator
     """What is to be read: first the images that lie open, then each archive and each table in one pass."""
     wanted: dict[Path, dict[str, list[Key]]] = {}
     tables: dict[str, dict[Embedded, list[Key]]] = {}
+
+    def job(key: Key, source: Any) -> tuple[Key, tuple[Any, ...]]:
+        radiograph = studies[key[0]].images[key[1]]
+        return key, (source, radiograph.label, radiograph.view is None, size)
+
     for s, study in enumerate(studies):
         for i, radiograph in enumerate(study.images):
             source = radiograph.source
@@ -92,14 +98,13 @@ def jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator
             elif isinstance(source, Embedded):
                 tables.setdefault(source.table, {}).setdefault(source, []).append((s, i))
             elif not isinstance(source, (str, Path)) or storage.is_url(source) or _is_there(source):
-                yield (s, i), (source, radiograph.label, radiograph.view is None, size)
+                yield job((s, i), source)
     while wanted:
         archive = next(iter(wanted))
         missing = wanted.pop(archive)
         for keys, content in _members(archive, missing):
-            for s, i in keys:
-                radiograph = studies[s].images[i]
-                yield (s, i), (content, radiograph.label, radiograph.view is None, size)
+            for key in keys:
+                yield job(key, content)
         for name, keys in missing.items():  # what it did not hold, another archive may
             for s, i in keys:
                 places = _archives(studies[s].images[i])
@@ -107,9 +112,8 @@ def jobs(studies: Sequence[Study], size: int, known: Container[Key]) -> Iterator
                     wanted.setdefault(place, {}).setdefault(name, []).append((s, i))
     for table, images in tables.items():
         for image, content in embedded_images(table, images):
-            for s, i in images[image]:
-                radiograph = studies[s].images[i]
-                yield (s, i), (content, radiograph.label, radiograph.view is None, size)
+            for key in images[image]:
+                yield job(key, content)
 
 
 def _is_there(path: str | Path) -> bool:
@@ -148,13 +152,13 @@ def not_found(radiograph: Radiograph) -> str:
 def _read_one(
     source: Any, label: str, unlabelled: bool, size: int
 ) -> tuple[bytes, str, float | None, str | None] | str:
-    """PNG, digest, evidence and hint of an image, or the reason why it cannot be read; not in the main process."""
+    """PNG, digest, evidence and hint of an image, or the reason why it cannot be read; "" if it is not there."""
     try:
         if isinstance(source, str) and storage.is_url(source):
-            source = fetched(source)
+            source = storage.fetched(source)
         image, hint = read_with_hint(source, at_least=2 * size)
     except FileNotFoundError:
-        return f"{MISSING}: {label}"
+        return ""
     except UnreadableImage as error:
         said = str(source) if isinstance(source, (str, Path)) else "image bytes"
         return str(error).replace(said, label)
@@ -167,19 +171,6 @@ def _read_one(
     image.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # five times as fast as the default (docs/data.md)
     png = buffer.getvalue()
     return png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None
-
-
-def fetched(address: str) -> bytes:
-    """The content at an address. That there is none is the fault of one image, all else (the network, a password) of
-    the run: `OSError`."""
-    try:
-        with storage.open_file(address) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of whichever library fetches it
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OSError(f"{address}: cannot be read ({said})") from None
 
 
 def _read_elsewhere(expected: str, source: Any, *arguments: Any) -> Any:

@@ -18,9 +18,10 @@ one, or keep it."""
 
 _ONE_PLACEHOLDER = rf"[<(\[]{{0,3}}{PLACEHOLDER}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
 _PLACEHOLDER = re.compile(_ONE_PLACEHOLDER)
-_ANY = re.compile("|".join(f"({pattern})" for pattern in PLACEHOLDERS.values()))
-_OTHERS = re.compile("|".join(pattern for kind, pattern in PLACEHOLDERS.items() if kind != "XXXX"))
-_RARE = re.compile(r"[_<*\[]")  # one of which every other kind holds
+# The first character of every kind stands in front, which makes the search several times as fast.
+_ANY = re.compile(rf"(?=[X_<*\[])(?:{'|'.join(f'({pattern})' for pattern in PLACEHOLDERS.values())})")
+_RARE = re.compile(r"[_<*\[]")  # with one of which every kind but XXXX begins
+_OTHERS = re.compile(rf"(?={_RARE.pattern})(?:{'|'.join(p for kind, p in PLACEHOLDERS.items() if kind != 'XXXX')})")
 _GLUED = re.compile(r"(?<=[A-Za-z])(?=XXXX)|(?<=XXXX)(?=[A-Za-z])(?!(?:s|st|nd|rd|th|[AaPp][Mm])(?![A-Za-z]))")
 _RUN = (
     rf"{_ONE_PLACEHOLDER}(?:[\s,/&.-]{{0,9}}(?:(?:and|at|by|to)\s+)?{_ONE_PLACEHOLDER}){{0,6}}"
@@ -89,7 +90,8 @@ def as_one_kind(text: str) -> str:
         return text
     said = []
     for sentence in sentences(" ".join(text.split())):
-        plain = _GLUED.sub(" ", _OTHERS.sub("XXXX", sentence))
+        known = "XXX" in sentence or _RARE.search(sentence)
+        plain = _GLUED.sub(" ", _OTHERS.sub("XXXX", sentence)) if known else sentence
         if plain == sentence:
             said.append(sentence)
         elif not _TOLD.match(plain):
@@ -99,7 +101,7 @@ def as_one_kind(text: str) -> str:
 
 def without_placeholders(text: str, policy: str) -> str:
     """A text of one kind without its placeholders: their sentences mended ("drop") or dropped ("drop_sentence")."""
-    if not _PLACEHOLDER.search(text):
+    if "XXX" not in text or not _PLACEHOLDER.search(text):
         return text
     mend = _mend if policy == "drop" else lambda sentence: "" if _PLACEHOLDER.search(sentence) else sentence
     return " ".join(" ".join(mend(sentence) for sentence in sentences(text)).split())
@@ -107,7 +109,7 @@ def without_placeholders(text: str, policy: str) -> str:
 
 def _mend(sentence: str) -> str:
     """The sentence without its placeholders; empty where nothing is said without them."""
-    if not _PLACEHOLDER.search(sentence):
+    if "XXX" not in sentence or not _PLACEHOLDER.search(sentence):
         return sentence
     if _NOTIFIED.match(sentence):
         return ""

@@ -11,15 +11,15 @@ import inspect
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import datasets
 import filelock
-from datasets import DatasetDict, DatasetInfo
+from datasets import DatasetDict
 
 from hf_cxr import __version__
 from hf_cxr.data import sources, store
@@ -30,16 +30,15 @@ from hf_cxr.data.images import decoder
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.scheduler import workers
-from hf_cxr.data.schema import FEATURES
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
-from hf_cxr.data.storage import is_url
+from hf_cxr.data.storage import Place, is_url, open_file
 from hf_cxr.data.study import StoredImage
 from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
-PLACES = {"root", "images"}  # options of sources that are folders on this machine
+PLACES = {"root", "images", "reports", "labels"}  # options of sources that are places on this machine
 SETTINGS = [field for field in fields(PreparationConfig) if field.name not in ("source", "options")]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -216,13 +215,12 @@ def _prepare(
     with staging_folder(out, store.kept) as staging, workers(num_proc, scheduler) as readers:
         store.begin(staging, mark, out, resume, overwrite)
         folder = staging / store.DATASET
-        report, written = build(config, staging, readers)
+        report, info = build(config, staging, readers)
         facts = _facts(config, report)
         facts["splits_sha256"] = _sha256(folder / "splits.csv")
-        stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
-        payload = sum(split.num_bytes for split in written.values())
-        info = DatasetInfo(features=FEATURES, splits=written, download_size=stored, dataset_size=payload)
-        dataset_card(facts, info, {name: f"data/{name}-*" for name in written}).save(folder / "README.md")
+        info.download_size = sum(path.stat().st_size for path in (folder / "data").iterdir())
+        info.dataset_size = sum(split.num_bytes for split in info.splits.values())
+        dataset_card(facts, info, {name: f"data/{name}-*" for name in info.splits}).save(folder / "README.md")
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         (folder / "prepare.json").write_text(text + "\n", encoding="utf-8")
         commit(folder, out, check)
@@ -240,17 +238,29 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
     versions = {"hf-cxr": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("datasets", "pyarrow", "pillow", "numpy")}
     tables = _sha256_of(sources.tables(config.source, **config.options))
-    return {"source": config.source, "options": options, **report, "tables": tables, "versions": versions}
+    collection = asdict(sources.collection(config.source, **config.options))
+    return {
+        "source": config.source,
+        "collection": collection,
+        "options": options,
+        **report,
+        "tables": tables,
+        "versions": versions,
+    }
 
 
-def _sha256_of(tables: list[Path]) -> dict[str, str]:
+def _sha256_of(tables: Sequence[Place]) -> dict[str, str]:
     """File name → SHA-256; of very many files (Open-i's unpacked reports) one for all."""
-    if len(tables) <= 10:
-        return {path.name: _sha256(path) for path in tables}
-    listing = "".join(f"{_sha256(path)}  {path.name}\n" for path in tables)  # as sha256sum prints them
+    digests = [(PurePosixPath(place).name, _sha256(place)) for place in tables]
+    if len(digests) <= 10:
+        return dict(digests)
+    listing = "".join(f"{digest}  {name}\n" for name, digest in digests)  # as sha256sum prints them
     return {f"{len(tables)} files": hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(place: Place) -> str:
+    with open_file(place) as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()

@@ -4,6 +4,7 @@ results in the order of the jobs. What a job is lives in `hf_cxr.data.images`.""
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import signal
 import sys
@@ -171,8 +172,10 @@ def _cluster(address: str) -> Iterator[Workers]:
         from distributed import Client
     except ImportError as error:
         raise ImportError(f"a scheduler needs Dask (pip install 'hf-cxr[cluster]'): {error}") from None
+    for name in ("distributed", "distributed.client"):  # they would bury our one line in tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        client = Client(address, timeout=WAIT, set_as_default=False)
+        client = Client(address, timeout=WAIT)
     except (OSError, ValueError) as error:  # ValueError: no such protocol
         raise OSError(f"{address}: no Dask scheduler answers there ({' '.join(str(error).split())})") from None
     with client:
@@ -187,42 +190,50 @@ def _dask(client: Any, address: str) -> Workers:
     """Dask itself does again what a worker was killed over (`distributed.scheduler.allowed-failures` times). It counts
     what waited at that worker too; so what it gives up is done once more with nothing of ours beside it."""
     from distributed import KilledWorker, wait
+    from distributed.comm import CommClosedError
 
-    unfinished: dict[Any, None] = {}
+    waiting: dict[Any, None] = {}
+    fetched: dict[Any, Any] = {}
     counted = [0.0, 0]  # when, and how many threads
 
-    def submit(function: Callable[..., Any], *arguments: Any) -> Result:
-        def start() -> Any:
-            future = client.submit(function, *arguments, pure=False)
-            unfinished[future] = None
-            return future
+    def start(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        future = client.submit(function, *arguments, pure=False)
+        waiting[future] = None
+        return future
 
-        first = start()
+    def outcome(future: Any) -> Any:
+        if not future.done():
+            wait([future])
+        if future in waiting and future.status == "finished":  # and with it all others that are, in one go
+            done = [other for other in waiting if other.status == "finished"]
+            fetched.update(zip(done, client.gather(done), strict=True))
+            for other in done:
+                del waiting[other]
+        waiting.pop(future, None)
+        return fetched.pop(future) if future in fetched else future.result()
+
+    def submit(function: Callable[..., Any], *arguments: Any) -> Result:
+        first = start(function, arguments)
 
         def result() -> Any:
             try:
                 with suppress(KilledWorker):
                     return outcome(first)
-                wait(list(unfinished))
+                wait(list(waiting))
                 with suppress(KilledWorker):
-                    return outcome(start())
+                    return outcome(start(function, arguments))
                 return None
             except ImportError as error:
                 raise OSError(f"a worker of {address} cannot read images: {error}") from None
-            except CancelledError:
+            except (CancelledError, CommClosedError):
                 raise OSError(f"{address}: the scheduler is gone") from None
 
         return result
 
-    def outcome(future: Any) -> Any:
-        try:
-            return future.result()
-        finally:
-            del unfinished[future]
-
     def ahead() -> int:
         if time.monotonic() - counted[0] > 1:  # workers come and go
-            counted[:] = time.monotonic(), sum(client.nthreads().values())
+            with suppress(OSError):  # then a result tells that it is gone
+                counted[:] = time.monotonic(), sum(client.nthreads().values())
         return AHEAD * max(1, int(counted[1]))
 
     return Workers(submit, ahead, remote=True)

@@ -16,12 +16,12 @@ from typing import Any
 from hf_cxr import __version__
 from hf_cxr.data.placeholders import count_placeholders
 from hf_cxr.data.sources.rows import read_rows
-from hf_cxr.data.study import TEXTS, Archived, Study, clean_text
+from hf_cxr.data.study import TEXTS, Archived, Embedded, Study, clean_text
 
 SPLITS = ("train", "validation", "test")
 # Section asked for → texts a study must have to be kept.
 SECTIONS = {"impression": ("impression",), "findings": ("findings",), "both": ("impression", "findings")}
-_ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
+_ALIASES = {"training": "train", "testing": "test"} | dict.fromkeys(("val", "valid", "validate", "dev"), "validation")
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,8 @@ def fingerprint(studies: Iterable[Study], tables: Iterable[str | Path | None] = 
             source = radiograph.source
             if isinstance(source, Archived):
                 mark = f"{_stat(source.archive)} {source.key}".encode()
+            elif isinstance(source, Embedded):
+                mark = f"{_stat(source.table)} {source}".encode()
             else:
                 mark = repr(_stat(source)).encode() if isinstance(source, (str, Path)) else pickle.dumps(source)
             digest.update(mark + f"{radiograph.view} {radiograph.name}".encode())

@@ -62,6 +62,19 @@ def open_file(place: Place, ahead: int | None = None) -> IO[bytes]:
         raise FileNotFoundError(f"{place}: no such file") from None
 
 
+def fetched(address: str) -> bytes:
+    """The content at an address, in one request: `FileNotFoundError` only if it is known not to be there, `OSError`
+    for all else that may fail."""
+    system, path = _system(address)
+    try:
+        return cast(bytes, system.cat_file(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{address}: no such file") from None
+    except Exception as error:  # of whichever library fetches it
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OSError(f"{address}: cannot be read ({said})") from None
+
+
 def is_file(place: Place) -> bool:
     """Whether there is such a file."""
     if not is_url(place):
@@ -84,17 +97,22 @@ def files(folder: Place) -> Iterator[str]:
     if is_url(folder):
         system, path = _system(folder)
         root = path.rstrip("/") + "/"
-        yield from sorted(name.removeprefix(root) for name in system.find(path))
+        paths = (name.removeprefix(root).split("/") for name in system.find(path))
+        # files of a folder before its subfolders, as on this machine
+        ordered = sorted(paths, key=lambda parts: [*((True, part) for part in parts[:-1]), (False, parts[-1])])
+        yield from map("/".join, ordered)
         return
-    seen: set[str] = set()
+    seen: set[tuple[int, int]] = set()
+    root = os.path.join(folder, "")  # noqa: PTH118 (with the separator at its end)
     for at, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(at)) in seen:
+        found = os.stat(at)  # noqa: PTH116 (three hundred thousand folders)
+        if (found.st_dev, found.st_ino) in seen:
             below.clear()
             continue
-        seen.add(real)
+        seen.add((found.st_dev, found.st_ino))
         below.sort()
-        start = os.path.relpath(at, folder)
-        prefix = "" if start == "." else start.replace(os.sep, "/") + "/"
+        start = at.removeprefix(root).replace(os.sep, "/")
+        prefix = "" if at == str(folder) else f"{start}/"
         yield from (prefix + name for name in sorted(names))
 
 

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from hf_cxr.data.study import StoredImage
 
 PARTS = 16  # files of the store, each of consecutive studies, so that it can be deleted bit by bit while it is copied
 SYNC = 1.0  # seconds of work that are lost, at most, when a run is killed
-JOURNAL, PENDING, DATASET = "journal.jsonl", "pending.bin", "dataset"
+JOURNAL, PENDING, DATASET = "journal.jsonl", "pending-{}.bin", "dataset"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 Key = tuple[int, int]  # (index of the study, index of the image in it)
@@ -97,17 +98,16 @@ class Store:
             raise OSError(f"{self._path(part)}: an image is damaged; start anew (--overwrite)")
         return png
 
-    def drop(self, until: int, written: Iterable[Path], pending: Iterable[bytes]) -> None:
-        """Delete the parts before `until`; what is needed of them was copied to `written` files or is `pending`."""
+    def drop(self, until: int, written: Iterable[Path], pending: Mapping[str, tuple[bool, list[bytes]]]) -> None:
+        """Delete the parts before `until`. What is needed of them was copied to `written` files or is `pending`: by
+        the split that waits for it, whether this goes on from the last time, and the images that are new."""
         for file in written:
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
-        new = self.folder / f"{PENDING}.new"
-        with new.open("wb") as out:
-            for png in pending:
-                out.write(len(png).to_bytes(4, "little") + png)
-            _fsync(out)
-        new.replace(self.folder / PENDING)
+        for name, (more, images) in pending.items():
+            with (self.folder / PENDING.format(name)).open("ab" if more else "wb") as out:
+                out.writelines(len(png).to_bytes(4, "little") + png for png in images)
+                _fsync(out)
         self._lines.append({"dropped": until})
         self.sync()
         for part in range(until):
@@ -130,16 +130,16 @@ class Store:
         for key in self._lost:
             if isinstance(image := self.found[key], StoredImage):
                 wanted.setdefault(image.digest, []).append(key)
-        copies = sorted((self.folder / DATASET).glob("data/*.parquet"))
-        for file in (*copies, self.folder / PENDING):
-            if wanted and file.exists():
+        copies = (self.folder.glob(place) for place in (f"{DATASET}/data/*.parquet", PENDING.format("*")))
+        for file in sorted(chain.from_iterable(copies)):
+            if wanted:
                 for png in _pngs_in(file):
                     for key in wanted.pop(digest := hashlib.sha256(png).hexdigest(), ()):
                         image = self.found[key]
                         assert isinstance(image, StoredImage)
                         self.add(key, (png, digest, image.evidence, image.hint))
                 self.sync()
-            file.unlink(missing_ok=True)
+            file.unlink()
         shutil.rmtree(self.folder / DATASET, ignore_errors=True)
 
 

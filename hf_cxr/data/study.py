@@ -106,8 +106,10 @@ class Study:
 
 
 def plain_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """In lower case, each once; "normal" is the absence of tags."""
-    return tuple(dict.fromkeys(tag for tag in (tag.strip().lower() for tag in tags) if tag not in ("", "normal")))
+    """In lower case with blanks for "_", each once; "normal" and "no finding" are the absence of tags. A study that
+    nobody labelled has the tag "unlabelled"."""
+    plain = (tag.replace("_", " ").strip().lower() for tag in tags)
+    return tuple(dict.fromkeys(tag for tag in plain if tag not in ("", "normal", "no finding")))
 
 
 _ENUMERATOR = re.compile(

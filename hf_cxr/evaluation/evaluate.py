@@ -56,7 +56,7 @@ def build_report(
     """The report of one split, all but generation.
 
     Args:
-        rows: `{"uid", "impression", "prediction"}`, and where known `patient` and `views`, of every study.
+        rows: `{"uid", "impression", "prediction"}`, and where known `patient`, `views`, `projection`, of every study.
         train, validation: the texts of the other two splits, which baselines know.
         nearest: name → texts of nearest-neighbour baselines (see `baselines.nearest_predictions`).
         inputs: name → (rows, texts) that the model wrote from other input, as from one view alone.
@@ -74,15 +74,16 @@ def build_report(
         progress.update()
         baselines = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
         report["baselines"] = {name: _baseline_scores(texts, references, train) for name, texts in baselines.items()}
-        report["oracle"] = _baseline_scores(oracle_predictions(train, references), references, train) if train else {}
+        unread, by = metrics.unread_findings(references), metrics.gain_score(references)
+        knowing = oracle_predictions(train, references) if train and not unread else []
+        report["oracle"] = _baseline_scores(knowing, references, train) if knowing else {}
         progress.update()
         report |= (
             image_shuffle(statistics, predictions, references, patients, seed)
             if len(rows) > 1
             else {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
         )
-        by = metrics.gain_score(references)
-        report |= {"findings_unread": metrics.unread_findings(references), "gain_score": by}
+        report |= {"findings_unread": unread, "gain_score": by}
         report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
         progress.update()
         report["ci95"] = bootstrap.study_intervals(statistics, patients, seed)
@@ -95,10 +96,8 @@ def build_report(
             for name, (chosen, texts) in (inputs or {}).items()
         }
         progress.update()
-        views = [row.get("views", "both") for row in rows]
-        report["subgroups"] = subgroups(statistics, references, views, patients, seed)
-        if report["findings_unread"]:
-            report["subgroups"] |= {"findings": {}, "finding": {}}
+        views, projections = [row.get("views", "both") for row in rows], [row.get("projection", "") for row in rows]
+        report["subgroups"] = subgroups(statistics, references, views, patients, seed, projections, bool(unread))
         progress.update()
     report["calibration"] = calibrated
     report["signature"] = (
@@ -236,8 +235,9 @@ def _rows(
     """One row per study for `predictions.jsonl`, with what its text gets right and wrong, if findings can be read."""
     patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
     rows, unread = [], metrics.unread_findings(studies["impression"])
-    columns = zip(studies["uid"], patients, studies["impression"], views, written, scores, strict=True)
-    for uid, patient, truth, shown, (text, probability, cut), score in columns:
+    projections = studies["projection"] if "projection" in studies.column_names else [""] * len(studies)
+    columns = zip(studies["uid"], patients, studies["impression"], views, projections, written, scores, strict=True)
+    for uid, patient, truth, shown, projection, (text, probability, cut), score in columns:
         there, stated = (frozenset() if unread else positive_findings(said, sided=True) for said in (truth, text))
         rows.append(
             {
@@ -249,6 +249,7 @@ def _rows(
                 "sequence_probability": probability,
                 "truncated": cut,
                 "views": shown,
+                "projection": projection,
                 "matched": sorted(there & stated),
                 "missed": sorted(there - stated),
                 "invented": sorted(stated - there),

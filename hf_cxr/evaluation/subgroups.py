@@ -1,4 +1,4 @@
-"""Scores by kind of study: how many findings, how long a report, which views, and each finding."""
+"""Scores by kind of study: how many findings, how long a report, which views, PA or AP, and each finding."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from hf_cxr.metrics.study import Statistics
 from hf_cxr.metrics.texts import tokenize_13a
 
 SCORES = ("bleu4", "rougeL", "finding_f1_micro", "normal_accuracy")
+OVERLAP = ("bleu4", "rougeL")  # those of words, in whatever language
 SMALL = 30  # studies; below this a score says little and is shown in grey
 
 
 def subgroups(
-    statistics: Statistics, references: Sequence[str], views: Sequence[str], patients: Sequence[Any], seed: int
+    statistics: Statistics,
+    references: Sequence[str],
+    views: Sequence[str],
+    patients: Sequence[Any],
+    seed: int,
+    projections: Sequence[str] | None = None,
+    unread: bool = False,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Kind of subgroup → name → `{n, small, bleu4, rougeL, finding_f1_micro, normal_accuracy, ci95}`; empty subgroups
     are left out. Where no text states a finding, finding F1 is `None`: there is nothing to find.
@@ -28,6 +35,8 @@ def subgroups(
 
     Args:
         views: "both", "frontal", "lateral" or "none" for each study.
+        projections: "PA", "AP" or "" (not known) for each study.
+        unread: findings cannot be read from the texts: there are no subgroups by them, and no scores of them.
     """
     true = statistics.findings[..., 0] + statistics.findings[..., 2] > 0
     number = true.sum(1)
@@ -45,20 +54,24 @@ def subgroups(
         },
         "length": {"short": ~long, "long": long},
         "views": {"one view": ~two, "two views": two},
+        "projection": {name: np.asarray(projections or views) == name for name in ("PA", "AP")},
         "finding": {FINDINGS[i]: true[:, i] for i in np.argsort(-true.sum(0), kind="stable")},
     }
     owners = np.asarray(patients)
     return {
         kind: {
-            name: _subgroup(statistics.take(mask), owners[mask], seed) for name, mask in group.items() if mask.any()
+            name: _subgroup(statistics.take(mask), owners[mask], seed, unread)
+            for name, mask in group.items()
+            if mask.any() and not (unread and kind in ("findings", "finding"))
         }
         for kind, group in masks.items()
     }
 
 
-def _subgroup(statistics: Statistics, patients: np.ndarray, seed: int) -> dict[str, Any]:
+def _subgroup(statistics: Statistics, patients: np.ndarray, seed: int, unread: bool) -> dict[str, Any]:
     scores, bounds = statistics.scores(), study_intervals(statistics, patients.tolist(), seed)
     shown = [name for name in SCORES if name != "finding_f1_micro" or statistics.findings[..., ::2].any()]
+    shown = [name for name in shown if not unread or name in OVERLAP]
     return {
         "n": statistics.n,
         "small": statistics.n < SMALL,

@@ -23,9 +23,11 @@ from datasets.utils import tqdm
 from PIL import Image
 
 from hf_cxr import __version__
+from hf_cxr.data.collection import collection_of
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.data.study import TEXTS
 from hf_cxr.explore import figures, page
-from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, count, first_rows, histogram, image_bytes, in_studies
+from hf_cxr.explore.counts import VIEWS, Row, count, first_rows, histogram, image_bytes, in_studies
 from hf_cxr.inference.labeler import FINDINGS, POSITIVE, is_normal, label
 from hf_cxr.inference.views import FORMATS
 from hf_cxr.utils.files import check_free, commit, staging_folder
@@ -83,12 +85,12 @@ def explore(
 
     preparation = _preparation(folder)
     facts: dict[str, Any] = {
-        "dataset": {"name": name, "source": preparation["source"], "section": section, "split": split, "seed": seed},
+        "dataset": {"name": name, "section": section, "split": split, "seed": seed, **preparation.pop("from")},
         "hf-cxr": __version__,
     }
     facts |= count(described, rows, section, seed, preparation["unnamed"])
     facts |= {"preparation": preparation, "images": _images(folder, described)}
-    facts["contact_sheets"], shown = _choose(described, section, findings, facts["findings"]["rows"], seed)
+    facts["contact_sheets"], shown = _choose(described, section, findings, facts, seed)
     facts["sentences"] = page.sentences(facts)
     with staging_folder(out) as bench:
         folder_made = bench / "made"
@@ -147,18 +149,27 @@ def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
         digests[view] = hashlib.sha256(encoded).hexdigest()
         if record.get(f"{view}_confidence") is not None:
             confidences[view] = float(record[f"{view}_confidence"])
-    texts = {section: record.get(section) or "" for section in SECTIONS}
-    return Row(split, index, uid, texts, record.get("patient"), sizes, digests, confidences)
+    texts = {section: record.get(section) or "" for section in TEXTS}
+    tags = tuple(record.get("tags") or ())
+    return Row(split, index, uid, texts, record.get("patient"), sizes, digests, confidences, tags)
 
 
 def _preparation(folder: Path | None) -> dict[str, Any]:
     """What `prepare.json` says of the way from the collection to the dataset; empty where there is none."""
     if folder is None or not (path := folder / "prepare.json").is_file():
-        return {"source": None, "steps": [], "unnamed": None}
+        unknown = {"source": None, "collection": None, "licence": None, "language": None}
+        return {"source": None, "steps": [], "unnamed": None, "placeholders": None, "from": unknown}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        unnamed = facts.get("studies_without_a_patient")
-        return {"source": facts["source"], "steps": facts["steps"], "unnamed": unnamed}
+        known = collection_of(facts)
+        stated = {"collection": known.name, "licence": known.licence, "language": known.language}
+        return {
+            "source": facts["source"],
+            "steps": facts["steps"],
+            "unnamed": facts.get("studies_without_a_patient"),
+            "placeholders": facts.get("placeholders"),
+            "from": {"source": facts["source"], **stated},
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a preparation report of hf-cxr prepare ({type(error).__name__}: {error})"
@@ -185,18 +196,29 @@ def _images(folder: Path | None, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _choose(
-    rows: Sequence[Row], section: str, wanted: Sequence[str], ranked: Sequence[Mapping[str, Any]], seed: int
+    rows: Sequence[Row], section: str, wanted: Sequence[str], facts: Mapping[str, Any], seed: int
 ) -> tuple[list[dict[str, Any]], list[list[Row]]]:
-    """For each contact sheet what it is of and the studies on it, drawn at random among those that state it."""
-    names = list(dict.fromkeys(wanted)) or [*(row["finding"] for row in ranked[:SHEETS] if row[POSITIVE]), NORMAL]
+    """For each contact sheet what it is of and the studies on it, drawn at random among those that state it.
+
+    Where findings cannot be read from the texts, the sheets are of the collection's own labels."""
+    by_tags = bool(facts["findings_unread"]) and not wanted
+    if by_tags:
+        names = [row["tag"] for row in facts["tags"][:SHEETS]]
+        names.append("no label" if names else "any")
+    else:
+        stated = [row["finding"] for row in facts["findings"]["rows"][:SHEETS] if row[POSITIVE]]
+        names = list(dict.fromkeys(wanted)) or [*stated, NORMAL]
+
+    def fits(row: Row, name: str) -> bool:
+        if by_tags:
+            return name == "any" or (name in row.tags if row.tags else name == "no label")
+        text = row.texts[section]
+        return is_normal(text) if name == NORMAL else label(text).get(name) == POSITIVE
+
     sheets, shown = [], []
     for name in names:
-        fits = [
-            row
-            for row in first_rows(rows)
-            if (is_normal(row.texts[section]) if name == NORMAL else label(row.texts[section]).get(name) == POSITIVE)
-        ]
-        drawn = random.Random(f"{seed}:{name}").sample(fits, min(TILES, len(fits)))
-        sheets.append({"finding": name, "n": len(fits), "uids": [row.uid for row in drawn]})
+        fitting = [row for row in first_rows(rows) if fits(row, name)]
+        drawn = random.Random(f"{seed}:{name}").sample(fitting, min(TILES, len(fitting)))
+        sheets.append({"finding": name, "n": len(fitting), "uids": [row.uid for row in drawn]})
         shown.append(drawn)
     return sheets, shown

@@ -14,13 +14,13 @@ import numpy as np
 
 from hf_cxr import metrics
 from hf_cxr.data.leakage import text_overlap
+from hf_cxr.data.placeholders import count_placeholders
+from hf_cxr.data.study import TEXTS
 from hf_cxr.evaluation import baselines, bootstrap
 from hf_cxr.inference.labeler import FINDINGS, NEGATIVE, NORMAL, POSITIVE, UNCERTAIN, UNKNOWN, label, normality
-from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
 from hf_cxr.inference.targets import sentences
 from hf_cxr.inference.views import VIEWS
 
-SECTIONS = ("impression", "findings", "indication")
 ENOUGH = 10
 """Positive training studies a finding needs for the findings pretraining:
 `hf_cxr.training.findings_pretraining.MIN_POSITIVES`, written again here because that module is slow to import."""
@@ -31,7 +31,6 @@ FUNCTION_WORDS = frozenset(
 """Left out of the lists of words and bigrams. Negations stay: "no acute" is what such a collection is about."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’./-][^\W_]+)*")
-_PLACEHOLDER = re.compile(PLACEHOLDER)
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Row:
     """View → width and height of its image; only the views that are there. So are the two below."""
     digests: Mapping[str, str]
     confidences: Mapping[str, float]
+    tags: tuple[str, ...] = ()
+    """Labels that the collection gives it."""
     study: str = ""
     """The uid of its study, set by `in_studies`."""
 
@@ -85,17 +86,18 @@ def count(
         },
         "views": _views(studies),
         "sizes": {view: _sizes([row.sizes[view] for row in rows if view in row.sizes]) for view in VIEWS},
-        "text": {section: _lengths([row.texts[section] for row in studies]) for section in SECTIONS},
+        "text": {section: _lengths([row.texts[section] for row in studies]) for section in TEXTS},
         "frequent": _frequent(texts),
         "words": _words(texts),
         "findings": _findings(texts, by_split),
         "findings_unread": metrics.unread_findings(texts),
+        "tags": _tags(studies, all_studies),
         "duplicates": {
             "text": text_overlap(by_split),
             "images": _shared(everything),
             "patients_across_splits": _patients(everything, unnamed),
         },
-        "placeholders": {section: _placeholders([row.texts[section] for row in studies]) for section in SECTIONS},
+        "placeholders": {section: _placeholders([row.texts[section] for row in studies]) for section in TEXTS},
         "baselines": _baselines(everything, target, seed),
     }
 
@@ -254,6 +256,15 @@ def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> di
     }
 
 
+def _tags(studies: Sequence[Row], everything: Sequence[Row]) -> list[dict[str, Any]]:
+    """The collection's own labels, the commonest first: studies, and training studies, that have each."""
+    counts = Counter(tag for row in studies for tag in row.tags)
+    train = Counter(tag for row in everything if row.split == "train" for tag in row.tags)
+    return [
+        {"tag": tag, "n": n, "train": train[tag]} for tag, n in sorted(counts.items(), key=lambda i: (-i[1], i[0]))
+    ]
+
+
 def _shared(rows: Sequence[Row]) -> dict[str, Any]:
     """Images, equal to the byte as stored, that several studies or even several splits have."""
     owners: dict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -286,11 +297,11 @@ def _patients(rows: Iterable[Row], unnamed: int | None) -> int | None:
 
 
 def _placeholders(texts: Sequence[str]) -> dict[str, int]:
-    counts = [len(_PLACEHOLDER.findall(text)) for text in texts]
+    found = [count_placeholders([text]) for text in texts]
     return {
         "n": sum(bool(text.strip()) for text in texts),
-        "with placeholders": sum(map(bool, counts)),
-        "placeholders": sum(counts),
+        "with placeholders": sum(map(bool, found)),
+        "placeholders": sum(count.total() for count in found),
     }
 
 

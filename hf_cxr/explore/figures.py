@@ -17,8 +17,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
+from hf_cxr.data.study import TEXTS
 from hf_cxr.evaluation.report.page import side_by_side
-from hf_cxr.explore.counts import SECTIONS, VIEWS, Row, image_bytes
+from hf_cxr.explore.counts import VIEWS, Row, image_bytes
 from hf_cxr.inference.views import read_radiograph
 from hf_cxr.utils.plots import (
     BACKGROUND,
@@ -142,7 +143,7 @@ def _sizes(facts: Mapping[str, Any]) -> Figure | None:
 
 def _lengths(facts: Mapping[str, Any], unit: str) -> Figure:
     """One histogram a section, over a common axis that ends where 99.5 % of the texts do."""
-    texts = {section: facts["text"][section] for section in SECTIONS if facts["text"][section]["n"]}
+    texts = {section: facts["text"][section] for section in TEXTS if facts["text"][section]["n"]}
     figure, grid = subplots(0.5 + 1.15 * len(texts), nrows=len(texts), sharex=True, squeeze=False)
     cast(Any, figure.get_layout_engine()).set(h_pad=0.09)
     ends = []

@@ -108,7 +108,13 @@ def _words(facts: Mapping[str, Any]) -> str:
 
 def _findings(facts: Mapping[str, Any]) -> str:
     if note := unread_note(facts):
-        return note
+        often = sum(row["train"] >= facts["findings"]["enough"] for row in facts["tags"])
+        labels = (
+            f" The collection has {counted(len(facts['tags']), 'label')} of its own; {number(often)} of them name at "
+            f"least {facts['findings']['enough']} training studies, as findings pretraining on them needs "
+            "(findings_labels: tags)."
+        )
+        return note + labels * bool(facts["tags"])
     findings, train = facts["findings"], facts["n"]["splits"].get("train", 0)
     normal = f"{percent(findings['normal']['share'])} of the {number(findings['n'])} studies are normal"
     normal += f", {percent(findings['unknown']['share'])} say neither that nor a finding" * bool(
@@ -138,9 +144,10 @@ def _together(facts: Mapping[str, Any]) -> str:
 
 
 def _sheets(facts: Mapping[str, Any]) -> str:
+    named = "The collection's own label" if facts["findings_unread"] else "The finding"
     return (
-        "Look before you train. The frontal view belongs on the left, upright, with bright bones. The finding named "
-        "above the images should be visible."
+        "Look before you train. The frontal view belongs on the left, upright, with bright bones. "
+        f"{named} named above the images should be visible."
     )
 
 
@@ -172,11 +179,14 @@ def _placeholders(facts: Mapping[str, Any]) -> str:
     }
     inputs = " and ".join(f"{number(counts['with placeholders'])} {name} texts" for name, counts in others.items())
     rest = f" {inputs} hold some, which matters only if a model is shown them." if others else ""
+    published = facts["preparation"]["placeholders"] or {}
+    kinds = ", ".join(f"{kind} {number(count)} times" for kind, count in published.items())
+    before = f"The texts as published hold {kinds}. " if kinds else ""
     if not placeholders["with placeholders"]:
-        return f"No de-identification placeholder (XXXX) is left in the {number(placeholders['n'])} {many}.{rest}"
+        return f"{before}No de-identification placeholder is left in the {number(placeholders['n'])} {many}.{rest}"
     return (
-        f"{percent(placeholders['with placeholders'] / placeholders['n'])} of the {number(placeholders['n'])} {many} "
-        f"hold a de-identification placeholder (XXXX), which a model learns to write.{rest}"
+        f"{before}{percent(placeholders['with placeholders'] / placeholders['n'])} of the {number(placeholders['n'])} "
+        f"{many} hold a de-identification placeholder, which a model learns to write.{rest}"
     )
 
 

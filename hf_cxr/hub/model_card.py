@@ -23,8 +23,8 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.repocard_data import EvalResult
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
-from hf_cxr.data.dataset_card import LIMITS
-from hf_cxr.data.licences import INDIANA, LICENCES, stated_licence
+from hf_cxr.data.collection import INDIANA, collection_of
+from hf_cxr.data.licences import stated_licence
 from hf_cxr.evaluation.report import tables
 from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
@@ -46,7 +46,6 @@ METRIC_TYPES = {
     **{"finding_precision_micro": "precision", "finding_recall_micro": "recall"},
     **{name: "f1" for name in SCALARS if name.startswith("finding_f1")},
 }
-READ = {name for name in SCALARS if name.startswith(("finding_", "normal_"))}  # what hangs on findings read from texts
 METRIC_NAMES = {"legacy_bleu4": "legacy_bleu4 (without meaning, to read old tables)"}
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "huggingface_hub", "pillow")
 # Arguments that are told elsewhere in a card, or that make no difference to the model.
@@ -245,6 +244,7 @@ def _card(
     if report:
         scored_on["split"] = report.get("split", scored_on["split"])
     overlap = facts["preparation"].get("text_overlap") or {}
+    collection = collection_of(facts["preparation"])
     shown = {
         "calibrated": (_json(folder / "config.json") or {}).get(checks.CALIBRATION),
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
@@ -254,9 +254,9 @@ def _card(
         "report": report,
         "synthetic": source in SYNTHETIC,
         "synthetic_alone": _is_synthetic_alone(facts),
-        "indiana": LICENCES.get(source) == INDIANA,
-        "licence": LICENCES[source][0] if source in LICENCES else facts.get("licence"),
-        "limits": LIMITS.get(source, ""),
+        "collection": collection,
+        "indiana": collection.name == INDIANA.name,
+        "licence": facts.get("licence") if collection.licence == "other" else collection.licence,
     }
     if report:
         written = folder / "predictions.jsonl"
@@ -291,8 +291,7 @@ def _metadata(
 ) -> ModelCardData:
     """The YAML head. A licence is stated of what learned from the phantom alone: else that of the data and of the
     pretrained parts has a say, and the owner."""
-    unread = bool(report and report.get("findings_unread"))
-    values = {name: report[name] for name in SCALARS if not (unread and name in READ)} if report else {}
+    values = {name: report[name] for name in tables.readable(report, SCALARS)} if report else {}
     if report and report["calibration"]:
         values["expected_calibration_error"] = report["calibration"]["ece_after"]
     if report and report["image_gain"]:
@@ -314,7 +313,7 @@ def _metadata(
     ]
     return ModelCardData(
         license="apache-2.0" if _is_synthetic_alone(facts) else None,
-        language=None if report and "English" in (report.get("findings_unread") or "") else "en",
+        language=_language(facts["preparation"], report),
         library_name="transformers",
         pipeline_tag="image-to-text",
         tags=["chest-radiograph", "radiology", "vision-encoder-decoder", "hf-cxr"],
@@ -324,6 +323,14 @@ def _metadata(
         model_name=Path(repo_id or facts["folder"]).name,
         eval_results=results or None,
     )
+
+
+def _language(preparation: Mapping[str, Any], report: Mapping[str, Any] | None) -> str | None:
+    """That of the reports, as the collection or, where it does not, their words say; `None`: not known."""
+    language = collection_of(preparation).language
+    if report and language in (None, "en"):
+        return None if "English" in (report.get("findings_unread") or "") else "en"
+    return language
 
 
 def _json(file: Path) -> Any:

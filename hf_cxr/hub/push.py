@@ -1,8 +1,9 @@
 """The Hub: pushing runs and datasets, in one commit, private unless asked otherwise, after a look for what must not
 leave this machine.
 
-What may be pushed is decided in `hf_cxr.hub.privacy` and `patients`, ids are hashed in `pseudonyms`; the card of a run
-lives in `hf_cxr.hub.model_card`, that of a dataset in `hf_cxr.data.dataset_card`."""
+What may be pushed is decided in `hf_cxr.hub.privacy` and `patients`, ids are hashed in `pseudonyms`, age and sex left
+out in `personal`; the card of a run lives in `hf_cxr.hub.model_card`, that of a dataset in
+`hf_cxr.data.dataset_card`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
 from hf_cxr.data import licences
-from hf_cxr.hub import patients, privacy, pseudonyms
+from hf_cxr.hub import patients, personal, privacy, pseudonyms
 from hf_cxr.hub.privacy import CARD
 from hf_cxr.utils.files import staging_folder
 
@@ -37,6 +38,7 @@ def push(
     hold_rights: bool = False,
     with_history: bool = False,
     texts_checked: bool = False,
+    with_age_and_sex: bool = False,
     token: str | None = None,
 ) -> str:
     """Upload a run or a prepared dataset in one commit and return its address. Private unless `public`.
@@ -51,6 +53,7 @@ def push(
         hold_rights: Make a dataset public although its licence forbids derivatives, or is not known.
         with_history: Make a private repository public although its earlier revisions become public with it.
         texts_checked: Push although texts hold what looks like names, record numbers, dates or telephone numbers.
+        with_age_and_sex: Push the columns `age` and `sex` of a dataset too.
         token: Instead of the one of `hf auth login` or HF_TOKEN.
 
     Study and patient ids of a collection that does not publish them are replaced by salted hashes (`pseudonyms`).
@@ -70,12 +73,15 @@ def push(
     files = privacy.files_to_push(path, kind)
     token = token or get_token()
     hidden = kind == "dataset" and pseudonyms.wanted(path)
-    with staging_folder(pseudonyms.map_of(path)) if hidden else nullcontext(path) as staging:
+    dropped = [] if with_age_and_sex or kind == "model" else personal.held(files)
+    with staging_folder(pseudonyms.map_of(path)) if hidden or dropped else nullcontext(path) as staging:
         if not texts_checked:
             reports, uids = privacy.reports_of(files)
             patients.check_texts(path, reports, uids if hidden else ())
+        if dropped:
+            files = personal.left_out(files, dropped, staging / "kept")
         if hidden:
-            files = pseudonyms.hashed_copy(files, path, staging)
+            files = pseudonyms.hashed_copy(files, path, staging / "hashed")
         texts = {name: privacy.read_text(file) for name, file in files.items()}
         if kind == "model":
             texts[CARD] = _card_for(path, repo_id)
@@ -118,11 +124,14 @@ def _card_for(run: Path, repo_id: str) -> str:
     return model_card.with_repository(there, run, repo_id) if edited else model_card.card_text(run, repo_id)
 
 
-def licence_note(run: str | os.PathLike) -> str | None:
-    """What to consider before the weights of a run become public: the licence of what it was trained on."""
-    if not (Path(run) / privacy.CONFIG).is_file():
+def licence_note(folder: str | os.PathLike, public: bool = True) -> str | None:
+    """What to consider before a dataset is pushed, or the weights of a run become public: the licence of the data."""
+    path = Path(folder)
+    if (path / privacy.PREPARATION).is_file():
+        return licences.note_on_a_dataset(path)
+    if not public or not (path / privacy.CONFIG).is_file():
         return None
-    return licences.note_on_weights(privacy.dataset_of(Path(run)), privacy.preparation_of(Path(run)).get("source"))
+    return licences.note_on_weights(privacy.dataset_of(path), privacy.preparation_of(path))
 
 
 # --- the way there -----------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import re
 
 PLACEHOLDER = r"(?<![A-Za-z])X{3,}"
 _HIDDEN = (
-    r"\s?(?i:anon(?:ymi[sz]ed)?|de-?identified|redacted|removed|masked|mask|unk(?:nown)?|person|patient|doctor|physician"
-    r"|(?:(?:first|last|patient|doctor)[ _-])?name|date|time|age|location|loc|hospital|institution|organi[sz]ation|address"
-    r"|phone|id|mrn)(?:[ _-]?\d{1,8})?\s?"
+    r"\s?(?i:anon(?:ymi[sz]ed)?|de-?identified|redacted|removed|masked|mask|unk(?:nown)?|person|patient|doctor"
+    r"|physician|(?:(?:first|last|patient|doctor)[ _-])?name|date|time|age|location|loc|hospital|institution"
+    r"|organi[sz]ation|address|phone|id|mrn)(?:[ _-]?\d{1,8})?\s?"
 )
 PLACEHOLDERS = {
     "XXXX": PLACEHOLDER,  # the Indiana collection

@@ -86,7 +86,7 @@ def _only_user(folder: Path, out: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        for left in range(20, -1, -1):  # the children of a process that was just killed may hold it for a moment
+        for left in range(10, -1, -1):  # the children of a process that was just killed may hold it for a moment
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

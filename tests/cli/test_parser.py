@@ -77,7 +77,7 @@ def bad_inputs(tmp_path, phantom_folder, run_folder):
         ): "decoder writes 1 to",
         ("predict", run, "--frontal", str(tmp_path / "none.png")): "none.png",
         ("predict", run, "--frontal", str(tmp_path / "truncated.png")): "truncated.png",
-        ("predict", run, "--csv", str(tmp_path / "table.csv")): "column 'frontal'",
+        ("predict", run, "--csv", str(tmp_path / "table.csv"), "--columns", "frontal=pa"): "no column 'pa'",
         ("push", str(tmp_path), "user/name"): "neither a checkpoint",
     }
 

@@ -32,12 +32,12 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def read_all(folder, studies, size, num_proc=1):
+def read_all(folder, studies, size, num_proc=1, scheduler=None):
     """What `read_images` gives for the studies, and each image as the store has it (or the reason why not)."""
     folder.mkdir(exist_ok=True)
     (folder / JOURNAL).write_text("{}\n")
     store = Store(folder, len(studies))
-    with workers(num_proc) as readers:
+    with workers(num_proc, scheduler) as readers:
         found = read_images(studies, size, store, readers)
     return found, [
         [Image.open(io.BytesIO(store.read(s, p))) if isinstance(p, StoredImage) else p for p in images]
@@ -185,7 +185,7 @@ def test_an_image_that_kills_two_processes_is_named_and_the_others_are_read(tmp_
     studies = [Study(str(i), (Radiograph(source, "frontal", f"{i}.png"),)) for i, source in enumerate(sources)]
     found, stored = read_all(tmp_path / "store", studies, 32, num_proc=2)
     found = [image for (image,) in found]
-    killed = "the process that read it was killed, twice (out of memory?)"
+    killed = "every process that read it was killed (out of memory?)"
     reasons = {i: image for i, image in enumerate(found) if isinstance(image, str)}
     assert reasons == {i: f"{i}.png: {killed}" for i in (7, 8, 39)}
     assert (tmp_path / "died").exists()

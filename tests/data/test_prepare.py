@@ -18,6 +18,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import numpy as np
+import psutil
 import pytest
 from helpers import LISTEN
 from PIL import Image
@@ -529,16 +530,23 @@ def run_prepare(out: Path, **options) -> subprocess.Popen:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_an_interruption_half_way_leaves_nothing(tmp_path, num_proc, sent):
+def test_an_interruption_half_way_leaves_what_was_read_and_no_process(tmp_path, num_proc, sent):
     process = run_prepare(tmp_path / "out", num_studies=5_000, size=64, num_proc=num_proc)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".hf-cxr-*/**/images.bin")) and time.monotonic() < deadline:
+    while not [file for file in tmp_path.glob(".hf-cxr-*/journal.jsonl") if b"image" in file.read_bytes()]:
         assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
         time.sleep(0.05)
+    readers = psutil.Process(process.pid).children()
     os.killpg(process.pid, sent)  # as a terminal or a scheduler does
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert list(tmp_path.iterdir()) == []
+    assert len(readers) == (num_proc if num_proc > 1 else 0)
+    assert psutil.wait_procs(readers, timeout=10)[1] == []
+    with pytest.raises(FileExistsError, match=r"images? of an interrupted run (is|are) kept"):
+        prepare("phantom", tmp_path / "out", num_studies=3, size=32)
+    prepare("phantom", tmp_path / "out", num_studies=3, size=32, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tmp_path):
@@ -546,7 +554,8 @@ def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tm
     errors = [process.communicate(timeout=60)[1] for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes == [0, 1], errors
-    assert any("FileExistsError" in text and "holds files already" in text for text in errors)
+    said = ("holds files already", "another process is preparing it", "another process has just finished preparing it")
+    assert any("FileExistsError" in text and any(words in text for words in said) for text in errors)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert len(rows_of(tmp_path / "out", tmp_path)) == 40
 
@@ -556,7 +565,7 @@ def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tm
 
 def test_what_load_studies_and_plan_take_is_in_their_signatures():
     shown = {name: p.default for name, p in inspect.signature(prepare).parameters.items()}
-    common = {name: shown[name] for name in shown.keys() - {"out", "num_proc", "overwrite"}}
+    common = {name: shown[name] for name in shown.keys() - {"out", "num_proc", "scheduler", "resume", "overwrite"}}
     assert len(common) == 11
     for function in (load_studies, plan):
         signature = inspect.signature(function)

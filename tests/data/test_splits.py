@@ -1,6 +1,7 @@
 """Which records are kept, and in which split each study goes."""
 
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -185,6 +186,32 @@ def test_a_uid_that_occurs_twice_is_an_error():
 def touched(path):
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("name", ["validate", "Validation", "val", "valid", "dev"])
+def test_every_name_of_the_validation_split_is_read_in_a_split_file(name, tmp_path):
+    (tmp_path / "splits.csv").write_text(f"uid,split\na,{name}\n")
+    assert splits.read_split_file(tmp_path / "splits.csv") == {"a": "validation"}
+
+
+def seconds(number: int, order: int) -> float:
+    """Of processor time that planning so many studies takes, each tied to the next by an image."""
+    text = "The heart is large, as on ___. No pneumothorax."
+    images = tuple(Radiograph(f"nowhere/{view}.jpg", view) for view in ("frontal", "lateral"))
+    studies = [Study(f"s{i}", images, impression=text, patient=f"p{i // 2:09d}") for i in range(number)][::order]
+    tied = {study.uid: (study.patient, f"p{int(study.patient[1:]) + 1:09d}") for study in studies}
+    start = time.process_time()
+    few = studies[::20]  # reading texts takes a hundred times as long as all else
+    splits.fingerprint(splits.plan(few).studies)
+    splits.assign(studies, tied)
+    splits.tied_patients(studies, tied)
+    splits.likely_patients(studies, dict.fromkeys(tied, "train"))
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_planning_ten_times_the_studies_takes_about_ten_times_as_long(order):
+    assert seconds(20_000, order) < 25 * seconds(2_000, order)
 
 
 def test_whatever_a_dataset_is_made_of_changes_the_fingerprint(tmp_path, monkeypatch):

@@ -66,3 +66,22 @@ def test_a_stratum_of_one_patient_has_no_interval():
     found = subgroups(metrics.study_statistics(SAID[:4], TRUTH[:4]), TRUTH[:4], ["both"] * 4, ["p"] * 4, 0)
     assert found["findings"]["normal"]["ci95"] == {}
     assert list(found["views"]) == ["two views"]
+
+
+def test_studies_whose_frontal_view_is_known_to_be_pa_or_ap_are_scored_apart():
+    views, projections = ["both"] * 40, ["PA", "PA", "AP", ""] * 10
+    statistics = metrics.study_statistics(SAID, TRUTH)
+    found = subgroups(statistics, TRUTH, views, range(40), 0, projections)["projection"]
+    assert {name: group["n"] for name, group in found.items()} == {"PA": 20, "AP": 10}
+    assert found["PA"]["finding_f1_micro"] == 1
+    assert found["AP"]["finding_f1_micro"] == 0
+    assert found["PA"]["ci95"]["bleu4"]
+    assert subgroups(statistics, TRUTH, views, range(40), 0, [""] * 40)["projection"] == {}
+
+
+def test_where_findings_cannot_be_read_no_subgroup_has_a_score_of_them():
+    found = subgroups(metrics.study_statistics(SAID, TRUTH), TRUTH, ["both"] * 40, range(40), 0, unread=True)
+    assert [kind for kind, groups in found.items() if groups] == ["length", "views"]
+    for group in (*found["length"].values(), *found["views"].values()):
+        assert (group["finding_f1_micro"], group["normal_accuracy"]) == (None, None)
+        assert set(group["ci95"]) == {"bleu4", "rougeL"}

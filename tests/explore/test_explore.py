@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import datasets
 import pytest
-from helpers import assert_fits_a_phone, copy_folder
+from helpers import assert_fits_a_phone, copy_folder, told_more
 from PIL import Image
 
 from hf_cxr import metrics
@@ -244,6 +244,18 @@ def test_placeholders_are_counted_by_section(tmp_path):
     placeholders = explore(dataset, tmp_path / "page", split="train")["placeholders"]
     assert placeholders["impression"] == {"n": 2, "with placeholders": 1, "placeholders": 2}
     assert placeholders["indication"] == {"n": 1, "with placeholders": 1, "placeholders": 1}
+
+
+def test_collection_licence_language_and_placeholders_by_kind_are_on_the_page(tmp_path):
+    with told_more():
+        prepare("phantom", tmp_path / "data", size=16, num_studies=30)
+    facts = explore(tmp_path / "data", tmp_path / "page")
+    stated = {"source": "phantom", "collection": "Synthetic chest studies", "licence": "apache-2.0", "language": "en"}
+    assert stated.items() <= facts["dataset"].items()
+    assert facts["preparation"]["placeholders"] == {"___": 30}
+    html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "Synthetic chest studies (read as phantom) · licence apache-2.0 · language en" in html
+    assert "The texts as published hold ___ 30 times. No de-identification placeholder is left" in html
 
 
 def test_words_of_a_hostile_dataset_do_not_become_part_of_the_page(tmp_path):

@@ -77,6 +77,22 @@ LAYOUTS: list[tuple[str, str, dict[str, str]]] = [
         {"findings": "Edema.", "impression": "Mild edema."},
     ),
     (
+        "wet reads, two versions before the final report",
+        f" WET READ: ___ 9:58 PM\n  Edema.\n WET READ VERSION #1 ___ ___ 9:15 PM\n IMPRESSION: None.\n{RULE}\n"
+        f"{PAD}FINAL REPORT\n FINDINGS: Clear lungs.\n",
+        {"findings": "Clear lungs."},
+    ),
+    (
+        "wet read among the sections",
+        " INDICATION: Cough.\n WET READ VERSION #1 ___ 9:15 PM\n  Edema.\n\n FINDINGS: Clear.\n IMPRESSION: Normal.\n",
+        {"indication": "Cough.", "findings": "Clear.", "impression": "Normal."},
+    ),
+    (
+        "a heading's word alone on a wrapped line",
+        " FINDINGS: There are no acute\n findings\n in the chest, nor any change of the\n impression: all is well.\n",
+        {"findings": "There are no acute findings in the chest, nor any change of the impression: all is well."},
+    ),
+    (
         "wet read after the impression",
         " IMPRESSION: Clear.\n\n WET READ: ___ 1:00 PM No edema.\n",
         {"impression": "Clear."},
@@ -143,7 +159,7 @@ LAYOUTS: list[tuple[str, str, dict[str, str]]] = [
     (
         "underscores as placeholders",
         " COMPARISON:  ___\n\n IMPRESSION:\n ___\n Normal chest since ___.\n",
-        {"comparison": "___", "impression": "___ Normal chest since ___."},
+        {"impression": "___ Normal chest since ___."},
     ),
     (
         "no headings",

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from transformers import TrainerState
 from hf_cxr.cli import commands
 from hf_cxr.cli import parser as cli
 from hf_cxr.config import parse_arguments
+from hf_cxr.data.collection import INDIANA, Collection
 from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.report import REPORT_FILES, score_table, tables
 from hf_cxr.evaluation.report.page import sentences
@@ -285,6 +287,7 @@ def test_no_report_of_a_patient_is_on_a_card(run):
     (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = json.loads((run / model_card.FACTS).read_text())
     real = facts | {"dataset": "kaggle", "preparation": facts["preparation"] | {"source": "kaggle"}}
+    real["preparation"]["collection"] = asdict(INDIANA)
     text = card_of(run, real)
     assert "zebra" not in text
     assert table_below(text, "**Surely wrong**"), "what was missed and invented is told"
@@ -454,7 +457,9 @@ def test_the_licence_of_data_of_ones_own_is_what_its_card_says(tmp_path, facts, 
     data = copy_folder(phantom_folder, tmp_path / "data")
     state_licence(data, "cc-by-4.0")
     (data / "prepare.json").write_text(
-        json.dumps(json.loads((data / "prepare.json").read_text()) | {"source": "table"})
+        json.dumps(
+            json.loads((data / "prepare.json").read_text()) | {"source": "table", "collection": asdict(Collection())}
+        )
     )
     assert "learned from are licensed CC-BY-4.0" in card_of(tmp_path, facts | model_card.dataset_facts(str(data)))
 

@@ -199,6 +199,11 @@ def test_given_tags_can_be_learned_in_place_of_text_labels(phantom_folder, tmp_p
     assert targets[:12].all()
     assert not targets[12:15].any(), "no tag: normal"
     assert (targets[15:26] == IGNORED).all(), "nobody tagged these"
+    tags += [["edema"]] * 10 + [["unlabelled"], ["unchanged"], ["unchanged", "edema"], None]
+    names, targets = tag_targets(tags, [[]] * 12 + [["edema", "rare"], None] + [[]] * (len(tags) - 14))
+    assert names == ["cardiomegaly", "edema", "opacity"]
+    assert targets[12].tolist() == [0, IGNORED, 0], "an uncertain tag is neither there nor not"
+    assert targets[-4:].tolist() == [[IGNORED] * 3, [IGNORED] * 3, [IGNORED, 1, IGNORED], [0, 0, 0]]
     packed = pack_dataset(load_prepared(str(phantom_folder))["train"], 32)
     packed = packed.map(lambda row, index: {"tags": ["even"] if index % 2 == 0 else []}, with_indices=True)
     encoders = []

@@ -17,7 +17,7 @@ from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.rows import did_you_mean
 from hf_cxr.data.study import Study
 
-SOURCES = ("openi", "kaggle", "r2gen", "table", "hub", "phantom")
+SOURCES = ("openi", "kaggle", "r2gen", "mimic", "table", "hub", "phantom")
 """Names of the sources, each that of the module here that reads it, imported when it is asked for."""
 
 

@@ -66,6 +66,8 @@ class ImageFiles:
                         found = sorted(entry.name for entry in entries if entry.is_file())
                 except (OSError, ValueError):  # not there, too long a name, a NUL in it
                     pass
+            for name in found:  # unpacked
+                self._archived.pop(f"{folder}/{name}", None)
             self._folders[folder] = self._packed.get(folder, {}) | _by_stem(found)
         return self._folders[folder]
 

@@ -48,7 +48,7 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
     for path in (reports_path, projections_path):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file (the Kaggle form has {REPORTS} and {PROJECTIONS})")
-    reports = read_rows(reports_path, ("uid", "Problems", "indication", "findings", "impression"), ())
+    reports = read_rows(reports_path, ("uid", "Problems", "indication", "findings", "impression"), ("comparison",))
     listed = _listed(projections_path, read_rows(projections_path, ("uid", "filename", "projection"), ()))
     images = _images(root, listed)
     listed_files = (str(image.source) for found in images.values() for image in found)
@@ -67,6 +67,7 @@ def studies(root: str | Path, demand_images: bool = True) -> Iterator[Study]:
             impression=row["impression"],
             findings=row["findings"],
             indication=row["indication"],
+            comparison=row["comparison"],
             tags=plain_tags(split_cell(row["Problems"])),
             patient=uid,  # the collection has one study of each
             problem="" if row["uid"] else f"no uid in {REPORTS}",

@@ -77,14 +77,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def read_preset(name: str | Path) -> Preset:
-    """A preset by its name, or from a YAML file.
+def read_preset(name: str | Path | None) -> Preset:
+    """A preset by its name, or from a YAML file; `None`: one that knows nothing.
 
     Raises `FileNotFoundError` or `ValueError`, in one line, for an unknown name, a key that no preset has (with the
     nearest one that there is), and a value of another kind than the key takes.
     """
-    known = names()
-    path = Path(name)
+    if name is None:
+        return Preset()
+    known, path = names(), Path(name)
     if str(name) in known:
         path = SHIPPED / f"{name}.yaml"
     elif path.suffix.lower() not in (".yaml", ".yml"):

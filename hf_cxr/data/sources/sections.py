@@ -8,6 +8,8 @@ import difflib
 import re
 from functools import lru_cache
 
+from hf_cxr.data.sources.rows import EMPTY
+
 FINAL, PROVISIONAL, ADDENDUM, WET = "final", "provisional", "addendum", "wet read"
 """Kinds of readings, the one that counts first; the last never gives a section."""
 
@@ -44,14 +46,14 @@ _HEADING = re.compile(
     r"^ *(?:"
     r"(?P<rule>_{5,}|-{5,}|={5,}) *$"
     r"|(?P<title>(?:FINAL|REVISED|PRELIMINARY|PROVISIONAL) +(?:REPORT|ADDENDUM|READ)[A-Z ()]*|ADDENDUM"
-    r"|WET READ[A-Z0-9 #]*) *$"
+    r"|WET READ(?: VERSION.*)?) *$"
     r"|(?P<capitals>[A-Z](?:[A-Z0-9 ()/,&'._-]|(?<=\d):(?=\d)){1,50}?) *:(?!\d)"
     rf"|(?P<bare>{_WORDS})(?: *$| *[-–] +(?=\S)| {{2,}}(?=\S)| +(?=\d{{1,2}}[.)]))"
     rf"|(?P<word>(?i:{_WORDS})) *(?::(?!\d)|$)"
     r")",
     re.MULTILINE,
 )
-_WITHIN_LINE = re.compile(rf"(?:(?<=[.;!?]) +| {{3,}}(?<=\S {{3}}))(?={_WORDS} *:)")
+_WITHIN_LINE = re.compile(rf"(?<=[.;!? ]) (?=[A-Z]{{3}})(?={_WORDS} *:)")
 _BLANK_LINE = re.compile(r"\n *\n")
 
 
@@ -63,7 +65,7 @@ def sections(text: str) -> dict[str, str]:
 
     Returns:
         `impression`, `findings`, `indication` (with the history), `comparison` and `technique`: of several of one name
-        the last that says something. A heading such as "FINDINGS AND IMPRESSION" gives the impression. A provisional
+        the last that is not `EMPTY`. A heading such as "FINDINGS AND IMPRESSION" gives the impression. A provisional
         reading gives sections that the final one lacks; an addendum gives an impression only where there is nothing
         else; a wet read never gives any. `last_paragraph` is what follows the first paragraph of the last section of a
         report without impression and findings.
@@ -74,7 +76,7 @@ def sections(text: str) -> dict[str, str]:
     parts = _parts(text)
     last = "" if parts else text
     for reading, name, body in parts:
-        if said := " ".join(body.split()):
+        if (said := " ".join(body.split())) and said not in EMPTY:
             found[reading, name] = said
             if reading == FINAL:
                 last = body
@@ -116,7 +118,7 @@ def _parts(text: str) -> list[tuple[str, str, str]]:
             if open_now in ("findings", "both"):
                 continue
             name = "findings"
-        block += kind in ("rule", "title") or name == FINAL
+        block += kind == "rule" or name == FINAL or (kind == "title" and name != WET)
         ends.append(heading.start())
         parts.append((name, heading.end(), block))
     ends = [*ends[1:], len(text)] if parts else []

@@ -6,6 +6,7 @@ What kinds of files a table may be is for `rows`, what its columns mean for `pre
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 KINDS = {"image": ("image",), "images": ("images",), "frontal": VIEWS}
 """How a table lists its images → our columns of them: one a row, all of a study in a cell, or a cell for each view."""
+AGREED = (*TEXTS, "report", "patient", "split", "age", "sex")
+"""What the rows of one study say in common."""
 MAX_PATH, MAX_NAME = 4096, 255
 """Bytes of a path and of a name in it, on most systems; a longer cell is text in the wrong column."""
 
@@ -85,7 +88,7 @@ def studies(
         FileNotFoundError: If the table or the folder `images` is missing.
         ValueError: If the table cannot be read (see `rows`), lacks a column, or gives a uid twice.
     """
-    known = Preset() if preset is None else read_preset(preset)
+    known = read_preset(preset)
     place = _locate(root, known)
     files = table_files(place)
     base = parent(files[0]) if images is None else as_place(images)
@@ -102,18 +105,17 @@ def of_table(
     texts: bool = True,
 ) -> Iterator[Study]:
     """`studies` of a table that is open already, with relative paths of images from the folder `base`."""
-    known = Preset() if preset is None else read_preset(preset)
-    return _Reader(table, known, base, columns or {}, own_names=preset is None, texts=texts).studies()
+    return _Reader(table, read_preset(preset), base, columns or {}, preset is None, texts).studies()
 
 
 def collection(root: str | Path | None = None, preset: str | Path | None = None) -> Collection:
     """What the preset knows of it; without one, nothing."""
-    return Collection() if preset is None else read_preset(preset).collection
+    return read_preset(preset).collection
 
 
 def tables(root: str | Path, preset: str | Path | None = None, **options: object) -> list[Place]:
     """The files `studies` reads, with the user's own preset."""
-    known = Preset() if preset is None else read_preset(preset)
+    known = read_preset(preset)
     return [*table_files(_locate(root, known)), *([Path(preset)] if preset and Path(preset).is_file() else [])]
 
 
@@ -134,7 +136,7 @@ class _Reader:
     given: Mapping[str, str]
     own_names: bool
     """Whether columns are also known by our own names."""
-    texts: bool = True
+    texts: bool
     fields: dict[str, Field] = field(default_factory=dict)
     kind: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
@@ -180,7 +182,7 @@ class _Reader:
 
     def studies(self) -> Iterator[Study]:
         if "uid" not in self.fields:
-            log.warning("%s: no column uid, so each row is a study of its own, called by its number", self.table.path)
+            _warn(f"{self.table.path}: no column uid, so each row is a study of its own, called by its number")
         groups: dict[str, list[Row]] = {}
         rows, number = self._rows(), count(1)
         while rows:  # from the end, so that each row is in memory once
@@ -197,7 +199,7 @@ class _Reader:
             yield self._study(uid, groups.pop(uid))
         if self.unknown:
             words = ", ".join(f"{word!r} ({number:,})" for word, number in self.unknown.most_common(5))
-            log.warning("Words for a view that are not known, of images whose view is decided: %s", words)
+            _warn(f"{self.table.path}: words for a view that are not known, of images whose view is decided: {words}")
 
     def _rows(self) -> list[Row]:
         listed = [name for name in KINDS[self.kind] if name in self.fields]
@@ -220,11 +222,11 @@ class _Reader:
         return text
 
     def _study(self, uid: str, rows: list[Row]) -> Study:
-        said: dict[str, str] = {}
+        said = dict.fromkeys(AGREED, "")
         problem = "" if "uid" not in self.fields or self._text(rows[0], "uid") else "no uid"
-        for name in (*TEXTS, "report", "patient", "split", "age", "sex"):
+        for name in filter(self.fields.__contains__, AGREED):
             texts = {text: row.place for row in reversed(rows) if (text := self._text(row, name))}
-            said[name] = next(reversed(texts), "")
+            said[name] = next(reversed(texts), "")  # of the first row that has any
             if len(texts) > 1 and name not in ("age", "sex"):
                 places = " and ".join(list(texts.values())[-2:][::-1])
                 problem = problem or f"its rows contradict each other in {self.fields[name].name!r} ({places})"
@@ -315,13 +317,19 @@ class _Reader:
             return Radiograph(cell.embedded, word.view, name or where, word.projection), ""
         if fault := _fault(cell.path):
             return Radiograph(cell.path, word.view, name), fault
-        listed = cell.path if Path(cell.path).is_absolute() else cell.path.replace("\\", "/")
+        listed = cell.path if cell.path.startswith("/") else cell.path.replace("\\", "/")
         found, fault = self.files.find(listed)
         if found is not None:
             return Radiograph(found, word.view, name, word.projection), ""
         folder = str(self.base).rstrip("/").rpartition("/")[2] or str(self.base)
         searched = f"{folder} (--images names another folder)"
         return Radiograph(join(self.base, listed), word.view, name, word.projection, searched), fault
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Once, although a table is read several times."""
+    log.warning(line)
 
 
 def _may_name_patients(column: str) -> bool:

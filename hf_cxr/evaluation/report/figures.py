@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_cxr.evaluation.report.tables import INPUTS, SCORES
+from hf_cxr.evaluation.report.tables import INPUTS, SCORES, readable
 from hf_cxr.utils.plots import BACKGROUND, INK, LINE, MAIN, MUTED, QUIET, THIRD, bare, drawn, png, score, subplots, svg
 
 GAINS = "finding_f1_micro finding_f1_micro_sided normal_accuracy rougeL bleu1 bleu4 exact_match".split()
@@ -49,8 +49,9 @@ def _image_shuffle(report: Mapping[str, Any]) -> Figure | None:
     """Real (a dot) and shuffled (a ring around it where they are equal), joined by a line, for each score."""
     if not report["shuffled"]:
         return None
-    figure, axes = _rows(0.33, [SCORES[name] for name in GAINS])
-    for place, name in enumerate(GAINS):
+    shown = readable(report, GAINS)
+    figure, axes = _rows(0.33, [SCORES[name] for name in shown])
+    for place, name in enumerate(shown):
         real, blind = report[name], report["shuffled"][name]
         axes.plot([blind, real], [place, place], color=LINE, linewidth=4, solid_capstyle="round", zorder=1)
         if interval := report["ci95"].get(name):

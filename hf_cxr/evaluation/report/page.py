@@ -17,10 +17,12 @@ from hf_cxr.evaluation.report.tables import (
     INPUTS,
     INTERVAL,
     SCORES,
+    WORDS_ALONE,
     baselines,
     best_blind,
     bounds,
     p_value,
+    readable,
     short_name,
     unread_note,
 )
@@ -40,8 +42,8 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
         report=report,
         figures=figures.draw(report),
         sentences=sentences(report),
-        columns=COLUMNS,
-        names=SCORES,
+        columns={key: COLUMNS[key] for key in readable(report, COLUMNS)},
+        names={key: SCORES[key] for key in readable(report, SCORES)},
         gain=report.get("gain_score", "finding_f1_micro"),
         baselines=baselines(report),
         inputs=INPUTS,
@@ -193,9 +195,11 @@ def _scores(report: Mapping[str, Any]) -> str:
 
 def _findings(report: Mapping[str, Any]) -> str:
     rows = {name: row for name, row in report["per_finding"].items() if row["n"]}
-    if not rows:
-        return f"No text of this split states a finding. {unread_note(report)}".strip()
     if note := unread_note(report):
+        note += f" {WORDS_ALONE}"
+    if not rows:
+        return f"No text of this split states a finding. {note}".strip()
+    if note:
         return note
     order = sorted(rows, key=lambda name: (-rows[name]["n"], name))
     missed = [name for name in order if not rows[name]["recall"]]

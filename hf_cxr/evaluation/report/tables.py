@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_cxr.utils.plots import BASELINES, NBSP, counted, percent, score
@@ -43,6 +43,18 @@ INTERVAL = f"95{NBSP}% interval"
 def short_name(name: str) -> str:
     """A score in running text: "finding F1", "CIDEr"."""
     return SCORES[name].removesuffix(" (micro)")
+
+
+WORDS_ALONE = (
+    "What is read of them is their words: BLEU, ROUGE-L, CIDEr and exact match. Whether the model reads the images is "
+    "told by CIDEr. Findings, sides, places and normality are not read, and no score of a text is calibrated."
+)
+
+
+def readable(report: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Those of the scores that say something: where findings cannot be read from the texts, those of words."""
+    unread = report.get("findings_unread")
+    return [name for name in names if not (unread and name.startswith(("finding_", "normal_")))]
 
 
 def unread_note(report: Mapping[str, Any]) -> str:
@@ -86,16 +98,16 @@ def best_blind(report: Mapping[str, Any], name: str) -> tuple[str, float] | None
 
 def score_table(report: Mapping[str, Any]) -> str:
     """The model, itself with shuffled images, every baseline and the label oracle, side by side."""
-    rows = {"**model**": report} | baselines(report)
-    cells = [[name, *(score(scores.get(key)) for key in COLUMNS)] for name, scores in rows.items()]
-    return table(["", *COLUMNS.values()], cells)
+    rows, keys = {"**model**": report} | baselines(report), readable(report, COLUMNS)
+    cells = [[name, *(score(scores.get(key)) for key in keys)] for name, scores in rows.items()]
+    return table(["", *(COLUMNS[key] for key in keys)], cells)
 
 
 def every_score(report: Mapping[str, Any], gain: bool = False) -> str:
     """Every scalar with its interval, beside shuffled images and the best image-blind baseline for that score; with
     `gain` also what the images add to it."""
     head, rows = ["score", "model", INTERVAL, "images shuffled", "best image-blind baseline"], []
-    for name in SCORES:
+    for name in readable(report, SCORES):
         best = best_blind(report, name) if name != "length_ratio" else None
         row = [score(report[name]), bounds(report["ci95"].get(name)), score(report["shuffled"].get(name))]
         rows.append([SCORES[name], *row, score(best and best[1])])
@@ -128,20 +140,16 @@ def chance_f1(row: Mapping[str, Any], studies: int) -> float | None:
 
 def subgroups_table(report: Mapping[str, Any], small: bool = False) -> str:
     """Scores by subgroup, those of few studies only if `small`. Empty where none is left."""
-    rows = [
-        [
-            f"{name}{' (few)' if row['small'] else ''}",
-            str(row["n"]),
-            score(row["finding_f1_micro"]),
-            bounds(row["ci95"].get("finding_f1_micro")),
-            score(row["normal_accuracy"]),
-            score(row["bleu4"]),
-        ]
-        for kind in ("findings", "length", "views")
-        for name, row in report.get("subgroups", {}).get(kind, {}).items()
-        if small or not row["small"]
-    ]
-    return table(["studies", "n", "finding F1", INTERVAL, "normal or abnormal", "BLEU-4"], rows) if rows else ""
+    unread = bool(report.get("findings_unread"))
+    found = ["finding F1", INTERVAL, "normal or abnormal"] * (not unread)
+    rows = []
+    for kind in ("findings", "length", "views", "projection"):
+        for name, row in report.get("subgroups", {}).get(kind, {}).items():
+            interval = bounds(row["ci95"].get("finding_f1_micro"))
+            cells = [score(row["finding_f1_micro"]), interval, score(row["normal_accuracy"])] * (not unread)
+            if small or not row["small"]:
+                rows.append([f"{name}{' (few)' if row['small'] else ''}", str(row["n"]), *cells, score(row["bleu4"])])
+    return table(["studies", "n", *found, "BLEU-4"], rows) if rows else ""
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
@@ -153,15 +161,17 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         score_table(report),
         f"{counted(report['distinct_outputs'], 'different text')}. The commonest goes to "
         f"{percent(report['modal_share'])} of the studies: `{modal}`",
-        *filter(None, [unread_note(report)]),
+        *(f"{note} {WORDS_ALONE}" for note in filter(None, [unread_note(report)])),
         "## Every score",
         every_score(report, gain=bool(report["image_gain"])),
     ]
     shown = {title: part for name, title in INPUTS.items() if (part := report.get("inputs", {}).get(name))}
     if shown:
-        rows = [[title, str(part["n"]), *(score(part[key]) for key in COLUMNS)] for title, part in shown.items()]
-        parts += ["## Scores by what the model was shown", table(["", "n", *COLUMNS.values()], rows)]
-    parts += ["## Findings", finding_table(report)]
+        keys = readable(report, COLUMNS)
+        rows = [[title, str(part["n"]), *(score(part[key]) for key in keys)] for title, part in shown.items()]
+        parts += ["## Scores by what the model was shown", table(["", "n", *(COLUMNS[key] for key in keys)], rows)]
+    if not report.get("findings_unread"):
+        parts += ["## Findings", finding_table(report)]
     if groups := subgroups_table(report, small=True):
         parts += ["## Subgroups", groups]
     if curve := report.get("calibration"):

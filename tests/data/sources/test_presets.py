@@ -13,6 +13,7 @@ import yaml
 from helpers import ROOT
 
 from hf_cxr.cli.parser import main
+from hf_cxr.data.licences import check_may_be_public
 from hf_cxr.data.sources import preset, table
 from hf_cxr.data.study import clean_text
 
@@ -100,11 +101,27 @@ def test_texts_splits_patients_and_views_of_the_dataset_are_those_of_the_tree(pr
     assert len(listed) == sum(len(known.images) for known in truth)
     views = {(row["uid"], row["image"]): row for row in listed}
     for uid, known in kept.items():
-        for image, view, _ in known.images:
+        for image, view, projection in known.images:
             row = views[uid, image]
             assert row["view"] == view if view else float(row["confidence"]) < 1
+            if row["use"] == "used" and view == "frontal":
+                assert rows[uid][1]["projection"] == projection
             assert row["use"] != "used" or view != "neither"
     assert Counter(row["use"] for row in listed)["used"] >= len(kept)
+
+
+def test_card_and_report_tell_the_collection_its_licence_and_its_language_and_no_copy_may_be_public(prepared):
+    name, _, _, out, _ = prepared
+    facts = table.collection(preset=name)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["language"] == facts.language
+    assert facts.licence in (head["license"], head.get("license_name"))
+    assert facts.name in card
+    assert facts.note in card
+    assert json.loads((out / "prepare.json").read_text(encoding="utf-8"))["collection"]["name"] == facts.name
+    with pytest.raises(ValueError, match="licence"):
+        check_may_be_public(out)
 
 
 def test_a_preset_names_its_collection_licence_language_and_the_document_of_its_columns():

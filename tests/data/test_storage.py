@@ -1,0 +1,143 @@
+"""Images and tables on this machine, in memory, in an S3 bucket and on a web server are read the same way."""
+
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import datasets
+import fsspec
+import pytest
+from test_images import noise, png
+
+from hf_cxr.cli.parser import main
+from hf_cxr.data import storage
+from hf_cxr.data.prepare import prepare
+
+datasets.disable_progress_bars()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The address of a bucket on an S3 server of this machine."""
+    pytest.importorskip("s3fs", reason="s3fs is absent: pip install s3fs 'moto[s3,server]'")
+    server = pytest.importorskip("moto.server", reason="moto is absent: pip install 'moto[s3,server]'")
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        fsspec.filesystem("s3").mkdir("s3://collection")
+        yield "s3://collection"
+    running.stop()
+
+
+@pytest.fixture(params=["here", "memory", "s3"])
+def place(request, tmp_path):
+    """A folder in each kind of storage."""
+    if request.param == "here":
+        return str(tmp_path / "in")
+    return (
+        f"memory://{tmp_path.name}"
+        if request.param == "memory"
+        else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    )
+
+
+def fill(place: str, number: int = 12) -> dict[str, bytes]:
+    """A table and a folder of images; one that is listed is missing, one is damaged."""
+    files = {f"png/{i}.png": png(noise(seed=i)) for i in range(number)}
+    files["png/3.png"] = b"<html>"
+    rows = [f"s{i},{i}.png,Normal {i}." for i in range(number + 1)]
+    files["t.csv"] = "\n".join(["uid,frontal,impression", *rows]).encode()
+    system, root = fsspec.core.url_to_fs(place)
+    for name, content in files.items():
+        system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        system.pipe_file(f"{root}/{name}", content)
+    return files
+
+
+def test_a_folder_says_the_same_of_its_files_wherever_it_lies(place):
+    files = fill(place)
+    root = storage.as_place(place)
+    assert list(storage.files(root)) == sorted(files, key=lambda name: ("/" in name, name))
+    table = storage.join(root, "t.csv")
+    assert str(table) == f"{place}/t.csv"
+    assert (storage.is_file(table), storage.is_folder(table), storage.is_folder(root)) == (True, False, True)
+    assert storage.parent(table) == root
+    with storage.open_file(table) as stream:
+        stream.seek(4)
+        assert stream.read(7) == b"frontal"
+    with pytest.raises(FileNotFoundError, match=r"nothing\.csv"):
+        storage.open_file(storage.join(root, "nothing.csv"))
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_collection_at_an_address_gives_the_bytes_of_one_on_this_machine(place, num_proc, tmp_path):
+    fill(place)
+    fill(str(tmp_path / "copy"))
+    prepare("table", tmp_path / "out", root=f"{place}/t.csv", images=f"{place}/png", size=32, num_proc=num_proc)
+    prepare("table", tmp_path / "same", root=tmp_path / "copy/t.csv", images=tmp_path / "copy/png", size=32)
+    found, expected = contents(tmp_path / "out"), contents(tmp_path / "same")
+    assert b"3.png: not an image" in found["images.csv"]
+    assert b"image file missing" in found["rejects.jsonl"]
+    assert b"12.png" in found["rejects.jsonl"]
+    assert {name for name in expected if name not in found or found[name] != expected[name]} <= {
+        "rejects.jsonl",
+        "images.csv",
+    }
+    assert found["prepare.json"] == expected["prepare.json"]
+
+
+@pytest.fixture
+def web(tmp_path):
+    """The address of a web server that has the same files."""
+    fill(str(tmp_path / "web"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    handler.func.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield "http://{}:{}".format(*server.server_address), server
+        server.shutdown()
+
+
+def test_images_of_a_web_server_are_fetched_and_one_that_stops_answering_ends_the_run_in_one_line(
+    web, tmp_path, capsys
+):
+    address, server = web
+    words = [
+        "prepare",
+        "table",
+        "--root",
+        str(tmp_path / "web" / "t.csv"),
+        "--images",
+        f"{address}/png",
+        "--size",
+        "32",
+    ]
+    assert main([*words, "--out", str(tmp_path / "out"), "--num-proc", "2"]) == 0
+    assert (
+        main([*words[:4], *words[6:], "--images", str(tmp_path / "web" / "png"), "--out", str(tmp_path / "same")]) == 0
+    )
+    assert (tmp_path / "out" / "images.csv").read_bytes() == (tmp_path / "same" / "images.csv").read_bytes()
+
+    fetched = storage.fetched
+
+    def fetch_while_it_answers(address):
+        if address.endswith("/6.png"):
+            server.shutdown()
+            server.server_close()
+        return fetched(address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "fetched", fetch_while_it_answers)
+        capsys.readouterr()
+        assert main([*words, "--out", str(tmp_path / "again")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hf-cxr prepare: {address}/png/6.png: cannot be read (ClientConnectorError: ")
+    assert line.endswith("5 images of an interrupted run are kept; go on with --resume")
