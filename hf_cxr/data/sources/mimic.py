@@ -137,7 +137,7 @@ def collection() -> Collection:
     return replace(MIMIC, limits=MIMIC.limits + labels)
 
 
-def tables(images: Place, reports: Place, root: Place | None = None, labels: Place | None = None) -> list[Path]:
+def tables(images: Place, reports: Place, root: Place | None = None, labels: Place | None = None) -> list[Place]:
     """The files `studies` reads."""
     found = _found(storage.as_place(images), root)
     given = labels or found.get("chexpert") or found.get("negbio")
@@ -146,7 +146,7 @@ def tables(images: Place, reports: Place, root: Place | None = None, labels: Pla
     if storage.is_folder(reports):
         texts = [storage.join(reports, name) for name in _report_names(reports)] or [storage.join(reports, REPORTS)]
     named = (found.get("metadata"), found.get("split"), given, *texts)
-    return [Path(path) for path in named if path is not None]
+    return [storage.as_place(path) for path in named if path is not None]
 
 
 def _found(images: Place, root: Place | None) -> dict[str, Place]:

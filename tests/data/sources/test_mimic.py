@@ -341,3 +341,18 @@ def test_two_reports_of_one_study_are_refused(few, tmp_path):
     (folder / f"{truths[0].uid}.txt").write_text("IMPRESSION: Another.")
     with pytest.raises(ValueError, match=f"two reports of study {truths[0].uid}"):
         read(tree, folder)
+
+
+def test_addresses_give_the_same_rows_as_paths(few, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    tree, reports, truths = few
+    texts = form.reports_folder(tmp_path / "texts", truths)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tree), "/mimic/jpg", recursive=True)
+    memory.put(str(texts), "/mimic/texts", recursive=True)
+    memory.put(str(reports), "/mimic/reports.zip")
+    here = prepared(tmp_path / "here", "--images", tree, "--reports", reports)
+    there = prepared(tmp_path / "there", "--images", "memory://mimic/jpg", "--reports", "memory://mimic/texts")
+    assert there == here
+    with pytest.raises(ValueError, match="an archive of reports must be on this machine"):
+        read("memory://mimic/jpg", "memory://mimic/reports.zip")
