@@ -120,7 +120,10 @@ def _write(
             store.drop(part, folder.iterdir(), {name: split.pending() for name, split in files.items()})
         row = next(turns[name])
         stored = {view: row[view] and {"bytes": store.read(s, row[view]), "path": None} for view in VIEWS}
+        told = files[name].told
         files[name].add(row | stored)
+        if told and not files[name].told:  # what was pending is written
+            store.drop(part, folder.iterdir(), {name: files[name].pending()})
     written = datasets.SplitDict()
     for split in files.values():
         written.add(split.info)

@@ -70,7 +70,7 @@ def load_studies(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
         if not folder.exists():
-            _prepare(config, folder, num_proc, overwrite=True)  # of what a run left that was killed
+            _prepare(config, folder, num_proc, resume=True, overwrite=True)
     dataset = read_splits(folder, cache)
     report = format_preparation(json_object(folder / "prepare.json"))
     for split in dataset.values():
@@ -118,7 +118,8 @@ def prepare(
         num_proc: Processes of this machine that read images.
         scheduler: Address of a Dask scheduler whose workers read them instead.
         resume: Go on with the images that an interrupted run into the same `out` has read; if there are none, begin.
-        overwrite: Replace `out` if it is a prepared dataset; without `resume` also what an interrupted run has kept.
+        overwrite: Replace `out` if it is a prepared dataset, and delete what an interrupted run has kept that is not
+            gone on with.
         options: What the source takes: `root` for a collection on disk, `columns` for a table, `num_studies` for the
             phantom.
 

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from hf_cxr.data.study import StoredImage
 
-PARTS = 16  # files of the store, each of consecutive studies, so that it can be deleted bit by bit while it is copied
-SYNC = 1.0  # seconds of work that are lost, at most, when a run is killed
+PARTS = 32  # files of the store, each of consecutive studies, so that it can be deleted bit by bit while it is copied
+SYNC = 1.0  # seconds of work that are lost when a run is killed; more where the disk is slow
 JOURNAL, PENDING, DATASET = "journal.jsonl", "pending-{}.bin", "dataset"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -51,7 +51,7 @@ class Store:
         self._lines: list[dict[str, Any]] = []
         self._parts: dict[int, IO[bytes]] = {}
         self._unsynced: set[int] = set()
-        self._synced = time.monotonic()
+        self._next_sync = time.monotonic() + SYNC
         self._reading: tuple[int, IO[bytes]] | None = None
         self._recover()
 
@@ -74,18 +74,20 @@ class Store:
         image = self.found[key]
         told = image if isinstance(image, str) else [*vars(image).values()]
         self._lines.append({"key": key, "image": told})
-        if time.monotonic() - self._synced > SYNC:
+        if time.monotonic() > self._next_sync:
             self.sync()
 
     def sync(self) -> None:
         """Bring to the disk what was added, images before lines."""
+        start = time.monotonic()
         for part in self._unsynced:
             _fsync(self._parts[part])
         self._unsynced.clear()
         lines, self._lines = self._lines, []
         self._journal.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         _fsync(self._journal)
-        self._synced = time.monotonic()
+        now = time.monotonic()
+        self._next_sync = now + max(SYNC, 10 * (now - start) if SYNC else 0)
 
     def read(self, study: int, image: StoredImage) -> bytes:
         """The PNG of an image of this study."""
@@ -102,7 +104,7 @@ class Store:
         """Delete the parts before `until`. What is needed of them was copied to `written` files or is `pending`: by
         the split that waits for it, whether this goes on from the last time, and the images that are new."""
         for file in written:
-            with file.open("rb") as stream:
+            with file.open("r+b") as stream:
                 os.fsync(stream.fileno())
         for name, (more, images) in pending.items():
             with (self.folder / PENDING.format(name)).open("ab" if more else "wb") as out:
@@ -111,7 +113,9 @@ class Store:
         self._lines.append({"dropped": until})
         self.sync()
         for part in range(until):
-            self._path(part).unlink(missing_ok=True)
+            if self._path(part).exists():
+                os.truncate(self._path(part), 0)  # a file that is open somewhere keeps its disk when it is deleted
+                self._path(part).unlink()
 
     def close(self) -> None:
         """Bring to the disk what there is room for."""
@@ -157,11 +161,12 @@ def begin(folder: Path, mark: Mapping[str, str], out: Path, resume: bool, overwr
     if said := kept(folder):
         if not resume and not overwrite:
             raise FileExistsError(f"{out}: {said}, or start anew with --overwrite")
-        if resume and (changed := [name for name in mark if before.get(name) != mark[name]]):
-            now = f"{before.get('decoder')}, now {mark['decoder']}" if changed == ["decoder"] else ""
-            why = f"another decoder ({now})" if now else "another collection or other options"
-            raise FileExistsError(f"{out}: the interrupted run had {why}; start anew with --overwrite alone")
-        if resume:
+        changed = [name for name in mark if before.get(name) != mark[name]]
+        if resume and changed and not overwrite:
+            decoders = f"another decoder ({before.get('decoder')}, now {mark['decoder']})"
+            why = decoders if changed == ["decoder"] else "another collection or other options"
+            raise FileExistsError(f"{out}: the interrupted run had {why}; start anew with --overwrite")
+        if resume and not changed:
             return
     for path in folder.iterdir():
         if path.is_dir():
