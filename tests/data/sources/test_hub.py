@@ -176,7 +176,8 @@ def test_the_bytes_of_open_i_on_the_hub_become_a_dataset_that_counts_every_recor
 
 
 def test_rows_of_images_in_shards_keep_their_splits(prepared):
-    out, _, stderr = prepared("user/shards", *SHARDS)
+    out, report, stderr = prepared("user/shards", *SHARDS)
+    assert (report["collection"]["licence"], report["collection"]["language"]) == ("cc-by-4.0", "es")
     rows = rows_of(out)
     expected = {"train": {"train-0", "train-1"}, "validation": {"valid-0"}, "test": {"test-0"}}
     for split, studies in expected.items():
