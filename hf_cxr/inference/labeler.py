@@ -58,7 +58,8 @@ _SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
 _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;]){0,300}?\bor\b")
 _REASON = re.compile(r"\b(?:given|because|since|as|due|based|in|considering|absent)\b")
-_PLACEHOLDERS = re.compile("|".join([rf"{PLACEHOLDER}\w*", *PLACEHOLDERS.values()]), re.IGNORECASE)
+# The first character of every kind stands in front: the search is several times as fast.
+_PLACEHOLDERS = re.compile(rf"(?=[X_<*\[])(?:{PLACEHOLDER}\w*|{'|'.join(PLACEHOLDERS.values())})", re.IGNORECASE)
 _WELL = re.compile(WELL)
 _EXCEPTION = re.compile(EXCEPTION)
 # What the sentence behind a question may answer: "?pneumonia. Lungs clear.", "Effusion? Yes, on the left."

@@ -387,3 +387,10 @@ def test_a_calibration_that_was_fitted_on_the_scored_studies_is_told(evaluated):
         assert (told in report_markdown(some)) == expected
         assert (told in page.report_page(some, [])) == expected
         assert (told in page.sentences(some)["calibration"]) == expected, "the card shows this sentence"
+
+
+def test_a_dataset_of_an_earlier_version_is_evaluated_as_before(run_folder, phantom_folder):
+    dataset = load_prepared(str(phantom_folder))
+    dataset = DatasetDict({name: split.select(range(8)) for name, split in dataset.items()})
+    old = dataset.remove_columns(["comparison", "technique", "uncertain", "projection"])
+    assert evaluation.evaluate(run_folder, old) == evaluation.evaluate(run_folder, dataset)
