@@ -19,7 +19,7 @@ from threading import Thread
 import published_forms
 import pytest
 import torch
-from forms import chexpert_plus, covid_chestxray, padchest, r2gen_mimic, rexgradient
+from forms import chexpert_plus, covid_chestxray, mimic, padchest, r2gen_mimic, rexgradient
 from helpers import ROOT, TINY_RECIPE, gpt2_folder, vit_folder, write_config
 from hub_server import HubServer
 
@@ -129,6 +129,7 @@ def sandbox(tmp_path_factory):
     for place, form in places.items():
         (folder / place).mkdir()
         form.make(folder / place, 40)
+    mimic.make(folder, 60)
     both = next(views for _, _, views in drawn if len(views) == 2)
     for view, image in both.items():
         (folder / f"{view}.png").write_bytes(image)

@@ -70,6 +70,14 @@ class Truth:
         return f"files/p{self.patient[:2]}/p{self.patient}/{self.uid}"
 
 
+def make(folder: Path, number: int, seed: int = 0) -> list[Truth]:
+    """Both as they are downloaded: `mimic-cxr-jpg/2.0.0/` and `mimic-cxr-reports.zip`."""
+    truths = draw(number, seed)
+    jpg_tree(folder / "mimic-cxr-jpg" / "2.0.0", truths)
+    reports_zip(folder / "mimic-cxr-reports.zip", truths)
+    return truths
+
+
 def draw(number: int = 240, seed: int = 0) -> list[Truth]:
     """Studies in the order that a reader should give them: by patient, then in order of time, which is neither that of
     their numbers nor that of the tables."""

@@ -23,18 +23,24 @@ SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 
 
 @pytest.fixture(scope="module")
-def truths() -> list[form.Truth]:
-    return form.draw(240)
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[form.Truth]]:
+    folder = tmp_path_factory.mktemp("mimic")
+    return folder, form.make(folder, 240)
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory, truths: list[form.Truth]) -> Path:
-    return form.jpg_tree(tmp_path_factory.mktemp("mimic") / "mimic-cxr-jpg" / "2.0.0", truths)
+@pytest.fixture
+def truths(made) -> list[form.Truth]:
+    return made[1]
 
 
-@pytest.fixture(scope="module")
-def reports(tree: Path, truths: list[form.Truth]) -> Path:
-    return form.reports_zip(tree.parent / "mimic-cxr-reports.zip", truths)
+@pytest.fixture
+def tree(made) -> Path:
+    return made[0] / "mimic-cxr-jpg" / "2.0.0"
+
+
+@pytest.fixture
+def reports(made) -> Path:
+    return made[0] / "mimic-cxr-reports.zip"
 
 
 @pytest.fixture
