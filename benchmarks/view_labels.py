@@ -22,7 +22,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.sources import phantom
 from hf_cxr.data.sources.rows import read_rows
-from hf_cxr.data.view_labels import decide_views, pixel_evidence, read_view_table
+from hf_cxr.data.view_labels import decide_views, pixel_evidence
+from hf_cxr.data.view_tables import read_view_table
 from hf_cxr.inference.views import read_radiograph, shrink
 
 Labelled = dict[str, list[tuple[str, str]]]
@@ -115,7 +116,7 @@ def names_and_headers(iu: Path) -> None:
             mean = np.mean([c for c in sure if low <= c < high])
             print(f"  {low:.2f} to {min(high, 1):.2f}: said {mean:.3f}, right {percent(inside)}")
 
-    table = read_view_table(iu / "nlmcxr_tsne_pa.csv.gz")
+    table = {path[0]: said.view for path, said in read_view_table(iu / "nlmcxr_tsne_pa.csv.gz").views.items()}
     decided = {
         name: view
         for images in held_out.values()

@@ -19,6 +19,7 @@ from threading import Thread
 import published_forms
 import pytest
 import torch
+from forms import r2gen_mimic
 from helpers import ROOT, TINY_RECIPE, gpt2_folder, vit_folder, write_config
 from hub_server import HubServer
 
@@ -121,6 +122,7 @@ def sandbox(tmp_path_factory):
     published_forms.kaggle(folder / "kaggle", drawn)
     published_forms.r2gen(folder / "iu_xray.zip", drawn)
     published_forms.own_table(folder / "export.csv", drawn)
+    r2gen_mimic.make(folder / "mimic_cxr", 20)
     both = next(views for _, _, views in drawn if len(views) == 2)
     for view, image in both.items():
         (folder / f"{view}.png").write_bytes(image)

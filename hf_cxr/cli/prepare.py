@@ -24,13 +24,14 @@ def define_prepare(parser: Parser) -> None:
         "Parquet), or phantom (the embedded synthetic collection, needs no --root)",
     )
     option = parser.option
-    option("--root", "folder of the collection; for a table, its file (no default; phantom needs none)")
+    option("--root", "folder or archive of the collection; for a table, its file (no default; phantom needs none)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
-    option("--plan", "only count what would be kept; no image is opened", action="store_true")
+    option("--plan", "only count what would be kept, and check --out; no image is opened", action="store_true")
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
     option("--size", "longer side of a stored image in pixels", type=count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
-    option("--views", "CSV with columns image and view (default: what the collection says)")
+    option("--views", "table with columns of image names and of views (default: what the collection says)")
+    option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
     option(
@@ -39,7 +40,7 @@ def define_prepare(parser: Parser) -> None:
         nargs="+",
         metavar="OURS=YOURS",
     )
-    option("--images", "table only: folder that its image paths are relative to (default: that of the table)")
+    option("--images", "table, r2gen: folder that image paths are relative to (default: beside the table)")
     option("--encoding", "table only: encoding of its text (default: UTF-8)")
     option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
@@ -57,18 +58,20 @@ def run_prepare(options: argparse.Namespace) -> None:
     from hf_cxr.data.prepare import format_preparation, plan, prepare
 
     given = chosen(options, "section", "split_file", "views", "pairs", "require", "seed")
-    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding")
-    if options.columns:
-        given["columns"] = _pairs_of(options.columns)
+    given |= chosen(options, "root", "num_studies", "placeholders", "images", "encoding", "size", "overwrite")
+    for name in ("columns", "view_columns"):
+        if words := getattr(options, name):
+            given[name] = _pairs_of(words, name)
     if options.plan:
-        preparation = plan(options.source, **given)
+        preparation = plan(options.source, out=options.out, **given)
         print(format_preparation(preparation))
         print("studies with " + ", ".join(f"{name}: {count:,}" for name, count in preparation["views"].items()))
-        print_next("the same with --out FOLDER, without --plan")
+        print(f"on disk: about {preparation['disk_needed'] / 1e9:,.2f} GB")
+        print_next("the same " + ("with --out FOLDER, " if options.out is None else "") + "without --plan")
         return
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
-    given |= chosen(options, "size", "num_proc", "overwrite")
+    given |= chosen(options, "num_proc")
     print(format_preparation(prepare(options.source, options.out, **given)))
     recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
     print_next(
@@ -77,12 +80,12 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
 
 
-def _pairs_of(words: Sequence[str]) -> dict[str, str]:
+def _pairs_of(words: Sequence[str], option: str) -> dict[str, str]:
     """["frontal=PA file"] → {"frontal": "PA file"}"""
     pairs = {}
     for word in words:
         ours, equals, yours = word.partition("=")
         if not equals:
-            raise ValueError(f"--columns {word}: expected OURS=YOURS, as in frontal=pa_file")
+            raise ValueError(f"--{option.replace('_', '-')} {word}: expected OURS=YOURS, as in frontal=pa_file")
         pairs[ours.strip()] = yours.strip()
     return pairs

@@ -78,6 +78,11 @@ def is_archive(path: str | Path) -> bool:
     return str(path).lower().endswith(SUFFIXES)
 
 
+def names(path: str | Path) -> list[str]:
+    """The names of the files of an archive, in its order; errors as of `members`."""
+    return [name for name, _ in _walk(Path(path))]
+
+
 def members(path: str | Path, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, bytes]]:
     """The files of an archive in its own order: (name, content), in one pass, one content in memory at a time.
 

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_cxr.data import provenance, splits
+from hf_cxr.data.checks import check_disk
 from hf_cxr.data.choice import ONE_SPLIT, PreparationConfig, choose, patients_known
 from hf_cxr.data.images import read_images
 from hf_cxr.data.leakage import text_overlap
-from hf_cxr.data.schema import CHUNKS, FEATURES, PARQUET, rows_of
+from hf_cxr.data.schema import CHUNKS, PARQUET, features_of, rows_of
 from hf_cxr.data.selection import BOTH, FOUND, READABLE, VIEWS
 from hf_cxr.data.study import StoredImage
 
@@ -30,14 +31,15 @@ BATCH = 100  # rows of a row group, and in memory; two images of 384 pixels take
 log = logging.getLogger(__name__)
 
 
-def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[str, Any], datasets.SplitDict]:
+def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[str, Any], datasets.DatasetInfo]:
     """Write `data/*.parquet`, `splits.csv`, `images.csv` and `rejects.jsonl` into `folder`, made for them.
 
     Returns:
-        The preparation report, and number and size of the rows of each split that has any.
+        The preparation report; and the columns, with number and size of the rows of each split that has any.
     """
     named = config.named_splits()
-    plan, unnamed = config.plan(named)
+    plan, about_views = config.plan(named)
+    check_disk(plan.studies, config.size, folder)
     (folder / "data").mkdir(parents=True)
     store = folder / "images.bin"
     images = read_images(plan.studies, config.size, store, num_proc)
@@ -53,11 +55,12 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         study = plan.studies[s]
         patient = patients.setdefault(study.patient or study.uid, len(patients))
         rows[choice.split_of_uid[study.uid]] += rows_of(study, patient, images[s], choice.selections[s])
+    features = features_of(row for part in rows.values() for row in part)
     written = datasets.SplitDict()
     with store.open("rb") as stream:
         for name, part in rows.items():
             if part:
-                written.add(_write_split(part, stream, folder / "data", name))
+                written.add(_write_split(part, stream, folder / "data", name, features.arrow_schema))
     store.unlink()
 
     with (folder / "splits.csv").open("w", encoding="utf-8", newline="") as manifest:
@@ -84,19 +87,21 @@ def build(config: PreparationConfig, folder: Path, num_proc: int) -> tuple[dict[
         "splits": {name: len(part) for name, part in rows.items()},
         "studies": {name: split_names.count(name) for name in rows},
         "images": uses,
+        "placeholders": dict(plan.placeholders),
         "patients_tied_by_an_image": splits.tied_patients(kept, choice.digests),
         **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),
         "text_overlap": text_overlap({name: [row[target] for row in part] for name, part in rows.items()}),
+        **about_views,
     }
     if named is not None:
         report["split_file_uids_without_a_study"] = len(set(named) - set(plan.order))
-    if config.views is not None:
-        report["images_without_a_view_in_the_table"] = unnamed
-    return report, written
+    return report, datasets.DatasetInfo(features=features, splits=written)
 
 
-def _write_split(rows: list[dict[str, Any]], store: IO[bytes], folder: Path, name: str) -> datasets.SplitInfo:
+def _write_split(
+    rows: list[dict[str, Any]], store: IO[bytes], folder: Path, name: str, schema: pa.Schema
+) -> datasets.SplitInfo:
     shards: list[list[dict[str, Any]]] = [[]]
     payload = 0
     for row in rows:
@@ -108,11 +113,11 @@ def _write_split(rows: list[dict[str, Any]], store: IO[bytes], folder: Path, nam
     total = 0
     for number, shard in enumerate(shards):
         file = folder / f"{name}-{number:05d}-of-{len(shards):05d}.parquet"
-        with pq.ParquetWriter(file, FEATURES.arrow_schema, **PARQUET) as writer:
+        with pq.ParquetWriter(file, schema, **PARQUET) as writer:
             for start in range(0, len(shard), BATCH):
                 part = shard[start : start + BATCH]
                 batch = [row | {view: _stored(row[view], store) for view in VIEWS} for row in part]
-                table = pa.Table.from_pylist(batch, FEATURES.arrow_schema)
+                table = pa.Table.from_pylist(batch, schema)
                 writer.write_table(table)
                 total += table.nbytes
             writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKS)})

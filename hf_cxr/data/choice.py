@@ -5,17 +5,22 @@ Records and splits are decided in `hf_cxr.data.splits`, views in `hf_cxr.data.se
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hf_cxr.data import sources, splits, view_labels
+from hf_cxr.data import sources, splits, view_tables
 from hf_cxr.data.schema import PAIR
-from hf_cxr.data.selection import PAIRS, REQUIRE, Selection, label_views, select
+from hf_cxr.data.selection import BOTH, FOUND, PAIRS, READABLE, REQUIRE, VIEWED, Selection, select
 from hf_cxr.data.study import StoredImage, Study
 
+log = logging.getLogger(__name__)
+
 ONE_SPLIT = "sharing no image across splits"
+STEPS = (FOUND, READABLE, VIEWED, BOTH, ONE_SPLIT)
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class PreparationConfig:
     seed: int = 0
     split_file: str | Path | None = None
     views: str | Path | None = None
+    view_columns: Mapping[str, str] | None = None
     pairs: str = "best"
     require: str = "any"
 
@@ -50,16 +56,23 @@ class PreparationConfig:
         """uid → split, if there is a split file."""
         return None if self.split_file is None else splits.read_split_file(self.split_file)
 
-    def plan(self, named: Container[str] | None) -> tuple[splits.Plan, int]:
-        """The records that can be used, with the views of the `views` table put in, and how many images it lacks."""
+    def plan(self, named: Mapping[str, str] | None) -> tuple[splits.Plan, dict[str, Any]]:
+        """The records that can be used, with the views of the `views` table put in, and what the preparation report
+        says of that table. `ValueError` if their splits cannot be kept, whatever their images will be."""
         listed: Iterable[Study] = sources.studies(self.source, **self.options)
-        unnamed = 0
+        said: dict[str, Any] = {}
         if self.pairs == "all":
             problem = "its uid ends like that of a further pair"
             listed = (replace(study, problem=problem) if PAIR.search(study.uid) else study for study in listed)
         if self.views is not None:
-            listed, unnamed = label_views(listed, view_labels.read_view_table(self.views))
-        return splits.plan(listed, self.section, self.placeholders, named), unnamed
+            table = view_tables.read_view_table(self.views, self.view_columns)
+            listed, unnamed = view_tables.label_views(listed, table)
+            said = {"images_without_a_view_in_the_table": unnamed, "unknown_view_words": sum(table.unknown.values())}
+            if words := table.unknown_words(f"{self.views}: "):
+                log.warning(words)
+        made = splits.plan(listed, self.section, self.placeholders, named)
+        splits.assign(made.studies, defaultdict(tuple), self.seed, named)
+        return made, said
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,8 @@ def choose(
     steps: Sequence[str],
     named: Mapping[str, str] | None,
 ) -> Choice:
-    """Choose the rows and the split of each study, and continue the preparation report of `plan` by the `steps`."""
+    """Choose the rows and the split of each study, and continue the preparation report of `plan` by the `steps`, and
+    by any other of `STEPS` that a study does not pass."""
     with_images = zip(plan.studies, images, strict=True)
     selections = [select(study, read, config.pairs, config.require) for study, read in with_images]
     rejects = [
@@ -95,7 +109,8 @@ def choose(
     split_of_uid = splits.assign([plan.studies[s] for s in usable], digests, config.seed, named)
     shared = "a study in a later split has the same image"
     rejects += [{"uid": uid, "step": ONE_SPLIT, "reason": shared} for uid, split in split_of_uid.items() if not split]
-    splits.add_steps(plan.steps, steps, rejects)
+    failed = {reject["step"] for reject in rejects}
+    splits.add_steps(plan.steps, [step for step in STEPS if step in steps or step in failed], rejects)
     plan.rejects.extend(rejects)
     plan.rejects.sort(key=lambda reject: plan.order[reject["uid"]])
     kept = [s for s in usable if split_of_uid[plan.studies[s].uid]]

@@ -3,7 +3,9 @@ from it is decided in `hf_cxr.data.licences`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,31 @@ INDIANA = Collection(
     _INDIANA_LIMITS,
     published_ids=True,
 )
+MIMIC = Collection(
+    "MIMIC-CXR",
+    "physionet-credentialed-1.5.0",
+    "The reports and images are MIMIC-CXR (Johnson et al., 2019; PhysioNet), under the **PhysioNet Credentialed "
+    "Health Data License 1.5.0**: only those who have signed its data use agreement may have access. **Do not "
+    "publish this dataset, and give nobody access to it**, nor send its texts to a service that keeps them.",
+    "en",
+    "- Patients of the emergency department of one hospital (Boston, USA), 2011 to 2016.\n"
+    "- Names, dates and more were replaced by `___`, and dates were shifted.\n"
+    "- Reports compare with earlier films, which a model does not see.",
+)
+SYNTHETIC = Collection(
+    "Synthetic chest studies",
+    "apache-2.0",
+    "Synthetic images and texts drawn by hf-cxr; no patient is behind any of them.",
+    "en",
+    "- A drawing, not a radiograph: a model learns nothing of patients from it.",
+    published_ids=True,
+)
+_EARLIER = {"kaggle": INDIANA, "openi": INDIANA, "r2gen": INDIANA, "phantom": SYNTHETIC}
+
+
+def collection_of(preparation: Mapping[str, Any]) -> Collection:
+    """The collection that a `prepare.json` states; earlier versions stated its source alone."""
+    stated = preparation.get("collection")
+    if not isinstance(stated, dict):
+        return _EARLIER.get(str(preparation.get("source")), Collection())
+    return Collection(**{field.name: stated[field.name] for field in fields(Collection) if field.name in stated})

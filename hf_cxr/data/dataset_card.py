@@ -12,22 +12,9 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from hf_cxr.data.collection import collection_of
 from hf_cxr.data.leakage import NEAR_WORDS
-from hf_cxr.data.licences import LICENCES, UNKNOWN
-
-_INDIANA_LIMITS = """\
-- From the hospitals of one region (Indiana, USA); how common findings are there says little of your patients.
-- Names, dates and much else were blanked as `XXXX` by a program, which took harmless words too ("new", "likely").
-- Half of the impressions open with "no acute …" in some wording, so one constant sentence scores well on word overlap.
-- Impressions refer to earlier films that are not here ("unchanged", "improved")."""
-LIMITS = {
-    "kaggle": _INDIANA_LIMITS,
-    "openi": _INDIANA_LIMITS + "\n- The collection names no views: see `frontal_confidence` and `lateral_confidence`.",
-    "r2gen": _INDIANA_LIMITS
-    + "\n- Only the findings section, and the two images that R2Gen chose, in no stated order.",
-    "phantom": "- A drawing, not a radiograph: a model learns nothing of patients from it.",
-}
-"""Source → what is known to be wrong with it, as Markdown."""
+from hf_cxr.data.licences import licence_on_the_hub
 
 COLUMNS = {
     "uid": "name of the study in its source",
@@ -35,8 +22,14 @@ COLUMNS = {
     "lateral": "lateral view, 8-bit grey; empty if the study has none",
     "impression": "the radiologist's conclusion",
     "findings": "what the radiologist saw",
-    "indication": "why the study was made",
-    "tags": "labels that the collection itself gives the study",
+    "indication": "why the study was made, as published",
+    "comparison": "earlier studies that the radiologist looked at, as published",
+    "technique": "how the study was made, as published",
+    "tags": "labels that the collection itself gives the study; none: nothing was found",
+    "uncertain": "labels that the collection calls uncertain",
+    "projection": "`PA` or `AP` of the frontal view, where the collection says so",
+    "age": "age in years",
+    "sex": "`F`, `M` or `O`",
     "patient": "a number: rows with the same number are of one patient (a study without one has a number of its own)",
     "frontal_confidence": "how sure it is that this view is the frontal one; 1 where the collection says so",
     "lateral_confidence": "the same for the lateral view",
@@ -51,12 +44,12 @@ def dataset_card(facts: Mapping[str, Any], info: DatasetInfo, data_files: Mappin
         info: Features, splits and sizes.
         data_files: Split → glob of its Parquet files, relative to the dataset folder.
     """
-    licence, note = LICENCES.get(facts["source"], UNKNOWN)
+    collection = collection_of(facts)
     rows = sum(facts["splits"].values())
     data = DatasetCardData(
-        pretty_name=f"Chest radiograph studies ({facts['source']})",
-        language="en",
-        license=licence,
+        pretty_name=f"Chest radiograph studies ({collection.name})",
+        language=collection.language,
+        **licence_on_the_hub(collection.licence),
         task_categories=["image-to-text"],
         tags=["chest-radiograph", "radiology-report-generation", "hf-cxr"],
         size_categories=_size_category(rows),
@@ -70,9 +63,7 @@ def dataset_card(facts: Mapping[str, Any], info: DatasetInfo, data_files: Mappin
         **facts,
         rows=rows,
         filled=list(data_files),
-        licence_note=note,
-        limits=LIMITS.get(facts["source"], "- Those of your own collection, which hf-cxr does not know."),
-        columns=COLUMNS,
+        columns={name: what for name, what in COLUMNS.items() if name in (info.features or ())},
         near_words=NEAR_WORDS,
         number="{:,}".format,
     )

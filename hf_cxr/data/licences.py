@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import metadata_load
 
+from hf_cxr.data.collection import collection_of
 from hf_cxr.utils.files import json_object
 
-INDIANA = (
-    "cc-by-nc-nd-4.0",
-    "The reports and images are the Indiana University chest X-ray collection (Demner-Fushman et al., 2016; Open-i, "
-    "U.S. National Library of Medicine), licensed **CC BY-NC-ND 4.0**: attribution, non-commercial use, and **no "
-    "redistribution of derivatives**. This folder holds resized images and cleaned text, that is, a derivative: keep "
-    "it to yourself, use it for research, and do not publish it.",
-)
-LICENCES: dict[str, tuple[str, str]] = {
-    "kaggle": INDIANA,
-    "openi": INDIANA,
-    "r2gen": INDIANA,
-    "phantom": ("apache-2.0", "Synthetic images and texts drawn by hf-cxr; no patient is behind any of them."),
-}
-"""Source → its licence (a Hub identifier) and what it means for the reader of the card."""
-UNKNOWN = ("other", "The licence of the source is not known to hf-cxr: check it before you share this dataset.")
-
+PERSONAL = "physionet-credentialed"
+"""How the name of a licence begins that PhysioNet gives to single persons, who may share the data with nobody."""
 _NO_DERIVATIVES, _NON_COMMERCIAL = r"\b(by|nc|by-?nc)?nd(\b|\d)|no-?deriv", r"\bnc|non-?commercial"
 # The Hub's identifiers of licences that let a changed copy be shared; any other is taken for one that does not.
 _FREE = (
@@ -50,14 +39,26 @@ def stated_licence(folder: Path) -> str:
     return "" if set(licences) <= {"", "other", "unknown", "none"} else " ".join(filter(None, licences))
 
 
+def licence_on_the_hub(licence: str) -> dict[str, Any]:
+    """What the head of a card says of a licence: the Hub knows one by its identifier, else by a name."""
+    known = re.fullmatch(rf"{_FREE}|cc-\S+|other", licence)
+    return {"license": licence} if known else {"license": "other", "license_name": licence}
+
+
+def _known(preparation: Mapping[str, Any]) -> str:
+    licence = collection_of(preparation).licence
+    return "" if licence == "other" else licence
+
+
 def check_may_be_public(folder: Path) -> None:
     """Raise `ValueError` unless a prepared dataset may be published: by its card, and by what it was prepared from,
     for a card can be edited."""
-    source = json_object(folder / "prepare.json").get("source")
-    stated, known = stated_licence(folder), LICENCES.get(str(source), ("",))[0]
+    known, stated = _known(json_object(folder / "prepare.json")), stated_licence(folder)
     forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
-    unknown = next((licence for licence in stated.split() if not re.fullmatch(_FREE, licence)), None)
-    if forbidden:
+    unknown = next((one for one in f"{known} {stated}".split() if not re.fullmatch(_FREE, one)), None)
+    if known.startswith(PERSONAL):
+        why = f"its licence ({known}) is given to single persons, who may share the data with nobody"
+    elif forbidden:
         why = f"its licence ({forbidden}) forbids sharing derivatives such as resized images"
     elif unknown:
         why = f"its licence ({unknown}) is none that hf-cxr knows to allow it"
@@ -68,17 +69,20 @@ def check_may_be_public(folder: Path) -> None:
     raise ValueError(f"{folder}: {why}; push it without --public, or state with --i-hold-the-rights that you may")
 
 
-def note_on_weights(dataset: str | None, source: str | None) -> str | None:
+def note_on_weights(dataset: str | None, preparation: Mapping[str, Any]) -> str | None:
     """What to consider before weights become public, in a sentence; `None` where there is nothing.
 
     Args:
         dataset: what they were trained on: a folder, whose card is read if it is still there, or a name on the Hub.
-        source: what that was prepared from, as `prepare.json` names it.
+        preparation: its `prepare.json`, as far as that is known.
     """
     stated = stated_licence(Path(dataset)) if dataset else ""
-    licences = [licence for licence in (stated, LICENCES.get(source or "", ("",))[0]) if licence]
-    bound = next((one for one in licences if re.search(f"{_NO_DERIVATIVES}|{_NON_COMMERCIAL}", one)), None)
+    licences = f"{stated} {_known(preparation)}".split()
+    bound = next((one for one in licences if not re.fullmatch(_FREE, one) or re.search(_NON_COMMERCIAL, one)), None)
     if licences and not bound:
         return None
     data = f"data under {bound}" if bound else "data of a licence that is not known"
-    return f"these weights were trained on {data}: whether they may be public is yours to judge"
+    said = f"these weights were trained on {data}: whether they may be public is yours to judge"
+    if bound and bound.startswith(PERSONAL):
+        said += "; PhysioNet asks to share what is derived from its data there, under the agreement of the data"
+    return said

@@ -11,28 +11,29 @@ import inspect
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import datasets
 import filelock
-from datasets import DatasetDict, DatasetInfo
+from datasets import DatasetDict
 
 from hf_cxr import __version__
-from hf_cxr.data import sources
+from hf_cxr.data import sources, storage
 from hf_cxr.data.builder import build
+from hf_cxr.data.checks import check_disk, check_output, disk_needed
 from hf_cxr.data.choice import PreparationConfig, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
-from hf_cxr.data.schema import FEATURES
 from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
+from hf_cxr.data.storage import Place
 from hf_cxr.data.study import StoredImage
-from hf_cxr.utils.files import check_free, commit, json_object, staging_folder
+from hf_cxr.utils.files import commit, json_object, staging_folder
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
@@ -83,6 +84,7 @@ def prepare(
     size: int = 384,
     split_file: str | Path | None = None,
     views: str | Path | None = None,
+    view_columns: Mapping[str, str] | None = None,
     pairs: str = "best",
     require: str = "any",
     seed: int = 0,
@@ -103,7 +105,8 @@ def prepare(
         section: "impression", "findings" or "both": the text that a study must have to be kept.
         size: Longer side of a stored image in pixels, at most. For the phantom also the size it is drawn in.
         split_file: CSV with the columns `uid` and `split`; studies it does not name are left out.
-        views: CSV that names the view of images, in place of what the collection says (`view_labels`).
+        views: Table that names the view of images, in place of what the collection says (`view_tables`).
+        view_columns: "image" and "view" → the names of these columns in that table, where they are not found.
         pairs: "best", one row per study, or "all", a row for each frontal × lateral pair of images in a study.
         require: "any" view makes a study, or "both" are needed.
         seed: Seed of the split. For the phantom also the seed it is drawn from.
@@ -115,7 +118,8 @@ def prepare(
 
     Returns:
         The preparation report, as in `prepare.json`: `source`, `options`, `steps` (`{"step", "kept", "dropped"}`),
-        `splits` (name → rows), `studies` (name → studies), `images` (use → images), `studies_without_a_patient`,
+        `splits` (name → rows), `studies` (name → studies), `images` (use → images), `placeholders` (kind → how
+        many there are in the texts as published), `collection`, `studies_without_a_patient`,
         `likely_patient_columns` (those of a table that seem to name the patient and are not read as that),
         `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`, `versions`. `format_preparation`
         prints it.
@@ -130,6 +134,7 @@ def prepare(
         "size": size,
         "split_file": split_file,
         "views": views,
+        "view_columns": view_columns,
         "pairs": pairs,
         "require": require,
         "seed": seed,
@@ -139,35 +144,47 @@ def prepare(
 
 
 @_with_settings
-def plan(source: str, **options: Any) -> dict[str, Any]:
+def plan(source: str, *, out: str | Path | None = None, overwrite: bool = False, **options: Any) -> dict[str, Any]:
     """What `prepare` would keep if every image were there and readable; opens tables only and writes nothing.
+
+    It fails where `prepare` would fail before it opens an image: unknown splits, a patient in two splits, columns that
+    are missing and, with `out`, a folder that may not be written or a disk that is too small.
 
     Args:
         source: One of `hf_cxr.data.sources.SOURCES`.
-        options: Those of `prepare`, but for `size`, `num_proc` and `overwrite`.
+        out: The folder that `prepare` is to make, if that is to be checked.
+        overwrite: As in `prepare`.
+        options: Those of `prepare`, but for `num_proc`.
 
     Returns:
         `steps`, `splits`, `studies` and what is known of patients as `prepare` does, and `views`: how many studies
-        have both, or only one of them. Views that the collection does not name are decided by names alone.
+        have both, or only one of them. Views that the collection does not name are decided by names alone. Besides,
+        `disk_needed`: about how many bytes.
     """
     if "demand_images" in sources.takes(source):
         options["demand_images"] = False
     config = _config(source, options)
+    if out is not None:
+        check_output(out := Path(out).resolve(), _read_places(config), overwrite)
     named = config.named_splits()
-    planned, _ = config.plan(named)
+    planned, about_views = config.plan(named)
+    if out is not None:
+        check_disk(planned.studies, config.size, Path(out))
     unseen = [[StoredImage(0, 0, "")] * len(study.images) for study in planned.studies]
     choice = choose(config, planned, unseen, [BOTH] if config.require == "both" else [], named)
     rows, found = Counter[str](), Counter[frozenset[str]]()
     kept = [planned.studies[s] for s in choice.kept]
     for s in choice.kept:
         rows[choice.split_of_uid[planned.studies[s].uid]] += len(choice.selections[s].rows)
-        found[frozenset(view for view, _ in choice.selections[s].views)] += 1
+        found[frozenset(v for v, i in zip(VIEWS, choice.selections[s].rows[0], strict=True) if i is not None)] += 1
     return {
         "steps": planned.steps,
         "views": {"both": found[frozenset(VIEWS)]} | {f"{view} only": found[frozenset((view,))] for view in VIEWS},
         "splits": {name: rows[name] for name in SPLITS},
         "studies": dict(Counter(choice.split_of_uid[study.uid] for study in kept)),
         **patients_known(kept, choice.split_of_uid),
+        **about_views,
+        "disk_needed": disk_needed(planned.studies, config.size)[0],
     }
 
 
@@ -183,21 +200,25 @@ def _config(source: str, arguments: Mapping[str, Any]) -> PreparationConfig:
     return replace(config, options=options)
 
 
+def _read_places(config: PreparationConfig) -> list[Any]:
+    """The files and folders that a preparation reads."""
+    return [config.split_file, config.views, *(config.options.get(name) for name in sorted(PLACES))]
+
+
 def _prepare(config: PreparationConfig, out: Path, num_proc: int, overwrite: bool = False) -> dict[str, Any]:
     """Make the dataset folder: Parquet files, manifest, card."""
     if num_proc < 1:
         raise ValueError(f"num_proc must be at least 1; got {num_proc}")
-    check = functools.partial(check_free, out, "a prepared dataset", "prepare.json", overwrite=overwrite)
+    check = functools.partial(check_output, out, _read_places(config), overwrite=overwrite)
     check()
     with staging_folder(out) as staging:
         folder = staging / "dataset"
-        report, written = build(config, folder, num_proc)
+        report, info = build(config, folder, num_proc)
         facts = _facts(config, report)
         facts["splits_sha256"] = _sha256(folder / "splits.csv")
-        stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
-        payload = sum(split.num_bytes for split in written.values())
-        info = DatasetInfo(features=FEATURES, splits=written, download_size=stored, dataset_size=payload)
-        dataset_card(facts, info, {name: f"data/{name}-*" for name in written}).save(folder / "README.md")
+        info.download_size = sum(path.stat().st_size for path in (folder / "data").iterdir())
+        info.dataset_size = sum(split.num_bytes for split in info.splits.values())
+        dataset_card(facts, info, {name: f"data/{name}-*" for name in info.splits}).save(folder / "README.md")
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         (folder / "prepare.json").write_text(text + "\n", encoding="utf-8")
         commit(folder, out, check)
@@ -206,24 +227,33 @@ def _prepare(config: PreparationConfig, out: Path, num_proc: int, overwrite: boo
 
 def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `prepare.json`. Places on this machine are cut to their last part or left out."""
-    options = {name: getattr(config, name) for name in ("section", "size", "seed", "placeholders", "pairs", "require")}
+    names = ("section", "size", "seed", "placeholders", "pairs", "require", "view_columns")
+    options = {name: getattr(config, name) for name in names}
     for name in ("split_file", "views"):
         options[name] = Path(path).name if (path := getattr(config, name)) else None
     options["source_options"] = {name: value for name, value in config.options.items() if name not in PLACES}
-    names = ("datasets", "pyarrow", "pillow", "numpy")
-    versions = {"hf-cxr": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
+    versions = {"hf-cxr": __version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("datasets", "pyarrow", "pillow", "numpy")}
     tables = _sha256_of(sources.tables(config.source, **config.options))
-    return {"source": config.source, "options": options, **report, "tables": tables, "versions": versions}
+    collection = asdict(sources.collection(config.source, **config.options))
+    return {
+        "source": config.source,
+        "collection": collection,
+        "options": options,
+        **report,
+        "tables": tables,
+        "versions": versions,
+    }
 
 
-def _sha256_of(tables: list[Path]) -> dict[str, str]:
+def _sha256_of(tables: Sequence[Place]) -> dict[str, str]:
     """File name → SHA-256; of very many files (Open-i's unpacked reports) one for all."""
     if len(tables) <= 10:
-        return {path.name: _sha256(path) for path in tables}
-    listing = "".join(f"{_sha256(path)}  {path.name}\n" for path in tables)  # as sha256sum prints them
+        return {Path(place).name: _sha256(place) for place in tables}
+    listing = "".join(f"{_sha256(place)}  {Path(place).name}\n" for place in tables)  # as sha256sum prints them
     return {f"{len(tables)} files": hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(place: Place) -> str:
+    with storage.open_file(place) as stream:
+        return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import datasets
 
-from hf_cxr.data.study import StoredImage, Study
+from hf_cxr.data.study import TEXTS, StoredImage, Study
 from hf_cxr.inference.views import VIEWS
 
 if TYPE_CHECKING:
@@ -22,16 +22,23 @@ FEATURES = datasets.Features(
         "impression": datasets.Value("string"),
         "findings": datasets.Value("string"),
         "indication": datasets.Value("string"),
+        "comparison": datasets.Value("string"),
+        "technique": datasets.Value("string"),
         "tags": datasets.List(datasets.Value("string")),
+        "uncertain": datasets.List(datasets.Value("string")),
+        "projection": datasets.Value("string"),
         "patient": datasets.Value("int32"),
         "frontal_confidence": datasets.Value("float32"),
         "lateral_confidence": datasets.Value("float32"),
     }
 )
+PERSONAL = {"age": datasets.Value("float32"), "sex": datasets.Value("string")}
+"""Columns of a dataset whose collection says them; a push leaves them out unless told otherwise."""
 PAIR = re.compile(r"#\d+$")  # how the uid of a further row of a study ends, under `pairs="all"`
 
 _IMAGES = [f"{view}.{part}" for view in VIEWS for part in ("bytes", "path")]
-_OTHERS = ["tags.list.element" if name == "tags" else name for name in FEATURES if name not in VIEWS]
+_LISTS = ("tags", "uncertain")
+_OTHERS = [f"{name}.list.element" if name in _LISTS else name for name in (*FEATURES, *PERSONAL) if name not in VIEWS]
 # What `Dataset.to_parquet` writes: PNG is not compressed again, and chunks follow the content, so that the Hub sends
 # only those that changed.
 CHUNKS = {"min_chunk_size": 1 << 18, "max_chunk_size": 1 << 20, "norm_level": 0}
@@ -44,20 +51,26 @@ PARQUET: dict[str, Any] = {
 }
 
 
+def features_of(rows: Iterable[Mapping[str, Any]]) -> datasets.Features:
+    """`FEATURES`, and those of `PERSONAL` that some row holds."""
+    held = {name for row in rows for name in PERSONAL if row[name] not in (None, "")}
+    return datasets.Features(FEATURES | {name: kind for name, kind in PERSONAL.items() if name in held})
+
+
 def rows_of(
     study: Study, patient: int, images: Sequence[StoredImage | str], selection: Selection
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `FEATURES`, each image still in the store.
+    """Rows of `FEATURES` and `PERSONAL`, each image still in the store.
 
     The first row keeps the uid of its study; further pairs of images get "uid#2", "uid#3", …
     """
     for number, indices in enumerate(selection.rows, start=1):
-        row = {
+        row: dict[str, Any] = {
             "uid": study.uid if number == 1 else f"{study.uid}#{number}",
-            "impression": study.impression,
-            "findings": study.findings,
-            "indication": study.indication,
+            **{name: getattr(study, name) for name in (*TEXTS, *PERSONAL)},
             "tags": list(study.tags),
+            "uncertain": list(study.uncertain),
+            "projection": "" if indices[0] is None else study.images[indices[0]].projection,
             "patient": patient,
         }
         for view, i in zip(VIEWS, indices, strict=True):

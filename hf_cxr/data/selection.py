@@ -1,15 +1,15 @@
 """Which two images of a study become its frontal and its lateral view, by the rule in `docs/data.md`.
 
-Views that neither the collection nor a `--views` table names are decided in `hf_cxr.data.view_labels`.
+Views that neither the collection nor a `--views` table (`hf_cxr.data.view_tables`) names are decided in
+`hf_cxr.data.view_labels`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
-from hf_cxr.data.archives import image_key
 from hf_cxr.data.study import MISSING, StoredImage, Study
 from hf_cxr.data.view_labels import decide_views
 from hf_cxr.inference.views import VIEWS
@@ -18,7 +18,12 @@ PAIRS = ("best", "all")
 REQUIRE = ("any", "both")
 
 # Steps of the preparation report that are decided here.
-FOUND, READABLE, BOTH = "with image files found", "with readable images", "with both views"
+FOUND, READABLE, VIEWED, BOTH = (
+    "with image files found",
+    "with readable images",
+    "with a frontal or lateral image",
+    "with both views",
+)
 
 
 @dataclass(frozen=True)
@@ -32,25 +37,9 @@ class Selection:
     reason: str = ""
 
 
-def label_views(studies: Iterable[Study], table: Mapping[str, str]) -> tuple[list[Study], int]:
-    """The studies with the views that a table names (`hf_cxr.data.view_labels.read_view_table`) in place of their own.
-
-    Returns them, and how many images the table does not name. Raises `ValueError` if it names none.
-    """
-    labelled, known, unnamed = [], 0, 0
-    for study in studies:
-        named = [table.get(image_key(radiograph.label)) for radiograph in study.images]
-        unnamed += named.count(None)
-        known += len(named) - named.count(None)
-        images = (replace(r, view=view or r.view) for r, view in zip(study.images, named, strict=True))
-        labelled.append(replace(study, images=tuple(images)))
-    if not known:
-        raise ValueError("the table of views names none of the images of this collection")
-    return labelled, unnamed
-
-
 def select(study: Study, images: Sequence[StoredImage | str], pairs: str = "best", require: str = "any") -> Selection:
-    """Choose the rows of a study from its images; one that could not be read is a reason, not an image."""
+    """Choose the rows of a study from its images; one that could not be read is a reason, not an image, and one that
+    is "neither" frontal nor lateral is never chosen."""
     views = _views(study, images)
     candidates: dict[str, list[int | None]] = {}
     for view in VIEWS:
@@ -63,6 +52,8 @@ def select(study: Study, images: Sequence[StoredImage | str], pairs: str = "best
         readable.sort(key=lambda i: -views[i][1])  # stable: equals stay in the collection's order
         candidates[view] = list(readable)
     missing = [view for view in VIEWS if not candidates[view]]
+    if len(missing) == len(VIEWS):
+        return Selection(views, step=VIEWED, reason="no frontal or lateral image")
     if require == "both" and missing:
         return Selection(views, step=BOTH, reason=f"no {missing[0]} view")
     frontals, laterals = (candidates[view] or [None] for view in VIEWS)

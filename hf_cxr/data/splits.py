@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from hf_cxr import __version__
+from hf_cxr.data.placeholders import count_placeholders
 from hf_cxr.data.sources.rows import read_rows
-from hf_cxr.data.study import Archived, Study, clean_text
+from hf_cxr.data.study import TEXTS, Archived, Study, clean_text
 
 SPLITS = ("train", "validation", "test")
 # Section asked for → texts a study must have to be kept.
 SECTIONS = {"impression": ("impression",), "findings": ("findings",), "both": ("impression", "findings")}
-_ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
+_ALIASES = {"training": "train", "testing": "test"}
+_ALIASES |= dict.fromkeys(("val", "valid", "validate", "dev", "development"), "validation")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Plan:
     steps: list[dict[str, Any]]  # `{"step", "kept", "dropped"}` of the steps so far
     rejects: list[dict[str, str]]  # `{"uid", "step", "reason"}` of each study left out, in the order of the source
     order: dict[str, int]  # uid → its place in the source
+    placeholders: Counter[str]  # kind → how many there are in the texts of the source
 
 
 def add_steps(steps: list[dict[str, Any]], names: Iterable[str], rejects: Iterable[Mapping[str, str]]) -> None:
@@ -86,11 +89,12 @@ def plan(
         unnamed = "not named in the split file"
         tests = {"named in the split file": lambda raw, clean: "" if raw.uid in named else unnamed} | tests
 
-    made = Plan([], [], [], [], {})
+    made = Plan([], [], [], [], {}, Counter())
     for study in studies:
         if study.uid in made.order:
             raise ValueError(f"uid {study.uid!r} occurs twice in the source")
         made.order[study.uid] = len(made.order)
+        made.placeholders.update(count_placeholders(getattr(study, name) for name in TEXTS))
         clean = replace(
             study,
             impression=clean_text(study.impression, placeholders),
@@ -133,12 +137,12 @@ def assign(
         test), where a split file or the collection puts the two apart.
 
     Raises:
-        ValueError: For a patient whom the split file or the collection puts into two splits, or an unknown split.
+        ValueError: For patients whom the split file or the collection puts into two splits, or unknown splits.
     """
     owners = {study.uid: study.patient or study.uid for study in studies}
     group_of = _groups(owners, images)
-    named: Mapping[str, str | None] = {study.uid: study.split for study in studies} if chosen is None else chosen
-    given = {study.uid: _split_name(named[study.uid], study.uid) for study in studies}
+    named = [(study.uid, study.split if chosen is None else chosen[study.uid]) for study in studies]
+    given = dict(zip(owners, _split_names(named), strict=True))
     inherited: dict[str, str] = {}
     for uid, split in given.items():
         if split is not None:
@@ -146,14 +150,19 @@ def assign(
             inherited[group] = max(split, inherited.get(group, split), key=SPLITS.index)
     splits: dict[str, str] = {}
     split_of_owner: dict[str, str] = {}
+    parted: dict[str, tuple[str, str, str]] = {}
     for uid, owner in owners.items():
         group = group_of[owner]
         split = splits[uid] = given[uid] or inherited.get(group) or split_of(group, seed)
         if (other := split_of_owner.setdefault(owner, split)) != split:
-            raise ValueError(
-                f"a patient would be in both {other} and {split} (uid {uid!r}): "
-                "give a split file that keeps each patient in one split"
-            )
+            parted.setdefault(owner, (uid, other, split))
+    if parted:
+        uid, other, split = next(iter(parted.values()))
+        others = f", and {len(parted) - 1:,} more patients in two" if len(parted) > 1 else ""
+        raise ValueError(
+            f"a patient would be in both {other} and {split} (uid {uid!r}){others}: "
+            "give a split file that keeps each patient in one split"
+        )
     latest: dict[str, int] = {}
     for uid in owners:
         for digest in images[uid]:
@@ -214,16 +223,17 @@ def _other_section(studies: Iterable[Study], section: str) -> str:
 def read_split_file(path: str | Path) -> dict[str, str]:
     """A CSV with the columns `uid` and `split` (train, validation or test) as a mapping.
 
-    Raises `ValueError` for a missing column, an unknown split (with its line) or a uid in two splits.
+    Raises `ValueError` for a missing column, unknown splits (all of them, with the line of the first) or a uid in two
+    splits.
     """
     splits: dict[str, str] = {}
-    for row in read_rows(path, ("uid", "split")):
-        place = f"{path}, {row.place}"
-        uid, split = row["uid"], _split_name(row["split"], place)
+    rows = read_rows(path, ("uid", "split"))
+    for row, split in zip(rows, _split_names((f"{path}, {row.place}", row["split"]) for row in rows), strict=True):
+        uid = row["uid"]
         if not uid or split is None:
-            raise ValueError(f"{place}: an empty uid or split")
+            raise ValueError(f"{path}, {row.place}: an empty uid or split")
         if splits.setdefault(uid, split) != split:
-            raise ValueError(f"{place}: uid {uid!r} is in both {splits[uid]} and {split}")
+            raise ValueError(f"{path}, {row.place}: uid {uid!r} is in both {splits[uid]} and {split}")
     return splits
 
 
@@ -256,10 +266,17 @@ def _empty(study: Study, section: str, reason: str) -> str:
     return next((reason.format(name) for name in SECTIONS[section] if not getattr(study, name).strip()), "")
 
 
-def _split_name(name: str | None, where: str) -> str | None:
-    if not name or not name.strip():
-        return None
-    split = _ALIASES.get(name.strip().lower(), name.strip().lower())
-    if split not in SPLITS:
-        raise ValueError(f"{where}: unknown split {name!r}; use train, validation or test")
-    return split
+def _split_names(named: Iterable[tuple[str, str | None]]) -> list[str | None]:
+    """(place, name) of splits → our names; `ValueError` with all unknown ones, and the place of the first."""
+    splits: list[str | None] = []
+    unknown: dict[str, str] = {}
+    for place, name in named:
+        plain = (name or "").strip().lower()
+        splits.append(_ALIASES.get(plain, plain) or None)
+        if splits[-1] and splits[-1] not in SPLITS:
+            unknown.setdefault(repr(str(name)[:40]), place)
+    if unknown:
+        first, *others = unknown
+        also = f", and {', '.join(others[:9])}{', …' if len(others) > 9 else ''}" if others else ""
+        raise ValueError(f"{unknown[first]}: unknown split {first}{also}; use train, validation or test")
+    return splits

@@ -1,4 +1,5 @@
-"""The records of a study and its images, and the cleaning of its texts.
+"""The records of a study and its images, and the cleaning of its texts; what becomes of placeholders is in
+`hf_cxr.data.placeholders`.
 
 Reading a published form of a collection lives in `hf_cxr.data.sources`; the meaning of a text in
 `hf_cxr.inference.labeler`."""
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_cxr.inference.labeler_lexicon import PLACEHOLDER
-from hf_cxr.inference.targets import sentences
+from hf_cxr.data.placeholders import PLACEHOLDER_POLICIES, as_one_kind, rules, without_placeholders
 
 if TYPE_CHECKING:
     from hf_cxr.inference.views import ViewSource
@@ -74,6 +74,10 @@ class StoredImage:
     hint: str | None = None  # the view its DICOM header names, if any
 
 
+TEXTS = ("impression", "findings", "indication", "comparison", "technique")
+"""The sections of a report that are kept; only the first two are learned, and cleaned."""
+
+
 @dataclass(frozen=True)
 class Study:
     """One examination of one patient: its images and the report's sections, as published.
@@ -110,53 +114,12 @@ class Study:
 
 
 def plain_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """In lower case, each once; "normal" is the absence of tags."""
-    return tuple(dict.fromkeys(tag for tag in (tag.strip().lower() for tag in tags) if tag not in ("", "normal")))
+    """In lower case with blanks for "_", each once; "normal" and "no finding" are the absence of tags. A study that
+    nobody labelled has the tag "unlabelled"."""
+    plain = (tag.replace("_", " ").strip().lower() for tag in tags)
+    return tuple(dict.fromkeys(tag for tag in plain if tag not in ("", "normal", "no finding")))
 
 
-PLACEHOLDER_POLICIES = ("drop", "drop_sentence", "keep")
-"""What `clean_text` does with a placeholder, the `XXXX` that de-identification left: drop it and mend the grammar
-around it, drop every sentence that holds one, or keep it."""
-
-_ONE_PLACEHOLDER = rf"[<(\[]{{0,3}}{PLACEHOLDER}(?:'s|'|s|st|nd|rd|th|[AaPp][Mm])?(?![A-Za-z])[>)\]]*"
-_PLACEHOLDER = re.compile(_ONE_PLACEHOLDER)
-_RUN = (
-    rf"{_ONE_PLACEHOLDER}(?:[\s,/&.-]{{0,9}}(?:(?:and|at|by|to)\s+)?{_ONE_PLACEHOLDER}){{0,6}}"
-    r"(?:-(?=\w)|\s+(?i:hours|[ap]\.?m\.?)(?!\w))?"
-)
-# Words that only point at what the placeholder hid, dropped with it where nothing is left for them to point at.
-_POINTER = (
-    r"(?:(?:(?:as|when|were|was|and)\s+){0,3}compared\s+(?:to|with)|in\s+comparison\s+(?:to|with)|comparison|dated"
-    r"|dr\.?|of|in|on|at|to|from|with|by|since|for|as|and|or|than|via|per|the|an?|this|these|that|is|are|was|were|been|most|please"
-    r"|approximately|about|prior|previous)"
-)
-_NOTHING_LEFT = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:in|on|at|from|with|by|since|for|and|or|which|but)\b)"
-
-
-def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(pattern), by) for pattern, by in pairs)
-
-
-_MENDS = _rules(
-    (rf"(?<=\b[Xx]-){_ONE_PLACEHOLDER}", "ray"),  # "chest x-XXXX"
-    (rf"(?<=\w)(?:\s+(?:an?|the))?\s+{_RUN}\s+of\b", ""),  # "no XXXX of effusion", "through the XXXX of the radius"
-    (rf"(?i:\b(most|less))\s+{_RUN}(?=\s+\w|[.,;]|$)", r"\1 likely"),  # not "less fibrosis" for "less XXXX fibrosis"
-    (rf"^(\W*){_RUN}\s+(?:interval\s+|significant\s+)*changes?\b(?:\s+(?:in|of|from|since)\b)?", r"\1"),
-    (rf"\b([Tt]he)\s+{_RUN}\s+(?:and|or)\s+(?:the\s+)?(?!(?:is|are|was|were|has|have)\b)", r"\1 "),
-    (rf"(?i:(?:(?<=\s)|^)(?:{_POINTER}\s+){{1,8}}){_RUN}{_NOTHING_LEFT}", ""),  # "compared to XXXX."
-    (rf"^(\W*){_RUN}\s+of\b", r"\1"),
-    (rf"\b([Aa])\s+{_RUN}\s+(?=[aeiou])", r"\1n "),
-    (rf"\b([Aa])n\s+{_RUN}\s+(?=[bcdfgjklmnpqrstvwxyz])", r"\1 "),
-    (rf"\s*{_RUN}", " "),
-    (r"\(\s*\)|\[\s*\]", ""),
-)
-_EMPTY_WORDS = frozenset(
-    "a am an and are as at by compared comparison date dated dr for from hours in is no of on or p pm please prior"
-    " since thank thanks than that the these this to was were with".split()
-)
-# "Dr. XXXX was notified of the results"
-_NOTIFIED = re.compile(rf"\W*Drs?\.?\s+{_ONE_PLACEHOLDER}.*\b(?:finding|result)s\b")
-_FIRST_WORD = re.compile(r"(\W*)(\w*)")
 _ENUMERATOR = re.compile(
     r"(?<!\S)(?:#\s?(\d{1,2})[.):]?|\(?(\d{1,2})[.)]),?"
     r"(?:\s*(?=[^\W\d]|[\"'<(\[][^\W\d])|\s+(?=\d+(?:\.\d+)?[ -]?[cm]m\b))"
@@ -165,7 +128,7 @@ _NUMBERED = re.compile(
     r"(?i:\b(?:ribs?|grade|stage|number|series|image|type|level|zone|segment|figure|views?|days?|times|and|or|to|through"
     r"|than|of)|\bnos?\.?|\b\d+(?:st|nd|rd|th)?,|&)$"
 )
-_PUNCTUATION = _rules(
+_PUNCTUATION = rules(
     (r"\s+([.,;:!?])(?!\d)", r"\1"),
     (r"\.(?:\s*\.)+", "."),
     (r"(?<![,;:])[,;:]+\s*\.(?!\d)", "."),
@@ -197,33 +160,14 @@ def clean_text(text: str, placeholders: str = "drop") -> str:
 
 def _clean_once(text: str, placeholders: str) -> str:
     text = html.unescape(_AMPERSANDS.sub("&", re.sub(r"(?i)<br\s{0,9}/?>", " ", text)))
+    text = text if placeholders == "keep" else as_one_kind(text)
     text = " ".join(re.sub(r"\[\s*<|>\s*\]", " ", text).split())
     text = _drop_enumeration(text)
-    if placeholders != "keep" and _PLACEHOLDER.search(text):
-        mend = _mend if placeholders == "drop" else lambda sentence: "" if _PLACEHOLDER.search(sentence) else sentence
-        text = " ".join(" ".join(mend(sentence) for sentence in sentences(text)).split())
+    text = text if placeholders == "keep" else without_placeholders(text, placeholders)
     for pattern, by in _PUNCTUATION:
         text = pattern.sub(by, text)
     text = " ".join(text.rstrip(" ,;:").split())
     return text if not text or _ENDED.search(text) else text + "."
-
-
-def _mend(sentence: str) -> str:
-    """The sentence without its placeholders; empty where nothing is said without them."""
-    if not _PLACEHOLDER.search(sentence):
-        return sentence
-    if _NOTIFIED.match(sentence):
-        return ""
-    published = sentence
-    for pattern, by in _MENDS:
-        sentence = pattern.sub(by, sentence)
-    words = re.findall(r"[a-z]+|\d+(?![.)])", sentence.lower())
-    if all(word in _EMPTY_WORDS for word in words):
-        return ""
-    first, was_first = _FIRST_WORD.match(sentence), _FIRST_WORD.match(published)
-    if first and was_first and first[2] != was_first[2]:
-        sentence = sentence[: first.start(2)] + first[2][:1].upper() + sentence[first.start(2) + 1 :]
-    return sentence.strip()
 
 
 def _drop_enumeration(text: str) -> str:

@@ -6,17 +6,17 @@ study. `docs/views.md` says how often it is right; `benchmarks/view_labels.py` m
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from hf_cxr.data.archives import image_key
-from hf_cxr.data.sources.rows import read_table
 
 # How often an image is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
 # "1000_IM-0003-4004". Counted on half of the Kaggle form's uids (`benchmarks/view_labels.py --fit`).
@@ -48,10 +48,45 @@ MOST_JOINT = 8
 """Images of a study that are weighed together; of more, each is decided by itself."""
 
 _GRID = 48
-_IMAGE_COLUMNS = ("image", "filename", "file", "image_id", "imageid", "name", "path")
-_VIEW_COLUMNS = ("view", "projection", "tsne-view", "view_position", "viewposition", "view position", "label")
-_FRONTAL = re.compile(r"^(?:pa|ap|frontal|f|antero-?posterior|postero-?anterior)\b", re.IGNORECASE)
-_LATERAL = re.compile(r"^(?:l|ll|rl|lat|lateral|left lateral|right lateral|large lateral)\b", re.IGNORECASE)
+# Of words in lower case, with blanks for all that is no letter.
+_PA, _AP = r"pa|poster(?:o|ior) ?anterior", r"ap|anter(?:o|ior) ?posterior"
+_FRONTAL, _LATERAL = re.compile(rf"\b(?:{_PA}|{_AP}|frontal|f)\b"), re.compile(r"\b(?:ll?|rl|lat|lateral)\b")
+_NEITHER = re.compile(
+    r"\b(?:decub\w*|[lr]ld|obl|obliques?|[lr](?:a|p|l)o|lordotic|axial|coronal|sagittal|swimmer(?: ?s)?|abdom\w+|kub"
+    r"|costal|ribs?|exclude)\b"
+)
+
+
+class ViewWord(NamedTuple):
+    """What a collection's word for a view says."""
+
+    view: str | None
+    """"frontal", "lateral", "neither" of them, or `None`: not known."""
+    projection: str = ""
+    """"PA" or "AP", of a frontal image."""
+
+
+@functools.cache
+def view_of(word: str) -> ViewWord:
+    """What a word for a view says: the terms of DICOM's View Position (0018,5101) and what MIMIC-CXR, CheXpert Plus,
+    PadChest, ReXGradient, NIH and covid-chestxray have in its place, in any case, written together or apart.
+
+    Decubitus, oblique, lordotic and axial films, views of ribs or of the abdomen, and slices are "neither". A word
+    that says both ("PA and lateral", of a study) says nothing of one image.
+
+    >>> view_of("AP_horizontal"), view_of("XTABLE LATERAL").view, view_of("PA LLD").view, view_of("UNK").view
+    (ViewWord(view='frontal', projection='AP'), 'lateral', 'neither', None)
+    """
+    plain = " ".join(re.findall(r"[a-z]+", word.lower()))
+    if _NEITHER.search(plain):
+        return ViewWord("neither")
+    frontal, lateral = _FRONTAL.findall(plain), bool(_LATERAL.search(plain))
+    if bool(frontal) == lateral:
+        return ViewWord(None)
+    if lateral:
+        return ViewWord("lateral")
+    projections = {name for name, spelling in (("PA", _PA), ("AP", _AP)) for f in frontal if re.fullmatch(spelling, f)}
+    return ViewWord("frontal", projections.pop() if len(projections) == 1 else "")
 
 
 def decide_views(
@@ -116,30 +151,6 @@ def pixel_evidence(image: Image.Image) -> float:
         if power > 0:
             symmetry = max(symmetry, float((part * part[:, ::-1]).sum()) / power)
     return max(-MOST, min(MOST, SLOPE * (symmetry - SYMMETRIC)))
-
-
-def read_view_table(path: str | Path) -> dict[str, str]:
-    """A table of image names and views as `image_key` → "frontal" or "lateral".
-
-    The column of names is called image, filename, imageid, …, that of views view, projection, …; PA, AP, Frontal, L,
-    LL, Lateral, … are understood, an empty view is none. Raises `ValueError` for a table without such columns, a view
-    that is neither, or an image with two different views.
-    """
-    table = read_table(path)
-    image, view = (next(filter(None, map(table.column, names)), None) for names in (_IMAGE_COLUMNS, _VIEW_COLUMNS))
-    if image is None or view is None:
-        raise ValueError(table.lacks("image" if image is None else "view"))
-    views: dict[str, str] = {}
-    for row in table.rows((image, view), ()):
-        key, said = image_key(row[image]), row[view]
-        if not key or not said:
-            continue
-        name = "frontal" if _FRONTAL.match(said) else "lateral" if _LATERAL.match(said) else ""
-        if not name:
-            raise ValueError(f"{path}, {row.place}: view {said[:20]!r} is neither frontal (PA) nor lateral (L)")
-        if views.setdefault(key, name) != name:
-            raise ValueError(f"{path}, {row.place}: image {key!r} is both frontal and lateral")
-    return views
 
 
 def _joint(evidence: Sequence[float]) -> list[float]:

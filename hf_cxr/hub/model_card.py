@@ -23,8 +23,8 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.repocard_data import EvalResult
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
-from hf_cxr.data.dataset_card import LIMITS
-from hf_cxr.data.licences import INDIANA, LICENCES, stated_licence
+from hf_cxr.data.collection import INDIANA, collection_of
+from hf_cxr.data.licences import stated_licence
 from hf_cxr.evaluation.report import tables
 from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
@@ -245,6 +245,7 @@ def _card(
     if report:
         scored_on["split"] = report.get("split", scored_on["split"])
     overlap = facts["preparation"].get("text_overlap") or {}
+    collection = collection_of(facts["preparation"])
     shown = {
         "calibrated": (_json(folder / "config.json") or {}).get(checks.CALIBRATION),
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
@@ -254,9 +255,9 @@ def _card(
         "report": report,
         "synthetic": source in SYNTHETIC,
         "synthetic_alone": _is_synthetic_alone(facts),
-        "indiana": LICENCES.get(source) == INDIANA,
-        "licence": LICENCES[source][0] if source in LICENCES else facts.get("licence"),
-        "limits": LIMITS.get(source, ""),
+        "collection": collection,
+        "indiana": collection.name == INDIANA.name,
+        "licence": facts.get("licence") if collection.licence == "other" else collection.licence,
     }
     if report:
         written = folder / "predictions.jsonl"
@@ -314,7 +315,7 @@ def _metadata(
     ]
     return ModelCardData(
         license="apache-2.0" if _is_synthetic_alone(facts) else None,
-        language=None if report and "English" in (report.get("findings_unread") or "") else "en",
+        language=_language(facts["preparation"], report),
         library_name="transformers",
         pipeline_tag="image-to-text",
         tags=["chest-radiograph", "radiology", "vision-encoder-decoder", "hf-cxr"],
@@ -324,6 +325,14 @@ def _metadata(
         model_name=Path(repo_id or facts["folder"]).name,
         eval_results=results or None,
     )
+
+
+def _language(preparation: Mapping[str, Any], report: Mapping[str, Any] | None) -> str | None:
+    """That of the reports, as the collection or, where it does not, their words say; `None`: not known."""
+    language = collection_of(preparation).language
+    if report and language in (None, "en"):
+        return None if "English" in (report.get("findings_unread") or "") else "en"
+    return language
 
 
 def _json(file: Path) -> Any:

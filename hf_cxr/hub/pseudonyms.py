@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_cxr.data.collection import collection_of
 from hf_cxr.data.dataset_card import COLUMNS
-from hf_cxr.data.licences import LICENCES
 from hf_cxr.data.schema import PAIR, PARQUET
 from hf_cxr.hub.privacy import CARD, PREPARATION
 from hf_cxr.utils.files import json_object
@@ -27,9 +27,9 @@ MARK = "ids"  # of a prepare.json whose ids are hashes already
 
 
 def wanted(dataset: Path) -> bool:
-    """Whether the ids of a prepared dataset are its own: those of the collections that hf-cxr knows are published."""
+    """Whether the ids of a prepared dataset are its own: those of some collections are published."""
     facts = json_object(dataset / PREPARATION)
-    return facts.get("source") not in LICENCES and MARK not in facts
+    return not collection_of(facts).published_ids and MARK not in facts
 
 
 def map_of(dataset: Path) -> Path:

@@ -122,7 +122,7 @@ def licence_note(run: str | os.PathLike) -> str | None:
     """What to consider before the weights of a run become public: the licence of what it was trained on."""
     if not (Path(run) / privacy.CONFIG).is_file():
         return None
-    return licences.note_on_weights(privacy.dataset_of(Path(run)), privacy.preparation_of(Path(run)).get("source"))
+    return licences.note_on_weights(privacy.dataset_of(Path(run)), privacy.preparation_of(Path(run)))
 
 
 # --- the way there -----------------------------------------------------------------------------------------------

@@ -14,7 +14,20 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from .labeler_lexicon import CUES, EXCEPTION, NAMES, PARENTS, PLACED, PLACEHOLDER, POINTS, SIDED, WELL, WORDS, rows
+from .labeler_lexicon import (
+    CUES,
+    EXCEPTION,
+    NAMES,
+    PARENTS,
+    PLACED,
+    PLACEHOLDER,
+    PLACEHOLDERS,
+    POINTS,
+    SIDED,
+    WELL,
+    WORDS,
+    rows,
+)
 from .labeler_lexicon import FINDINGS as FINDINGS
 from .labeler_lexicon import SIDED_FINDINGS as SIDED_FINDINGS
 from .labeler_location import SIDES, Bounds, Where, heights, heights_of, pairs_of, sides_of
@@ -45,7 +58,7 @@ _SHARED = re.compile(r" ?(?:,|and|or|versus|vs\.?|and/or)(?: (?!right\b|left\b)\
 _NEVER_NORMAL = ("cardiomegaly", "pacemaker", "catheter", "sternotomy", "support devices", "surgical clips")
 _OR_AHEAD = re.compile(r"(?:(?!\bno\b|\bwithout\b)[^.;]){0,300}?\bor\b")
 _REASON = re.compile(r"\b(?:given|because|since|as|due|based|in|considering|absent)\b")
-_PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\w*|_{{2,}}", re.IGNORECASE)  # also MIMIC's "___"
+_PLACEHOLDERS = re.compile("|".join([rf"{PLACEHOLDER}\w*", *PLACEHOLDERS.values()]), re.IGNORECASE)
 _WELL = re.compile(WELL)
 _EXCEPTION = re.compile(EXCEPTION)
 # What the sentence behind a question may answer: "?pneumonia. Lungs clear.", "Effusion? Yes, on the left."

@@ -11,7 +11,20 @@ from __future__ import annotations
 import re
 
 PLACEHOLDER = r"(?<![A-Za-z])X{3,}"
-"""What de-identification put in place of a name, a date and much else: "XXXX"."""
+_HIDDEN = (
+    r"\s?(?i:anon(?:ymi[sz]ed)?|de-?identified|redacted|removed|masked|mask|unk(?:nown)?|person|patient|doctor"
+    r"|physician|(?:(?:first|last|patient|doctor)[ _-])?name|date|time|age|location|loc|hospital|institution"
+    r"|organi[sz]ation|address|phone|id|mrn)(?:[ _-]?\d{1,8})?\s?"
+)
+PLACEHOLDERS = {
+    "XXXX": PLACEHOLDER,  # the Indiana collection
+    "___": r"_{2,}|(?<!\w)_(?: _){1,20}(?!\w)",  # MIMIC-CXR and what was made from it
+    "[** **]": r"\[\*\*[^\]]{0,80}\*\*\]",  # the program of PhysioNet: "[**Hospital1 18**]", "[**2101-3-4**]"
+    "<ANON>": rf"<{_HIDDEN}>",  # and <NAME>, <DATE>, <unk> …, as other programs write
+    "[REDACTED]": rf"\[{_HIDDEN}\]",
+    "*****": r"\*{3,}",
+}
+"""What de-identification put in place of a name, a date and much else: kind → pattern without capturing groups."""
 
 # fmt: off
 PARENTS: dict[str, str] = {

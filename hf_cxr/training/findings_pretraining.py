@@ -35,7 +35,9 @@ from hf_cxr.training.launch import is_sharded
 from hf_cxr.utils.files import staging_folder
 
 MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be learned in findings pretraining
-UNTAGGED = {"no indexing", "technical quality of image unsatisfactory"}  # Indiana's words for a report without tags
+# Tags of a study of which nothing is known: the kit's own, Indiana's, PadChest's.
+UNTAGGED = {"unlabelled", "no indexing", "technical quality of image unsatisfactory", "exclude", "suboptimal study"}
+SAME = "unchanged"  # PadChest's: what was there before is still there, whatever it was
 STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # in the run folder: checkpoints, result
 
 
@@ -83,16 +85,25 @@ def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
     return _table([labeler.sided_label(text) for text in texts])
 
 
-def tag_targets(tags: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
+Tags = Sequence[Sequence[str] | None]
+
+
+def tag_targets(tags: Tags, uncertain: Tags | None = None) -> tuple[list[str], np.ndarray]:
     """Labels for findings pretraining from the dataset's own tags, in the form of `finding_targets`.
 
-    A study without tags is normal; one that nobody tagged ("no indexing" in the Indiana collection) is all `IGNORED`.
+    A study without tags is normal. One that nobody tagged ("no indexing" in the Indiana collection) is all `IGNORED`,
+    as are the tags that the collection calls uncertain, and those that an "unchanged" study may have.
     """
-    names, targets = _table([dict.fromkeys(study, "positive") for study in tags])
-    for row, study in enumerate(tags):
+    said = [dict.fromkeys(study or (), "positive") for study in tags]
+    for study, doubted in zip(said, uncertain or (), strict=bool(uncertain)):
+        study.update(dict.fromkeys(doubted or (), "uncertain"))
+    names, targets = _table(said)
+    for row, study in zip(targets, said, strict=True):
         if UNTAGGED & set(study):
-            targets[row] = IGNORED
-    known = [place for place, name in enumerate(names) if name not in UNTAGGED]
+            row[:] = IGNORED
+        elif SAME in study:
+            row[row == 0] = IGNORED
+    known = [place for place, name in enumerate(names) if name not in {*UNTAGGED, SAME}]
     return [names[place] for place in known], targets[:, known]
 
 
@@ -122,9 +133,12 @@ def pretrain_on_findings(
     if unread:
         print(f"findings pretraining skipped: findings cannot be read from the texts, as {unread}", flush=True)
         return
-    names, targets = (
-        tag_targets(packed["tags"]) if kit.findings_labels == "tags" else finding_targets(list(packed["impression"]))
-    )
+    if kit.findings_labels == "tags":
+        names, targets = tag_targets(
+            packed["tags"], packed["uncertain"] if "uncertain" in packed.column_names else None
+        )
+    else:
+        names, targets = finding_targets(list(packed["impression"]))
     if not names:
         what = "tag" if kit.findings_labels == "tags" else "finding"
         print(f"findings pretraining skipped: no {what} has {MIN_POSITIVES} positive training studies", flush=True)

@@ -79,7 +79,7 @@ def train(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str,
     batch = cut_global_batch(kit, args)
     check_feasible(dataset, kit, args)
     public = args.push_to_hub and args.hub_private_repo is False and state.is_main_process
-    if public and (note := licences.note_on_weights(kit.dataset, data_facts["preparation"].get("source"))):
+    if public and (note := licences.note_on_weights(kit.dataset, data_facts["preparation"])):
         print(f"push_to_hub: {note}", file=sys.stderr)
     if state.is_main_process:
         print(batch, flush=True)

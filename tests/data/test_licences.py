@@ -1,9 +1,11 @@
 import json
+from dataclasses import asdict
 
 import pytest
 from helpers import copy_folder, state_licence
 
-from hf_cxr.data.licences import LICENCES, check_may_be_public, note_on_weights, stated_licence
+from hf_cxr.data.collection import INDIANA, SYNTHETIC, Collection
+from hf_cxr.data.licences import check_may_be_public, licence_on_the_hub, note_on_weights, stated_licence
 from hf_cxr.hub import push as hub
 
 
@@ -12,9 +14,12 @@ def dataset(phantom_folder, tmp_path):
     return copy_folder(phantom_folder, tmp_path / "dataset")
 
 
-def prepared_from(dataset, source):
+def prepared_from(dataset, source, **collection):
+    """As this version writes it of a `collection`, or as earlier versions did."""
     preparation = json.loads((dataset / "prepare.json").read_text())
-    (dataset / "prepare.json").write_text(json.dumps(preparation | {"source": source}))
+    del preparation["collection"]
+    stated = {"collection": asdict(Collection(**collection))} if collection else {}
+    (dataset / "prepare.json").write_text(json.dumps(preparation | {"source": source} | stated))
 
 
 @pytest.mark.parametrize(
@@ -91,15 +96,15 @@ def test_data_that_is_free_may_be_public(dataset):
 
 
 def test_weights_of_restricted_or_unknown_data_come_with_a_note(dataset, phantom_folder):
-    assert note_on_weights(str(phantom_folder), "phantom") is None
-    assert note_on_weights(None, "phantom") is None
+    assert note_on_weights(str(phantom_folder), {"source": "phantom"}) is None
+    assert note_on_weights(None, {"collection": asdict(SYNTHETIC)}) is None
     for source in ("kaggle", "openi", "r2gen"):  # the folder is gone, or its name is one on the Hub
         for place in (None, "user/name", "gone"):
-            assert "under cc-by-nc-nd-4.0" in note_on_weights(place, source)
-    assert "a licence that is not known" in note_on_weights("user/name", None)
+            assert "under cc-by-nc-nd-4.0" in note_on_weights(place, {"source": source})
+    assert "a licence that is not known" in note_on_weights("user/name", {})
     state_licence(dataset, "CC-BY-NC 4.0")
-    assert "under cc-by-nc-4.0" in note_on_weights(str(dataset), "csv")
-    assert "under cc-by-nc-4.0" in note_on_weights(str(dataset), "phantom")
+    assert "under cc-by-nc-4.0" in note_on_weights(str(dataset), {"source": "csv"})
+    assert "under cc-by-nc-4.0" in note_on_weights(str(dataset), {"source": "phantom"})
 
 
 def test_the_note_on_a_run_knows_its_data_by_the_run_alone(run_folder, tmp_path):
@@ -107,7 +112,7 @@ def test_the_note_on_a_run_knows_its_data_by_the_run_alone(run_folder, tmp_path)
     run = copy_folder(run_folder, tmp_path / "run")
     (run / "config.yaml").unlink()
     facts = json.loads((run / "card.json").read_text())
-    facts["preparation"]["source"] = "openi"
+    facts["preparation"]["collection"] = asdict(INDIANA)
     (run / "card.json").write_text(json.dumps(facts))
     assert "under cc-by-nc-nd-4.0" in hub.licence_note(run)
     (run / "card.json").unlink()
@@ -115,6 +120,40 @@ def test_the_note_on_a_run_knows_its_data_by_the_run_alone(run_folder, tmp_path)
 
 
 def test_every_known_licence_is_one_that_cards_name(dataset):
-    for licence, _ in LICENCES.values():
+    for licence in (INDIANA.licence, SYNTHETIC.licence):
+        assert licence_on_the_hub(licence) == {"license": licence}
         state_licence(dataset, licence)
         assert stated_licence(dataset) == licence
+    assert licence_on_the_hub("bimcv-2.0") == {"license": "other", "license_name": "bimcv-2.0"}
+
+
+@pytest.mark.parametrize("stated", ["mit", "other"])
+@pytest.mark.parametrize(
+    ("licence", "why"),
+    [
+        ("cc-by-nc-nd-4.0", "forbids sharing derivatives"),
+        ("physionet-credentialed-1.5.0", "may share the data with nobody"),
+        ("bimcv-2.0", "is none that hf-cxr knows to allow it"),
+    ],
+)
+def test_an_edited_card_does_not_free_a_collection_that_states_its_licence(dataset, licence, why, stated):
+    state_licence(dataset, stated)
+    prepared_from(dataset, "table", licence=licence)
+    with pytest.raises(ValueError, match=rf"its licence \({licence}\) .*{why}"):
+        check_may_be_public(dataset)
+
+
+def test_a_collection_whose_licence_is_free_may_be_public_as_far_as_its_card_agrees(dataset):
+    prepared_from(dataset, "table", licence="cc-by-4.0")
+    state_licence(dataset, "cc-by-4.0")
+    check_may_be_public(dataset)
+    state_licence(dataset, "cc-by-nd-4.0")
+    with pytest.raises(ValueError, match="forbids"):
+        check_may_be_public(dataset)
+
+
+def test_weights_of_credentialed_data_come_with_what_their_owner_asks_for():
+    collection = asdict(Collection(licence="physionet-credentialed-1.5.0"))
+    note = note_on_weights(None, {"source": "mimic", "collection": collection})
+    assert "under physionet-credentialed-1.5.0" in note
+    assert "under the agreement of the data" in note

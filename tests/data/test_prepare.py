@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -169,6 +170,30 @@ def test_images_are_accounted_for_and_every_pair_can_be_a_row(root, tmp_path):
     assert len(pairs) == 4
 
 
+def test_a_table_of_views_leaves_out_what_is_no_chest_view_and_says_which_words_it_does_not_know(
+    root, tmp_path, caplog
+):
+    rows = ["1_Frontal,AP supine", "1_Lateral,PA LLD", "2_Frontal,oblique", "3_Frontal,sideways", "4_Frontal,LL"]
+    (tmp_path / "views.csv").write_text("\n".join(["picture,Projection", *rows]))
+    options = {"root": root, "views": tmp_path / "views.csv", "view_columns": {"image": "picture"}}
+    planned = plan("kaggle", **options)
+    assert caplog.messages == [f"{tmp_path / 'views.csv'}: 1 rows with words that say no view: 'sideways' (1)"]
+    preparation = prepare("kaggle", tmp_path / "out", size=32, **options)
+    assert_closes(preparation)
+    assert rejects_of(tmp_path / "out") == {"2": "no frontal or lateral image"}
+    assert {"step": "with a frontal or lateral image", "kept": 11, "dropped": 1} in preparation["steps"]
+    listing = (tmp_path / "out" / "images.csv").read_text()
+    assert "1,1_Lateral.png,neither,1.000,unused,\n" in listing
+    assert "2,2_Frontal.png,neither,1.000,study left out,no frontal or lateral image\n" in listing
+    rows = rows_of(tmp_path / "out", tmp_path)
+    assert (rows["1"]["lateral"], rows["4"]["frontal"]) == (None, None)  # of 4 both are laterals now
+    for said in (planned, preparation):
+        assert (said["unknown_view_words"], said["images_without_a_view_in_the_table"]) == (1, 19)
+    assert planned["views"] == {"both": 9, "frontal only": 1, "lateral only": 1}
+    assert planned["splits"] == preparation["splits"]
+    assert preparation["options"]["view_columns"] == {"image": "picture"}
+
+
 def test_equal_images_of_two_patients_keep_them_together(root, tmp_path):
     seed = next(s for s in range(99) if "test" in {split_of(str(uid), s) for uid in range(1, 13)})
     preparation = prepare("kaggle", tmp_path / "apart", root=root, size=32, seed=seed)
@@ -236,6 +261,38 @@ def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
     rows = rows_of(tmp_path / "out", tmp_path)
     assert set(rows) == {"2", "54", "300", "905", "1000"}
     assert all(row["frontal"] and row["lateral"] for row in rows.values())
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:  # as Kaggle gives it
+        for path in (*sorted((iu / "images").glob("*.png"), reverse=True), *iu.glob("indiana_*.csv")):
+            archive.write(path, f"images/images_normalized/{path.name}" if path.suffix == ".png" else path.name)
+    prepare("kaggle", tmp_path / "packed", root=tmp_path / "archive.zip", size=64)
+    assert_same_but_for_missing(tmp_path / "out", tmp_path / "packed", "archive.zip")
+
+
+def assert_same_but_for_missing(out: Path, packed: Path, archive: str) -> None:
+    """The two folders have the same bytes, but that the reason for a missing image names the archive."""
+    names = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    assert {path.relative_to(packed) for path in packed.rglob("*") if path.is_file()} == names
+    for name in names:
+        mine = (
+            (packed / name).read_bytes().replace(f"image file missing in {archive}:".encode(), b"image file missing:")
+        )
+        theirs = (out / name).read_bytes()
+        if name.name == "prepare.json":
+            mine, theirs = ({**json.loads(said), "images_sha256": 0} for said in (mine, theirs))
+        assert mine == theirs, name
+
+
+def test_the_zip_of_a_collection_gives_the_same_bytes_as_its_folder(root, tmp_path):
+    (root / "images" / "6_Frontal.png").write_bytes(b"")
+    packed = Path(shutil.make_archive(str(tmp_path / "zip" / "archive"), "zip", root))
+    for given, out, options in ((root, "out", {}), (packed, "packed", {}), (packed.parent, "folder", {"num_proc": 2})):
+        prepare("kaggle", tmp_path / out, root=given, size=32, **options)
+    names = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(names) >= 6
+    for name in names:
+        contents = {(tmp_path / out / name).read_bytes() for out in ("out", "packed", "folder")}
+        assert len(contents) == 1, name
+    assert {**plan("kaggle", root=packed), "disk_needed": 0} == {**plan("kaggle", root=root), "disk_needed": 0}
 
 
 # The folder
@@ -533,7 +590,7 @@ def test_of_two_processes_with_the_same_folder_one_wins_and_the_other_says_so(tm
 def test_what_load_studies_and_plan_take_is_in_their_signatures():
     shown = {name: p.default for name, p in inspect.signature(prepare).parameters.items()}
     common = {name: shown[name] for name in shown.keys() - {"out", "num_proc", "overwrite"}}
-    assert len(common) == 10
+    assert len(common) == 11
     for function in (load_studies, plan):
         signature = inspect.signature(function)
         assert {name: p.default for name, p in signature.parameters.items()}.items() >= common.items()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.selection import BOTH, FOUND, READABLE, label_views, select
+from hf_cxr.data.selection import BOTH, FOUND, READABLE, VIEWED, select
 from hf_cxr.data.study import MISSING, Radiograph, StoredImage, Study
 
 READ = StoredImage(0, 1, "digest")
@@ -49,6 +49,13 @@ def test_both_views_may_be_required():
         assert (refused.rows, refused.step, refused.reason) == ((), BOTH, f"no {missing} view")
 
 
+def test_an_image_that_is_neither_frontal_nor_lateral_is_never_chosen():
+    assert rows("neither", "frontal", "neither", "lateral", pairs="all") == [(1, 3)]
+    assert rows("neither", None) == [(None, 1)]  # by its name
+    refused = select(study_of("neither", "neither"), [READ, READ])
+    assert (refused.rows, refused.step, refused.reason) == ((), VIEWED, "no frontal or lateral image")
+
+
 def test_another_image_of_the_view_stands_in_for_one_that_cannot_be_read():
     study = study_of("frontal", "frontal", "lateral")
     assert select(study, ["1.png: truncated", READ, READ]).rows == ((1, 2),)
@@ -83,14 +90,3 @@ def test_every_study_with_readable_images_gives_rows_of_the_right_views(views, p
     for view, (decided, confidence) in zip(views, chosen.views, strict=True):
         assert view in (None, decided)
         assert confidence == 1 if view else 0.5 <= confidence <= 1
-
-
-def test_a_table_of_views_goes_before_the_collection():
-    study = Study("1", (Radiograph("CXR1_IM-1-1001.png"), Radiograph("CXR1_IM-1-2001.png", "frontal")))
-    table = {"1_IM-1-1001": "frontal", "1_IM-1-2001": "lateral"}
-    (labelled,), unnamed = label_views([study], table)
-    assert ([image.view for image in labelled.images], unnamed) == (["frontal", "lateral"], 0)
-    (labelled,), unnamed = label_views([study], {"1_IM-1-1001": "lateral"})
-    assert ([image.view for image in labelled.images], unnamed) == (["lateral", "frontal"], 1)
-    with pytest.raises(ValueError, match="names none of the images"):
-        label_views([study], {"other": "frontal"})

@@ -10,7 +10,14 @@ from PIL import Image, ImageOps
 
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.sources import phantom
-from hf_cxr.data.view_labels import MOST, SUFFIXES, decide_views, name_evidence, pixel_evidence, read_view_table
+from hf_cxr.data.view_labels import (
+    MOST,
+    SUFFIXES,
+    decide_views,
+    name_evidence,
+    pixel_evidence,
+    view_of,
+)
 from hf_cxr.inference.views import read_radiograph, shrink
 
 BLOCKS = st.sampled_from([*SUFFIXES, "0001-0001", "x"])
@@ -149,32 +156,21 @@ def test_name_evidence_of_an_unknown_block_is_nothing():
     assert name_evidence("1_IM-0001-1001.png") > 2 > -2 > name_evidence("1_IM-0001-2001.dcm.png")
 
 
-# Tables of views
-
-
-def test_a_table_of_views_is_read_in_the_spellings_there_are(iu, tmp_path):
-    kaggle = read_view_table(iu / "indiana_projections.csv")
-    assert len(kaggle) == 7466
-    assert list(kaggle.values()).count("frontal") == 3818
-    theirs = read_view_table(iu / "nlmcxr_tsne_pa.csv.gz")
-    assert len(theirs) == 3851
-    assert list(theirs.values()).count("lateral") == 584
-    (tmp_path / "mine.csv").write_bytes("\ufeffView;Image\r\nPA;a/CXR1.dcm\r\nLATERAL;2.png\r\n;3.png\r\n".encode())
-    assert read_view_table(tmp_path / "mine.csv") == {"1": "frontal", "2": "lateral"}
+# Words for views
 
 
 @pytest.mark.parametrize(
-    ("content", "what"),
+    ("words", "means"),
     [
-        ("image,side\n1.png,PA\n", "no column 'view'"),
-        ("uid,view\n1,PA\n", "no column 'image'"),
-        ("image,view\n1.png,oblique\n", "line 2: view 'oblique' is neither"),
-        ("image,view\n1.png,PA\na/1.png,L\n", "line 3: image '1' is both"),
-        ("", "empty"),
+        ("PA|pa|Posteroanterior|POSTERO-ANTERIOR|posterior anterior|CHEST PA|PA erect", ("frontal", "PA")),
+        ("AP|AP Supine|AP_horizontal|AP semi erect|ANTEROPOSTERIOR|antero-posterior|PORTABLE AP", ("frontal", "AP")),
+        ("Frontal|F|frontal view|AP/PA", ("frontal", "")),
+        ("L|LL|RL|LAT|Lateral|LATERAL|left lateral|XTABLE LATERAL|Cross-table lateral", ("lateral", "")),
+        ("AP LLD|PA RLD|LLD|Left Lateral Decubitus|decub|LATERAL DECUBITUS", ("neither", "")),
+        ("LAO|RPO|LLO|oblique|PA oblique|Left anterior oblique", ("neither", "")),
+        ("AP LORDOTIC|AP AXIAL|Axial|Coronal|SWIMMERS|Swimmer's|COSTAL|EXCLUDE|ABDOMEN AP|KUB", ("neither", "")),
+        ("|UNK|unknown|nan|PA and lateral|XYZ|apex|palm|flat", (None, "")),
     ],
 )
-def test_a_bad_table_of_views_is_one_clear_line(tmp_path, content, what):
-    (tmp_path / "views.csv").write_text(content)
-    with pytest.raises(ValueError, match=what) as caught:
-        read_view_table(tmp_path / "views.csv")
-    assert "\n" not in str(caught.value)
+def test_the_words_of_the_collections_say_view_and_projection(words, means):
+    assert {word: view_of(word) for word in words.split("|")} == dict.fromkeys(words.split("|"), means)

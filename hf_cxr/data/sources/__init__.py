@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.rows import did_you_mean
+from hf_cxr.data.storage import Place
 from hf_cxr.data.study import Study
 
 SOURCES = ("openi", "kaggle", "r2gen", "table", "phantom")
@@ -41,7 +41,7 @@ def studies(source: str, **options: Any) -> Iterator[Study]:
     return module.studies(**options)
 
 
-def tables(source: str, **options: Any) -> list[Path]:
+def tables(source: str, **options: Any) -> list[Place]:
     """The files that a source reads its records from (not its images); none for a source that draws its studies."""
     module = reader(source)
     return module.tables(**{name: options[name] for name in takes(source, "tables") if name in options})

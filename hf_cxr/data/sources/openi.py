@@ -119,6 +119,7 @@ def _study(name: str, content: bytes, on_disk: dict[str, Path], archives: tuple[
         impression=_section(report, "IMPRESSION"),
         findings=_section(report, "FINDINGS"),
         indication=_section(report, "INDICATION"),
+        comparison=_section(report, "COMPARISON"),
         # "Opacity/lung/upper lobe/right" → "opacity", as in the Kaggle form's Problems.
         tags=plain_tags("".join(node.itertext()).partition("/")[0] for node in report.iterfind(".//MeSH/major")),
         patient=uid,  # the collection has one study of each

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_cxr.data.collection import Collection
+from hf_cxr.data.collection import SYNTHETIC, Collection
 from hf_cxr.data.sources.phantom_text import FRONTAL_ONLY, LATERAL_ONLY, TAGS, Case, plan, report
 from hf_cxr.data.sources.phantom_views import SIDES, frontal_view, lateral_view, make_grid
 from hf_cxr.data.study import Radiograph, Study
@@ -50,9 +50,7 @@ def studies(num_studies: int = 5000, seed: int = 0, size: int = 128) -> Iterator
 
 def collection() -> Collection:
     """The drawn one."""
-    note = "Synthetic images and texts drawn by hf-cxr; no patient is behind any of them."
-    limits = "- A drawing, not a radiograph: a model learns nothing of patients from it."
-    return Collection("Synthetic chest studies", "apache-2.0", note, "en", limits, published_ids=True)
+    return SYNTHETIC
 
 
 def tables() -> list[Path]:

@@ -1,67 +1,74 @@
-"""Tables on disk as rows of text: CSV, TSV, JSON lines, a JSON list, Parquet. What a column means is for the caller.
+"""Tables on disk as rows of text, and of images: CSV, TSV, JSON lines, JSON, Parquet, each in one file or in several.
+What a column means is for the caller.
 
-Parquet is read by pyarrow. Text is read by `csv` and `json`, as the readers of pandas and pyarrow know no line
-numbers, and rename doubled columns, shift a row that is too long or take broken quotes without a word.
+Files of text are read in `text_tables`, Parquet in `hf_cxr.data.embedded`.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import difflib
-import gzip
-import io
 import json
 import math
 import re
-import zlib
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
-"""The kinds of tables, known by the name alone; all but Parquet may be gzipped (`.csv.gz`)."""
+from hf_cxr.data import storage
+from hf_cxr.data.sources.text_tables import TEXT_SUFFIXES, kind_of, open_text
+from hf_cxr.data.storage import Place
+from hf_cxr.data.study import Embedded
 
-MAX_BYTES = 1 << 30
-"""A text table larger than this is refused: at 1 kB a report it would hold a million studies."""
-MAX_CELL = 1 << 24
-"""Characters in one cell; more means that a quote was never closed. The csv module's own limit is 131,072."""
+SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+"""The kinds of tables, known by the name alone; all but Parquet may be gzipped (`.csv.gz`) or zipped (`.csv.zip`)."""
 
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it starts with
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
+EMPTY = frozenset(
+    "nan NaN NAN -nan -NaN None NONE NULL Null null nil NaT N/A n/a NA #N/A #NA <NA>"
+    " - -- --- – — [] {} _ __ ___ ____".split()
 )
-_LINE_END = re.compile(r"\r\n?|\n")
+"""Cells that hold nothing, whatever their column: what pandas and databases write for a missing value, and what people
+do. Only a whole cell counts, in exactly this spelling: "None." and "none" are a text."""
+
+MAX_ROWS = 5_000_000
+"""More rows than that are no table of studies."""
+
+
+class ImageCell(NamedTuple):
+    """One image that a cell names or holds."""
+
+    path: str
+    """As written: a path, an address or, of bytes, the name that they came with; may be "" then."""
+    embedded: Embedded | None = None
+    """Where its bytes lie, for one that the table itself holds."""
 
 
 class Row(dict[str, str]):
-    """The cells of one row by column name, stripped; an absent or null cell is "".
+    """The cells of one row by column name, stripped; an absent, null or `EMPTY` cell is "".
 
-    `place` is where the row starts: "line 17" of a text file, "row 17" (from 1) of a JSON list or a Parquet file.
+    `place` is where the row starts: "line 17" of a text file, "row 17" (from 1) of JSON or Parquet; with the name of
+    the file before it where the table has several. `images` has the cells of the columns that were asked for as
+    images.
     """
 
-    __slots__ = ("place",)
+    __slots__ = ("images", "place")
 
-    def __init__(self, cells: Mapping[str, str], place: str) -> None:
+    def __init__(self, cells: Mapping[str, str], place: str, images: Mapping[str, tuple[ImageCell, ...]]) -> None:
         super().__init__(cells)
-        self.place = place
+        self.place, self.images = place, images
 
 
 @dataclass(frozen=True)
 class Table:
     """A table whose header has been read."""
 
-    path: Path
+    path: Place
     columns: tuple[str, ...]
-    load: Callable[[Sequence[str]], Iterable[tuple[str, Mapping[str, Any]]]]
-    """Column names → (place, raw values) of each row, in order."""
+    load: Callable[[Sequence[str], Sequence[str], bool], Iterable[tuple[str, Mapping[str, Any]]]]
+    """Names of columns, of columns of images, `look` → (place, raw values) of each row, in order."""
 
     def column(self, name: str) -> str | None:
         """This table's spelling of `name`: itself, else the one column that differs in case alone, else `None`.
@@ -82,65 +89,184 @@ class Table:
         listed = ", ".join(self.columns[:30]) + (", …" if len(self.columns) > 30 else "")
         return f"{self.path}: no column {name!r}; it has {listed or 'none'}{did_you_mean(name, self.columns)}"
 
-    def rows(self, required: Sequence[str] = (), optional: Sequence[str] | None = None) -> list[Row]:
+    def rows(
+        self,
+        required: Sequence[str] = (),
+        optional: Sequence[str] | None = None,
+        images: Sequence[str] = (),
+        look: bool = True,
+    ) -> list[Row]:
         """Every row, in order, with the cells of the named columns.
 
         Args:
             required: Columns that must be there.
             optional: Columns that are "" in every row where the table lacks them. `None`: all that there are.
+            images: Columns whose cells are paths or images, for `Row.images` alone: each cell is a text (several
+                paths in it separated as in `split_cell`), bytes, {"bytes", "path"}, or a list of these. Bytes in
+                Parquet are not read.
+            look: `False` reads no bytes of images even to learn which rows have none, where the file does not tell.
 
         Raises:
-            ValueError: If a required column is missing, or a cell of a named column is not text, a number, a date or
-                a list of these.
+            ValueError: If a required column or one of `images` is missing, a cell of a named column is not text, a
+                number, a date or a list of these, or there are more than `MAX_ROWS`.
         """
-        for name in required:
+        for name in (*required, *images):
             if name not in self.columns:
                 raise ValueError(self.lacks(name))
-        wanted = list(dict.fromkeys([*required, *(self.columns if optional is None else optional)]))
-        return [
-            Row({name: _cell(values.get(name), f"{self.path}, {place}: column {name!r}") for name in wanted}, place)
-            for place, values in self.load([name for name in wanted if name in self.columns])
-        ]
+        wanted = dict.fromkeys([*required, *(self.columns if optional is None else optional)])
+        texts = [name for name in wanted if name not in images]
+        made: list[Row] = []
+        for place, values in self.load([name for name in texts if name in self.columns], images, look):
+            cells, shown, name = {}, {}, ""
+            try:
+                for name in texts:
+                    cells[name] = _cell(values.get(name))
+                for name in images:
+                    shown[name] = tuple(_images(values.get(name)))
+            except ValueError as error:
+                raise ValueError(f"{self.path}, {place}: column {name!r} holds {error}") from None
+            made.append(Row(cells, place, shown))
+            if len(made) > MAX_ROWS:
+                raise ValueError(f"{self.path}: more than {MAX_ROWS:,} rows")
+        return made
 
 
 def read_rows(
-    path: str | Path, required: Sequence[str] = (), optional: Sequence[str] | None = None, encoding: str | None = None
+    path: Place, required: Sequence[str] = (), optional: Sequence[str] | None = None, encoding: str | None = None
 ) -> list[Row]:
     """The rows of a table as text: `read_table(path, encoding).rows(required, optional)`."""
     return read_table(path, encoding).rows(required, optional)
 
 
-def read_table(path: str | Path, encoding: str | None = None) -> Table:
-    """Open a table of one of the `SUFFIXES`.
+def read_table(path: Place, encoding: str | None = None) -> Table:
+    """Open a table of one of the `SUFFIXES`, of one or several files (`table_files`).
 
     Text is decoded as its byte-order mark says, else as `encoding`, else as UTF-8; nothing is guessed. Lines end in
-    LF, CRLF or CR, all as the header does. A CSV, TSV or TXT file is cut at the comma, semicolon or tab, whichever
+    LF, CRLF or CR, all as the header does. CSV, TSV and TXT are cut at the comma, semicolon, tab or "|", whichever
     cuts its header into more names; it may quote cells, with newlines in them. Lines of empty cells are no rows. A row
-    that is too short is filled with "". Columns without a name are not read. In the other formats 1000.0 is read as
-    "1000", true as "true", null and NaN as "", a list as its items with newlines between (`split_cell` cuts it again).
+    that is too short is filled with "". Columns without a name are not read. A JSON file is a list of objects, or an
+    object of objects, whose keys become the column `key` where they have none of that name. In JSON and Parquet 1000.0
+    is read as "1000", true as "true", null and NaN as "", a list as its items with newlines between (`split_cell` cuts
+    it again).
 
     Raises:
         FileNotFoundError, IsADirectoryError, OSError: If the file cannot be read.
         ValueError: With the line where there is one: an unknown kind of table, an empty file, bytes of another
             encoding, NUL, two columns of one name, a row longer than the header, a broken quote, malformed JSON or
-            Parquet, or more than `MAX_BYTES`.
+            Parquet, a zip with several tables in it, or more than it may hold (`text_tables`). Some of them only from
+            `Table.rows`.
     """
-    path = Path(path)
-    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
-    if suffix not in SUFFIXES or (suffix == ".parquet" and path.suffix.lower() == ".gz"):
+    files = table_files(path)
+    words = {file: _split_word(file) for file in files}
+    return joined(path, words if all(words.values()) else dict.fromkeys(files, ""), encoding)
+
+
+def joined(path: Place, files: Mapping[Place, str], encoding: str | None = None) -> Table:
+    """Files with the same columns as one table, called `path`, one after the other.
+
+    Where they are of several splits (`files` maps each to its own) and have no column `split`, they get one.
+    """
+    first = _open(next(iter(files)), encoding)
+    if len(files) == 1:
+        return first
+    folder = storage.parent(path)
+    splits = len(set(files.values())) > 1 and first.column("split") is None
+
+    def load(columns: Sequence[str], images: Sequence[str], look: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for file, split in files.items():
+            table = first if file == first.path else _open(file, encoding)
+            own = [name for name in columns if not (splits and name == "split")]
+            for name in (*own, *images):
+                if name not in table.columns:
+                    raise ValueError(table.lacks(name))
+            said = {"split": split} if splits else {}
+            shown = str(file).removeprefix(f"{folder}/")
+            for place, values in table.load(own, images, look):
+                yield f"{shown}, {place}", {**values, **said}
+
+    return Table(path, (*first.columns, *(["split"] if splits else [])), load)
+
+
+def table_files(root: Place) -> list[Place]:
+    """The files of a table: itself; all that a pattern with "*" names; of a folder, the one table in it or, where it
+    has Parquet files alone, all of these, and where it has none, those of its folder `data`.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: If there is none.
+        ValueError: If a folder has several tables.
+    """
+    if "*" in str(root) and not (storage.is_file(root) or storage.is_folder(root)):
+        found = [file for file in storage.matches(root) if kind_of_name(file)]
+        if not found:
+            raise FileNotFoundError(f"{root}: no table of such a name")
+        return found
+    if not storage.is_folder(root):
+        return [root]
+    for folder in (root, storage.join(root, "data")):
+        found = _tables_in(folder) if storage.is_folder(folder) else []
+        if len(found) > 1 and not all(str(file).lower().endswith(".parquet") for file in found):
+            names = ", ".join(str(file).rpartition("/")[2] for file in found)
+            raise ValueError(f"{folder}: several tables ({names}); name the one to read")
+        if found:
+            return found
+    if kind_of_name(root):
+        raise IsADirectoryError(f"{root}: is a folder, not a table")
+    raise FileNotFoundError(f"{root}: no table in it ({', '.join(SUFFIXES)})")
+
+
+def _tables_in(folder: Place) -> list[Place]:
+    listed = storage.files(folder) if storage.is_url(folder) else sorted(p.name for p in Path(folder).iterdir())
+    found = (
+        storage.join(folder, n) for n in listed if "/" not in n and n[0] not in "._" and kind_of_name(n) != ".txt"
+    )
+    return [file for file in found if kind_of_name(file) and storage.is_file(file)]
+
+
+def kind_of_name(file: Place) -> str:
+    """The suffix of a table without that of its compression; "" for a name that is no table's."""
+    name = str(file).lower()
+    kinds = [
+        kind
+        for kind in SUFFIXES
+        if name.endswith(kind) or (kind in TEXT_SUFFIXES and name.endswith((f"{kind}.gz", f"{kind}.zip")))
+    ]
+    return kinds[0] if kinds else ""
+
+
+def _split_word(file: Place) -> str:
+    """The split that the name of a shard says, as `datasets` names them (`train-00000-of-00005.parquet`, or a file in
+    a folder `train`); "" if it says none."""
+    folder, _, name = str(file).rpartition("/")
+    for word in (name, folder.rpartition("/")[2]):
+        if said := re.match(r"(train|training|validation|valid|val|dev|test|testing)(?![A-Za-z])", word):
+            return said[1]
+    return ""
+
+
+def _open(path: Place, encoding: str | None) -> Table:
+    name = str(path).lower()
+    if not kind_of_name(path) and not name.endswith(".zip"):
         raise ValueError(f"{path}: not a known kind of table; save it as {', '.join(SUFFIXES)}")
-    if path.is_dir():
+    if storage.is_folder(path):
         raise IsADirectoryError(f"{path}: is a folder, not a table")
-    if not path.exists():
+    if not storage.is_file(path):
         raise FileNotFoundError(f"{path}: no such file")
-    if suffix == ".parquet":
+    if name.endswith(".parquet"):
         return _parquet(path)
-    text = decode(read_bytes(path), path, encoding)
-    if not text.strip():
-        raise ValueError(f"{path}: an empty file, without even a header")
-    if suffix == ".json":
-        return _json_list(path, text)
-    return _json_lines(path, text) if suffix in (".jsonl", ".ndjson") else _delimited(path, text)
+    columns, rows = open_text(path, kind_of(path), encoding)
+    return Table(path, _unique(path, columns), lambda columns, images, look: rows())
+
+
+def _parquet(path: Place) -> Table:
+    from hf_cxr.data import embedded  # pyarrow, which not every table needs
+
+    names = {name.strip(): name for name in _unique(path, embedded.columns_of(path))}
+
+    def load(columns: Sequence[str], images: Sequence[str], look: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        texts, cells = ({name: names[name] for name in chosen} for chosen in (columns, images))
+        return embedded.rows_of(path, texts, cells, look)
+
+    return Table(path, tuple(names), load)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -151,8 +277,23 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def split_cell(cell: str) -> list[str]:
-    """The parts of a cell with several values: separated by ";" or "|", or the items of a JSON or Parquet list."""
-    return [part for part in (part.strip() for part in re.split(r"[;|\n]", cell)) if part]
+    """The parts of a cell with several values: separated by ";" or "|", the items of a JSON or Parquet list, or those
+    of a list that pandas or numpy wrote as text ("['a.png', 'b.png']"). Parts that are `EMPTY` are none."""
+    parts = re.split(r"[;|\n]", cell) if not (cell[:1] == "[" and cell[-1:] == "]") else _items(cell)
+    return [part for part in map(str.strip, parts) if part and part not in EMPTY]
+
+
+def _items(cell: str) -> list[str]:
+    """The items of a list as JSON, Python or numpy write it; numpy puts no comma between them."""
+    try:
+        items = json.loads(cell, parse_int=str)
+        return [str(item) for item in items if item is not None and not isinstance(item, (list, dict))]
+    except (ValueError, RecursionError):
+        quoted = re.findall(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", cell)
+        try:
+            return [literal_eval(item) for item in quoted] if quoted else re.split(r"[,;|\n]", cell[1:-1])
+        except (ValueError, SyntaxError):
+            return [item[1:-1] for item in quoted]
 
 
 def only_file(folder: Path, kind: str, endings: tuple[str, ...], none: str) -> Path:
@@ -165,57 +306,6 @@ def only_file(folder: Path, kind: str, endings: tuple[str, ...], none: str) -> P
     return found[0]
 
 
-def read_bytes(path: Path) -> bytes:
-    """A whole file, unzipped if it ends in `.gz`; errors as in `read_table`."""
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise ValueError(f"{path}: a damaged or truncated gzip file") from None
-    except OSError as error:
-        raise type(error)(f"{path}: {error.strerror or 'cannot be read'}") from None
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"{path}: more than {MAX_BYTES:,} bytes; save so large a table as Parquet")
-    return raw
-
-
-def decode(raw: bytes, path: str | Path, encoding: str | None = None) -> str:
-    """Bytes → text without its byte-order mark, by the rule of `read_table`; `path` is for messages."""
-    mark, chosen = next((pair for pair in _BOMS if raw.startswith(pair[0])), (b"", encoding or "utf-8"))
-    raw = raw[len(mark) :]
-    try:
-        text = raw.decode(chosen)
-    except (LookupError, TypeError):
-        raise ValueError(f"{path}: unknown encoding {encoding!r}") from None
-    except UnicodeDecodeError as error:
-        line = _line_of(raw[: error.start].decode(chosen, "replace"))
-        hint = "" if mark or encoding else "; save it as UTF-8, or give its encoding (cp1252 if it comes from Windows)"
-        what = f"byte 0x{raw[error.start]:02x} at {len(mark) + error.start} is not {chosen}"
-        raise ValueError(f"{path}, line {line}: {what}{hint}") from None
-    if "\0" in text:
-        line = _line_of(text[: text.index("\0")])
-        raise ValueError(f"{path}, line {line}: a NUL byte (UTF-16 without a byte-order mark? give encoding utf-16)")
-    return text
-
-
-def parse_json(text: str, place: str) -> Any:
-    """JSON, with integers as text, digit by digit. `ValueError`, starting with `place`, for malformed JSON or a key
-    that occurs twice in one object (the json module would keep the last and say nothing)."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(made := dict(pairs)) < len(pairs):
-            raise ValueError(f"{place}: malformed JSON (a key occurs twice in one object)")
-        return made
-
-    try:
-        return json.loads(text, object_pairs_hook=unique, parse_int=str)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, " if "\n" in text.strip() else ""
-        raise ValueError(f"{place}: malformed JSON ({where}column {error.colno}: {error.msg})") from None
-    except RecursionError:
-        raise ValueError(f"{place}: malformed JSON (nested too deeply)") from None
-
-
 def text_fault(text: str) -> str:
     """What JSON lets into a text and neither a file name nor Parquet can hold; "" if there is no such thing."""
     if not text.isascii() and re.search(r"[\ud800-\udfff]", text):
@@ -223,97 +313,7 @@ def text_fault(text: str) -> str:
     return "a NUL character" if "\0" in text else ""
 
 
-def _delimited(path: Path, text: str) -> Table:
-    records: list[tuple[str, Mapping[str, str]]] = []
-    names: list[str] = []
-    line = 1
-    before = csv.field_size_limit(MAX_CELL)
-    try:
-        reader = _cut(text, max(",;\t", key=lambda delimiter: _header_length(text, delimiter)), strict=True)
-        for cells in reader:
-            cells, place, line = [cell.strip() for cell in cells], f"line {line}", reader.line_num + 1
-            if not any(cells):
-                continue
-            if not names:
-                names = cells
-            elif any(cells[len(names) :]):
-                more = f"{len(cells)} cells under {len(names)} columns (text with a comma needs quotes)"
-                raise ValueError(f"{path}, {place}: {more}")
-            else:
-                records.append((place, {name: cell for name, cell in zip(names, cells, strict=False) if name}))
-    except csv.Error as error:
-        what = str(error).split(" - ")[0]  # what follows is advice to programmers
-        raise ValueError(f"{path}, line {line}: {what} (a quote that is not closed or not doubled?)") from None
-    finally:
-        csv.field_size_limit(before)
-    return Table(path, _unique(path, filter(None, names)), lambda columns: records)
-
-
-def _cut(text: str, delimiter: str, strict: bool) -> Any:
-    # Lines end as the header does. A bare CR in an unquoted cell of a file of LF lines (pandas writes such files) is
-    # then an error of the csv module; with its own line splitting it would silently begin a row.
-    first = _LINE_END.search(text)
-    end = "\r" if first and first[0] == "\r" else "\n"
-    lines = (line + end for line in text.split(end))
-    return csv.reader(lines, delimiter=delimiter, strict=strict, skipinitialspace=True)
-
-
-def _header_length(text: str, delimiter: str) -> int:
-    try:
-        return len(next(cells for cells in _cut(text, delimiter, strict=False) if any(map(str.strip, cells))))
-    except (csv.Error, StopIteration):
-        return 0
-
-
-def _json_lines(path: Path, text: str) -> Table:
-    lines = enumerate(io.StringIO(text, newline=None), start=1)
-    return _objects(path, ((f"line {n}", parse_json(line, f"{path}, line {n}")) for n, line in lines if line.strip()))
-
-
-def _json_list(path: Path, text: str) -> Table:
-    listed = parse_json(text, str(path))
-    if not isinstance(listed, list):
-        raise ValueError(f"{path}: not a JSON list of objects (one object a line is called .jsonl)")
-    return _objects(path, ((f"row {number}", record) for number, record in enumerate(listed, start=1)))
-
-
-def _objects(path: Path, records: Iterable[tuple[str, Any]]) -> Table:
-    named = []
-    for place, record in records:
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, {place}: not a JSON object of column names and values")
-        named.append((place, {name.strip(): value for name, value in record.items()}))
-        if len(named[-1][1]) < len(record):
-            raise ValueError(f"{path}, {place}: a key occurs twice in one object")
-    columns = dict.fromkeys(name for _, record in named for name in record if name)
-    return Table(path, tuple(columns), lambda columns: named)
-
-
-def _parquet(path: Path) -> Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        listed = pq.read_schema(path).names
-    except (pa.ArrowException, UnicodeDecodeError, OSError):
-        raise ValueError(f"{path}: not a Parquet file, or damaged, or it cannot be read") from None
-    names = {name.strip(): name for name in _unique(path, listed)}
-
-    def load(columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        number = count(1)
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=[names[name] for name in columns]):
-                    for record in batch.to_pylist():
-                        yield f"row {next(number)}", {name: record[names[name]] for name in columns}
-        except (pa.ArrowException, UnicodeDecodeError, OSError):
-            where = f"{path}, from row {next(number)} on"
-            raise ValueError(f"{where}: damaged Parquet, or text that is not UTF-8") from None
-
-    return Table(path, tuple(names), load)
-
-
-def _unique(path: Path, names: Iterable[str]) -> tuple[str, ...]:
+def _unique(path: Place, names: Iterable[str]) -> tuple[str, ...]:
     """The names; `ValueError` for one that occurs twice: nobody could say which of the two is meant."""
     listed = tuple(names)
     seen: dict[str, int] = {}
@@ -324,15 +324,33 @@ def _unique(path: Path, names: Iterable[str]) -> tuple[str, ...]:
     return listed
 
 
-def _cell(value: Any, place: str) -> str:
+def _cell(value: Any) -> str:
     try:
         text = _text(value).strip()
     except (TypeError, UnicodeDecodeError):
-        kind = type(value).__name__
-        raise ValueError(f"{place} holds a {kind}, not text, a number, a date or a list of these") from None
+        raise ValueError(f"a {type(value).__name__}, not text, a number, a date or a list of these") from None
     if fault := text_fault(text):
-        raise ValueError(f"{place} holds {fault}")
-    return text
+        raise ValueError(fault)
+    return "" if text in EMPTY else text
+
+
+def _images(value: Any) -> Iterator[ImageCell]:
+    """The images of a cell, in order."""
+    if isinstance(value, Embedded):
+        yield ImageCell("", value)
+    elif isinstance(value, Mapping):
+        source, path = value.get("bytes"), _cell(value.get("path"))
+        if not {"bytes", "path"} & set(value) or not (source is None or isinstance(source, Embedded)):
+            raise ValueError("a structure that is no image ({bytes, path})")
+        if path or source:
+            yield ImageCell(path, source)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            if isinstance(item, (list, tuple)):
+                raise ValueError("a list of lists")
+            yield from _images(item)
+    else:
+        yield from map(ImageCell, split_cell(_cell(value)))
 
 
 def _text(value: Any) -> str:
@@ -352,7 +370,3 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)) and not any(isinstance(item, (list, tuple, dict)) for item in value):
         return "\n".join(filter(None, (_text(item).strip() for item in value)))
     raise TypeError
-
-
-def _line_of(before: str) -> int:
-    return 1 + len(_LINE_END.findall(before))

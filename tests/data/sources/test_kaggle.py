@@ -1,12 +1,15 @@
 """The Kaggle form of the Indiana collection, and the registry of sources."""
 
 import csv
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hf_cxr.data import sources
+from hf_cxr.data import sources, storage
 from hf_cxr.data.sources import kaggle
+from hf_cxr.data.study import Archived
 
 REPORTS = [
     {"uid": "7", "MeSH": "normal", "Problems": "normal", "image": "PA", "indication": "Cough.", "comparison": "None.",
@@ -194,6 +197,71 @@ def test_the_tables_alone_are_enough_for_a_plan(root):
     (root / "images").rmdir()
     studies = list(kaggle.studies(root, demand_images=False))
     assert [[image.name for image in study.images] for study in studies] == before
+
+
+# As Kaggle gives it: one zip
+
+
+def zipped(root: Path, out: Path, prefix="", order=sorted) -> Path:
+    with zipfile.ZipFile(out, "w") as archive:
+        for path in order(path for path in root.rglob("*") if path.is_file() and path != out):
+            archive.write(path, prefix + path.relative_to(root).as_posix())
+    return out
+
+
+@pytest.mark.parametrize("prefix", ["", "chest-xrays-indiana-university/"])
+@pytest.mark.parametrize("folder", ["images/images_normalized", "."])
+def test_the_zip_gives_the_same_studies_and_so_does_the_folder_that_holds_it(root, tmp_path_factory, folder, prefix):
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for row in PROJECTIONS[:-1]:
+        (root / "images" / row["filename"]).rename(root / folder / row["filename"])
+    (root / "images" / PROJECTIONS[-1]["filename"]).unlink()
+    archive = zipped(root, tmp_path_factory.mktemp("zip") / "archive.zip", prefix)
+    for given in (archive, archive.parent):
+        for plain, packed in zip(kaggle.studies(root), kaggle.studies(given), strict=True):
+            assert replace(packed, images=()) == replace(plain, images=())
+            assert [(image.name, image.view) for image in packed.images] == [(i.name, i.view) for i in plain.images]
+            for mine, theirs in zip(packed.images, plain.images, strict=True):
+                assert mine.source == Archived(archive, prefix + theirs.source.relative_to(root).as_posix())
+        listed = kaggle.tables(given)
+        contents = [storage.open_file(path).read() for path in listed]
+        assert contents == [path.read_bytes() for path in kaggle.tables(root)]
+        assert [path.name for path in listed] == [path.name for path in kaggle.tables(root)]
+
+
+def test_what_is_wrong_with_a_zip_is_one_line_that_names_it(root, tmp_path):
+    def line(given, error=ValueError):
+        with pytest.raises(error) as caught:
+            list(kaggle.studies(given))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    archive = zipped(root, tmp_path / "archive.zip")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "archive.zip").write_bytes(archive.read_bytes()[:-100])
+    assert "archive.zip: damaged or truncated" in line(tmp_path / "cut")
+    (root / "indiana_reports.csv").unlink()
+    (root / "archive.zip").unlink()
+    assert "no indiana_reports.csv in the zip" in line(zipped(root, tmp_path / "none.zip"), FileNotFoundError)
+    (root / "indiana_projections.csv").unlink()
+    (root / "a" / "b").mkdir(parents=True)
+    for folder in ("a", "a/b"):
+        write_csv(root / folder / "indiana_reports.csv", REPORTS)
+    assert "more than one indiana_reports.csv in the zip" in line(zipped(root, tmp_path / "two.zip"))
+    (root / "a" / "indiana_reports.csv").unlink()
+    said = line(zipped(root, tmp_path / "half.zip"), FileNotFoundError)
+    assert "half.zip/a/b/indiana_projections.csv: no such file" in said
+    (tmp_path / "notes.txt").write_text("x")
+    assert "notes.txt: neither a folder with indiana_reports.csv nor the zip" in line(tmp_path / "notes.txt")
+    (tmp_path / "empty").mkdir()
+    said = line(tmp_path / "empty", FileNotFoundError)
+    assert "empty: neither indiana_reports.csv nor a zip with it" in said
+
+
+def test_a_malformed_table_in_a_zip_is_named_with_its_line(root, tmp_path):
+    write_csv(root / "indiana_reports.csv", [*REPORTS, REPORTS[0]])
+    with pytest.raises(ValueError, match=r"archive\.zip/indiana_reports\.csv: uid '7' occurs twice \(line 2 and"):
+        list(kaggle.studies(zipped(root, tmp_path / "archive.zip")))
 
 
 def test_the_files_that_are_read_are_listed(root):

@@ -12,10 +12,9 @@ from PIL import Image
 
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.prepare import plan, prepare
-from hf_cxr.data.selection import label_views
 from hf_cxr.data.sources import kaggle, openi
 from hf_cxr.data.study import Archived
-from hf_cxr.data.view_labels import read_view_table
+from hf_cxr.data.view_tables import label_views, read_view_table
 
 datasets.disable_progress_bars()
 

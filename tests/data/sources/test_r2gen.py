@@ -6,8 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from forms import r2gen_mimic
 
 from hf_cxr.data import archives
+from hf_cxr.data.prepare import plan, prepare
+from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sources import r2gen
 from hf_cxr.data.study import Archived
 
@@ -182,8 +185,10 @@ def test_a_record_that_cannot_be_used_is_a_study_with_a_problem(root, bad, uid, 
         ({}, "not an object with the lists train, val, test"),
         ({"train": {}}, "train is not a list of records"),
         ({"train": [], "extra": []}, "unknown split 'extra'; R2Gen has train, val, test"),
-        ({"train": [record("a")], "val": [record("b", "val"), record("a", "val")]},
-         r"id 'a' occurs twice \(train record 1 and val record 2\)"),
+        ({"train": [record("CXR1_a")], "val": [record("b", "val"), record("CXR1_a", "val")]},
+         r"id 'CXR1_a' occurs twice \(train record 1 and val record 2\)"),
+        ({"train": [record("patient64541"), record("patient64542")]},
+         r"neither R2Gen's annotation of the Indiana collection \(no id such as CXR2384_IM-0942\) nor of MIMIC-CXR"),
     ],
 )  # fmt: skip
 def test_an_annotation_that_cannot_be_trusted_is_a_one_line_error(root, annotation, message):
@@ -200,3 +205,116 @@ def test_an_annotation_of_the_published_size_is_read_to_the_last_record(root):
     made = {name: [record(f"CXR{n}_{name}", name) for n in range(size)] for name, size in sizes.items()}
     counts = Counter(study.split for study in r2gen.studies(annotate(root, made)))
     assert counts == {"train": 2069, "validation": 296, "test": 590}
+
+
+# MIMIC-CXR: a record is an image
+
+
+def view(study: int, number: int, split: str = "train", **change) -> dict:
+    """A record as published: ids of study and patient are numbers, and a study's records repeat its report."""
+    patient = 10_000_000 + study // 10
+    dicom = f"{study}-{number:08x}"
+    path = f"p{str(patient)[:2]}/p{patient}/s{study}/{dicom}.jpg"
+    made = {
+        "id": dicom,
+        "study_id": study,
+        "subject_id": patient,
+        "report": f"Clear in {study} .",
+        "image_path": [path],
+    }
+    return made | {"split": split} | change
+
+
+MIMIC = {
+    "train": [view(50, 1), view(51, 1), view(50, 2), view(50, 3), view(62, 1)],
+    "val": [view(73, 1, "val"), view(73, 2, "val")],
+    "test": [view(84, 1, "test")],
+}
+
+
+def test_records_of_one_mimic_study_are_one_study_of_its_patient(tmp_path):
+    studies = list(r2gen.studies(annotate(tmp_path, MIMIC)))
+    assert [(study.uid, study.patient, study.split, len(study.images)) for study in studies] == [
+        ("s50", "10000005", "train", 3),
+        ("s51", "10000005", "train", 1),
+        ("s62", "10000006", "train", 1),
+        ("s73", "10000007", "validation", 2),
+        ("s84", "10000008", "test", 1),
+    ]
+    assert studies[0].findings == "Clear in 50 ."
+    assert not any(study.problem or study.impression for study in studies)
+    folder = tmp_path / "images" / "p10" / "p10000005" / "s50"
+    assert [image.source for image in studies[0].images] == [folder / f"50-0000000{n}.jpg" for n in (1, 2, 3)]
+    assert {image.view for study in studies for image in study.images} == {None}
+
+
+def test_the_images_of_mimic_may_lie_elsewhere(tmp_path):
+    (tmp_path / "files").mkdir()
+    studies = list(r2gen.studies(annotate(tmp_path, MIMIC), images=tmp_path / "files"))
+    assert studies[1].images[0].source == tmp_path / "files" / "p10" / "p10000005" / "s51" / "51-00000001.jpg"
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder of images"):
+        list(r2gen.studies(tmp_path, images=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("where", ["mimic_cxr/annotation.json", "annotation.json"])
+def test_each_annotation_has_the_licence_of_its_own_collection(root, tmp_path_factory, where):
+    folder = tmp_path_factory.mktemp("mimic")
+    (folder / where).parent.mkdir(exist_ok=True)
+    annotate((folder / where).parent, MIMIC)
+    mimic, indiana = r2gen.collection(folder), r2gen.collection(root)
+    assert (mimic.name, mimic.licence) == ("MIMIC-CXR", "physionet-credentialed-1.5.0")
+    assert indiana.licence == "cc-by-nc-nd-4.0"
+    assert "the two images that R2Gen chose" in indiana.limits
+    quoting = view(50, 1, report='He said "study_id" .') | {"id": "CXR1_a"}
+    annotate(root, {"train": [{k: v for k, v in quoting.items() if k not in ("study_id", "subject_id")}]})
+    assert r2gen.collection(root).licence == "cc-by-nc-nd-4.0"
+
+
+@pytest.mark.parametrize(
+    ("records", "problem"),
+    [
+        ({"train": [view(50, 1), view(50, 2, report="Effusion .")]}, "its records have 2 different reports"),
+        ({"train": [view(50, 1), view(50, 2, subject_id=7)]}, "its records have 2 different patients (subject_id)"),
+        ({"train": [view(50, 1)], "test": [view(50, 2, "test")]}, "its records have 2 different splits"),
+        ({"train": [view(50, 1), view(50, 1)]}, "image_path lists an image twice"),
+        ({"train": [view(50, 1), view(50, 2, subject_id=None)]}, "no subject_id"),
+        ({"train": [view(50, 1), view(50, 2, report=None)]}, "no report text"),
+        ({"train": [view(50, 1), view(50, 2, image_path=["../a.jpg"])]}, "image_path leads out of the images folder"),
+        ({"train": [view(50, 1, "test")]}, "listed under train, but its own split says otherwise"),
+    ],
+)
+def test_a_mimic_study_whose_records_do_not_agree_is_left_out_and_the_others_stay(tmp_path, records, problem):
+    studies = list(r2gen.studies(annotate(tmp_path, records | {"val": [view(61, 1, "val")]})))
+    assert [(study.uid, study.problem) for study in studies] == [("s50", problem), ("s61", "")]
+    assert studies[0].images == ()
+
+
+def test_ids_of_mimic_are_read_in_the_spellings_of_copies_and_a_record_without_one_is_called_by_its_place(tmp_path):
+    copies = [view(50, 1), view(50, 2, study_id="50"), view(50, 3, study_id="s50"), view(50, 4, study_id=50.0)]
+    blanks = [view(50, 5, report="Clear   in 50 ."), view(51, 1, study_id=None), ["no record"]]
+    studies = list(r2gen.studies(annotate(tmp_path, {"train": [*copies, *blanks]})))
+    assert [(study.uid, len(study.images), study.problem) for study in studies] == [
+        ("s50", 5, ""),
+        ("train record 6", 0, "no study_id"),
+        ("train record 7", 0, "not an object with id, report and image_path"),
+    ]
+
+
+def test_the_published_form_of_mimic_prepares_in_one_command_and_every_record_is_counted(tmp_path):
+    truth = r2gen_mimic.make(tmp_path / "mimic_cxr", 120, seed=1)
+    options = {"root": tmp_path, "section": "findings"}
+    preparation = prepare("r2gen", tmp_path / "out", size=32, **options)
+    assert (preparation["steps"][0]["kept"], preparation["steps"][-1]["kept"]) == (120, 120)
+    assert preparation["collection"]["name"] == "MIMIC-CXR"
+    assert "license_name: physionet-credentialed-1.5.0" in (tmp_path / "out" / "README.md").read_text()
+    rows = [(name, row) for name, part in load_prepared(tmp_path / "out", text="findings").items() for row in part]
+    patients = {row["uid"]: row["patient"] for _, row in rows}
+    assert len(rows) == len(truth) == 120
+    for split, row in rows:
+        known = truth[row["uid"]]
+        assert (row["findings"], split) == (known.findings, known.split)
+        for other in truth.values():
+            assert (patients[other.uid] == row["patient"]) == (other.patient == known.patient)
+    listing = (tmp_path / "out" / "images.csv").read_text().splitlines()[1:]
+    assert len(listing) == sum(known.images for known in truth.values())
+    assert plan("r2gen", **options)["studies"] == {n: k for n, k in preparation["studies"].items() if k}
