@@ -67,7 +67,11 @@ def sketched_lateral(rng: Rng) -> Image.Image:
     mu = mu + trunk * u(0.2, 1.6) * _step(apex + u(0.0, 0.45) - y, u(0.05, 0.25))  # shoulders
     for _ in range(rng.integers(0, 3)):  # arms
         mu = mu + u(0.2, 1.2) * _blob(shift + u(-0.9, 0.5), u(-1.1, -0.6), u(0.3, 0.9), u(0.1, 0.3), u(-1.0, 1.0))
-    lung = _step(x - sternum, u(0.02, 0.06)) * _step(spine + u(0.0, 0.2) - x, u(0.02, 0.08)) * _step(y - apex, u(0.04, 0.2))
+    lung = (
+        _step(x - sternum, u(0.02, 0.06))
+        * _step(spine + u(0.0, 0.2) - x, u(0.02, 0.08))
+        * _step(y - apex, u(0.04, 0.2))
+    )
     reach = (x - shift + u(0.0, 0.3)) / k
     for _ in range(2):
         bowl = np.where(reach > 0, u(0.2, 1.1), u(0.3, 1.4)) * reach * reach
@@ -79,7 +83,9 @@ def sketched_lateral(rng: Rng) -> Image.Image:
     tube = np.abs(x - shift - u(-0.1, 0.15) - u(0.0, 0.25) * (y + 0.5))
     mu = mu - u(0.0, 0.7) * _step(0.04 - tube, 0.02) * _step(-0.1 - y, 0.08)  # trachea
     discs = 0.7 + 0.3 * np.cos(u(18, 34) * y + u(0, 6))
-    mu = mu + u(0.15, 1.1) * _step(u(0.06, 0.13) - np.abs(x - spine - u(-0.05, 0.05)), 0.025) * discs * (1 - u(0, 0.7) * (y + 1) / 2)
+    mu = mu + u(0.15, 1.1) * _step(u(0.06, 0.13) - np.abs(x - spine - u(-0.05, 0.05)), 0.025) * discs * (
+        1 - u(0, 0.7) * (y + 1) / 2
+    )
     ribs = np.cos(u(14, 30) * (y - u(0.1, 0.9) * x) + u(0, 6))
     mu = mu + u(0.0, 0.3) * lung * np.clip(ribs, 0, 1)
     if rng.random() < 0.25:  # fluid or consolidation
@@ -103,7 +109,12 @@ def sketched_frontal(rng: Rng) -> Image.Image:
         out = sign * x
         wall = width * u(0.92, 1.08) * (1 - rise ** u(2.0, 3.0)) ** 0.5
         floor = dome + u(-0.1, 0.1) + u(0.1, 0.5) * np.clip(out / width - 0.4, 0, 1) ** 2
-        lung = _step(wall - out, 0.03) * _step(out - u(0.08, 0.16), 0.03) * _step(y - apex, 0.06) * _step(floor - y, u(0.02, 0.06))
+        lung = (
+            _step(wall - out, 0.03)
+            * _step(out - u(0.08, 0.16), 0.03)
+            * _step(y - apex, 0.06)
+            * _step(floor - y, u(0.02, 0.06))
+        )
         mu = mu - u(0.9, 1.9) * lung
         if rng.random() < 0.2:
             mu = mu + u(0.3, 1.4) * _blob(shift + sign * u(0.2, 0.5), u(-0.4, 0.6), u(0.2, 0.5), u(0.2, 0.5))
@@ -142,7 +153,9 @@ def textured(image: Image.Image, film: Image.Image, rng: Rng) -> Image.Image:
     left, top = rng.integers(0, SIDE // 2, 2)
     film = film.crop((left, top, left + SIDE // 2, top + SIDE // 2)) if rng.random() < 0.5 else film
     film = film.resize((SIDE, SIDE), BICUBIC)
-    fine = np.asarray(film, np.float32) - np.asarray(film.filter(ImageFilter.GaussianBlur(rng.uniform(1.5, 5))), np.float32)
+    fine = np.asarray(film, np.float32) - np.asarray(
+        film.filter(ImageFilter.GaussianBlur(rng.uniform(1.5, 5))), np.float32
+    )
     return to_image(np.asarray(image, np.float32) + rng.uniform(0.4, 2.0) * fine)
 
 
@@ -239,7 +252,12 @@ def page(rng: Rng, film: Image.Image | None = None) -> Image.Image:
     while y < SIDE:
         words = " ".join("".join(rng.choice(list("aeinorstl"), rng.integers(2, 9))) for _ in range(12))
         left = int(rng.integers(3, 9))
-        pen.text((left, y), words[: int(rng.integers(5, 60))], fill=230 if dark else int(rng.integers(0, 90)), font_size=size)
+        pen.text(
+            (left, y),
+            words[: int(rng.integers(5, 60))],
+            fill=230 if dark else int(rng.integers(0, 90)),
+            font_size=size,
+        )
         y += size + int(rng.integers(1, 8))
     if film is not None:
         side = int(rng.integers(30, 70))
@@ -255,7 +273,9 @@ def screenshot(rng: Rng, film: Image.Image | None = None) -> Image.Image:
         x, y = rng.integers(-10, SIDE - 20, 2).tolist()
         box = (x, y, x + int(rng.integers(10, 100)), y + int(rng.integers(5, 80)))
         pen.rectangle(box, fill=int(rng.integers(256)), outline=int(rng.integers(256)))
-        pen.text((x + 3, y + 2), "File Edit View Help"[: int(rng.integers(4, 19))], fill=int(rng.integers(256)), font_size=8)
+        pen.text(
+            (x + 3, y + 2), "File Edit View Help"[: int(rng.integers(4, 19))], fill=int(rng.integers(256)), font_size=8
+        )
     if film is not None:
         side = int(rng.integers(30, 70))
         image.paste(film.resize((side, side)), tuple(rng.integers(0, SIDE - side, 2).tolist()))
@@ -306,7 +326,7 @@ def photograph(rng: Rng) -> Image.Image:
         if rng.random() < 0.5:
             pen.ellipse((x, y, x + w, y + h), fill=ink)
         else:
-            pen.polygon([tuple(p) for p in (rng.integers(-20, 60, (5, 2)) + (x, y)).tolist()], fill=ink)
+            pen.polygon([(x + int(dx), y + int(dy)) for dx, dy in rng.integers(-20, 60, (5, 2))], fill=ink)
     texture = np.asarray(noise(rng), np.float32) - 128
     return to_image(np.asarray(image, np.float32) + rng.uniform(0.1, 1.0) * texture)
 
@@ -339,7 +359,9 @@ def collage(films: list[Image.Image], rng: Rng) -> Image.Image:
     for i in range(across):
         for j in range(down):
             film = films[int(rng.integers(len(films)))]
-            made.paste(film.resize((SIDE // across - 2, SIDE // down - 2)), (SIDE // across * i + 1, SIDE // down * j + 1))
+            made.paste(
+                film.resize((SIDE // across - 2, SIDE // down - 2)), (SIDE // across * i + 1, SIDE // down * j + 1)
+            )
     return made
 
 

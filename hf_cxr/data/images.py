@@ -26,7 +26,7 @@ from datasets.utils import tqdm
 
 from hf_cxr.data import archives
 from hf_cxr.data.study import MISSING, Archived, Radiograph, StoredImage, Study
-from hf_cxr.data.view_labels import pixel_evidence
+from hf_cxr.inference.view_evidence import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 from hf_cxr.utils.files import ENDINGS, undisturbed
 

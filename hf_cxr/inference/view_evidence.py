@@ -19,9 +19,11 @@ GRID = 64
 """Pixels a side of what the network sees."""
 LEAST_SIDE = 24
 """Pixels. A smaller image says nothing."""
+LEAST_NEITHER = 128
+"""Pixels a side. A smaller image, a stamp of a film perhaps, is never called no chest film."""
 MOST = 4.0
 """Bound of the log-odds of a frontal view."""
-NEITHER = -4.0
+NEITHER = -3.0
 """Log-odds of a chest film below which an image counts as none."""
 
 
@@ -40,12 +42,19 @@ class ViewEvidence(NamedTuple):
 
 
 def view_of_pixels(image: Image.Image) -> ViewEvidence:
-    """What the pixels of an image (mode "L", any size) say of its view. About 2 ms; the same for its mirror image."""
+    """What the pixels of an image (mode "L", any size) say of its view. About 1 ms; the same for its mirror image."""
     grid = standard_grid(image)
     if grid is None:
         return ViewEvidence(0.0, 0.0)
-    frontal, chest = network(np.stack([grid, grid[:, ::-1]])).mean(0).tolist()
-    return ViewEvidence(max(-MOST, min(MOST, frontal)), chest)
+    both = np.stack([grid, grid[:, ::-1]])
+    frontal, chest = network(both).mean(0).tolist()
+    return ViewEvidence(max(-MOST, min(MOST, frontal)), chest if min(image.size) >= LEAST_NEITHER else max(0.0, chest))
+
+
+def pixel_evidence(image: Image.Image) -> float:
+    """Log-odds that an image (mode "L") is frontal, at most `MOST`; NaN for what is surely no upright chest film."""
+    evidence = view_of_pixels(image)
+    return float("nan") if evidence.neither else evidence.frontal
 
 
 def standard_grid(image: Image.Image) -> np.ndarray | None:
@@ -69,26 +78,28 @@ def standard_grid(image: Image.Image) -> np.ndarray | None:
 
 
 def network(grids: np.ndarray) -> np.ndarray:
-    """Log-odds (images, 2) of grids (images, `GRID`, `GRID`): convolutions of stride 2, then two dense layers."""
-    states = grids[..., None]
-    *layers, last = _layers()
+    """Log-odds (images, 2), frontal and chest, of grids (images, `GRID`, `GRID`)."""
+    states, layers = grids[..., None], _layers()
     for weights, bias in layers:
-        if weights.ndim == 4:  # (side, side, inputs, outputs)
+        if weights.ndim == 4:  # a convolution of stride 2: (side, side, inputs, outputs)
             side = weights.shape[0]
-            padded = np.pad(states, ((0, 0), (side // 2, side // 2), (side // 2, side // 2), (0, 0)))
+            edge = (side // 2, side // 2)
+            padded = np.pad(states, ((0, 0), edge, edge, (0, 0)))
             patches = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))[:, ::2, ::2]
-            states = patches.transpose(0, 1, 2, 4, 5, 3).reshape(*patches.shape[:3], -1) @ weights.reshape(
-                -1, weights.shape[-1]
-            )
+            states = patches.transpose(0, 1, 2, 4, 5, 3).reshape(*patches.shape[:3], -1)
+            weights = weights.reshape(-1, weights.shape[-1])
         else:
-            states = states.reshape(len(states), -1) @ weights
-        states = np.maximum(states + bias, 0)
-    return states @ last[0] + last[1]
+            states = states.reshape(len(states), -1)
+        states = states @ weights + bias
+        if weights is not layers[-1][0]:
+            np.maximum(states, 0, out=states)
+    return states
 
 
 @cache
 def _layers() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights and bias of each layer: per output one scale and one bias (float32), then its weights (int8)."""
+    """Weights and bias of each layer. In the text they are, of each, a scale and a bias per output (float32), then
+    the weights (int8)."""
     content, start, layers = base64.b85decode("".join(WEIGHTS.split())), 0, []
     for shape in SHAPES:
         outputs, number = shape[-1], int(np.prod(shape))
@@ -97,9 +108,3 @@ def _layers() -> list[tuple[np.ndarray, np.ndarray]]:
         layers.append((weights * scale, bias))
         start += 8 * outputs + number
     return layers
-
-
-def pixel_evidence(image: Image.Image) -> float:
-    """Log-odds that an image (mode "L") is frontal, at most `MOST`; NaN for what is surely no upright chest film."""
-    evidence = view_of_pixels(image)
-    return float("nan") if evidence.neither else evidence.frontal
