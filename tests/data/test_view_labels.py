@@ -126,10 +126,10 @@ def test_a_header_that_names_a_view_keeps_an_image_whose_pixels_say_it_is_no_che
 
 def test_a_page_in_place_of_a_film_of_unknown_view_is_not_used_and_told(tmp_path):
     """A collection that names no views: one study with a page among its films, one of the page alone."""
-    page = Image.new("L", (200, 260), 255)
-    for line in range(12):
-        ImageDraw.Draw(page).text((15, 15 + 20 * line), "Heart size is normal. No effusion.", font_size=11)
-    films = {view: phantom.draw(3, 1, view, 200) for view in ("frontal", "lateral")}
+    page = Image.new("L", (400, 520), 255)
+    for line in range(24):
+        ImageDraw.Draw(page).text((30, 30 + 20 * line), "Heart size is normal. No effusion." * 2, font_size=11)
+    films = {view: phantom.draw(3, 1, view, 256) for view in ("frontal", "lateral")}
     studies = {"CXR1_IM-1": (page, films["lateral"], films["frontal"]), "CXR2_IM-2": (page,)}
     entries = []
     for uid, images in studies.items():
@@ -139,14 +139,14 @@ def test_a_page_in_place_of_a_film_of_unknown_view_is_not_used_and_told(tmp_path
             image.save(tmp_path / "r2gen" / "images" / path)
         entries.append({"id": uid, "report": "No acute disease.", "image_path": paths, "split": "train"})
     (tmp_path / "r2gen" / "annotation.json").write_text(json.dumps({"train": entries, "val": [], "test": []}))
-    prepare("r2gen", tmp_path / "out", root=tmp_path / "r2gen", section="findings", size=160)
+    prepare("r2gen", tmp_path / "out", root=tmp_path / "r2gen", section="findings", size=256)
     with (tmp_path / "out" / "images.csv").open() as stream:
         said = [(row["uid"], row["image"], row["view"], row["use"]) for row in csv.DictReader(stream)]
     assert said == [
-        ("CXR1_IM-1", "0.png", "neither", "unused"),
-        ("CXR1_IM-1", "1.png", "lateral", "used"),
-        ("CXR1_IM-1", "2.png", "frontal", "used"),
-        ("CXR2_IM-2", "0.png", "neither", "study left out"),
+        ("CXR1_IM-1", "CXR1_IM-1/0.png", "neither", "unused"),
+        ("CXR1_IM-1", "CXR1_IM-1/1.png", "lateral", "used"),
+        ("CXR1_IM-1", "CXR1_IM-1/2.png", "frontal", "used"),
+        ("CXR2_IM-2", "CXR2_IM-2/0.png", "neither", "study left out"),
     ]
 
 
