@@ -183,7 +183,8 @@ def fit(examples: Examples, epochs: int = EPOCHS, seed: int = 0) -> Network:
                 mean.update_parameters(model)
                 progress.update()
                 progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return mean.module.eval()
+    fitted: Network = mean.module  # type: ignore[assignment]
+    return fitted.eval()
 
 
 @torch.inference_mode()

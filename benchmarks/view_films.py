@@ -202,7 +202,7 @@ def changed(image: Image.Image, rng: Rng, warp: float) -> Image.Image:
     if chance(0.8):
         box = rng.uniform(0, 0.13, 4) * SIDE
         image = image.resize((SIDE, SIDE), BICUBIC, box=(box[0], box[1], SIDE - box[2], SIDE - box[3]))
-    values = np.asarray(image, np.float32)
+    values: np.ndarray = np.asarray(image, np.float32)
     if chance(0.5):
         values = values + rng.uniform(5, 45) * smooth(rng, int(rng.integers(2, 5)))
     if chance(0.5):  # saturated

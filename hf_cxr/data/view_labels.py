@@ -14,7 +14,6 @@ from itertools import product
 from typing import NamedTuple
 
 from hf_cxr.data.archives import image_key
-from hf_cxr.inference.view_evidence import NEITHER
 
 # How often an image is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
 # "1000_IM-0003-4004". Counted on half of the Kaggle form's uids (`benchmarks/view_labels.py --fit`).
@@ -35,6 +34,9 @@ FIRST = 0.5
 FRONTAL_HEADER, LATERAL_HEADER = 0.6, -4.0
 """A DICOM header that names a frontal view is right for 66 % of the images, one that names a lateral for 99.9 %
 (`dicom_headers.csv.gz` of torchxrayvision against the Kaggle form's projections, all uids); rounded towards 0."""
+
+NEITHER = 0.95
+"""Confidence in what the pixels say is no chest film: at `view_evidence.NEITHER` log-odds of it, and beyond."""
 
 BOTH_VIEWS = 5.5
 """Log-odds that two images of a study show two views rather than one."""
@@ -93,10 +95,11 @@ def decide_views(
             "neither" where no header names its view, and the others are decided without it.
         hints: "frontal" or "lateral" as a DICOM header says, or `None`; may be empty.
     """
-    pixels, hints = (some or [None] * len(names) for some in (pixels, hints))
+    pixels, hints = pixels or [None] * len(names), hints or [None] * len(names)
     films = [i for i, odds in enumerate(pixels) if hints[i] or not math.isnan(odds or 0.0)]
-    named = iter(_frontal_or_lateral(*([some[i] for i in films] for some in (names, pixels, hints))))
-    neither = "neither", 1 / (1 + math.exp(NEITHER))
+    some = [names[i] for i in films], [pixels[i] for i in films], [hints[i] for i in films]
+    named = iter(_frontal_or_lateral(*some))
+    neither = "neither", NEITHER
     return [next(named) if i in films else neither for i in range(len(names))]
 
 

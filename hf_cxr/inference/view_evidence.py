@@ -7,6 +7,7 @@ A checkpoint brings this file as remote code. The weights are in `view_weights.p
 from __future__ import annotations
 
 import base64
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -48,7 +49,8 @@ def view_of_pixels(image: Image.Image) -> ViewEvidence:
         return ViewEvidence(0.0, 0.0)
     both = np.stack([grid, grid[:, ::-1]])
     frontal, chest = network(both).mean(0).tolist()
-    return ViewEvidence(max(-MOST, min(MOST, frontal)), chest if min(image.size) >= LEAST_NEITHER else max(0.0, chest))
+    frontal = max(-MOST, min(MOST, frontal)) / (1 + math.exp(-chest))  # of what may be no chest it says less
+    return ViewEvidence(frontal, chest if min(image.size) >= LEAST_NEITHER else max(0.0, chest))
 
 
 def pixel_evidence(image: Image.Image) -> float:
