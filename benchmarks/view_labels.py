@@ -1,9 +1,9 @@
 """How often the decision "frontal or lateral" is right: names, headers and pixels, each alone and together.
 
-python benchmarks/view_labels.py --iu ../shared/data/iu [--frontal ../shared/data/nih_frontal] [--fit]
+python benchmarks/view_labels.py --iu ../shared/data/iu --nih ../shared/data/nih_real --covid ../shared/data/covid_real
 
-Names are counted on half of the uids (`--fit` prints the counts that hf_cxr/view_labels.py holds), and everything is
-scored on the other half.
+Names are counted on half of the uids (`--fit` prints the counts that hf_cxr/data/view_labels.py holds), and are scored
+on the other half. Pixels are fitted by `fit_view_evidence.py`, on none of the images that are scored here.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import view_films as films
+from fit_view_evidence import part_of
 from PIL import Image, ImageEnhance, ImageOps
 
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.sources import phantom
 from hf_cxr.data.sources.rows import read_rows
-from hf_cxr.data.view_labels import decide_views, pixel_evidence
+from hf_cxr.data.view_labels import decide_views
 from hf_cxr.data.view_tables import read_view_table
-from hf_cxr.inference.views import read_radiograph, shrink
+from hf_cxr.inference.plausibility import SURE
+from hf_cxr.inference.view_evidence import MOST, ViewEvidence, view_of_pixels
+from hf_cxr.inference.views import VIEWS, read_radiograph, shrink
 
 Labelled = dict[str, list[tuple[str, str]]]
 """uid → (name, view) of its images, in the order of names"""
@@ -134,48 +139,104 @@ def disturbed(image: Image.Image, rng: np.random.Generator) -> Iterator[tuple[st
     width, height = image.size
     cut = [int(rng.uniform(0, 0.08) * side) for side in (width, height, width, height)]
     yield "cropped by up to 8 % a side", image.crop((cut[0], cut[1], width - cut[2], height - cut[3]))
-    yield "turned by up to 5°", image.rotate(rng.uniform(-5, 5), Image.Resampling.BILINEAR)
+    yield "turned by 10°", image.rotate(rng.choice([-10, 10]), Image.Resampling.BILINEAR)
     yield "black border of 15 %", ImageOps.expand(image, border=int(0.15 * width), fill=0)
+    yield "white border of 15 %", ImageOps.expand(image, border=int(0.15 * width), fill=255)
+    yield "burnt-in text", films.marked(films.marked(image, rng), rng)
     yield "brightness halved", ImageEnhance.Brightness(image).enhance(0.5)
     yield "inverted", ImageOps.invert(image)
 
 
-def pixels(images: list[tuple[Image.Image, str]], what: str) -> None:
+Films = list[tuple[Image.Image, str]]
+
+
+def wilson(hits: int, of: int) -> str:
+    """A share with its 95 % interval (Wilson 1927)."""
+    z, share = 1.96, hits / of
+    middle, spread = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    low, high = ((middle + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
+    return f"{hits} of {of} ({100 * low:.1f} to {100 * high:.1f} %)"
+
+
+def pixels(images: Films, what: str) -> list[tuple[float, bool]]:
+    """Prints how often the pixels are right, and returns the log-odds of the view told and whether it is right."""
     rng = np.random.default_rng(0)
-    right: dict[str, list[bool]] = defaultdict(list)
-    odds: dict[str, list[float]] = defaultdict(list)
+    seen: dict[tuple[str, str], list[ViewEvidence]] = defaultdict(list)
     for image, view in images:
         for name, changed in disturbed(image, rng):
-            evidence = pixel_evidence(changed)
-            right[name].append((evidence > 0) == (view == "frontal"))
-            if name == "as it is":
-                odds[view].append(evidence)
-    print(f"\nPixels alone, {what}:")
-    for name, results in right.items():
-        print(f"  {name}: {percent(results)}")
-    for view, values in odds.items():
-        print(f"  log-odds of {view}: {min(values):+.1f} to {max(values):+.1f}, median {np.median(values):+.1f}")
+            seen[view, name].append(view_of_pixels(changed))
+    print(f'\n| {what} | right | "neither" | warned | warned if given as the other view |\n|---|---|---|---|---|')
+    told = []
+    for (view, name), found in seen.items():
+        sign = 1 if view == "frontal" else -1
+        right = sum(sign * e.frontal > 0 for e in found)
+        neither = sum(e.neither for e in found)
+        warned, swapped = (sum(e.neither or way * sign * e.frontal > SURE for e in found) for way in (-1, 1))
+        print(f"| {view}, {name} | {wilson(right, len(found))} | {neither} | {warned} | {swapped} |")
+        if name == "as it is":
+            told += [(abs(e.frontal), sign * e.frontal > 0) for e in found]
+    return told
+
+
+def no_films(images: Films) -> None:
+    """Prints how often what is no upright chest film is told."""
+    some = [image.resize((films.SIDE, films.SIDE)) for image, _ in images]
+    print('\n| no upright chest film | "neither" |\n|---|---|')
+    for name, make in films.kinds(lambda rng: some[int(rng.integers(len(some)))]).items():
+        rng = np.random.default_rng(1)
+        found = [view_of_pixels(make(rng)).neither for _ in range(100)]
+        print(f"| {name} | {wilson(sum(found), 100)} |")
+
+
+def calibration(told: list[tuple[float, bool]]) -> None:
+    print("\n| log-odds | said | right |\n|---|---|---|")
+    for low, high in pairwise((0, 1, 2, 3, MOST, math.inf)):
+        inside = [(odds, right) for odds, right in told if low <= odds < high]
+        if inside:
+            said = np.mean([1 / (1 + math.exp(-odds)) for odds, _ in inside])
+            print(f"| {low} to {high} | {said:.3f} | {wilson(sum(right for _, right in inside), len(inside))} |")
+
+
+def opened(paths: Iterable[tuple[Path, str]]) -> Films:
+    return [(shrink(read_radiograph(path), 384), view) for path, view in paths]
+
+
+def table_of(folder: Path, part: str | None = None) -> Films:
+    """The images of a folder's table.csv, or those of the patients of one part of the fit."""
+    rows = read_rows(folder / "table.csv", ("patient", "frontal"), ("lateral",))
+    kept = (row for row in rows if part in (None, part_of(row["patient"])))
+    return opened((folder / row[view], view) for row in kept for view in VIEWS if row[view])
+
+
+def all_pixels(iu: Path, nih: Path, covid: Path) -> None:
+    truth = {name: view for images in read_labels(iu).values() for name, view in images}
+    held_out = table_of(nih, "held out")
+    told = pixels(held_out, "NIH, patients held out")
+    told += pixels(table_of(covid), "COVID-era collections")
+    told += pixels(opened((p, truth[image_key(p.name)]) for p in sorted((iu / "images").glob("*.png"))), "Indiana")
+    print("\nCalibration on all of these:")
+    calibration(told)
+    drawn = [(phantom.draw(9, i, view, 256), view) for i in range(200) for view in VIEWS]
+    pixels(drawn, "phantom (synthetic: it proves little)")
+    no_films(held_out + [film for film in drawn if film[1] == "lateral"])
+    start = time.process_time()
+    for image, _ in held_out:
+        view_of_pixels(image)
+    print(f"\n{1000 * (time.process_time() - start) / len(held_out):.1f} ms an image of 384 pixels")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iu", type=Path, required=True, help="folder with the Kaggle tables and images")
-    parser.add_argument("--frontal", type=Path, help="folder of further frontal images")
+    parser.add_argument("--nih", type=Path, required=True, help="folder of frontal films, some of them fitted on")
+    parser.add_argument("--covid", type=Path, required=True, help="folder of films of both views")
     parser.add_argument("--fit", action="store_true", help="print the counts of the fitting half")
     args = parser.parse_args()
     if args.fit:
         print_fit(read_labels(args.iu))
         return
     names_and_headers(args.iu)
-    truth = {name: view for images in read_labels(args.iu).values() for name, view in images}
-    files = [(path, truth[image_key(path.name)]) for path in sorted((args.iu / "images").glob("*.png"))]
-    files += [(path, "frontal") for path in sorted(args.frontal.glob("*.png"))] if args.frontal else []
-    pixels([(shrink(read_radiograph(path), 384), view) for path, view in files], "real images")
-    drawn = [
-        (read_radiograph(radiograph.source), str(radiograph.view))  # type: ignore[arg-type]
-        for study in phantom.studies(200, seed=1, size=256) for radiograph in study.images
-    ]  # fmt: skip
-    pixels(drawn, "phantom (synthetic: it proves little)")
+    all_pixels(args.iu, args.nih, args.covid)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from hf_cxr.data.embedded import embedded_images
 from hf_cxr.data.scheduler import Key, Workers, in_order
 from hf_cxr.data.store import Store
 from hf_cxr.data.study import MISSING, Archived, Embedded, Radiograph, StoredImage, Study
-from hf_cxr.data.view_labels import pixel_evidence
+from hf_cxr.inference.view_evidence import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
 
 KILLED = "every process that read it was killed (out of memory?)"

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from hf_cxr.data.archives import image_key
 
 # How often an image is (frontal, lateral) by the last block of its name, series and number within it: "4004" in
@@ -38,16 +35,14 @@ FRONTAL_HEADER, LATERAL_HEADER = 0.6, -4.0
 """A DICOM header that names a frontal view is right for 66 % of the images, one that names a lateral for 99.9 %
 (`dicom_headers.csv.gz` of torchxrayvision against the Kaggle form's projections, all uids); rounded towards 0."""
 
-SYMMETRIC, SLOPE, MOST = 0.62, 25.0, 3.0
-"""Symmetry at which an image is as likely frontal as lateral, log-odds per unit of it, and their bound: set by hand,
-between the least symmetric frontal (0.65) and the most symmetric lateral (0.58) of the 17 real images at hand."""
+NEITHER = 0.95
+"""Confidence in what the pixels say is no chest film: at `view_evidence.NEITHER` log-odds of it, and beyond."""
 
 BOTH_VIEWS = 5.5
 """Log-odds that two images of a study show two views rather than one."""
 MOST_JOINT = 8
 """Images of a study that are weighed together; of more, each is decided by itself."""
 
-_GRID = 48
 # Of words in lower case, with blanks for all that is no letter.
 _PA, _AP = r"pa|poster(?:o|ior) ?anterior", r"ap|anter(?:o|ior) ?posterior"
 _FRONTAL, _LATERAL = re.compile(rf"\b(?:{_PA}|{_AP}|frontal|f)\b"), re.compile(r"\b(?:ll?|rl|lat|lateral)\b")
@@ -96,17 +91,30 @@ def decide_views(
 
     Args:
         names: File names, in the order of the collection.
-        pixels: `pixel_evidence` of each, `None` where it is not known; may be empty.
+        pixels: `pixel_evidence` of each, `None` where it is not known; may be empty. An image of which it is NaN is
+            "neither" where no header names its view, and the others are decided without it.
         hints: "frontal" or "lateral" as a DICOM header says, or `None`; may be empty.
     """
+    pixels, hints = pixels or [None] * len(names), hints or [None] * len(names)
+    films = [i for i, odds in enumerate(pixels) if hints[i] or not math.isnan(odds or 0.0)]
+    some = [names[i] for i in films], [pixels[i] for i in films], [hints[i] for i in films]
+    named = iter(_frontal_or_lateral(*some))
+    neither = "neither", NEITHER
+    return [next(named) if i in films else neither for i in range(len(names))]
+
+
+def _frontal_or_lateral(
+    names: Sequence[str], pixels: Sequence[float | None], hints: Sequence[str | None]
+) -> list[tuple[str, float]]:
     several = len(names) > 1
     first = min(range(len(names)), key=lambda i: image_key(names[i]), default=0)
     evidence = []
     for i, name in enumerate(names):
-        header = {"frontal": FRONTAL_HEADER, "lateral": LATERAL_HEADER}.get(hints[i] or "", 0.0) if hints else 0.0
+        header = {"frontal": FRONTAL_HEADER, "lateral": LATERAL_HEADER}.get(hints[i] or "", 0.0)
+        seen = pixels[i] or 0.0
         order = FIRST if several and i == first else 0.0
         said = (RELIANCE if several else 1.0) * name_evidence(name)
-        evidence.append(said + order + (pixels[i] or 0.0 if pixels else 0.0) + header)
+        evidence.append(said + order + (0.0 if math.isnan(seen) else seen) + header)
     if several and len(names) <= MOST_JOINT:
         frontal = _joint(evidence)
     else:
@@ -124,33 +132,6 @@ def name_evidence(name: str) -> float:
     """Log-odds that an image is frontal, by the last block of its name; 0 for a block that says nothing."""
     frontal, lateral = SUFFIXES.get(image_key(name).rpartition("-")[2], (0, 0))
     return math.log((frontal + 1) / (lateral + 1))
-
-
-def pixel_evidence(image: Image.Image) -> float:
-    """Log-odds that an image (mode "L") is frontal: a frontal chest is nearly symmetric, a lateral is not.
-
-    The symmetry is the correlation of the image with its mirror image about the vertical axis where it is greatest,
-    each row less its mean, flat borders cut away. Brightness, contrast and inversion do not change it.
-    """
-    grid = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.float32)
-    low, high = np.percentile(grid, (2, 98))
-    grid = np.clip(grid, low, high)  # burnt-in markers
-    flat = 0.02 * (high - low)
-    rows, columns = (np.flatnonzero(grid.std(axis) > flat) for axis in (1, 0))
-    if min(image.size) < _GRID // 2 or min(len(rows), len(columns)) < _GRID // 3:
-        return 0.0
-    grid = grid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    grid = grid - grid.mean(1, keepdims=True)
-    width = grid.shape[1]
-    symmetry = -1.0
-    for ends in range(int(0.7 * width), int(1.3 * width) + 1):  # left and right end of the part that an axis mirrors
-        left, right = max(0, ends - (width - 1)), min(width - 1, ends)
-        part = grid[:, left : right + 1]
-        part = part - part.mean()
-        power = float((part * part).sum())
-        if power > 0:
-            symmetry = max(symmetry, float((part * part[:, ::-1]).sum()) / power)
-    return max(-MOST, min(MOST, SLOPE * (symmetry - SYMMETRIC)))
 
 
 def _joint(evidence: Sequence[float]) -> list[float]:

@@ -125,9 +125,9 @@ def _views_among(columns: Collection[str]) -> list[str]:
 
 
 def read_views(
-    study, at_least: int, doubts: Callable[[Any, Image.Image], list[str]] | None = None
+    study, at_least: int, doubts: Callable[[Any, Image.Image, str], list[str]] | None = None
 ) -> tuple[dict[str, Image.Image], list[str]]:
-    """The views that a study has, by name, in grey; and what speaks against their being radiographs.
+    """The views that a study has, by name, in grey; and what speaks against their being that.
 
     Args:
         at_least: pixels that a JPEG keeps on each side, as in `read_radiograph`.
@@ -149,7 +149,7 @@ def read_views(
             told = " ".join(str(error).split()) if known else _said(error)
             raise UnreadableImage(f"{where}: {told}") from error
         if doubts:
-            warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name])]
+            warnings += [f"{name}: {doubt}" for doubt in doubts(source, views[name], name)]
     return views, warnings
 
 

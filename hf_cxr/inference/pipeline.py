@@ -124,8 +124,9 @@ class ImpressionPipeline(Pipeline):
         return_attention: add `attention`, `{"frontal": …, "lateral": …}`: the decoder's cross-attention over the
             whole text, laid on each view as a PIL image; "words" adds `attention_words`, `[(word, {…}), …]`.
         abstain_below: withhold a text of a lower score: `{"impression": None, "score": …, "abstained": True}`.
-        on_unlikely: an image that cannot be a chest radiograph (tiny, a strip, all one value, colour) adds its
-            `warnings` to the answer ("warn", the default), raises `UnreadableImage` ("error"), or passes ("ignore").
+        on_unlikely: an image that cannot be a chest radiograph (tiny, a strip, all one value, colour), or by its
+            pixels is surely no upright one or the other view, adds its `warnings` to the answer ("warn", the
+            default), raises `UnreadableImage` ("error"), or passes ("ignore").
         on_unreadable: a study that cannot be read raises `UnreadableImage`, a `ValueError` that says which of many it
             is, counted from 0 ("error", the default), or the others go on, and its answer is `{"impression": None,
             "score": None, "error": str}` ("skip").

@@ -1,8 +1,7 @@
 """Can this image be a chest radiograph at all? Doubts in words; what a model makes of an image lives elsewhere.
 
-A checkpoint brings this file as remote code, so it imports only the standard library, numpy, Pillow and
-`views.py`. It knows nothing of anatomy: a radiograph of a hand, or a lateral view given as the frontal one, raises no
-doubt.
+A checkpoint brings this file as remote code, so it imports only the standard library, numpy, Pillow and its
+neighbours. What the pixels say of the view is in `view_evidence.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .view_evidence import view_of_pixels
 from .views import eight_bits
 
 LEAST_SIDE = 32
@@ -24,15 +24,18 @@ LEAST_RANGE = 3
 """Grey levels of 256 between the darkest and the brightest pixel."""
 MOST_COLOUR = 12.0
 """Mean distance between the largest and the smallest channel, in levels of 256. Greys have 0, photographs 30 to 80."""
+SURE = 3.0
+"""Log-odds of the other view from which on an image is taken to show it."""
 SAMPLE = 64  # pixels a side of what colour is measured on
 
 
-def doubts(source: Any, grey: Image.Image) -> list[str]:
-    """What speaks against `source` being a chest radiograph; empty where nothing does.
+def doubts(source: Any, grey: Image.Image, view: str | None = None) -> list[str]:
+    """What speaks against `source` being a chest radiograph, or this view of one; empty where nothing does.
 
     Args:
         source: what was read: a path, bytes, a Pillow image or an array; a callable's result, not the callable.
         grey: `read_radiograph(source)`.
+        view: "frontal" or "lateral", as which it is given; `None`: not known.
     """
     found = []
     width, height = grey.size
@@ -44,7 +47,17 @@ def doubts(source: Any, grey: Image.Image) -> list[str]:
         found.append("all pixels have one value")
     elif colour(source) > MOST_COLOUR:
         found.append("a colour image, not a radiograph")
-    return found
+    return found or _doubts_of_view(grey, view)
+
+
+def _doubts_of_view(grey: Image.Image, view: str | None) -> list[str]:
+    evidence = view_of_pixels(grey)
+    if evidence.neither:
+        return ["does not look like an upright chest radiograph"]
+    for other, odds in (("frontal", evidence.frontal), ("lateral", -evidence.frontal)):
+        if view and view != other and odds > SURE and evidence.chest > 0:
+            return [f"looks like a {other} view, not a {view} one"]
+    return []
 
 
 def colour(source: Any) -> float:

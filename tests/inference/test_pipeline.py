@@ -21,6 +21,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_cxr
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.data.sources import phantom
 from hf_cxr.inference.checks import CALIBRATION
 
 STANDALONE = """
@@ -250,6 +251,17 @@ def test_an_unlikely_image_is_told_in_the_answer_or_refused_or_passed(pipe):
         pipe(blank, on_unlikely="error")
     with pytest.raises(ValueError, match="on_unlikely is one of warn, error, ignore"):
         pipe(blank, on_unlikely="no")
+
+
+def test_views_in_each_others_place_are_told_and_in_their_own_are_not(pipe):
+    frontal, lateral = (phantom.draw(4, 2, view, 256) for view in ("frontal", "lateral"))
+    assert "warnings" not in pipe(frontal=frontal, lateral=lateral)[0]
+    assert pipe(frontal=lateral, lateral=frontal)[0]["warnings"] == [
+        "frontal: looks like a lateral view, not a frontal one",
+        "lateral: looks like a frontal view, not a lateral one",
+    ]
+    upside_down = pipe(frontal=frontal.rotate(180), on_unlikely="warn")[0]["warnings"]
+    assert upside_down == ["frontal: does not look like an upright chest radiograph"]
 
 
 def test_a_callable_is_a_view_and_is_doubted_as_what_it_returns(pipe):

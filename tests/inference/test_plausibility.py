@@ -3,8 +3,9 @@ import io
 import numpy as np
 import pytest
 from helpers import radiograph
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
+from hf_cxr.data.sources import phantom
 from hf_cxr.inference.plausibility import colour, doubts
 from hf_cxr.inference.views import read_radiograph
 
@@ -57,7 +58,7 @@ def test_a_colour_photograph_is_doubted_at_any_depth(depth):
 
 
 def test_a_small_coloured_mark_on_a_radiograph_is_no_photograph():
-    image = np.stack([radiograph(1, 200, 200)] * 3, axis=2)
+    image = np.stack([np.asarray(phantom.draw(0, 1, "frontal", 200))] * 3, axis=2)
     image[:10, :40] = (255, 0, 0)
     assert 0 < colour(image) < 12
     assert doubts_of(image) == []
@@ -84,6 +85,41 @@ def test_dimensions_at_the_edge_raise_no_doubt(shape):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_all_one_value_is_told_at_any_depth(dtype):
     assert doubts_of(np.full((60, 60), 200, dtype=dtype)) == ["all pixels have one value"]
+
+
+LATERAL, FRONTAL = (phantom.draw(4, 2, view, 256) for view in ("lateral", "frontal"))
+NO_FILM = "does not look like an upright chest radiograph"
+
+
+@pytest.mark.parametrize(
+    ("image", "view", "doubt"),
+    [
+        (LATERAL, "frontal", ["looks like a lateral view, not a frontal one"]),
+        (FRONTAL, "lateral", ["looks like a frontal view, not a lateral one"]),
+        (FRONTAL, "frontal", []),
+        (LATERAL, "lateral", []),
+        (ImageOps.flip(FRONTAL), "frontal", [NO_FILM]),
+        (LATERAL.rotate(180), "lateral", [NO_FILM]),
+        (FRONTAL.rotate(90), None, [NO_FILM]),
+        (LATERAL, None, []),
+    ],
+)
+def test_the_other_view_and_a_chest_on_its_head_are_doubted(image, view, doubt):
+    assert doubts(image, image, view) == doubt
+
+
+def test_a_screenshot_of_a_page_is_doubted():
+    page = Image.new("L", (700, 900), 255)
+    pen = ImageDraw.Draw(page)
+    for line in range(40):
+        pen.text((60, 60 + 20 * line), "The heart is normal in size. The lungs are clear." * 2, fill=0, font_size=14)
+    assert doubts(page, page, "frontal") == [NO_FILM]
+
+
+def test_what_is_wrong_with_the_file_is_told_in_place_of_what_the_pixels_show():
+    assert doubts(photograph(300, 300), Image.fromarray(radiograph(1, 300, 300)), "frontal") == [
+        "a colour image, not a radiograph"
+    ]
 
 
 def test_a_real_radiograph_raises_no_doubt(shared_data):
