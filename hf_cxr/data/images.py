@@ -27,7 +27,7 @@ from datasets.utils import tqdm
 from hf_cxr.data import archives
 from hf_cxr.data.study import MISSING, Archived, Radiograph, StoredImage, Study
 from hf_cxr.data.view_labels import pixel_evidence
-from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
+from hf_cxr.inference.views import UnreadableImage, enough, read_with_hint, shrink
 from hf_cxr.utils.files import ENDINGS, undisturbed
 
 AHEAD = 8  # images in work or waiting per process: bounds the memory, whatever the size of the collection
@@ -136,7 +136,7 @@ def _not_found(radiograph: Radiograph) -> str:
 def _read_one(source: Any, label: str, unlabelled: bool, size: int) -> tuple[tuple | None, str]:
     """(PNG, digest, evidence, hint), or `None` and the reason; runs in a process of its own."""
     try:
-        image, hint = read_with_hint(source, at_least=2 * size)
+        image, hint = read_with_hint(source, at_least=enough(size))
     except UnreadableImage as error:
         said = str(source) if isinstance(source, (str, Path)) else "image bytes"
         return None, str(error).replace(said, label)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .views import eight_bits
+from .levels import eight_bits
 
 LEAST_SIDE = 32
 """Pixels. Below it a thorax cannot be told from a stamp."""

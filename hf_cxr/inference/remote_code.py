@@ -18,7 +18,7 @@ REMOTE_TASK = "chest-radiograph-impression"
 REMOTE_CODE_FILES = tuple(
     f"{name}.py"
     for name in (
-        "pipeline processor targets inputs views dicom plausibility checks attention remote_code"
+        "pipeline processor targets inputs views decoding levels dicom plausibility checks attention remote_code"
         " labeler labeler_lexicon labeler_location labeler_wording"
     ).split()
 )

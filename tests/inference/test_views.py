@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
-from hf_cxr.inference import dicom, views
+from hf_cxr.inference import decoding, dicom, levels, views
 from hf_cxr.inference.views import UnreadableImage, fit_panel, pack_array, pack_views, read_radiograph, shrink
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # brighter to the right, 64 × 48
@@ -503,16 +503,20 @@ def test_a_stock_image_processor_takes_the_canvas(do_resize):
     assert np.allclose(pixels[0, 0], np.asarray(canvas)[:, :, 0] / 127.5 - 1, atol=0.02)
 
 
-def test_the_file_travels_alone_and_asks_for_nothing_but_numpy_and_pillow(tmp_path):
+def test_the_files_travel_alone_and_ask_for_nothing_but_numpy_and_pillow(tmp_path):
     utils = pytest.importorskip("transformers.dynamic_module_utils")
-    outside = set(utils.get_imports(views.__file__)) - set(sys.stdlib_module_names)
-    assert outside == {"numpy", "PIL"}
-    assert set(utils.get_imports(dicom.__file__)) - set(sys.stdlib_module_names) == {"numpy"}
-    assert utils.get_relative_imports(views.__file__) == ["dicom"]
-    assert utils.get_relative_imports(dicom.__file__) == []
-    (tmp_path / "alone.py").write_bytes(Path(views.__file__).read_bytes())
+    for module in (views, decoding, levels, dicom):
+        outside = set(utils.get_imports(module.__file__)) - set(sys.stdlib_module_names)
+        assert outside <= {"numpy", "PIL"}, module
+    assert sorted(utils.get_relative_imports(views.__file__)) == ["decoding", "dicom", "levels"]
+    for module in (decoding, levels, dicom):
+        assert utils.get_relative_imports(module.__file__) == []
+    for module in (views, decoding, levels):
+        file = tmp_path / "alone" / Path(module.__file__).name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(Path(module.__file__).read_bytes())
     code = (
-        "import alone, sys; alone.pack_views(alone.np.ones((4, 4)), None, 8);"
+        "from alone import views; import sys; views.pack_views(views.np.ones((4, 4)), None, 8);"
         "print(any(n.split('.')[0] in ('hf_cxr', 'torch', 'pydicom') for n in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -594,6 +598,7 @@ def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch):
     ]
     whole = [np.asarray(read_radiograph(source)) for source in sources]
     for size in (1, 50, 400):
-        monkeypatch.setattr(views, "STRIP", size)
+        monkeypatch.setattr(levels, "STRIP", size)
+        monkeypatch.setattr(levels, "CACHE", 1 + size // 3)
         for source, expected in zip(sources, whole, strict=True):
             assert np.array_equal(np.asarray(read_radiograph(source)), expected)
