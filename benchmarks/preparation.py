@@ -155,9 +155,8 @@ def main(words: list[str] | None = None) -> None:
     for index in range(args.files):
         if not (folder / f"{index}.16.png").is_file():
             write_film(folder, index, tuple(args.film))
-    print(
-        f"{decoder()}\n{args.cores} cores, {args.images} images of {args.film[0]} × {args.film[1]}, {args.rounds} rounds"
-    )
+    print(decoder())
+    print(f"{args.cores} cores, {args.images} images of {args.film[0]} × {args.film[1]}, {args.rounds} rounds")
     print(
         "\n| | MB a file | CPU ms, Pillow | CPU ms, prepare | speed by CPU | by the clock | peak MB | of 4 × as many |"
     )

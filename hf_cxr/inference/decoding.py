@@ -7,15 +7,19 @@ the same whoever decodes them.
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, features
 
+kornia: Any = None
 try:
     from kornia_rs import __version__ as kornia_version
-    from kornia_rs import io as kornia
+    from kornia_rs import io as installed
 except ImportError:
-    kornia = None
+    kornia_version = ""
+else:
+    kornia = installed
 
 # Bits, colour type, compression, filter and interlace of a header: the function that decodes it, and what it is told.
 PLAIN = {

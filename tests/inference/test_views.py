@@ -11,13 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
 from hf_cxr.inference import decoding, dicom, levels, views
-from hf_cxr.inference.views import UnreadableImage, fit_panel, pack_array, pack_views, read_radiograph, shrink
+from hf_cxr.inference.views import (
+    UnreadableImage,
+    enough,
+    fit_panel,
+    pack_array,
+    pack_views,
+    read_radiograph,
+    shrink,
+)
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # brighter to the right, 64 × 48
 
@@ -441,6 +450,27 @@ def test_a_jpeg_may_be_decoded_small_without_changing_the_panel():
     assert read_radiograph(jpeg, at_least=128).size == (200, 150)
     difference = pack_array(jpeg, None, 64).astype(int) - pack_array(smooth, None, 64)
     assert np.abs(difference).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("longer", "size", "decoded"),
+    [(3056, 384, 382), (3040, 384, 760), (2496, 384, 624), (2284, 384, 1142), (1144, 384, 572), (1140, 384, 1140)],
+)
+def test_a_jpeg_is_decoded_small_as_long_as_enough_pixels_are_left(longer, size, decoded):
+    """At 1/8 one pixel in a hundred may lack; at 1/4 and 1/2 half as many again are left."""
+    jpeg = encoded(Image.new("L", (longer // 4, longer), 99), "JPEG")
+    assert max(read_radiograph(jpeg, at_least=enough(size)).size) == decoded
+
+
+def test_a_jpeg_decoded_at_an_eighth_gives_the_panel_that_all_its_pixels_give(shared_data, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from dicom import similarity
+
+    for path in sorted((shared_data / "iu" / "images").glob("1000*.png")):
+        jpeg = encoded(Image.open(path), "JPEG", quality=95)
+        small, whole = read_radiograph(jpeg, at_least=enough(312)), read_radiograph(jpeg)
+        assert max(small.size) == 312 < max(whole.size)
+        assert similarity(np.asarray(fit_panel(small, 312)), np.asarray(fit_panel(whole, 312))) >= 0.99
 
 
 def test_shrink_never_enlarges():
