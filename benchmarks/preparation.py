@@ -1,31 +1,35 @@
-"""How fast `prepare` reads full-size images, beside Pillow alone on the same files and cores, and its memory.
+"""How fast `prepare` reads images of real size, beside Pillow alone on the same files and cores, and its memory.
 
-python benchmarks/preparation.py --folder /tmp/phantom1024     # draws the files once, then measures
+python benchmarks/preparation.py --folder FOLDER     # makes 100 MB of files once, then measures: minutes
+
+Pillow decodes in full and resizes with its bicubic filter, as most people would. The kit's way is all of `prepare`:
+encoding, hashing, and writing Parquet files too. Each runs in a process of its own; imports are not counted. "CPU" is
+the time of all processors, which tells the ratio even on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-import zlib
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from hf_cxr.inference.views import shrink
+from hf_cxr.inference.decoding import decoder
 
 SIZE = 384
+FILM = (2544, 3056)
+NOISE = 1.05  # standard deviation of each of four summed grey levels
+KINDS = {"JPEG": "jpg", "PNG, 8 bits": "8.png", "PNG, 16 bits": "16.png"}
 
 
 def write_study(folder: Path, index: int, pixels: int) -> tuple[str, str, str, str]:
@@ -54,118 +58,111 @@ def write_table(path: Path, rows: list[tuple[str, str, str, str]]) -> None:
         csv.writer(stream).writerows([("uid", "frontal", "lateral", "impression"), *rows])
 
 
-def write_many(folder: Path, times: int) -> Path:
-    """A table that lists every study `times` times, under other names: many studies without as much disk."""
-    with (folder / "studies.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [tuple(row) for row in csv.reader(stream)][1:]
-    many = folder / "many.csv"
-    write_table(
-        many, [(f"{uid}-{k}", frontal, lateral, text) for k in range(times) for uid, frontal, lateral, text in rows]
-    )
-    return many
+def write_film(folder: Path, index: int, size: tuple[int, int]) -> None:
+    """A synthetic study's frontal view in the kinds of `KINDS`, with as much noise as gives the bytes a pixel of real
+    films: 1.6 bits as JPEG (MIMIC-CXR-JPG: 1.9 on average), 3.3 as 8-bit PNG."""
+    from hf_cxr.data.sources.phantom import draw
+
+    drawn = draw(0, index, "frontal", 512).resize(size, Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(index).standard_normal((size[1] + 1, size[0] + 1), dtype=np.float32)
+    noise = noise[1:, 1:] + noise[:-1, 1:] + noise[1:, :-1] + noise[:-1, :-1]
+    deep = np.clip(16 * (np.asarray(drawn, np.float32) + NOISE * noise), 0, 4095)
+    grey = Image.fromarray(np.rint(deep / 16).clip(0, 255).astype(np.uint8))
+    grey.save(folder / f"{index}.jpg", quality=95)
+    grey.save(folder / f"{index}.8.png")
+    Image.fromarray(deep.astype(np.uint16)).save(folder / f"{index}.16.png")
 
 
-def decode_and_resize(path: str) -> tuple[int, int]:
-    """What nobody can do without; `resize` as most people call it."""
-    return bicubic(decode(path)).size
-
-
-def decode_and_shrink(path: str) -> tuple[int, int]:
-    """The same with the kit's own, cheaper resize."""
-    return shrink(decode(path), SIZE).size
-
-
-def decode(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("L")
-
-
-def bicubic(grey: Image.Image) -> Image.Image:
-    scale = SIZE / max(grey.size)
-    return grey.resize((round(grey.width * scale), round(grey.height * scale)), Image.Resampling.BICUBIC)
-
-
-def pillow_alone(files: list[str], cores: int, work: Callable[[str], object] = decode_and_resize) -> float:
-    start = time.perf_counter()
-    with ProcessPoolExecutor(cores) as pool:
-        list(pool.map(work, files, chunksize=8))
-    return time.perf_counter() - start
-
-
-def print_choices(files: list[str]) -> None:
-    """What the cheaper resize costs in fidelity, and what the choice of zlib's strategy gains."""
-    images = [decode(path) for path in files]
-    errors = [np.square(np.asarray(bicubic(p), float) - np.asarray(shrink(p, SIZE), float)).mean() for p in images]
-    print(f"\nresize against bicubic alone, PSNR, least of {len(files)}: {10 * np.log10(255**2 / max(errors)):.1f} dB")
-    small = [shrink(image, SIZE) for image in images]
-    for name, strategy in (("default", -1), ("run-length", zlib.Z_RLE)):
-        start, stored = time.perf_counter(), 0
-        for image in small:
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG", compress_type=strategy)
-            stored += buffer.tell()
-        each = (time.perf_counter() - start) / len(small)
-        print(f"PNG of {SIZE} px, zlib {name}: {1000 * each:.1f} ms, {stored / len(small) / 1000:.1f} kB")
-
-
-PREPARE = """
+# Of either: seconds by the clock and of all processors, and peak memory (resident, MB) of the main process and others.
+MEASURED = """
 import json, resource, sys, time
+def both():
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+def used():
+    return time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in both())
+def tell(before):
+    wall, cpu = (after - start for after, start in zip(used(), before))
+    print(json.dumps({"wall": wall, "cpu": cpu, "peak": [each.ru_maxrss / 1024 for each in both()]}))
+"""
+PREPARE = """
 import datasets
 from hf_cxr.data.prepare import prepare
 datasets.disable_progress_bars()
-start = time.perf_counter()
-prepare("table", sys.argv[1], root=sys.argv[2], size=int(sys.argv[3]), num_proc=int(sys.argv[4]))
-seconds = time.perf_counter() - start
-peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({"seconds": seconds, "main_mb": peak[0], "reader_mb": peak[1]}))
+before = used()
+prepare("table", sys.argv[4], root=sys.argv[1], size=int(sys.argv[2]), num_proc=int(sys.argv[3]))
+tell(before)
+"""
+PILLOW = """
+import csv
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from PIL import Image
+table, size = Path(sys.argv[1]), int(sys.argv[2])
+def shrunk(name):
+    with Image.open(table.parent / name) as image:
+        grey = image.convert("L")
+    scale = size / max(grey.size)
+    return grey.resize((round(grey.width * scale), round(grey.height * scale)), Image.Resampling.BICUBIC).size
+names = [row["frontal"] for row in csv.DictReader(table.open(encoding="utf-8"))]
+before = used()
+with ProcessPoolExecutor(int(sys.argv[3])) as pool:
+    list(pool.map(shrunk, names, chunksize=8))
+tell(before)
 """
 
 
-def kit(table: Path, cores: int) -> dict[str, float]:
-    """`prepare` in a process of its own: seconds after imports, and peak memory (resident, MB)."""
+def measure(code: str, table: Path, images: int, cores: int) -> dict[str, Any]:
+    """Milliseconds an image, by the clock and of all processors, and the peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-c", PREPARE, f"{folder}/out", str(table), str(SIZE), str(cores)]
+        words = [sys.executable, "-c", MEASURED + code, str(table), str(SIZE), str(cores), f"{folder}/out"]
         done = subprocess.run(words, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(done.stdout.splitlines()[-1])
+    return told | {what: 1000 * told[what] / images for what in ("wall", "cpu")}
 
 
-def main() -> None:
+def write_list(folder: Path, kind: str, files: int, images: int) -> Path:
+    """A table of so many images, the files in turn: many studies without as much disk."""
+    table = folder / f"{kind}.{images}.csv"
+    rows = [(str(i), f"{i % files}.{kind}", "", f"Finding number {i} is seen.") for i in range(images)]
+    write_table(table, rows)
+    return table
+
+
+def row(folder: Path, name: str, args: argparse.Namespace) -> str:
+    """A line of the table: one kind of file, `prepare` and Pillow in turn, so that both see the same machine."""
+    kind = KINDS[name]
+    few, many = (write_list(folder, kind, args.files, times * args.images) for times in (1, 4))
+    rounds = [[measure(code, few, args.images, args.cores) for code in (PILLOW, PREPARE)] for _ in range(args.rounds)]
+    last = measure(PREPARE, many, 4 * args.images, args.cores)
+    cpu = [f"{median(each[i]['cpu'] for each in rounds):.1f}" for i in (0, 1)]
+    speeds = [f"{median(pillow[what] / kit[what] for pillow, kit in rounds):.2f}" for what in ("cpu", "wall")]
+    peaks = ["{:.0f} + {:.0f}".format(*run["peak"]) for run in (rounds[0][1], last)]
+    megabytes = median((folder / f"{i}.{kind}").stat().st_size for i in range(args.files)) / 1e6
+    return " | ".join(["", name, f"{megabytes:.1f}", *cpu, *speeds, *peaks, ""]).strip()
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the files are drawn, or were")
-    parser.add_argument("--num-studies", type=int, default=500)
-    parser.add_argument("--pixels", type=int, default=1024)
+    parser.add_argument("--folder", type=Path, required=True, help="where the files are made, or were")
+    parser.add_argument("--film", type=int, nargs=2, default=FILM, metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--files", type=int, default=8, help="of each kind; they are read in turn")
+    parser.add_argument("--images", type=int, default=400, help="read in a round; for memory 4 times as many, too")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--many", type=int, default=10, help="also prepare so many times as many studies, for memory")
-    args = parser.parse_args()
-    write_collection(args.folder, args.num_studies, args.pixels, args.cores)
-    files = sorted(str(path) for path in args.folder.glob("*.png"))
-    for path in files:  # into the disk cache, for both
-        Path(path).read_bytes()
-
-    bare, cheap, ours = [], [], []
-    for _ in range(args.rounds):  # in turn, so that both see the same machine
-        bare.append(pillow_alone(files, args.cores))
-        cheap.append(pillow_alone(files, args.cores, decode_and_shrink))
-        ours.append(kit(args.folder / "studies.csv", args.cores))
-    pillow, prepare = median(bare), median(run["seconds"] for run in ours)
+    args = parser.parse_args(words)
+    folder = args.folder / "{}x{}".format(*args.film)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(args.files):
+        if not (folder / f"{index}.16.png").is_file():
+            write_film(folder, index, tuple(args.film))
+    print(decoder())
+    print(f"{args.cores} cores, {args.images} images of {args.film[0]} × {args.film[1]}, {args.rounds} rounds")
     print(
-        f"{args.num_studies} studies, {len(files)} PNG of {args.pixels} px, {args.cores} cores, {args.rounds} rounds"
+        "\n| | MB a file | CPU ms, Pillow | CPU ms, prepare | speed by CPU | by the clock | peak MB | of 4 × as many |"
     )
-    print(f"Pillow decode + resize  {pillow:6.1f} s  {len(files) / pillow:6.1f} images/s")
-    print(f"hf-cxr prepare          {prepare:6.1f} s  {len(files) / prepare:6.1f} images/s")
-    print(
-        f"prepare / Pillow speed  {pillow / prepare:.2f} ({median(cheap) / prepare:.2f} with the kit's resize in both)"
-    )
-    print(memory(args.num_studies, ours[0]))
-    if args.many > 1:
-        many = kit(write_many(args.folder, args.many), args.cores)
-        print(memory(args.num_studies * args.many, many))
-    print_choices(files[:40])
-
-
-def memory(studies: int, run: dict[str, float]) -> str:
-    return f"peak memory, {studies} studies: {run['main_mb']:.0f} MB + {run['reader_mb']:.0f} MB a reader"
+    print("|---|---|---|---|---|---|---|---|")
+    for name in KINDS:
+        print(row(folder, name, args), flush=True)
 
 
 if __name__ == "__main__":

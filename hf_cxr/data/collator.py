@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.data.augmentation import augment_panel
-from hf_cxr.inference import views
+from hf_cxr.inference import decoding, levels, views
 from hf_cxr.inference.targets import IGNORED, target_ids
 
 
@@ -41,8 +41,10 @@ def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None)
 
 @cache
 def _packing_code() -> str:
-    """A digest of `views.py`: canvases packed by other code are not taken from the cache (they hold no DICOM)."""
-    return hashlib.sha256(Path(views.__file__).read_bytes()).hexdigest()[:16]
+    """A digest of `views.py` and what it imports: canvases packed by other code are not taken from the cache (they
+    hold no DICOM)."""
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (views, decoding, levels))
+    return hashlib.sha256(code).hexdigest()[:16]
 
 
 def _pack_row(row: dict[str, Any], panel_size: int, code: str) -> dict[str, bytes]:

@@ -8,41 +8,31 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import platform
 import stat
-import zlib
 from collections.abc import Container, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from datasets.utils import tqdm
-from PIL import features
 
 from hf_cxr import __version__
 from hf_cxr.data import archives, storage
 from hf_cxr.data.embedded import embedded_images
+from hf_cxr.data.png import png_of
 from hf_cxr.data.scheduler import Key, Workers, in_order
 from hf_cxr.data.store import Store
 from hf_cxr.data.study import MISSING, Archived, Embedded, Radiograph, StoredImage, Study
+from hf_cxr.inference.decoding import decoder
 from hf_cxr.inference.view_evidence import pixel_evidence
-from hf_cxr.inference.views import UnreadableImage, read_with_hint, shrink
+from hf_cxr.inference.views import UnreadableImage, enough, read_with_hint, shrink
 
 KILLED = "every process that read it was killed (out of memory?)"
 
 
-@functools.cache
-def decoder() -> str:
-    """What the bytes of an image depend on, besides its file: a run has one, on all machines and when it goes on."""
-    said = [f"hf-cxr {__version__}"]
-    for name in ("pillow", "numpy", "pydicom", "pyjpegls"):
-        try:
-            said.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            said.append(f"no {name}")
-    codecs = (f"{name} {features.version(name)}" for name in ("jpg", "jpg_2000", "libtiff", "webp"))
-    return ", ".join([*said, *codecs, f"zlib {features.version('zlib')}"])
+def worker() -> str:
+    """What reads here: what the bytes of an image depend on, besides its file. All machines of a run have the same."""
+    return f"hf-cxr {__version__}, {decoder()}"
 
 
 def read_images(
@@ -66,7 +56,7 @@ def read_images(
             decoder or does not see the images.
     """
     total = sum(len(study.images) for study in studies)
-    read = functools.partial(_read_elsewhere, decoder()) if workers.remote else _read_one
+    read = functools.partial(_read_elsewhere, worker()) if workers.remote else _read_one
     with tqdm(total=total, initial=len(store.found), desc="Reading images", unit=" images") as progress:
         for (s, i), outcome in in_order(read, jobs(studies, size, store.found), workers):
             if outcome != "":
@@ -158,7 +148,7 @@ def _read_one(
     try:
         if isinstance(source, str) and storage.is_url(source):
             source = storage.fetched(source)
-        image, hint = read_with_hint(source, at_least=2 * size)
+        image, hint = read_with_hint(source, at_least=enough(size))
     except FileNotFoundError:
         return ""
     except UnreadableImage as error:
@@ -169,15 +159,13 @@ def _read_one(
     if low == high:
         return f"{label}: blank, every pixel has the same value"
     evidence = float(pixel_evidence(image)) if unlabelled else None
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # five times as fast as the default (docs/data.md)
-    png = buffer.getvalue()
+    png = png_of(image)
     return png, hashlib.sha256(png).hexdigest(), evidence, hint if unlabelled else None
 
 
 def _read_elsewhere(expected: str, source: Any, *arguments: Any) -> Any:
     """`_read_one` on another machine, if that is like this one."""
-    if (found := decoder()) != expected:
+    if (found := worker()) != expected:
         raise OSError(f"worker on {platform.node()}: it would read with {found}; this process reads with {expected}")
     if isinstance(source, (str, Path)) and not storage.is_url(source) and not Path(source).exists():
         raise OSError(f"worker on {platform.node()}: does not see {source}; put the images where all workers see them")

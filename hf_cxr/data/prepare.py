@@ -27,7 +27,7 @@ from hf_cxr.data.builder import build
 from hf_cxr.data.checks import check_disk, check_output, disk_needed
 from hf_cxr.data.choice import PreparationConfig, choose, patients_known
 from hf_cxr.data.dataset_card import dataset_card
-from hf_cxr.data.images import decoder
+from hf_cxr.data.images import worker
 from hf_cxr.data.prepared import read_splits
 from hf_cxr.data.provenance import format_preparation
 from hf_cxr.data.scheduler import workers
@@ -35,6 +35,7 @@ from hf_cxr.data.selection import BOTH, VIEWS
 from hf_cxr.data.splits import SPLITS
 from hf_cxr.data.storage import Place, is_url, open_file
 from hf_cxr.data.study import StoredImage
+from hf_cxr.inference.decoding import decoder
 from hf_cxr.utils.files import commit, json_object, staging_folder
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
@@ -229,7 +230,7 @@ def _prepare(
         raise ValueError(f"num_proc must be at least 1; got {num_proc}")
     check = functools.partial(check_output, out, _read_places(config), overwrite=overwrite)
     check()
-    mark = {"settings": config.fingerprint(), "decoder": decoder()}
+    mark = {"settings": config.fingerprint(), "decoder": worker()}
     with staging_folder(out, store.kept) as staging, workers(num_proc, scheduler) as readers:
         store.begin(staging, mark, out, resume, overwrite)
         folder = staging / store.DATASET
@@ -253,7 +254,7 @@ def _facts(config: PreparationConfig, report: Mapping[str, Any]) -> dict[str, An
         options[name] = Path(path).name if (path := getattr(config, name)) else None
     own = {name: value for name, value in config.options.items() if name not in PLACES}
     options["source_options"] = own | ({"preset": Path(own["preset"]).name} if "preset" in own else {})
-    versions = {"hf-cxr": __version__, "python": platform.python_version()}
+    versions = {"hf-cxr": __version__, "python": platform.python_version(), "decoder": decoder()}
     versions |= {name: version(name) for name in ("datasets", "pyarrow", "pillow", "numpy")}
     tables = _sha256_of(sources.tables(config.source, **config.options))
     collection = asdict(sources.collection(config.source, **config.options))

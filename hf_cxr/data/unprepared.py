@@ -12,7 +12,7 @@ from hf_cxr.data.images import jobs, not_found
 from hf_cxr.data.selection import select
 from hf_cxr.data.storage import fetched, is_url
 from hf_cxr.data.study import Archived, Embedded, StoredImage, Study
-from hf_cxr.data.view_labels import pixel_evidence
+from hf_cxr.inference.view_evidence import pixel_evidence
 from hf_cxr.inference.views import VIEWS, UnreadableImage, read_with_hint
 
 Views = dict[str, Any]

@@ -25,7 +25,7 @@ from .labeler import positive_findings
 from .plausibility import doubts
 from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
-from .views import UnreadableImage, pack_views
+from .views import UnreadableImage, enough, pack_views
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
 MOST_WORKERS = 256  # processes that read images
@@ -212,7 +212,7 @@ class ImpressionPipeline(Pipeline):
         warnings, errors = list[str](), list[tuple[str, str]]()
         which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         try:
-            views, warnings = read_views(study, 2 * size, None if on_unlikely == "ignore" else doubts)
+            views, warnings = read_views(study, enough(size), None if on_unlikely == "ignore" else doubts)
             if warnings and on_unlikely == "error":
                 raise UnreadableImage("; ".join(warnings))
             canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)

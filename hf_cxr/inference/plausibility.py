@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .levels import eight_bits
 from .view_evidence import view_of_pixels
-from .views import eight_bits
 
 LEAST_SIDE = 32
 """Pixels. Below it a thorax cannot be told from a stamp."""

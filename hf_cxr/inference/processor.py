@@ -14,7 +14,7 @@ from .checks import panel_size_of
 from .inputs import read_views
 from .remote_code import add_code
 from .targets import IGNORED, target_ids
-from .views import UnreadableImage, ViewSource, pack_views
+from .views import UnreadableImage, ViewSource, enough, pack_views
 
 
 class ImpressionProcessor(ProcessorMixin):
@@ -87,7 +87,7 @@ class ImpressionProcessor(ProcessorMixin):
     def _canvas(self, study: dict[str, Any], which: str) -> Any:
         size = panel_size_of(self.image_processor)
         try:
-            views, _ = read_views(study, at_least=2 * size)
+            views, _ = read_views(study, at_least=enough(size))
             return pack_views(views.get("frontal"), views.get("lateral"), size=size)
         except ValueError as error:
             raise UnreadableImage(f"{which}{error}") from error

@@ -11,13 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
-from hf_cxr.inference import dicom, views
-from hf_cxr.inference.views import UnreadableImage, fit_panel, pack_array, pack_views, read_radiograph, shrink
+from hf_cxr.inference import decoding, dicom, levels, views
+from hf_cxr.inference.views import (
+    UnreadableImage,
+    enough,
+    fit_panel,
+    pack_array,
+    pack_views,
+    read_radiograph,
+    shrink,
+)
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # brighter to the right, 64 × 48
 
@@ -443,6 +452,27 @@ def test_a_jpeg_may_be_decoded_small_without_changing_the_panel():
     assert np.abs(difference).max() <= 3
 
 
+@pytest.mark.parametrize(
+    ("longer", "size", "decoded"),
+    [(3056, 384, 382), (3040, 384, 760), (2496, 384, 624), (2284, 384, 1142), (1144, 384, 572), (1140, 384, 1140)],
+)
+def test_a_jpeg_is_decoded_small_as_long_as_enough_pixels_are_left(longer, size, decoded):
+    """At 1/8 one pixel in a hundred may lack; at 1/4 and 1/2 half as many again are left."""
+    jpeg = encoded(Image.new("L", (longer // 4, longer), 99), "JPEG")
+    assert max(read_radiograph(jpeg, at_least=enough(size)).size) == decoded
+
+
+def test_a_jpeg_decoded_at_an_eighth_gives_the_panel_that_all_its_pixels_give(shared_data, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from dicom import similarity
+
+    for path in sorted((shared_data / "iu" / "images").glob("1000*.png")):
+        jpeg = encoded(Image.open(path), "JPEG", quality=95)
+        small, whole = read_radiograph(jpeg, at_least=enough(312)), read_radiograph(jpeg)
+        assert max(small.size) == 312 < max(whole.size)
+        assert similarity(np.asarray(fit_panel(small, 312)), np.asarray(fit_panel(whole, 312))) >= 0.99
+
+
 def test_shrink_never_enlarges():
     assert shrink(Image.new("L", (300, 600)), 200).size == (100, 200)
     assert shrink(Image.new("L", (30, 60)), 200).size == (30, 60)
@@ -503,16 +533,20 @@ def test_a_stock_image_processor_takes_the_canvas(do_resize):
     assert np.allclose(pixels[0, 0], np.asarray(canvas)[:, :, 0] / 127.5 - 1, atol=0.02)
 
 
-def test_the_file_travels_alone_and_asks_for_nothing_but_numpy_and_pillow(tmp_path):
+def test_the_files_travel_alone_and_ask_for_nothing_but_numpy_and_pillow(tmp_path):
     utils = pytest.importorskip("transformers.dynamic_module_utils")
-    outside = set(utils.get_imports(views.__file__)) - set(sys.stdlib_module_names)
-    assert outside == {"numpy", "PIL"}
-    assert set(utils.get_imports(dicom.__file__)) - set(sys.stdlib_module_names) == {"numpy"}
-    assert utils.get_relative_imports(views.__file__) == ["dicom"]
-    assert utils.get_relative_imports(dicom.__file__) == []
-    (tmp_path / "alone.py").write_bytes(Path(views.__file__).read_bytes())
+    for module in (views, decoding, levels, dicom):
+        outside = set(utils.get_imports(module.__file__)) - set(sys.stdlib_module_names)
+        assert outside <= {"numpy", "PIL"}, module
+    assert sorted(utils.get_relative_imports(views.__file__)) == ["decoding", "dicom", "levels"]
+    for module in (decoding, levels, dicom):
+        assert utils.get_relative_imports(module.__file__) == []
+    for module in (views, decoding, levels):
+        file = tmp_path / "alone" / Path(module.__file__).name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(Path(module.__file__).read_bytes())
     code = (
-        "import alone, sys; alone.pack_views(alone.np.ones((4, 4)), None, 8);"
+        "from alone import views; import sys; views.pack_views(views.np.ones((4, 4)), None, 8);"
         "print(any(n.split('.')[0] in ('hf_cxr', 'torch', 'pydicom') for n in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -594,6 +628,7 @@ def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch):
     ]
     whole = [np.asarray(read_radiograph(source)) for source in sources]
     for size in (1, 50, 400):
-        monkeypatch.setattr(views, "STRIP", size)
+        monkeypatch.setattr(levels, "STRIP", size)
+        monkeypatch.setattr(levels, "CACHE", 1 + size // 3)
         for source, expected in zip(sources, whole, strict=True):
             assert np.array_equal(np.asarray(read_radiograph(source)), expected)
