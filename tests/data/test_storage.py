@@ -94,6 +94,22 @@ def test_a_collection_at_an_address_gives_the_bytes_of_one_on_this_machine(place
     assert found["prepare.json"] == expected["prepare.json"]
 
 
+@pytest.mark.parametrize("place", ["memory", "s3"], indirect=True)
+def test_cells_may_hold_addresses_of_a_store_of_objects(place, tmp_path):
+    fill(place)
+    fill(str(tmp_path / "copy"))
+    own = tmp_path / "copy" / "own.csv"
+    rows = [line.split(",") for line in (tmp_path / "copy" / "t.csv").read_text().splitlines()[1:]]
+    lines = ["uid,frontal,impression", *(f"{uid},{place}/png/{name},{text}" for uid, name, text in rows)]
+    own.write_text("\n".join(lines))
+    prepare("table", tmp_path / "out", root=own, size=32)
+    prepare("table", tmp_path / "same", root=tmp_path / "copy/t.csv", images=tmp_path / "copy/png", size=32)
+    found, expected = contents(tmp_path / "out"), contents(tmp_path / "same")
+    assert sum(name.endswith(".parquet") for name in expected) > 0
+    for name, content in expected.items():
+        assert not name.endswith(".parquet") or found[name] == content, name
+
+
 @pytest.fixture
 def web(tmp_path):
     """The address of a web server that has the same files."""

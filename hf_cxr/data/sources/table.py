@@ -41,7 +41,9 @@ _PATIENT_COLUMN = re.compile(
     r"(?:id|uid|key|no|nr|num|number|code|name|hash|identifier)?|(?:id)?paciente|mrn|pid|emrn|medicalrecord(?:no|number)"
     r"|empi(?:id|anon)?|(?:hospital|nhs)(?:id|no|number)"
 )
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "memory"}
+"""Protocols of addresses that a cell may hold: stores of objects. A web page or `file://` is a mistake more often."""
 _AGE = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*([YMWD]?)")
 _A_YEAR = {"": 1, "Y": 1, "M": 12, "W": 52.18, "D": 365.25}
 _SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
@@ -59,8 +61,8 @@ def studies(
     """One study per uid, in the order in which they first occur; where the table has no uids, one per row.
 
     The cells of `image`, or of `images`, or of `frontal` and `lateral`, are paths of image files: absolute, or
-    relative to the folder of the table (or to `images`). A path may lead anywhere with "..", as an absolute one may:
-    the table is the user's own. "\\" in a relative path is read as "/". `image_files` says how a path is looked for
+    relative to the folder of the table (or to `images`), or addresses in a store of objects (`STORES`). A path may lead
+    anywhere with "..", as an absolute one may: the table is the user's own. "\\" in a relative path is read as "/". `image_files` says how a path is looked for
     that is not there as it is written. A cell may hold several paths, separated by ";" or "|" (or as a list), or the
     bytes of images; an empty one means that the study has no such view. Of `view` (`views`) every word that
     `view_of` knows is understood; the view of an image with another, or with none, is decided later.
@@ -318,6 +320,8 @@ class _Reader:
             return Radiograph(cell.embedded, word.view, name or where, word.projection), ""
         if fault := _fault(cell.path):
             return Radiograph(cell.path, word.view, name), fault
+        if is_url(cell.path):
+            return Radiograph(cell.path, word.view, name, word.projection), ""
         listed = cell.path if cell.path.startswith("/") else cell.path.replace("\\", "/")
         found, fault = self.files.find(listed)
         if found is not None:
@@ -339,7 +343,7 @@ def _may_name_patients(column: str) -> bool:
 
 def _fault(part: str) -> str:
     """Why a part of a cell is no path; what it says stays unsaid, because it may be text of a report."""
-    if _ADDRESS.match(part):
+    if (address := _ADDRESS.match(part)) and address[1].lower() not in STORES:
         return "an address (https://, file://) where a path is expected"
     names = re.split(r"[/\\]", part)
     if len(os.fsencode(part)) > MAX_PATH or any(len(os.fsencode(name)) > MAX_NAME for name in names):
