@@ -61,11 +61,12 @@ def studies(
     """One study per uid, in the order in which they first occur; where the table has no uids, one per row.
 
     The cells of `image`, or of `images`, or of `frontal` and `lateral`, are paths of image files: absolute, or
-    relative to the folder of the table (or to `images`), or addresses in a store of objects (`STORES`). A path may lead
-    anywhere with "..", as an absolute one may: the table is the user's own. "\\" in a relative path is read as "/". `image_files` says how a path is looked for
-    that is not there as it is written. A cell may hold several paths, separated by ";" or "|" (or as a list), or the
-    bytes of images; an empty one means that the study has no such view. Of `view` (`views`) every word that
-    `view_of` knows is understood; the view of an image with another, or with none, is decided later.
+    relative to the folder of the table (or to `images`), or addresses in a store of objects (`STORES`). A path may
+    lead anywhere with "..", as an absolute one may: the table is the user's own. "\\" in a relative path is read as
+    "/". `image_files` says how a path is looked for that is not there as it is written. A cell may hold several paths,
+    separated by ";" or "|" (or as a list), or the bytes of images; an empty one means that the study has no such view.
+    Of `view` (`views`) every word that `view_of` knows is understood; the view of an image with another, or with none,
+    is decided later.
 
     A table with a column `image` has a row per image: rows of one uid are one study. Their texts, patient and split
     must agree where they are not empty, their tags are put together, and an image that occurs twice counts once.
