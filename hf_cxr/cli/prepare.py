@@ -44,7 +44,9 @@ def define_prepare(parser: Parser) -> None:
         "table and hub only",
         "mimic: folder of the images; table, hub, r2gen: folder that image paths are relative to (default: its own)",
     )
-    option("--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections")
+    option(
+        "--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections (no default)"
+    )
     option("--labels", "mimic only: another table of labels (default: mimic-cxr-…-chexpert.csv beside the images)")
     option("--revision", "hub only: branch, tag or commit (default: the main branch)")
     option("--config", "hub only: the configuration, of a dataset with several (no default)")

@@ -162,7 +162,7 @@ def test_what_an_interrupted_run_keeps_is_told_and_a_new_start_asks_what_to_do_w
     assert main([*words, "40", "--resume"]) == 2
     assert "another collection or other options; start anew with --overwrite" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr("hf_cxr.data.prepare.decoder", lambda: "hf-cxr 0, pillow 1")
+        patch.setattr("hf_cxr.data.prepare.worker", lambda: "hf-cxr 0, pillow 1")
         assert main([*words, "32", "--resume"]) == 2
         told = capsys.readouterr().err
         assert "another decoder (hf-cxr " in told

@@ -81,7 +81,7 @@ def test_a_worker_with_another_decoder_is_refused_in_one_line_and_what_was_read_
 ):
     words = ["prepare", "table", "--root", str(table(tmp_path / "in", 4)), "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decoder", lambda: "hf-cxr 0, pillow 1")
+        patch.setattr(images, "worker", lambda: "hf-cxr 0, pillow 1")
         assert main([*words, "--scheduler", cluster.address]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "worker on " in line
