@@ -50,15 +50,18 @@ def _known(preparation: Mapping[str, Any]) -> str:
     return "" if licence == "other" else licence
 
 
-def check_may_be_public(folder: Path) -> None:
+def check_may_be_public(folder: Path, hold_rights: bool = False) -> None:
     """Raise `ValueError` unless a prepared dataset may be published: by its card, and by what it was prepared from,
-    for a card can be edited."""
+    for a card can be edited. Who holds the rights may, but for credentialed data, of which nobody can."""
     known, stated = _known(json_object(folder / "prepare.json")), stated_licence(folder)
     forbidden = next((licence for licence in (known, stated) if re.search(_NO_DERIVATIVES, licence)), None)
     unknown = next((one for one in f"{known} {stated}".split() if not re.fullmatch(_FREE, one)), None)
     if known.startswith(CREDENTIALED):
         why = f"its licence ({known}) is given to single persons, who may share the data with nobody"
-    elif forbidden:
+        raise ValueError(f"{folder}: {why}; hf-cxr never makes it public")
+    if hold_rights:
+        return
+    if forbidden:
         why = f"its licence ({forbidden}) forbids sharing derivatives such as resized images"
     elif unknown:
         why = f"its licence ({unknown}) is none that hf-cxr knows to allow it"

@@ -50,7 +50,8 @@ def push(
         folder: A run (config.json and weights), or a prepared dataset (prepare.json).
         repo_id: `user/name`.
         dataset: The folder has to be a dataset; else it is told from its files.
-        hold_rights: Make a dataset public although its licence forbids derivatives, or is not known.
+        hold_rights: Make a dataset public although its licence forbids derivatives, or is not known. Credentialed data never
+            is.
         with_history: Make a private repository public although its earlier revisions become public with it.
         texts_checked: Push although texts hold what looks like names, record numbers, dates or telephone numbers.
         with_age_and_sex: Push the columns `age` and `sex` of a dataset too.
@@ -68,8 +69,8 @@ def push(
         raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name") from None
     path = Path(folder)
     kind = privacy.kind_of(path, dataset)
-    if public and kind == "dataset" and not hold_rights:
-        licences.check_may_be_public(path)
+    if public and kind == "dataset":
+        licences.check_may_be_public(path, hold_rights)
     files = privacy.files_to_push(path, kind)
     token = token or get_token()
     hidden = kind == "dataset" and pseudonyms.wanted(path)

@@ -152,6 +152,14 @@ def test_a_collection_whose_licence_is_free_may_be_public_as_far_as_its_card_agr
         check_may_be_public(dataset)
 
 
+def test_credentialed_data_is_never_public_and_other_data_is_if_one_holds_the_rights(dataset):
+    prepared_from(dataset, "mimic", licence="physionet-credentialed-1.5.0")
+    with pytest.raises(ValueError, match="hf-cxr never makes it public"):
+        check_may_be_public(dataset, hold_rights=True)
+    prepared_from(dataset, "kaggle", licence="cc-by-nc-nd-4.0")
+    check_may_be_public(dataset, hold_rights=True)
+
+
 def test_a_push_of_credentialed_data_comes_with_a_note_even_where_it_is_private(dataset):
     assert hub.licence_note(dataset, public=False) is None
     prepared_from(dataset, "mimic", licence="physionet-credentialed-1.5.0")
