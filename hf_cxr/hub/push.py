@@ -50,8 +50,8 @@ def push(
         folder: A run (config.json and weights), or a prepared dataset (prepare.json).
         repo_id: `user/name`.
         dataset: The folder has to be a dataset; else it is told from its files.
-        hold_rights: Make a dataset public although its licence forbids derivatives, or is not known. Credentialed data never
-            is.
+        hold_rights: Make a dataset public although its licence forbids derivatives, or is not known (not
+            credentialed data, which never is).
         with_history: Make a private repository public although its earlier revisions become public with it.
         texts_checked: Push although texts hold what looks like names, record numbers, dates or telephone numbers.
         with_age_and_sex: Push the columns `age` and `sex` of a dataset too.
