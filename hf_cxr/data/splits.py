@@ -279,6 +279,6 @@ def _split_names(named: Iterable[tuple[str, str | None]]) -> list[str | None]:
             first = first or place
             unknown[str(name)] += 1
     if unknown:
-        words = ", and ".join(map(repr, codes(unknown))) or NOT_SHOWN.format(len(unknown))
+        words = ", and ".join(map(repr, codes(unknown))) or f"({NOT_SHOWN.format(len(unknown))})"
         raise ValueError(f"{first}: unknown split {words}; use train, validation or test")
     return splits

@@ -115,7 +115,7 @@ def plain_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 MOST_CODES, FEW_CODES = 10, 3
 _CODE = re.compile(r"(?!(?:.*\d){4})\S{1,20}", re.DOTALL)
-NOT_SHOWN = "not shown, as it may be text or names ({:,} different)"
+NOT_SHOWN = "{:,} different, not shown, as they may be text or names"
 
 
 def codes(words: Mapping[str, int]) -> list[str]:

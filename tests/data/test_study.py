@@ -34,11 +34,11 @@ NAMES = ("Smith", "Jones", "Miller", "Brown")
         ({"seitlich": 1, "AP_horizontal2": 30, "dev2": 1}, "'AP_horizontal2' (30), 'seitlich' (1), 'dev2' (1)"),
         ({f"code{number}": 200 for number in range(4)}, "'code0' (200), 'code1' (200), 'code2' (200), 'code3' (200)"),
         ({"UNK": 2, "John Smith DOB 1.1.1": 9}, "'UNK' (2), …"),
-        ({"Große_Aufnahme_von_vorn": 2}, "not shown, as it may be text or names (1 different)"),
-        ({"12345678": 1, "1.1.1980": 1}, "not shown, as it may be text or names (2 different)"),
-        (dict.fromkeys(NAMES, 1), "not shown, as it may be text or names (4 different)"),
-        ({f"code{number}": 200 for number in range(11)}, "not shown, as it may be text or names (11 different)"),
-        ({f"Name{number}": 1 for number in range(1200)}, "not shown, as it may be text or names (1,200 different)"),
+        ({"Große_Aufnahme_von_vorn": 2}, "1 different, not shown, as they may be text or names"),
+        ({"12345678": 1, "1.1.1980": 1}, "2 different, not shown, as they may be text or names"),
+        (dict.fromkeys(NAMES, 1), "4 different, not shown, as they may be text or names"),
+        ({f"code{number}": 200 for number in range(11)}, "11 different, not shown, as they may be text or names"),
+        ({f"Name{number}": 1 for number in range(1200)}, "1,200 different, not shown, as they may be text or names"),
     ],
 )
 def test_of_the_words_of_a_column_a_message_repeats_codes_but_no_names_and_no_text(words, said):
