@@ -25,7 +25,7 @@ COLUMNS = {
     "indication": "why the study was made, as published",
     "comparison": "earlier studies that the radiologist looked at, as published",
     "technique": "how the study was made, as published",
-    "tags": "labels that the collection itself gives the study; none: nothing was found",
+    "tags": "labels that the collection itself gives; none: nothing was found, or the collection has no labels",
     "uncertain": "labels that the collection calls uncertain",
     "projection": "`PA` or `AP` of the frontal view, where the collection says so",
     "age": "age in years",

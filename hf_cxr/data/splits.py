@@ -16,7 +16,7 @@ from typing import Any
 from hf_cxr import __version__
 from hf_cxr.data.placeholders import count_placeholders
 from hf_cxr.data.sources.rows import read_rows
-from hf_cxr.data.study import TEXTS, Archived, Embedded, Study, clean_text
+from hf_cxr.data.study import NOT_SHOWN, TEXTS, Archived, Embedded, Study, clean_text, codes
 
 SPLITS = ("train", "validation", "test")
 # Section asked for → texts a study must have to be kept.
@@ -271,14 +271,14 @@ def _empty(study: Study, section: str, reason: str) -> str:
 def _split_names(named: Iterable[tuple[str, str | None]]) -> list[str | None]:
     """(place, name) of splits → our names; `ValueError` with all unknown ones, and the place of the first."""
     splits: list[str | None] = []
-    unknown: dict[str, str] = {}
+    unknown, first = Counter[str](), ""
     for place, name in named:
         plain = (name or "").strip().lower()
         splits.append(_ALIASES.get(plain, plain) or None)
         if splits[-1] and splits[-1] not in SPLITS:
-            unknown.setdefault(repr(str(name)[:40]), place)
+            first = first or place
+            unknown[str(name)] += 1
     if unknown:
-        first, *others = unknown
-        also = f", and {', '.join(others[:9])}{', …' if len(others) > 9 else ''}" if others else ""
-        raise ValueError(f"{unknown[first]}: unknown split {first}{also}; use train, validation or test")
+        words = ", and ".join(map(repr, codes(unknown))) or f"({NOT_SHOWN.format(len(unknown))})"
+        raise ValueError(f"{first}: unknown split {words}; use train, validation or test")
     return splits

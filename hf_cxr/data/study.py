@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +111,29 @@ def plain_tags(tags: Iterable[str]) -> tuple[str, ...]:
     nobody labelled has the tag "unlabelled"."""
     plain = (tag.replace("_", " ").strip().lower() for tag in tags)
     return tuple(dict.fromkeys(tag for tag in plain if tag not in ("", "normal", "no finding")))
+
+
+MOST_CODES, FEW_CODES = 10, 3
+_CODE = re.compile(r"(?!(?:.*\d){4})\S{1,20}", re.DOTALL)
+NOT_SHOWN = "{:,} different, not shown, as they may be text or names"
+
+
+def codes(words: Mapping[str, int]) -> list[str]:
+    """The words of a column (with how often each occurs) that a message may repeat, the commonest first.
+
+    A column that was named by mistake may hold texts, names or numbers of patients. So a word is shown only if it has
+    at most 20 characters, no blank and at most 3 digits, and if they are the words of a column of codes: at most
+    `FEW_CODES` different ones, or at most `MOST_CODES` that occur twice or more on average.
+    """
+    if len(words) > MOST_CODES or FEW_CODES < len(words) > sum(words.values()) / 2:
+        return []
+    return [word for word, _ in Counter(words).most_common() if _CODE.fullmatch(word)]
+
+
+def few_words(words: Mapping[str, int]) -> str:
+    """The `codes` among the words as a message names them, with how often each occurs."""
+    shown = [f"{word!r} ({words[word]:,})" for word in codes(words)]
+    return ", ".join(shown + ["…"] * (len(shown) < len(words))) if shown else NOT_SHOWN.format(len(words))
 
 
 _ENUMERATOR = re.compile(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hf_cxr.data.archives import image_key
 from hf_cxr.data.sources.rows import Table, read_table
-from hf_cxr.data.study import Archived, Embedded, Radiograph, Study
+from hf_cxr.data.study import Archived, Embedded, Radiograph, Study, few_words
 from hf_cxr.data.view_labels import ViewWord, view_of
 
 # Names of columns in lower case, without what is no letter or digit; the first of them that a table has is read.
@@ -20,8 +20,6 @@ COLUMNS = {
     "image": "image filename file imageid dicomid imageindex imagepath pathtoimage filepath imagename name path",
     "view": "view projection tsneview viewposition imageviewposition viewpositiondicom frontallateral label",
 }
-SHOWN = 5
-"""Of words that say no view, so many are named, where they are short; a long one may be text of a report."""
 
 PathParts = tuple[str, ...]
 """The `image_key` of an image, then the folders around it, the innermost first."""
@@ -38,10 +36,8 @@ class ViewTable:
 
     def unknown_words(self, start: str) -> str:
         """A clause about the words that say no view, after `start`; "" where there are none."""
-        shown = [f"{word!r} ({n:,})" for word, n in self.unknown.items() if len(word) <= 20][:SHOWN]
-        shown += ["…"] if len(shown) < len(self.unknown) else []
         number = sum(self.unknown.values())
-        return f"{start}words that say no view ({number:,} in all): {', '.join(shown)}" if number else ""
+        return f"{start}words that say no view ({number:,} in all): {few_words(self.unknown)}" if number else ""
 
 
 def read_view_table(path: str | Path, columns: Mapping[str, str] | None = None) -> ViewTable:

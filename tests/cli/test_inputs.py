@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 from helpers import LISTEN, TINY_RECIPE, radiograph, write_config
@@ -21,6 +23,7 @@ from hf_cxr.models.encoders import ENCODER_SIZES
 from hf_cxr.models.modeling import DECODER_SIZES
 from hf_cxr.utils.places import check_checkpoint, check_dataset, check_writable, is_full, unreachable
 
+ROOT = Path(__file__).parents[2]
 SPEEDY = """
 import json, sys, time
 from hf_cxr.cli.parser import main
@@ -210,3 +213,14 @@ def test_ctrl_c_before_there_is_anything_to_continue_is_one_plain_line(phantom_f
     assert main(["train", str(config)]) == 130
     last = f"hf-cxr train: interrupted; nothing was saved yet; start again with: hf-cxr train {config}"
     assert capsys.readouterr().err.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize("imported", ["hf_cxr.cli.parser", "hf_cxr.cli.prepare"])
+def test_ctrl_c_while_the_kit_is_imported_is_one_plain_line(imported):
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        module, _, function = tomllib.load(file)["project"]["scripts"]["hf-cxr"].partition(":")
+    stop = f"lambda self, name, *_: (os.kill(os.getpid(), signal.SIGINT) if name == {imported!r} else None)"
+    code = LISTEN + f"import os, sys; sys.meta_path.insert(0, type('Stop', (), {{'find_spec': {stop}}})())\n"
+    code += f"from {module} import {function}; sys.exit({function}())"
+    ended = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "hf-cxr: interrupted\n")

@@ -52,6 +52,10 @@ def test_all_unknown_splits_of_a_split_file_are_told_in_one_line_and_the_words_o
     table.write_text("uid,split\n1,train\n2,exam\n3,Final\n4,exam\n")
     line = refused(ValueError, "kaggle", tmp_path / "out", root=root, split_file=table)
     assert line == f"{table}, line 3: unknown split 'exam', and 'Final'; use train, validation or test"
+    table.write_text("uid,split\n" + "".join(f"{n},Jane Doe {n}\n" for n in range(5)))
+    line = refused(ValueError, "kaggle", tmp_path / "out", root=root, split_file=table)
+    said = "(5 different, not shown, as they may be text or names)"
+    assert line == f"{table}, line 2: unknown split {said}; use train, validation or test"
     words = ["train", "Validate", "VAL", "valid", "development", "testing", "Training"]
     rows = "".join(f"{uid},{word}\n" for uid, word in enumerate(words, start=1))
     table.write_text(f"uid,split\n{rows}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cxr.data.study import PLACEHOLDER_POLICIES, Radiograph, Study, clean_text
+from hf_cxr.data.study import PLACEHOLDER_POLICIES, Radiograph, Study, clean_text, few_words
 from hf_cxr.inference.targets import sentences
 
 PLACEHOLDER = re.compile(r"X{3,}")
@@ -23,6 +23,26 @@ TEXTS = st.lists(WORDS, max_size=25).map(" ".join) | st.text(max_size=60)
 
 def test_a_study_needs_only_a_uid():
     assert Study("7").impression == ""
+
+
+NAMES = ("Smith", "Jones", "Miller", "Brown")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"seitlich": 1, "AP_horizontal2": 30, "dev2": 1}, "'AP_horizontal2' (30), 'seitlich' (1), 'dev2' (1)"),
+        ({f"code{number}": 200 for number in range(4)}, "'code0' (200), 'code1' (200), 'code2' (200), 'code3' (200)"),
+        ({"UNK": 2, "John Smith DOB 1.1.1": 9}, "'UNK' (2), …"),
+        ({"Große_Aufnahme_von_vorn": 2}, "1 different, not shown, as they may be text or names"),
+        ({"12345678": 1, "1.1.1980": 1}, "2 different, not shown, as they may be text or names"),
+        (dict.fromkeys(NAMES, 1), "4 different, not shown, as they may be text or names"),
+        ({f"code{number}": 200 for number in range(11)}, "11 different, not shown, as they may be text or names"),
+        ({f"Name{number}": 1 for number in range(1200)}, "1,200 different, not shown, as they may be text or names"),
+    ],
+)
+def test_of_the_words_of_a_column_a_message_repeats_codes_but_no_names_and_no_text(words, said):
+    assert few_words(words) == said
 
 
 @pytest.mark.parametrize(

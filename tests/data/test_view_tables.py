@@ -80,6 +80,9 @@ def test_words_that_say_no_view_count_as_unnamed_and_are_told(tmp_path):
     assert said == "words that say no view (3 in all): 'UNK' (2), …"
     with pytest.raises(ValueError, match=r"names no view of an image of this collection; words .* 'UNK' \(1\)"):
         label_views(collection("a.png"), table_of(tmp_path, "image,view\na.png,UNK\n"))
+    names = "".join(f"{n}.png,Name{n} Smith\n" for n in range(9))
+    said = "words that say no view (9 in all): 9 different, not shown, as they may be text or names"
+    assert table_of(tmp_path, f"image,view\n{names}").unknown_words("") == said
 
 
 @pytest.mark.parametrize(

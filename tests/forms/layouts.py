@@ -171,8 +171,8 @@ LAYOUTS: list[tuple[str, str, dict[str, str]]] = [
         "the report below the comparison",
         " COMPARISON:  None.\n \n The lungs are clear.\n \n No effusion.\n",
         {
-            "comparison": "None. The lungs are clear. No effusion.",
-            "last_paragraph": "The lungs are clear. No effusion.",
+            "comparison": "None.",
+            "findings": "The lungs are clear. No effusion.",
         },
     ),
     (
@@ -303,4 +303,40 @@ LAYOUTS: list[tuple[str, str, dict[str, str]]] = [
     ),
     ("nothing", "", {}),
     ("headings without texts", " INDICATION:\n FINDINGS:\n IMPRESSION:\n", {}),
+    (
+        "the findings below the indication",
+        "INDICATION: Cough\nand fever.\n\nTwo views were obtained. Large left pleural effusion with atelectasis.\n\n"
+        "IMPRESSION: Large left effusion.\n",
+        {
+            "indication": "Cough and fever.",
+            "findings": "Two views were obtained. Large left pleural effusion with atelectasis.",
+            "impression": "Large left effusion.",
+        },
+    ),
+    (
+        "the findings below headings that stand alone",
+        " HISTORY:\n \n Cough.\n \n TECHNIQUE:\n\n PA and lateral.\n\n Left effusion.\n\n Large heart.\n\n"
+        " COMPARISON:\n\n ___\n\n It is new.\n\n IMPRESSION:\n\n Effusion.\n",
+        {
+            "indication": "Cough.",
+            "technique": "PA and lateral.",
+            "findings": "Left effusion. Large heart. It is new.",
+            "impression": "Effusion.",
+        },
+    ),
+    (
+        "a paragraph below the comparison, and findings",
+        " COMPARISON: ___.\n\n Left effusion.\n\n FINDINGS: The heart is large.\n\n IMPRESSION: Large heart.\n",
+        {"comparison": "___.", "findings": "The heart is large.", "impression": "Large heart."},
+    ),
+    (
+        "a paragraph below the technique, findings and impression in one",
+        " TECHNIQUE: Two views.\n\n Left effusion.\n\n FINDINGS AND IMPRESSION: The heart is large.\n",
+        {"technique": "Two views.", "impression": "The heart is large."},
+    ),
+    (
+        "a paragraph below the comparison of a wet read",
+        f" WET READ: ___ 4:07 AM\n COMPARISON: None.\n\n Edema.\n{RULE}\n{PAD}FINAL REPORT\n IMPRESSION: Clear.\n",
+        {"impression": "Clear."},
+    ),
 ]

@@ -18,7 +18,7 @@ from hf_cxr.data.collection import MIMIC, Collection
 from hf_cxr.data.sources.rows import Row, kind_of_name, read_table, text_fault
 from hf_cxr.data.sources.sections import sections
 from hf_cxr.data.storage import Place
-from hf_cxr.data.study import TEXTS, Radiograph, Study, plain_tags
+from hf_cxr.data.study import TEXTS, Radiograph, Study, few_words, plain_tags
 from hf_cxr.data.view_labels import ViewWord, view_of
 
 log = logging.getLogger(__name__)
@@ -206,8 +206,7 @@ def _read_metadata(path: Place, images: Place, files: dict[str, str], records: d
         if time := _time(row["StudyDate"], row["StudyTime"]):
             record.time = min(record.time or time, time)
     if unknown:
-        shown = ", ".join(f"{word!r} ({n:,})" for word, n in unknown.most_common(5))
-        log.warning("%s: views that hf-cxr does not know are decided by pixels: %s", path, shown)
+        log.warning("%s: views that hf-cxr does not know are decided by pixels: %s", path, few_words(unknown))
 
 
 def _add_files(images: Place, files: dict[str, str], records: dict[str, _Record]) -> None:

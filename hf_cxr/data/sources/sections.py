@@ -55,6 +55,7 @@ _HEADING = re.compile(
 )
 _WITHIN_LINE = re.compile(rf"(?<=[.;!? ]) (?=[A-Z]{{3}})(?={_WORDS} *:)")
 _BLANK_LINE = re.compile(r"\n *\n")
+_ONE_PARAGRAPH = ("indication", "history", "comparison", "technique")
 
 
 def sections(text: str) -> dict[str, str]:
@@ -65,10 +66,11 @@ def sections(text: str) -> dict[str, str]:
 
     Returns:
         `impression`, `findings`, `indication` (with the history), `comparison` and `technique`: of several of one name
-        the last that is not `EMPTY`. A heading such as "FINDINGS AND IMPRESSION" gives the impression. A provisional
-        reading gives sections that the final one lacks; an addendum gives an impression only where there is nothing
-        else; a wet read never gives any. `last_paragraph` is what follows the first paragraph of the last section of a
-        report without impression and findings.
+        the last that is not `EMPTY`. The last three end at the first blank line after their text; what follows it are
+        the findings of a report without such a heading. A heading such as "FINDINGS AND IMPRESSION" gives the
+        impression. A provisional reading gives sections that the final one lacks; an addendum gives an impression only
+        where there is nothing else; a wet read never gives any. `last_paragraph` is what follows the first paragraph
+        of the last section of a report without impression and findings.
     """
     text = re.sub(" {3,}", "   ", text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", "   "))
     text = _WITHIN_LINE.sub("\n", text)
@@ -76,7 +78,10 @@ def sections(text: str) -> dict[str, str]:
     parts = _parts(text)
     last = "" if parts else text
     for reading, name, body in parts:
-        if (said := " ".join(body.split())) and said not in EMPTY:
+        own, *below = _BLANK_LINE.split(body.strip(), 1) if name in _ONE_PARAGRAPH else (body,)
+        if below:
+            found[reading, "below"] = " ".join(" ".join([found.get((reading, "below"), ""), *below]).split())
+        if (said := " ".join(own.split())) and said not in EMPTY:
             found[reading, name] = said
             if reading == FINAL:
                 last = body
@@ -87,6 +92,7 @@ def sections(text: str) -> dict[str, str]:
     impression, findings, both = map(pick, ("impression", "findings", "both"))
     if impression:
         findings = findings or both
+    findings = findings or ("" if both else pick("below"))
     impression = impression or both or found.get((PROVISIONAL, PROVISIONAL), "")
     last_paragraph = ""
     if not impression and not findings:

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from hf_cxr.data.archives import IMAGE_SUFFIXES
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.image_files import ImageFiles
 from hf_cxr.data.sources.preset import COLUMNS, NEEDED, Field, Preset, bind, names, read_preset, ways_of
 from hf_cxr.data.sources.rows import EMPTY, ImageCell, Row, Table, did_you_mean, read_table, split_cell, table_files
 from hf_cxr.data.sources.sections import sections
 from hf_cxr.data.storage import Place, as_place, is_folder, is_url, join, parent
-from hf_cxr.data.study import TEXTS, Embedded, Radiograph, Study, plain_tags
+from hf_cxr.data.study import TEXTS, Embedded, Radiograph, Study, few_words, plain_tags
 from hf_cxr.data.view_labels import ViewWord, view_of
 from hf_cxr.inference.views import VIEWS
 
@@ -202,8 +203,8 @@ class _Reader:
         for uid in list(groups):
             yield self._study(uid, groups.pop(uid))
         if self.unknown:
-            words = ", ".join(f"{word!r} ({number:,})" for word, number in self.unknown.most_common(5))
-            _warn(f"{self.table.path}: words for a view that are not known, of images whose view is decided: {words}")
+            words = "words for a view that are not known, of images whose view is decided"
+            _warn(f"{self.table.path}: {words}: {few_words(self.unknown)}")
 
     def _rows(self) -> list[Row]:
         listed = [name for name in KINDS[self.kind] if name in self.fields]
@@ -311,7 +312,7 @@ class _Reader:
         ours = self.preset.views.get(said.lower(), said)
         word = ViewWord("neither") if ours == "neither" else view_of(ours)
         if said and word.view is None and ours == said:
-            self.unknown[said[:20]] += 1
+            self.unknown[said] += 1
         return word
 
     def _radiograph(self, cell: ImageCell, word: ViewWord, where: str) -> tuple[Radiograph, str]:
@@ -327,6 +328,8 @@ class _Reader:
         found, fault = self.files.find(listed)
         if found is not None:
             return Radiograph(found, word.view, name, word.projection), ""
+        if not fault and " " in listed and not IMAGE_SUFFIXES.search(listed):  # it stays unsaid, as in `_fault`
+            fault = "no such image file; is it the text of another column?"
         folder = str(self.base).rstrip("/").rpartition("/")[2] or str(self.base)
         searched = f"{folder} (--images names another folder)"
         return Radiograph(join(self.base, listed), word.view, name, word.projection, searched), fault

@@ -137,6 +137,8 @@ def test_a_uid_that_occurs_twice_is_an_error_with_both_lines_and_the_way_out(tmp
         ("https://host/a.png", "", "frontal: an address"),
         ("", "file:///a.png", "lateral: an address"),
         ("No acute abnormality. " * 15, "", "frontal: too long for a path"),
+        ("No acute abnormality.", "", "frontal: no such image file; is it the text of another column?"),
+        ("", "acute/Jane Smith", "lateral: no such image file; is it the text of another column?"),
         ("folder/" * 700 + "a.png", "", "frontal: too long for a path"),
         (252 * "a" + ".png", "", "frontal: too long for a path"),
         ("images/", "", "frontal: a folder where a file is expected"),
@@ -150,6 +152,15 @@ def test_a_cell_that_is_no_path_is_a_problem_of_its_row_and_is_not_quoted(tmp_pa
     assert bad.problem.startswith(problem)
     assert "acute" not in bad.problem
     assert (bad.uid, bad.images, good.problem) == ("1", (), "")
+
+
+def test_a_path_with_blanks_is_found_without_a_suffix_and_named_with_one(tmp_path):
+    (tmp_path / "my films of may").mkdir()
+    (tmp_path / "my films of may" / "first one.png").touch()
+    lines = ("1,my films of may/first one,,x", "2,my films of may/no such film.png,,x")
+    found, missing = table.studies(write(tmp_path, "uid,frontal,lateral,impression", *lines))
+    assert sources(found) == [(tmp_path / "my films of may" / "first one.png", "frontal")]
+    assert (missing.problem, missing.images[0].name) == ("", "no such film.png")
 
 
 def test_a_name_of_255_bytes_is_a_path(tmp_path):
@@ -186,6 +197,17 @@ def test_a_row_is_an_image_and_rows_of_one_uid_are_a_study(tmp_path):
     ]
     assert (first.uid, first.impression, first.patient, first.tags) == ("s1", "Clear.", "p1", ("nodule", "mass"))
     assert [(image.name, image.view) for image in second.images] == [("c.png", "lateral")]
+
+
+def test_words_for_a_view_that_are_not_known_are_told_unless_they_may_be_names(tmp_path, caplog):
+    for name, words in (
+        ("codes", ["seitlich", "AP_horizontal2", "PA"]),
+        ("names", ["John Smith DOB 1.1.1", "Li", "x"]),
+    ):
+        rows = (f"{n},{n}.png,{word},x" for n, word in enumerate(words * 2))
+        list(table.studies(write(tmp_path, "uid,image,side,impression", *rows, name=f"{name}.csv"), {"view": "side"}))
+    assert "is decided: 'seitlich' (2)\n" in caplog.text
+    assert "Smith" not in caplog.text
 
 
 def test_an_image_table_needs_no_view_and_no_uid(tmp_path, caplog):
