@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +110,20 @@ def plain_tags(tags: Iterable[str]) -> tuple[str, ...]:
     nobody labelled has the tag "unlabelled"."""
     plain = (tag.replace("_", " ").strip().lower() for tag in tags)
     return tuple(dict.fromkeys(tag for tag in plain if tag not in ("", "normal", "no finding")))
+
+
+def in_order_of_time(studies: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The uids of studies (uid → patient, time): those of one patient by time, in the places that they hold together.
+    Without a patient or a time a study keeps its own."""
+    uids, places = list(studies), dict[str, list[tuple[str, int]]]()
+    for place, (patient, time) in enumerate(studies.values()):
+        if patient and time:
+            places.setdefault(patient, []).append((time, place))
+    ordered = uids.copy()
+    for held in places.values():
+        for (_, place), (_, source) in zip(held, sorted(held), strict=True):
+            ordered[place] = uids[source]
+    return ordered
 
 
 _ENUMERATOR = re.compile(
