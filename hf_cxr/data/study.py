@@ -136,6 +136,20 @@ def few_words(words: Mapping[str, int]) -> str:
     return ", ".join(shown + ["…"] * (len(shown) < len(words))) if shown else NOT_SHOWN.format(len(words))
 
 
+def in_order_of_time(studies: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The uids of studies (uid → patient, time): those of one patient by time, in the places that they hold together.
+    Without a patient or a time a study keeps its own."""
+    uids, places = list(studies), dict[str, list[tuple[str, int]]]()
+    for place, (patient, time) in enumerate(studies.values()):
+        if patient and time:
+            places.setdefault(patient, []).append((time, place))
+    ordered = uids.copy()
+    for held in places.values():
+        for (_, place), (_, source) in zip(held, sorted(held), strict=True):
+            ordered[place] = uids[source]
+    return ordered
+
+
 _ENUMERATOR = re.compile(
     r"(?<!\S)(?:#\s?(\d{1,2})[.):]?|\(?(\d{1,2})[.)]),?"
     r"(?:\s*(?=[^\W\d]|[\"'<(\[][^\W\d])|\s+(?=\d+(?:\.\d+)?[ -]?[cm]m\b))"

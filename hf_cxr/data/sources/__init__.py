@@ -34,10 +34,13 @@ def studies(source: str, **options: Any) -> Iterator[Study]:
         FileNotFoundError: If the collection is not where it is said to be.
     """
     module = reader(source)
+    taken = inspect.signature(module.studies)
     try:
-        inspect.signature(module.studies).bind(**options)
+        taken.bind(**options)
     except TypeError as error:
-        raise ValueError(f"source {source!r}: {error}") from None
+        needed = [name for name, option in taken.parameters.items() if option.default is option.empty]
+        lacking = " ".join(f"--{name} …" for name in needed if name not in options)
+        raise ValueError(f"source {source!r}: {error}" + (f"; give {lacking}" if lacking else "")) from None
     return module.studies(**options)
 
 

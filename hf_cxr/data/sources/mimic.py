@@ -15,17 +15,17 @@ from pathlib import Path, PurePosixPath
 
 from hf_cxr.data import archives, storage
 from hf_cxr.data.collection import MIMIC, Collection
+from hf_cxr.data.sources.preset import UNLABELLED, labels_of
 from hf_cxr.data.sources.rows import Row, kind_of_name, read_table, text_fault
 from hf_cxr.data.sources.sections import sections
 from hf_cxr.data.storage import Place
-from hf_cxr.data.study import TEXTS, Radiograph, Study, few_words, plain_tags
+from hf_cxr.data.study import TEXTS, Radiograph, Study, few_words
 from hf_cxr.data.view_labels import ViewWord, view_of
 
 log = logging.getLogger(__name__)
 
 REPORTS = "mimic-cxr-reports.zip"
 NO_REPORT = "no report"
-UNLABELLED = ("unlabelled",)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 """Of images; of two files of one image the kind named first is taken."""
 LABELS = (
@@ -54,7 +54,6 @@ uncertain, 0 negative, and an empty cell not mentioned."""
 _IDS = ("subject_id", "study_id", "dicom_id")
 _FOLDERS = re.compile(r"(?:^|/)p(\d+)/s(\d+)/[^/]+$")
 _REPORT = re.compile(r"(?:^|/)(?:p(\d+)/)?s(\d+)\.txt$")
-_VALUES = {"1.0": "positive", "1": "positive", "-1.0": "uncertain", "-1": "uncertain", "0.0": "", "0": "", "": ""}
 
 Report = tuple[str, str | None, dict[str, str], str]
 """Study, patient where its path says so, sections, and why it cannot be used."""
@@ -318,12 +317,7 @@ def _read_labels(path: Place) -> dict[str, tuple[tuple[str, ...], tuple[str, ...
     found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     for row in table.rows(("study_id", *columns), ()):
         uid = _uid(path, row)
-        if odd := next((name for name in columns if row[name] not in _VALUES), None):
-            raise ValueError(f"{path}, {row.place}: {odd} is {row[odd][:20]!r}, not 1, 0, -1 or empty")
-        positive, uncertain = (
-            plain_tags(name for name in columns if _VALUES[row[name]] == kind) for kind in ("positive", "uncertain")
-        )
         if uid in found:
             raise ValueError(f"{path}, {row.place}: study {uid} has labels twice")
-        found[uid] = (positive, uncertain) if any(row[name] for name in columns) else (UNLABELLED, ())
+        found[uid] = labels_of(path, [row], columns)
     return found

@@ -4,14 +4,16 @@ collection, or the option `--columns`. The rows are read in `hf_cxr.data.sources
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.rows import Row, Table, did_you_mean
+from hf_cxr.data.storage import Place
+from hf_cxr.data.study import plain_tags
 
 COLUMNS = (
     *("uid", "image", "view", "images", "views", "frontal", "lateral", "projection"),
@@ -21,9 +23,13 @@ COLUMNS = (
 """What a table may hold. Needed: `image`, or `images`, or one of `frontal` and `lateral`; and a text."""
 
 SHIPPED = Path(__file__).with_name("presets")
+UNLABELLED = ("unlabelled",)
 VIEW_WORDS = ("PA", "AP", "frontal", "lateral", "neither", "unknown")
+SPLIT_WORDS = ("train", "validation", "test")
 NEEDED = ("uid", "image", "images", "view", "views", "frontal", "lateral", "patient")
-"""Columns that a table must have where a preset names them; for want of another, a cell is empty."""
+"""Columns that a table must have where a shipped preset names them; for want of another, a cell is empty."""
+_AGE = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*([YMWD]?)")
+_A_YEAR = {"": 1, "Y": 1, "M": 12, "W": 52.18, "D": 365.25}
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _FACTS = {part.name for part in fields(Collection)}
 
@@ -48,7 +54,7 @@ class Preset:
     """The collection's word for a view, in lower case → one of `VIEW_WORDS`."""
     splits: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
-    """Columns of a label each: 1 is a tag, -1 uncertain, all else says nothing."""
+    """Columns of a label each, as `labels_of` reads them."""
     empty: frozenset[str] = frozenset()
     """Cells, in lower case, that say nothing."""
     placeholders: tuple[str, ...] = ()
@@ -56,6 +62,8 @@ class Preset:
     document: str = ""
     """Where the columns are described."""
     collection: Collection = field(default_factory=Collection)
+    own: bool = False
+    """Whether a user wrote it, for one table: then all that it names must be there."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def read_preset(name: str | Path | None) -> Preset:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
-    return _preset(given, str(path))
+    return replace(_preset(given, str(path)), own=str(name) not in known)
 
 
 def bind(name: str, ways: Sequence[Way], table: Table, needed: bool) -> Field | None:
@@ -134,6 +142,32 @@ def _read(row: Row, way: Way, found: Mapping[str, str]) -> str:
     return "-".join(filter(None, match.groups() or (match[0],))) if match else ""
 
 
+def labels_of(
+    path: Place, rows: Iterable[Row], columns: Sequence[str], empty: Container[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What columns of a label each call positive (1) and uncertain (-1) in the rows of one study; 0 and an empty cell
+    (`empty`: others, in lower case) say neither. Where all cells are empty, `UNLABELLED`.
+
+    Raises `ValueError`, with the place in the table, for any other cell.
+    """
+    found: dict[float, list[str]] = {1: [], -1: [], 0: []}
+    for row in rows:
+        for name in columns:
+            if not (cell := row[name]) or cell.lower() in empty:
+                continue
+            try:
+                found[float(cell)].append(name)
+            except (ValueError, KeyError):
+                raise ValueError(f"{path}, {row.place}: {name} is {cell[:20]!r}, not 1, 0, -1 or empty") from None
+    return plain_tags(found[1]) if any(found.values()) else UNLABELLED, plain_tags(found[-1])
+
+
+def years_of(text: str) -> float | None:
+    """Of a number of years, or of an age as DICOM writes it ("045Y", "010M")."""
+    match = _AGE.fullmatch(text.strip().upper())
+    return float(match[1]) / _A_YEAR[match[2]] if match else None
+
+
 def ways_of(value: Any, place: str) -> tuple[Way, ...]:
     """The ways that a preset gives for a column: a name, a template, `{from, pattern}`, or a list of these."""
     listed = value if isinstance(value, list) and value else [value]
@@ -153,16 +187,19 @@ def ways_of(value: Any, place: str) -> tuple[Way, ...]:
 
 
 def _preset(given: Any, place: str) -> Preset:
-    known = {part.name for part in fields(Preset)} - {"collection"} | _FACTS
+    known = {part.name for part in fields(Preset)} - {"collection", "own"} | _FACTS
     if not isinstance(given, dict):
         raise ValueError(f"{place}: expected keys and values, as in `columns: {{image: path}}`")
     _check_keys(given, sorted(known), place)
     columns = _mapping(given, "columns", place)
     _check_keys(columns, COLUMNS, f"{place}, columns")
-    views = {str(word).lower(): said for word, said in _mapping(given, "views", place).items()}
-    for word, said in views.items():
-        if said not in VIEW_WORDS:
-            raise ValueError(f"{place}, views: {word!r} is {said!r}, none of {', '.join(VIEW_WORDS)}")
+    words = {}
+    for name, known_words in (("views", VIEW_WORDS), ("splits", SPLIT_WORDS)):
+        words[name] = {str(word).lower(): said for word, said in _mapping(given, name, place).items()}
+        for word, said in words[name].items():
+            if said not in known_words:
+                hint = f"none of {', '.join(known_words)}{did_you_mean(str(said), known_words)}"
+                raise ValueError(f"{place}, {name}: {word!r} is {said!r}, {hint}")
     facts = {name: given[name] for name in _FACTS & set(given)}
     for name, value in (facts | {name: given.get(name, "") for name in ("tables", "document")}).items():
         kind = bool if name == "published_ids" else str
@@ -171,8 +208,8 @@ def _preset(given: Any, place: str) -> Preset:
     return Preset(
         columns={name: ways_of(value, f"{place}, column {name}") for name, value in columns.items()},
         tables=given.get("tables", ""),
-        views=views,
-        splits={str(word).lower(): str(split) for word, split in _mapping(given, "splits", place).items()},
+        views=words["views"],
+        splits=words["splits"],
         labels=_texts(given, "labels", place),
         empty=frozenset(text.lower() for text in _texts(given, "empty", place)),
         placeholders=_texts(given, "placeholders", place),
@@ -189,7 +226,8 @@ def _check_keys(given: Mapping[Any, Any], known: Sequence[str], place: str) -> N
 
 def _mapping(given: Mapping[str, Any], name: str, place: str) -> dict[Any, Any]:
     if not isinstance(value := given.get(name, {}), dict):
-        raise ValueError(f"{place}: {name} must be names with values (`{name}: {{theirs: ours}}`); got {value!r}")
+        pair = "ours: theirs" if name == "columns" else "theirs: ours"
+        raise ValueError(f"{place}: {name} must be names with values (`{name}: {{{pair}}}`); got {value!r}")
     return value
 
 
@@ -197,4 +235,6 @@ def _texts(given: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
     value = given.get(name, [])
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(f"{place}: {name} must be a list of texts; got {value!r}")
+    if not all(map(str.strip, value)):
+        raise ValueError(f"{place}: {name} must not hold an empty text; got {value!r}")
     return tuple(value)

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from ast import literal_eval
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -95,6 +95,7 @@ class Table:
         optional: Sequence[str] | None = None,
         images: Sequence[str] = (),
         gaps: set[str] | None = None,
+        lists: Collection[str] = (),
     ) -> list[Row]:
         """Every row, in order, with the cells of the named columns.
 
@@ -106,6 +107,7 @@ class Table:
                 Parquet are not read.
             gaps: With it, no byte of an image is read even to learn which rows have none, where the file does not
                 tell: such a column of `images` counts as full, and its name is put into this set.
+            lists: Columns whose lists stay lists, as JSON: an empty item keeps its place (`split_cell` with `gaps`).
 
         Raises:
             ValueError: If a required column or one of `images` is missing, a cell of a named column is not text, a
@@ -121,7 +123,10 @@ class Table:
             cells, shown, name = {}, {}, ""
             try:
                 for name in texts:
-                    cells[name] = _cell(values.get(name))
+                    value = values.get(name)
+                    if name in lists and isinstance(value, (list, tuple)):
+                        value = json.dumps([_cell(item) for item in value])
+                    cells[name] = _cell(value)
                 for name in images:
                     shown[name] = tuple(_images(values.get(name)))
             except ValueError as error:
@@ -283,11 +288,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {lower[near[0]]!r}?" if near else ""
 
 
-def split_cell(cell: str) -> list[str]:
+def split_cell(cell: str, gaps: bool = False) -> list[str]:
     """The parts of a cell with several values: separated by ";" or "|", the items of a JSON or Parquet list, or those
-    of a list that pandas or numpy wrote as text ("['a.png', 'b.png']"). Parts that are `EMPTY` are none."""
+    of a list that pandas or numpy wrote as text ("['a.png', 'b.png']"). Parts that are `EMPTY` are none;
+    with `gaps`, they are ""."""
     parts = re.split(r"[;|\n]", cell) if not (cell[:1] == "[" and cell[-1:] == "]") else _items(cell)
-    return [part for part in map(str.strip, parts) if part and part not in EMPTY]
+    parts = ["" if part.strip() in EMPTY else part.strip() for part in parts]
+    return parts if gaps else list(filter(None, parts))
 
 
 def _items(cell: str) -> list[str]:
@@ -295,7 +302,7 @@ def _items(cell: str) -> list[str]:
     try:
         items = json.loads(cell, parse_int=str)
         if not any(isinstance(item, (list, dict)) for item in items):
-            return [str(item) for item in items if item is not None]
+            return ["" if item is None else str(item) for item in items]
     except (ValueError, RecursionError):
         pass
     quoted = re.findall(r"""'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$)""", cell)  # to the end: in linear time

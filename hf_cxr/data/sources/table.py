@@ -19,11 +19,23 @@ from pathlib import Path
 from hf_cxr.data.archives import IMAGE_SUFFIXES
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.image_files import ImageFiles
-from hf_cxr.data.sources.preset import COLUMNS, NEEDED, Field, Preset, bind, names, read_preset, ways_of
-from hf_cxr.data.sources.rows import EMPTY, ImageCell, Row, Table, did_you_mean, read_table, split_cell, table_files
+from hf_cxr.data.sources.preset import (
+    COLUMNS,
+    NEEDED,
+    UNLABELLED,
+    Field,
+    Preset,
+    bind,
+    labels_of,
+    names,
+    read_preset,
+    ways_of,
+    years_of,
+)
+from hf_cxr.data.sources.rows import ImageCell, Row, Table, did_you_mean, read_table, split_cell, table_files
 from hf_cxr.data.sources.sections import sections
 from hf_cxr.data.storage import Place, as_place, is_folder, is_url, join, parent
-from hf_cxr.data.study import TEXTS, Embedded, Radiograph, Study, few_words, plain_tags
+from hf_cxr.data.study import TEXTS, Embedded, Radiograph, Study, few_words, in_order_of_time, plain_tags
 from hf_cxr.data.view_labels import ViewWord, view_of
 from hf_cxr.inference.views import VIEWS
 
@@ -45,8 +57,6 @@ _PATIENT_COLUMN = re.compile(
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "memory"}
 """Protocols of addresses that a cell may hold: stores of objects. A web page or `file://` is a mistake more often."""
-_AGE = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*([YMWD]?)")
-_A_YEAR = {"": 1, "Y": 1, "M": 12, "W": 52.18, "D": 365.25}
 _SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
 _WHOLE_NUMBER = re.compile(r"(?<![.\d])\d+")
 
@@ -59,7 +69,8 @@ def studies(
     preset: str | Path | None = None,
     texts: bool = True,
 ) -> Iterator[Study]:
-    """One study per uid, in the order in which they first occur; where the table has no uids, one per row.
+    """One study per uid, in the order in which they first occur, and those of a patient in order of `time`, in the
+    places that they hold; where the table has no uids, one per row.
 
     The cells of `image`, or of `images`, or of `frontal` and `lateral`, are paths of image files: absolute, or
     relative to the folder of the table (or to `images`), or addresses in a store of objects (`STORES`). A path may
@@ -146,6 +157,8 @@ class _Reader:
     kind: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
     """Words for a view that nobody knows → how often they occur."""
+    uneven: int = 0
+    """Rows with another number of words for views than of images."""
 
     def __post_init__(self) -> None:
         for name in self.given:
@@ -155,6 +168,9 @@ class _Reader:
             ways = ways_of(name, name) if self.own_names else self.preset.columns.get(name, ())
             if name in self.given:
                 ways = ways_of(self.given[name], f"columns, {name}")
+            elif self.preset.own and self.texts:
+                for way in ways:
+                    bind(name, (way,), self.table, needed=True)
             needed = name in self.given or (name in NEEDED and not self.own_names)
             if ways and (bound := bind(name, ways, self.table, needed)):
                 self.fields[name] = bound
@@ -166,6 +182,9 @@ class _Reader:
         self.files = ImageFiles(self.base)
         used = {column for known in self.fields.values() for column in known.columns}
         self.labels = [found for name in self.preset.labels if (found := self.table.column(name))]
+        lacking = [name for name in self.preset.labels if not self.table.column(name)]
+        if lacking and self.preset.own and self.texts:
+            raise ValueError(f"{self.table.lacks(lacking[0])} (wanted as a label)")
         self.likely = [] if "patient" in self.fields else [n for n in self.table.columns if _may_name_patients(n)]
         self.likely = [name for name in self.likely if name not in used]
 
@@ -176,14 +195,14 @@ class _Reader:
             if len(kinds) > 1:
                 both = " and ".join(repr(self.fields[next(n for n in KINDS[k] if n in among)].name) for k in kinds)
                 hint = "is a row an image or a study? name the one that holds the images"
-                raise ValueError(f"{self.table.path}: columns {both} are both there: {hint} (columns: image=…)")
+                raise ValueError(f"{self.table.path}: columns {both} are both there: {hint} (--columns image=…)")
             if kinds:
                 return kinds[0]
         raise ValueError(self._lacks(*VIEWS) + ", or image=… where a row is an image")
 
     def _lacks(self, one: str, other: str) -> str:
         line = self.table.lacks(one).replace(f"column {one!r}", f"column {one!r} nor {other!r}", 1)
-        return f"{line}; if it is called otherwise there, map it (columns: {one}=…)"
+        return f"{line}; if it is called otherwise there, map it (--columns {one}=…)"
 
     def studies(self) -> Iterator[Study]:
         if "uid" not in self.fields:
@@ -198,31 +217,47 @@ class _Reader:
             if self.kind != "image" and len(before) > 1:
                 places = f"{before[0].place} and {row.place}"
                 hint = "a row is a study: several images of one view go into one cell, separated by ; (or give each "
-                hint += "a row, and map its column as image=…)"
+                hint += "a row, and map its column: --columns image=…)"
                 raise ValueError(f"{self.table.path}: uid {uid!r} occurs twice ({places}); {hint}")
-        for uid in list(groups):
+        for uid in self._in_order_of_time(groups):
             yield self._study(uid, groups.pop(uid))
         if self.unknown:
             words = "words for a view that are not known, of images whose view is decided"
             _warn(f"{self.table.path}: {words}: {few_words(self.unknown)}")
+        if self.uneven:
+            said = f"{self.uneven:,} rows have another number of views than of images; the views of these are decided"
+            _warn(f"{self.table.path}: {said}")
+
+    def _in_order_of_time(self, groups: Mapping[str, list[Row]]) -> list[str]:
+        if not {"patient", "time"} <= set(self.fields):
+            return list(groups)
+        patients = {uid: "".join(self._said(rows, "patient")[:1]) for uid, rows in groups.items()}
+        return in_order_of_time({uid: (patients[uid], self._time(rows)) for uid, rows in groups.items()})
+
+    def _said(self, rows: Iterable[Row], name: str) -> list[str]:
+        return [text for row in rows if (text := self._text(row, name))]
+
+    def _time(self, rows: Iterable[Row]) -> str:
+        return min(map(_sortable, self._said(rows, "time")), default="")
 
     def _rows(self) -> list[Row]:
         listed = [name for name in KINDS[self.kind] if name in self.fields]
         texts = [column for name, bound in self.fields.items() if name not in listed for column in bound.columns]
         texts += [c for n in listed if not self.fields[n].plain for c in self.fields[n].columns] + self.labels
         shown = [plain for name in listed if (plain := self.fields[name].plain) and plain not in texts]
+        lists = [plain for name in ("view", "views") if name in self.fields and (plain := self.fields[name].plain)]
         try:
-            rows = self.table.rows([*texts, *self.likely], (), shown)
+            rows = self.table.rows([*texts, *self.likely], (), shown, lists=lists)
         except ValueError:  # a column that nobody asks for may hold anything
             self.likely = []
-            rows = self.table.rows(texts, (), shown)
+            rows = self.table.rows(texts, (), shown, lists=lists)
         return rows[::-1]
 
     def _text(self, row: Row, name: str) -> str:
         text = self.fields[name].read(row) if name in self.fields else ""
         if text.lower() in self.preset.empty:
             return ""
-        for mark in self.preset.placeholders:
+        for mark in self.preset.placeholders if name == "report" or name in TEXTS else ():
             text = text.replace(mark, "XXXX")
         return text
 
@@ -248,29 +283,29 @@ class _Reader:
             **{name: said[name] or cut.get(name, "") for name in TEXTS},
             tags=tags,
             uncertain=tuple(tag for tag in uncertain if tag not in tags),
-            age=_age(said["age"]),
+            age=years_of(said["age"]),
             sex=_SEXES.get(said["sex"].lower(), ""),
-            time=min(filter(None, (_sortable(self._text(row, "time")) for row in rows)), default=""),
+            time=self._time(rows),
             patient=said["patient"] or None,
             likely_patient=likely,
             split=self.preset.splits.get(said["split"].lower(), said["split"]) or None,
         )
 
     def _labels(self, rows: Iterable[Row]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        found: dict[str, list[str]] = {"1": [], "-1": []}
-        for row in rows:
-            found["1"] += split_cell(self._text(row, "tags"))
-            found["-1"] += split_cell(self._text(row, "uncertain"))
-            for name in self.labels:
-                found.get(row[name].removesuffix(".0"), []).append(name)
-        return plain_tags(found["1"]), plain_tags(found["-1"])
+        said = (self._said(rows, name) for name in ("tags", "uncertain"))
+        tags, uncertain = ([tag for text in texts for tag in split_cell(text)] for texts in said)
+        if self.labels:
+            positive, unclear = labels_of(self.table.path, rows, self.labels, self.preset.empty)
+            if positive != UNLABELLED or not (tags or uncertain):
+                tags += positive
+            uncertain += unclear
+        return plain_tags(tags), plain_tags(uncertain)
 
     def _images(self, rows: Iterable[Row]) -> tuple[tuple[Radiograph, ...], str]:
         """The images of a study, or why they cannot be told."""
         made: dict[object, Radiograph] = {}
         for row in rows:
-            for name, cell, word in self._listed(row):
-                where = f"{name} of {row.place}"
+            for name, where, cell, word in self._listed(row):
                 image, fault = self._radiograph(cell, word, where)
                 key = image.source if isinstance(image.source, Embedded) else os.path.normpath(str(image.source))
                 before = made.get(key)
@@ -282,8 +317,8 @@ class _Reader:
                     return (), fault if fault.startswith("an image") else f"{name}: {fault}"
         return tuple(made.values()), ""
 
-    def _listed(self, row: Row) -> Iterator[tuple[str, ImageCell, ViewWord]]:
-        """Our column, image and view of each image that a row lists."""
+    def _listed(self, row: Row) -> Iterator[tuple[str, str, ImageCell, ViewWord]]:
+        """Our column, place, image and view of each image that a row lists."""
         projection = view_of(self._text(row, "projection"))
         for name in KINDS[self.kind]:
             if name not in self.fields:
@@ -292,21 +327,23 @@ class _Reader:
             shown = row.images.get(bound.plain or "")
             cells = [*map(ImageCell, split_cell(bound.read(row)))] if shown is None else shown
             words = [ViewWord(name)] * len(cells) if name in VIEWS else self._words(row, len(cells))
-            for cell, word in zip(cells, words, strict=True):
+            for at, (cell, word) in enumerate(zip(cells, words, strict=True), start=1):
                 if word.view is None:
                     word = projection
                 elif word.view == "frontal" and not word.projection:
                     word = ViewWord("frontal", projection.projection)
-                yield name, cell, word
+                yield name, f"{name} of {row.place}" + (f" ({at})" if len(cells) > 1 else ""), cell, word
 
     def _words(self, row: Row, number: int) -> list[ViewWord]:
         """What the row says of the views of its images; nothing where it has a word for some of them only."""
         said = self._text(row, "view" if self.kind == "image" else "views")
-        words = said.split("\n") if "\n" in said else split_cell(said) if number > 1 else [said]
+        words = split_cell(said, gaps=True) if number > 1 or said[:1] == "[" else [said]
         if self.kind == "image" and len(words) == 1:
             words *= number
-        known = len(words) == number
-        return [self._word("" if word in EMPTY else word) for word in words] if known else [ViewWord(None)] * number
+        if len(words) != number:
+            self.uneven += bool(said and number)
+            return [ViewWord(None)] * number
+        return [self._word(word) for word in words]
 
     def _word(self, said: str) -> ViewWord:
         ours = self.preset.views.get(said.lower(), said)
@@ -330,7 +367,8 @@ class _Reader:
             return Radiograph(found, word.view, name, word.projection), ""
         if not fault and " " in listed and not IMAGE_SUFFIXES.search(listed):  # it stays unsaid, as in `_fault`
             fault = "no such image file; is it the text of another column?"
-        folder = str(self.base).rstrip("/").rpartition("/")[2] or str(self.base)
+        base = self.base if is_url(self.base) else Path(self.base).resolve()
+        folder = str(base).rstrip("/").rpartition("/")[2] or str(base)
         searched = f"{folder} (--images names another folder)"
         return Radiograph(join(self.base, listed), word.view, name, word.projection, searched), fault
 
@@ -353,12 +391,6 @@ def _fault(part: str) -> str:
     if len(os.fsencode(part)) > MAX_PATH or any(len(os.fsencode(name)) > MAX_NAME for name in names):
         return "too long for a path; is it the text of another column?"
     return "a folder where a file is expected" if not names[-1] or names[-1] in (".", "..") else ""
-
-
-def _age(text: str) -> float | None:
-    """Years: of a number, or of an age as DICOM writes it ("045Y", "010M")."""
-    match = _AGE.fullmatch(text.strip().upper())
-    return float(match[1]) / _A_YEAR[match[2]] if match else None
 
 
 def _sortable(text: str) -> str:

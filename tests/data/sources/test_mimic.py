@@ -323,6 +323,11 @@ def test_faults_end_in_one_clear_line(fault, few, capsys):
     assert re.search(message, said)
 
 
+def test_options_that_are_missing_are_named_as_they_are_written(few, capsys):
+    assert main(["prepare", "mimic", "--root", str(few[0]), "--plan"]) == 2
+    assert "'images'; give --images … --reports …" in capsys.readouterr().err
+
+
 def test_a_table_without_labels_and_one_of_another_program_are_refused(few, tmp_path):
     tree, reports, truths = few
     form.write(tmp_path / "labels.csv", [("study_id", "edema?"), ("50", 1)])

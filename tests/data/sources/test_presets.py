@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 import yaml
+from forms.truth import pixels, write, write_csv
 from helpers import ROOT
 
 from hf_cxr.cli.parser import main
@@ -164,6 +165,74 @@ def test_the_preset_that_the_documentation_shows_can_be_read(tmp_path):
     assert (study.uncertain, study.time, study.patient) == (("stauung",), "20240131".zfill(14), "p1")
 
 
+def test_studies_of_a_patient_are_put_in_order_of_time_whatever_the_order_of_the_rows(tmp_path):
+    form = import_module("forms.chexpert_plus")
+    truth = form.make(tmp_path, 24, seed=3)
+    with (tmp_path / form.TABLE).open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    write_csv(tmp_path / form.TABLE, reversed(rows))
+    words = ["--root", str(tmp_path / form.TABLE), "--images", str(tmp_path / "PNG"), "--out", str(tmp_path / "out")]
+    assert main(["prepare", "table", "--preset", "chexpert_plus", *words, "--size", "64"]) == 0
+    uids = [uid for split in datasets.load_dataset(str(tmp_path / "out")).values() for uid in split["uid"]]
+    patients = dict.fromkeys(known.patient for known in truth)
+    kept = {patient: [k.uid for k in truth if k.patient == patient and not k.left_out] for patient in patients}
+    assert {patient: [uid for uid in uids if uid.startswith(patient)] for patient in patients} == kept
+    assert max(map(len, kept.values())) > 1
+
+
+LABELS = "columns: {uid: case, image: file, findings: text, tags: found}\nlabels: [Edema, Mass]\nempty: [unclear]"
+
+
+def labelled(tmp_path: Path, *cells: str) -> Path:
+    lines = [f"{n},{n}.png,x,{said}\n" for n, said in enumerate(cells)]
+    (tmp_path / "t.csv").write_text("case,file,text,Edema,Mass,found\n" + "".join(lines), encoding="utf-8")
+    (tmp_path / "own.yaml").write_text(LABELS, encoding="utf-8")
+    return tmp_path / "own.yaml"
+
+
+def test_a_label_is_read_as_a_number_and_a_study_without_any_is_unlabelled(tmp_path):
+    path = labelled(tmp_path, "1.00,-1.0,", "0,,", ",,", ",,normal", ",,nodule", "unclear,,")
+    studies = table.studies(tmp_path / "t.csv", preset=path)
+    told = [(study.tags, study.uncertain) for study in studies]
+    unlabelled = (("unlabelled",), ())
+    assert told == [(("edema",), ("mass",)), ((), ()), unlabelled, ((), ()), (("nodule",), ()), unlabelled]
+
+
+@pytest.mark.parametrize("cell", ["True", "yes", "2", "1e0x"])
+def test_a_label_that_is_no_label_is_refused_with_its_place(tmp_path, cell):
+    path = labelled(tmp_path, "1,0,", f"0,{cell},")
+    with pytest.raises(ValueError, match=rf"t\.csv, line 3: Mass is '{cell}', not 1, 0, -1 or empty"):
+        list(table.studies(tmp_path / "t.csv", preset=path))
+
+
+def test_no_finding_of_a_joined_label_file_is_a_label(tmp_path):
+    known = preset.read_preset("chexpert_plus")
+    (tmp_path / "t.csv").write_text(
+        f"path_to_image,deid_patient_id,frontal_lateral,section_impression,{','.join(known.labels)}\n"
+        f"train/patient1/study1/a.jpg,patient1,Frontal,x{',' * len(known.labels)}1.0\n",
+        encoding="utf-8",
+    )
+    (study,) = table.studies(tmp_path / "t.csv", preset="chexpert_plus")
+    assert known.labels[-1] == "No Finding"
+    assert study.tags == ()
+
+
+def test_placeholders_of_a_preset_are_marks_in_texts_alone(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "columns: {uid: case, image: file, findings: text, report: whole, patient: who}\nplaceholders: [ab]"
+    )
+    (tmp_path / "t.csv").write_text("case,file,text,whole,who\nab1,ab.png,By ab.,IMPRESSION: No ab.,pab\n")
+    (study,) = table.studies(tmp_path / "t.csv", preset=tmp_path / "own.yaml")
+    assert (study.uid, study.images[0].name, study.patient) == ("ab1", "ab.png", "pab")
+    assert (study.findings, study.impression) == ("By XXXX.", "No XXXX.")
+
+
+def test_for_images_alone_a_preset_of_ones_own_needs_no_column_of_texts(tmp_path):
+    path = own(tmp_path)
+    (tmp_path / "t.csv").write_text("case,file,pos\n1,a.png,L\n")
+    assert [study.uid for study in table.studies(tmp_path / "t.csv", preset=path, texts=False)] == ["1"]
+
+
 def own(tmp_path: Path, text: str = OWN) -> Path:
     (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "t.csv").write_text(
@@ -199,8 +268,15 @@ def test_a_preset_of_ones_own_says_words_splits_labels_empty_cells_and_placehold
         ("columns: {uid: {from: a, patern: b}}", "column uid: 'patern' is none of from, pattern; did you mean"),
         ("columns: {uid: {from: a, pattern: '('}}", r"column uid: '\(' is no regular expression"),
         ("columns: {uid: 7}", "column uid: expected the name of a column"),
-        ("columns: [a]", "columns must be names with values"),
+        ("columns: [a]", r"columns must be names with values \(`columns: {ours: theirs}`\)"),
+        ("splits: [a]", r"splits must be names with values \(`splits: {theirs: ours}`\)"),
         ("views: {a: front}", "views: 'a' is 'front', none of PA, AP, frontal, lateral, neither, unknown"),
+        ("views: {a: latral}", r"own\.yaml, views: 'a' is 'latral', none of .*; did you mean 'lateral'"),
+        (
+            "splits: {p2: trian}",
+            r"own\.yaml, splits: 'p2' is 'trian', none of train, validation, test; did you mean 'train'",
+        ),
+        ("placeholders: ['']", r"placeholders must not hold an empty text; got \[''\]"),
         ("labels: Edema", "labels must be a list of texts; got 'Edema'"),
         ("published_ids: sure", "published_ids must be true or false; got 'sure'"),
         ("name: [a]", r"name must be a text; got \['a'\]"),
@@ -208,6 +284,9 @@ def test_a_preset_of_ones_own_says_words_splits_labels_empty_cells_and_placehold
         ("a: b: c", "not a YAML file"),
         ("columns: {image: fil, findings: text}", "no column 'fil'; .*did you mean 'file'.*wanted as image"),
         ("columns: {image: file, patient: mrn, findings: text}", "no column 'mrn'; .*wanted as patient"),
+        ("columns: {image: file, findings: txt}", "no column 'txt'; .*did you mean 'text'.*wanted as findings"),
+        ("columns: {image: file, findings: [text, impresion]}", "no column 'impresion'; .*did you mean 'impression'"),
+        ("columns: {image: file, findings: text}\nlabels: [Edma]", "no column 'Edma'; .*mean 'Edema'.*a label"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_preset_is_told_in_one_line(tmp_path, text, message):
@@ -232,8 +311,6 @@ def test_the_help_names_every_preset_and_column(capsys):
 
 
 def test_the_own_name_of_a_preset_stays_and_its_folder_does_not_leave_this_machine(tmp_path):
-    from forms.truth import pixels, write
-
     path = own(tmp_path)
     for name in "abc":
         write(tmp_path / f"{name}.png", pixels(name))

@@ -66,7 +66,7 @@ def test_columns_are_mapped_by_option_and_otherwise_found_in_any_case(tmp_path):
         ),
         (
             {"uid": "Accession", "impression": "Text"},
-            r"no column 'frontal' nor 'lateral'; it has .*columns: frontal=…\), or image=… where a row is an image",
+            r"no column 'frontal' nor 'lateral'; it has .*--columns frontal=…\), or image=… where a row is an image",
         ),
         ({"uid": "Accession", "frontal": "PA"}, "no column 'impression' nor 'findings'; it has"),
     ],
@@ -239,7 +239,28 @@ def test_a_doubled_row_is_one_image_and_an_image_with_two_views_a_problem(tmp_pa
     assert torn.problem == "an image is listed twice, as two views"
 
 
-def test_all_images_of_a_study_may_lie_in_one_cell_with_their_views_in_another(tmp_path):
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_a_view_that_is_null_keeps_its_place_in_the_list(tmp_path, kind):
+    images = [["a.png", "b.png", "c.png"], ["d.png"], ["e.png", "f.png"]]
+    rows = {"uid": ["1", "2", "3"], "images": images, "impression": ["x"] * 3}
+    rows["views"] = [[None, "LATERAL", None], ["PA"], [None, None]]
+    if kind == "parquet":
+        pq.write_table(pa.table(rows), tmp_path / "t.parquet")
+    elif kind == "jsonl":
+        records = (dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True))
+        write(tmp_path, *map(json.dumps, records), name="t.jsonl")
+    else:
+        lines = ("1,a.png;b.png;c.png,;LATERAL;,x", "2,d.png,PA,x", "3,e.png;f.png,nan;,x")
+        write(tmp_path, "uid,images,views,impression", *lines, name="t.csv")
+    studies = list(table.studies(tmp_path / f"t.{kind}"))
+    assert [[image.view for image in study.images] for study in studies] == [
+        [None, "lateral", None],
+        ["frontal"],
+        [None, None],
+    ]
+
+
+def test_all_images_of_a_study_may_lie_in_one_cell_with_their_views_in_another(tmp_path, caplog):
     records = [
         {"uid": 1, "images": ["a.png", "b.png", "c.png"], "views": ["AP", "LATERAL", "N/A"], "impression": "x"},
         {"uid": 2, "images": ["d.png", "e.png"], "views": ["PA"], "impression": "x"},
@@ -251,6 +272,7 @@ def test_all_images_of_a_study_may_lie_in_one_cell_with_their_views_in_another(t
         ("c.png", None, ""),
     ]
     assert [(i.name, i.view) for i in short.images] == [("d.png", None), ("e.png", None)]
+    assert "t.jsonl: 1 rows have another number of views than of images" in caplog.text
     path = write(tmp_path, "uid,images,views,impression", "1,\"['a.png', 'b.png']\",\"['PA', 'L']\",x", name="p.csv")
     (study,) = table.studies(path)
     assert [(image.name, image.view) for image in study.images] == [("a.png", "frontal"), ("b.png", "lateral")]
@@ -318,6 +340,24 @@ def test_bytes_in_a_table_of_images_are_images_with_a_name(tmp_path):
     at = [Embedded(str(tmp_path / "t.parquet"), row, "image") for row in (0, 1)]
     assert sources(study) == [(at[0], "frontal"), (at[1], "lateral")]
     assert [image.name for image in study.images] == ["b.png", "image of row 2"]
+    rows = {"uid": ["1"], "images": [[b"x", b"y"]], "impression": ["x"]}
+    pq.write_table(pa.table(rows), tmp_path / "u.parquet")
+    (study,) = table.studies(tmp_path / "u.parquet")
+    assert [image.name for image in study.images] == ["images of row 1 (1)", "images of row 1 (2)"]
+
+
+def test_the_folder_searched_has_its_name_where_the_table_lies_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "films").mkdir()
+    monkeypatch.chdir(tmp_path / "films")
+    write(Path(), "uid,image,impression", "1,a.png,x")
+    (study,) = table.studies("studies.csv")
+    assert study.images[0].searched == "films (--images names another folder)"
+
+
+def test_studies_without_a_patient_or_a_time_keep_their_places(tmp_path):
+    lines = ("a,p,10", "b,q,1", "c,p,", "d,,0", "e,p,9", "f,q,1")
+    path = write(tmp_path, "uid,patient,time,frontal,impression", *(f"{line},x.png,x" for line in lines))
+    assert [study.uid for study in table.studies(path)] == ["e", "b", "c", "d", "a", "f"]
 
 
 def test_each_folder_is_listed_once_however_many_rows_there_are(tmp_path, monkeypatch):
