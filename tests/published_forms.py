@@ -10,6 +10,9 @@ import zipfile
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from hf_cxr.data.sources import phantom
 
 REPORT = """<?xml version="1.0" encoding="utf-8"?>
@@ -86,6 +89,16 @@ def own_table(path: Path, drawn: Drawn) -> None:
                 _write(path.parent / row[column], views[view])
         rows.append(row)
     write_table(path, rows)
+
+
+def on_the_hub(path: Path, drawn: Drawn) -> None:
+    """Open-i as people put it on the Hub: Parquet with the bytes of both views."""
+    path.parent.mkdir(parents=True)
+    rows = [
+        {"uid": uid, "impression": text} | {f"img_{view}": views.get(view) for view in ("frontal", "lateral")}
+        for uid, text, views in drawn
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def write_table(path: Path, rows: list[dict]) -> None:

@@ -124,6 +124,7 @@ def sandbox(tmp_path_factory):
     published_forms.kaggle(folder / "kaggle", drawn)
     published_forms.r2gen(folder / "iu_xray.zip", drawn)
     published_forms.own_table(folder / "export.csv", drawn)
+    published_forms.on_the_hub(stored / "datasets" / "user" / "open-i" / "train.parquet", drawn)
     places = {"chexpert": chexpert_plus, "padchest": padchest, "rexgradient": rexgradient, "covid": covid_chestxray}
     places["mimic_cxr"] = r2gen_mimic
     for place, form in places.items():

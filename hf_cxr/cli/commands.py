@@ -318,9 +318,9 @@ def run_push(options: argparse.Namespace) -> None:
     from hf_cxr.hub.patients import PatientsToldOf
     from hf_cxr.hub.push import licence_note, push
 
-    if options.public and not options.dataset and (note := licence_note(Path(options.folder))):
+    if note := licence_note(options.folder, options.public):
         print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked")
+    settings = chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked", "with_age_and_sex")
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave_at_once)

@@ -141,7 +141,9 @@ def _predict(parser: Parser) -> None:
     )
     option("--lateral", "lateral radiograph, or a folder of them (default: the study has none)")
     option("--csv", "many studies: any table that hf-cxr prepare table reads; it needs no texts (default: one study)")
-    table_options(parser, "--csv only")
+    table_options(
+        parser, "--csv only", "--csv only: folder that its image paths are relative to (default: that of the table)"
+    )
     option("--batch-size", "of many studies, so many at once", type=count, default=8)
     option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
     option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)

@@ -23,14 +23,13 @@ def define_prepare(parser: Parser) -> None:
     """
     parser.add_argument(
         "source",
-        help="openi, kaggle or r2gen (the published forms of the Indiana collection), mimic (MIMIC-CXR), table (your "
-        "own CSV, JSONL or Parquet), hub (a dataset on the Hub with images in it), or phantom (the embedded synthetic "
-        "collection, needs no --root)",
+        help="openi, kaggle or r2gen (the published forms of the Indiana collection; r2gen also reads R2Gen's "
+        "MIMIC-CXR), mimic (MIMIC-CXR), table (your own CSV, JSON or Parquet, or a --preset), hub (a dataset on the "
+        "Hub with images in it), or phantom (the embedded synthetic collection, needs no --root)",
     )
     option = parser.option
-    option(
-        "--root", "folder or archive of the collection; for a table, its file; of the Hub, user/dataset (no default)"
-    )
+    root = "folder or archive of the collection; table: its file; hub: user/dataset; mimic: folder of its tables"
+    option("--root", f"{root} (default of mimic: beside the images; no other default)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
     option("--plan", "only count what would be kept, and check --out; no image is opened", action="store_true")
     option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
@@ -40,12 +39,18 @@ def define_prepare(parser: Parser) -> None:
     option("--view-columns", "their names, as in image=dicom_id view=ViewPosition (default: found)", nargs="+")
     option("--pairs", "one row per study (best), or every frontal × lateral pair (all)", default="best", choices=PAIRS)
     option("--require", "views that a study must have", default="any", choices=REQUIRE)
-    table_options(parser, "table only")
-    option("--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections")
+    table_options(
+        parser,
+        "table and hub only",
+        "mimic: folder of the images; table, hub, r2gen: folder that image paths are relative to (default: its own)",
+    )
+    option(
+        "--reports", "mimic only: mimic-cxr-reports.zip, a folder of .txt files, or a table of sections (no default)"
+    )
     option("--labels", "mimic only: another table of labels (default: mimic-cxr-…-chexpert.csv beside the images)")
     option("--revision", "hub only: branch, tag or commit (default: the main branch)")
     option("--config", "hub only: the configuration, of a dataset with several (no default)")
-    option("--placeholders", "XXXX de-identification placeholders: drop, drop_sentence or keep (default: drop)")
+    option("--placeholders", "XXXX, ___ and other placeholders: drop, drop_sentence or keep (default: drop)")
     option("--seed", "seed of the split, and of the phantom", type=int, default=0)
     option("--num-studies", "phantom only: how many studies (default: 5000)", type=count)
     option("--num-proc", "processes that read images", type=count, default=1)
@@ -54,14 +59,14 @@ def define_prepare(parser: Parser) -> None:
     option("--overwrite", "replace a prepared dataset, or an interrupted run, in --out", action="store_true")
 
 
-def table_options(parser: Parser, where: str) -> None:
+def table_options(parser: Parser, where: str, images: str) -> None:
     """The options that say how a table is read."""
     ours = ", ".join(preset.COLUMNS)
     columns = f"{where}: names of its columns, as in frontal=pa_file; ours, the default: {ours}"
     parser.option("--columns", columns, nargs="+", metavar="OURS=YOURS")
     known = ", ".join(preset.names())
     parser.option("--preset", f"{where}: a published collection ({known}), or a YAML file of yours (no default)")
-    parser.option("--images", f"{where}: folder that its image paths are relative to (default: that of the table)")
+    parser.option("--images", images)
     parser.option("--encoding", f"{where}: encoding of its text (default: UTF-8)")
 
 

@@ -30,6 +30,7 @@ from hf_cxr.inference.views import UnreadableImage, enough, read_with_hint, shri
 KILLED = "every process that read it was killed (out of memory?)"
 
 
+@functools.cache
 def worker() -> str:
     """What reads here: what the bytes of an image depend on, besides its file. All machines of a run have the same."""
     return f"hf-cxr {__version__}, {decoder()}"

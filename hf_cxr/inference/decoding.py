@@ -6,7 +6,6 @@ the same whoever decodes them.
 
 from __future__ import annotations
 
-import functools
 import zlib
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +34,6 @@ HARMLESS = {b"IHDR", b"IDAT", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKG
 TEXTS, ORIENTED = {b"tEXt", b"zTXt", b"iTXt"}, (b"Raw profile type ", b"XML:com.adobe.xmp")
 
 
-@functools.cache
 def decoder() -> str:
     """The libraries that pixels, and the bytes of the PNG made of them, may depend on, each with its version."""
     versions = {

@@ -33,17 +33,14 @@ def encoded(seed: int | None) -> dict | None:
 def studies() -> Dataset:
     views = [(1, 2), (3, None), (None, 4)] + [(seed, seed + 1) for seed in range(10, 27)]
     rows = [
-        {
+        dict.fromkeys(FEATURES)
+        | {
             "uid": str(index),
             "frontal": encoded(frontal),
             "lateral": encoded(lateral),
             "impression": "No acute disease." if index % 2 else "Cardiomegaly. Small left effusion.",
-            "findings": "",
-            "indication": "",
             "tags": [],
             "patient": index,
-            "frontal_confidence": None,
-            "lateral_confidence": None,
         }
         for index, (frontal, lateral) in enumerate(views)
     ]

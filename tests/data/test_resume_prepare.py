@@ -166,8 +166,8 @@ def test_what_an_interrupted_run_keeps_is_told_and_a_new_start_asks_what_to_do_w
     assert main([*words, "40", "--resume"]) == 2
     assert "another collection or other options; start anew with --overwrite" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        for module in (images, splits):  # as an upgrade does
-            patch.setattr(module, "__version__", "9.0")
+        patch.setattr(splits, "__version__", "9.0")  # as an upgrade does
+        patch.setattr("hf_cxr.data.prepare.worker", lambda: f"hf-cxr 9.0, {decoder()}")
         assert main([*words, "32", "--resume"]) == 2
         told = capsys.readouterr().err
         assert f"another decoder (hf-cxr {hf_cxr.__version__}, " in told

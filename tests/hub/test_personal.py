@@ -6,7 +6,7 @@ import pytest
 from datasets import load_dataset
 from helpers import told_more
 
-from hf_cxr.data.collection import Collection
+from hf_cxr.data.collection import MIMIC, Collection
 from hf_cxr.data.prepare import prepare
 from hf_cxr.data.sources import phantom
 from hf_cxr.hub import pseudonyms
@@ -52,3 +52,13 @@ def test_a_push_that_is_told_so_takes_age_and_sex_along(ask, site, dataset, tmp_
     assert {"age", "sex"} <= set(splits["train"].column_names)
     assert "\n| age |" in card.text
     assert "Left out" not in card.text
+
+
+def test_a_private_push_of_credentialed_data_says_what_its_agreement_forbids(ask, site, tmp_path):
+    folder = tmp_path / "dataset"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "collection", lambda: MIMIC)
+        prepare("phantom", folder, size=16, num_studies=30)
+    status, _, errors = ask("push", folder, "user/credentialed")
+    assert status == 0
+    assert "forbids to share it with third parties, online services among them" in errors

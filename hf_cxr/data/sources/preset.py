@@ -10,8 +10,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_cxr.data.collection import Collection
 from hf_cxr.data.sources.rows import Row, Table, did_you_mean
 
@@ -83,6 +81,8 @@ def read_preset(name: str | Path | None) -> Preset:
     Raises `FileNotFoundError` or `ValueError`, in one line, for an unknown name, a key that no preset has (with the
     nearest one that there is), and a value of another kind than the key takes.
     """
+    import yaml  # slow, and `--help` needs the names alone
+
     if name is None:
         return Preset()
     known, path = names(), Path(name)

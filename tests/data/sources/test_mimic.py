@@ -149,6 +149,7 @@ def test_dicom_tree_and_every_form_of_the_reports_give_the_same_rows(tmp_path):
                 one, other = row.pop(view), same[view]
                 assert (one is None) == (other is None)
                 assert one is None or np.corrcoef(np.ravel(one), np.ravel(other))[0, 1] > 0.99
+                assert row.pop(f"{view}_confidence") == pytest.approx(same[f"{view}_confidence"], abs=0.1)
             assert {key for key in row if row[key] != same[key]} == set(), name
 
 
