@@ -145,7 +145,6 @@ class _SplitFiles:
         self.files = [(folder / file, size) for file, size in zip(names, sizes, strict=True)]
         self.schema = schema
         self.info = datasets.SplitInfo(name=name, num_bytes=0, num_examples=len(rows))
-        self.schema = schema
         self.waiting: list[dict[str, Any]] = []
         self.told = 0  # of those that wait, how many `pending` told of before
         self.writer: pq.ParquetWriter | None = None

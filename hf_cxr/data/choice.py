@@ -49,10 +49,12 @@ class PreparationConfig:
             raise ValueError(f"size must be a number of pixels, at least 8; got {self.size!r}")
 
     def fingerprint(self) -> str:
-        """A hash of these settings and of the collection's files: a changed one is prepared anew."""
+        """A hash of these settings, of the collection's files and of what is said of it (which a preset may change): a
+        changed one is prepared anew."""
         listed = sources.studies(self.source, **self.options)
+        said = sources.collection(self.source, **self.options)
         mark = splits.fingerprint(listed, (self.split_file, self.views))
-        return hashlib.sha256(f"{self} {mark}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self} {mark} {said}".encode()).hexdigest()[:16]
 
     def named_splits(self) -> dict[str, str] | None:
         """uid → split, if there is a split file."""

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_cxr.data.storage import Embedded, Place, as_place, is_url, open_file
+from hf_cxr.data.storage import Embedded, Place, as_place, open_file
 
 BATCH = 8  # rows of images
 AHEAD = 1 << 16  # bytes that are fetched from an address beside what is asked for: images lie between the texts
@@ -189,12 +189,22 @@ def _parquet(place: Place, at_once: int = 1 << 20) -> Iterator[Any]:
     with open_file(place, AHEAD) as stream:
         try:
             file = pq.ParquetFile(stream, buffer_size=at_once, pre_buffer=False)
-        except DAMAGE:
+        except DAMAGE as error:
+            if _is_unread(place, error):
+                raise
             raise ValueError(f"{place}: not a Parquet file, or damaged, or it cannot be read") from None
         with file:
             yield file
 
 
-def _damaged(place: Place, row: int, error: Exception) -> ValueError:
-    what = f"cannot be read ({error})" if is_url(place) else "damaged Parquet, or text that is not UTF-8"
-    return ValueError(f"{place}, from row {row} on: {' '.join(what.split())}")
+def _damaged(place: Place, row: int, error: Exception) -> ValueError | OSError:
+    if _is_unread(place, error):
+        said = " ".join(str(error).removeprefix(f"{place}: ").split())
+        return OSError(f"{place}, from row {row} on: {said}")
+    return ValueError(f"{place}, from row {row} on: damaged Parquet, or text that is not UTF-8")
+
+
+def _is_unread(place: Place, error: Exception) -> bool:
+    """Whether the file may be whole: the network failed, or the machine. Of damage pyarrow raises `OSError` as well,
+    with neither a number nor the place."""
+    return isinstance(error, OSError) and (error.errno is not None or str(place) in str(error))

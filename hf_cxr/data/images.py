@@ -20,9 +20,9 @@ from hf_cxr import __version__
 from hf_cxr.data import archives, storage
 from hf_cxr.data.embedded import embedded_images
 from hf_cxr.data.png import png_of
-from hf_cxr.data.scheduler import Key, Workers, in_order
+from hf_cxr.data.scheduler import Workers, in_order
 from hf_cxr.data.store import Store
-from hf_cxr.data.study import MISSING, Archived, Embedded, Radiograph, StoredImage, Study
+from hf_cxr.data.study import MISSING, Archived, Embedded, Key, Radiograph, StoredImage, Study
 from hf_cxr.inference.decoding import decoder
 from hf_cxr.inference.view_evidence import pixel_evidence
 from hf_cxr.inference.views import UnreadableImage, enough, read_with_hint, shrink
@@ -168,6 +168,6 @@ def _read_elsewhere(expected: str, source: Any, *arguments: Any) -> Any:
     """`_read_one` on another machine, if that is like this one."""
     if (found := worker()) != expected:
         raise OSError(f"worker on {platform.node()}: it would read with {found}; this process reads with {expected}")
-    if isinstance(source, (str, Path)) and not storage.is_url(source) and not Path(source).exists():
+    if isinstance(source, (str, Path)) and not storage.is_url(source) and not _is_there(source):
         raise OSError(f"worker on {platform.node()}: does not see {source}; put the images where all workers see them")
     return _read_one(source, *arguments)

@@ -36,7 +36,7 @@ from hf_cxr.data.splits import SPLITS
 from hf_cxr.data.storage import Place, is_url, open_file
 from hf_cxr.data.study import StoredImage
 from hf_cxr.inference.decoding import decoder
-from hf_cxr.utils.files import commit, json_object, staging_folder
+from hf_cxr.utils.files import commit, json_object, staging_folder, staging_of
 
 __all__ = ["format_preparation", "load_studies", "plan", "prepare"]
 
@@ -180,7 +180,7 @@ def plan(source: str, *, out: str | Path | None = None, overwrite: bool = False,
     named = config.named_splits()
     planned, about_views = config.plan(named)
     if out is not None:
-        check_disk(planned.studies, config.size, Path(out))
+        check_disk(planned.studies, config.size, staging_of(Path(out)))
     unseen = [[StoredImage(0, 0, "")] * len(study.images) for study in planned.studies]
     choice = choose(config, planned, unseen, [BOTH] if config.require == "both" else [], named)
     rows, found = Counter[str](), Counter[frozenset[str]]()

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -20,13 +21,15 @@ from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any
 
+from hf_cxr.data.study import Key
 from hf_cxr.utils.files import ENDINGS, undisturbed
+
+log = logging.getLogger(__name__)
 
 AHEAD = 8  # jobs in work or waiting per process: bounds the memory, whatever the size of the collection
 WAIT = 60  # seconds for a cluster to answer, and to have a worker
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Key = tuple[int, int]  # (index of the study, index of the image in it)
 Result = Callable[[], Any]  # waits for what a job gives; `None`: every process that worked on it was killed
 
 
@@ -172,24 +175,40 @@ def _cluster(address: str) -> Iterator[Workers]:
         from distributed import Client
     except ImportError as error:
         raise ImportError(f"a scheduler needs Dask (pip install 'hf-cxr[cluster]'): {error}") from None
-    for name in ("distributed", "distributed.client"):  # they would bury our one line in tracebacks
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        client = Client(address, timeout=WAIT)
-    except (OSError, ValueError) as error:  # ValueError: no such protocol
-        raise OSError(f"{address}: no Dask scheduler answers there ({' '.join(str(error).split())})") from None
-    with client:
+    with _dask_quiet():
         try:
-            client.wait_for_workers(1, timeout=WAIT)
-        except TimeoutError:
-            raise OSError(f"{address}: this scheduler has no worker; start one with: dask worker {address}") from None
-        yield _dask(client, address)
+            client = Client(address, timeout=WAIT)
+        except (OSError, ValueError) as error:  # ValueError: no such protocol
+            raise OSError(f"{address}: no Dask scheduler answers there ({' '.join(str(error).split())})") from None
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=WAIT)
+            except TimeoutError:
+                said = f"{address}: this scheduler has no worker; start one with: dask worker {address}"
+                raise OSError(said) from None
+            yield _dask(client, address)
+
+
+@contextmanager
+def _dask_quiet() -> Iterator[None]:
+    """Dask would bury our one line in tracebacks, and warns of images from archives, which are sent as they are."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending large graph")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _dask(client: Any, address: str) -> Workers:
     """Dask itself does again what a worker was killed over (`distributed.scheduler.allowed-failures` times). It counts
     what waited at that worker too; so what it gives up is done once more with nothing of ours beside it."""
-    from distributed import KilledWorker, wait
+    from distributed import KilledWorker, TimeoutError, wait
     from distributed.comm import CommClosedError
 
     waiting: dict[Any, None] = {}
@@ -201,9 +220,20 @@ def _dask(client: Any, address: str) -> Workers:
         waiting[future] = None
         return future
 
+    def finish(futures: list[Any]) -> None:
+        told = False
+        while True:
+            try:
+                wait(futures, timeout=WAIT)
+                return
+            except TimeoutError:
+                if not told and not sum(client.nthreads().values()):
+                    log.warning("%s: no worker is left; waiting for one (dask worker %s)", address, address)
+                    told = True
+
     def outcome(future: Any) -> Any:
         if not future.done():
-            wait([future])
+            finish([future])
         if future in waiting and future.status == "finished":  # and with it all others that are, in one go
             done = [other for other in waiting if other.status == "finished"]
             fetched.update(zip(done, client.gather(done), strict=True))
@@ -219,7 +249,7 @@ def _dask(client: Any, address: str) -> Workers:
             try:
                 with suppress(KilledWorker):
                     return outcome(first)
-                wait(list(waiting))
+                finish(list(waiting))
                 with suppress(KilledWorker):
                     return outcome(start(function, arguments))
                 return None

@@ -5,14 +5,18 @@ into a zip (`archive.zip/images/1.png`)."""
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 Place = str | Path
 
@@ -53,7 +57,7 @@ def parent(place: Place) -> Place:
 
 
 def open_file(place: Place, ahead: int | None = None) -> IO[bytes]:
-    """The file, open for reading, with `seek`; `OSError` with the place in it where it cannot be read.
+    """The file, open for reading, with `seek`; `OSError` with the place in it where it cannot be read, then or later.
 
     `ahead` is how many bytes beyond what is asked for are fetched from an address (default: megabytes)."""
     if not is_url(place):
@@ -61,49 +65,42 @@ def open_file(place: Place, ahead: int | None = None) -> IO[bytes]:
             with suppress(KeyError), zipfile.ZipFile(inside[0]) as archive:
                 return archive.open(inside[1])  # the zip stays open as long as it is
         return Path(place).open("rb")
-    system, path = _system(place)
-    try:
-        return cast(IO[bytes], system.open(path, "rb", block_size=ahead))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{place}: no such file") from None
+    with _reached(place) as (system, path):
+        return io.BufferedReader(_Stream(place, system.open(path, "rb", block_size=ahead)))
 
 
 def fetched(address: str) -> bytes:
     """The content at an address, in one request: `FileNotFoundError` only if it is known not to be there, `OSError`
     for all else that may fail."""
-    system, path = _system(address)
-    try:
+    with _reached(address) as (system, path):
         return cast(bytes, system.cat_file(path))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{address}: no such file") from None
-    except Exception as error:  # of whichever library fetches it
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OSError(f"{address}: cannot be read ({said})") from None
 
 
 def is_file(place: Place) -> bool:
     """Whether there is such a file."""
     if not is_url(place):
         return inside[1] in _zipped(inside[0]) if (inside := in_zip(place)) else Path(place).is_file()
-    system, path = _system(place)
-    return bool(system.isfile(path))
+    with suppress(FileNotFoundError), _reached(place) as (system, path):
+        return bool(system.info(path)["type"] == "file")  # `isfile` would say no whatever fails
+    return False
 
 
 def is_folder(place: Place) -> bool:
     """Whether there is such a folder."""
     if not is_url(place):
         return Path(place).is_dir()
-    system, path = _system(place)
-    return bool(system.isdir(path))
+    with _reached(place) as (system, path):
+        return bool(system.isdir(path))
 
 
 def files(folder: Place) -> Iterator[str]:
     """Names of all files below `folder`, relative to it, with "/", sorted within each folder; links that lead back
     are followed once."""
     if is_url(folder):
-        system, path = _system(folder)
+        with _reached(folder) as (system, path):
+            found = system.find(path)
         root = path.rstrip("/") + "/"
-        paths = (name.removeprefix(root).split("/") for name in system.find(path))
+        paths = (name.removeprefix(root).split("/") for name in found)
         # files of a folder before its subfolders, as on this machine
         ordered = sorted(paths, key=lambda parts: [*((True, part) for part in parts[:-1]), (False, parts[-1])])
         yield from map("/".join, ordered)
@@ -111,11 +108,11 @@ def files(folder: Place) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
     root = os.path.join(folder, "")  # noqa: PTH118 (with the separator at its end)
     for at, below, names in os.walk(folder, followlinks=True):
-        found = os.stat(at)  # noqa: PTH116 (three hundred thousand folders)
-        if (found.st_dev, found.st_ino) in seen:
+        entry = os.stat(at)  # noqa: PTH116 (three hundred thousand folders)
+        if (entry.st_dev, entry.st_ino) in seen:
             below.clear()
             continue
-        seen.add((found.st_dev, found.st_ino))
+        seen.add((entry.st_dev, entry.st_ino))
         below.sort()
         start = at.removeprefix(root).replace(os.sep, "/")
         prefix = "" if at == str(folder) else f"{start}/"
@@ -158,14 +155,56 @@ def matches(pattern: Place) -> list[Place]:
     if not is_url(pattern):
         found = glob(str(pattern), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
         return sorted(path for path in map(Path, found) if path.is_file())
-    system, path = _system(pattern)
-    return [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
+    with _reached(pattern) as (system, path):
+        return [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
 
 
-def _system(place: Place) -> tuple[Any, str]:
+@contextmanager
+def _reached(place: Place) -> Iterator[tuple[Any, str]]:
+    """The file system of an address, and the path there. Of whichever library reaches it, errors are `OSError`."""
     from fsspec.core import url_to_fs
 
     try:
-        return url_to_fs(place)
+        system, path = url_to_fs(place)
     except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
         raise ValueError(f"{place}: {error}") from None
+    with _told(place):
+        yield system, path
+
+
+@contextmanager
+def _told(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{place}: no such file") from None
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OSError(f"{place}: cannot be read ({said})") from None
+
+
+class _Stream(io.RawIOBase):
+    """A file at an address, whose errors are `OSError` too."""
+
+    def __init__(self, place: Place, stream: IO[bytes]) -> None:
+        self.place = place
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self.stream.seekable()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.stream.seek(offset, whence)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with _told(self.place):
+            content = self.stream.read(memoryview(buffer).nbytes)
+        memoryview(buffer).cast("B")[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()

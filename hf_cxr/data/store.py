@@ -3,6 +3,7 @@ interrupted goes on from. Reading lives in `hf_cxr.data.images`, writing in `hf_
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
@@ -15,14 +16,12 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from hf_cxr.data.study import StoredImage
+from hf_cxr.data.study import Key, StoredImage
 
 PARTS = 32  # files of the store, each of consecutive studies, so that it can be deleted bit by bit while it is copied
 SYNC = 1.0  # seconds of work that are lost when a run is killed; more where the disk is slow
 JOURNAL, PENDING, DATASET = "journal.jsonl", "pending-{}.bin", "dataset"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-Key = tuple[int, int]  # (index of the study, index of the image in it)
 
 
 class Store:
@@ -97,7 +96,7 @@ class Store:
         self._reading[1].seek(image.start)
         png = self._reading[1].read(image.length)
         if hashlib.sha256(png).hexdigest() != image.digest:
-            raise OSError(f"{self._path(part)}: an image is damaged; start anew (--overwrite)")
+            raise OSError(errno.EIO, "an image is damaged; start anew (--overwrite)", str(self._path(part)))
         return png
 
     def drop(self, until: int, written: Iterable[Path], pending: Mapping[str, tuple[bool, list[bytes]]]) -> None:
@@ -121,7 +120,7 @@ class Store:
         """Bring to the disk what there is room for."""
         with suppress(OSError):
             self.sync()
-        for stream in (self._journal, *self._parts.values()):
+        for stream in (self._journal, *self._parts.values(), *(self._reading or ())[1:]):
             with suppress(OSError):
                 stream.close()
 
@@ -164,7 +163,7 @@ def begin(folder: Path, mark: Mapping[str, str], out: Path, resume: bool, overwr
         changed = [name for name in mark if before.get(name) != mark[name]]
         if resume and changed and not overwrite:
             decoders = f"another decoder ({before.get('decoder')}, now {mark['decoder']})"
-            why = decoders if changed == ["decoder"] else "another collection or other options"
+            why = decoders if "decoder" in changed else "another collection or other options"
             raise FileExistsError(f"{out}: the interrupted run had {why}; start anew with --overwrite")
         if resume and not changed:
             return

@@ -55,6 +55,9 @@ class Radiograph:
         return self.name or (Path(self.source).name if isinstance(self.source, (str, Path)) else "image")
 
 
+Key = tuple[int, int]  # (index of a study, index of an image in it)
+
+
 @dataclass(frozen=True)
 class StoredImage:
     """An image that could be read, and where the store keeps it."""

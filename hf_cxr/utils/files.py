@@ -35,17 +35,17 @@ def staging_folder(out: Path, kept: Callable[[Path], str] | None = None) -> Iter
 
     Args:
         kept: Folder → what to say of work in it that a later run can go on from, or "". Such a folder stays unless the
-            work ends, or ends in a `ValueError`. It is used by one process at a time, and the next run gets the same.
+            work ends. It is used by one process at a time, and the next run gets the same.
 
     Raises `OSError`, naming `out`, if nothing can be written there, the disk is full or another process is at work.
     """
-    place = out if out.is_dir() and is_empty(out) else next(parent for parent in out.parents if parent.exists())
+    place = _place(out)
     if not place.is_dir():
         raise NotADirectoryError(f"{out}: cannot be made, {place} is a file")
     said = ""
     with ExitStack() as stack:
         try:
-            folder = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place)) if kept is None else _same_folder(out, place)
+            folder = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place)) if kept is None else _same_folder(out)
         except OSError as error:
             raise type(error)(f"{out}: cannot write to {place} ({error.strerror})") from None
         if kept is not None:
@@ -53,8 +53,6 @@ def staging_folder(out: Path, kept: Callable[[Path], str] | None = None) -> Iter
         try:
             with _ending_cleanly(folder, kept):
                 yield folder
-        except ValueError:
-            raise
         except BaseException as error:
             said = kept(folder) if kept else ""
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -63,18 +61,30 @@ def staging_folder(out: Path, kept: Callable[[Path], str] | None = None) -> Iter
                 raise KeyboardInterrupt(said) from None
             if said and isinstance(error, OSError) and not error.errno and not isinstance(error, FileExistsError):
                 raise OSError(f"{error}; {said}") from error
+            if said and isinstance(error, ValueError):
+                raise ValueError(f"{error}; {said}") from error
             raise
         finally:
             if not said:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _same_folder(out: Path, place: Path) -> Path:
-    """The staging folder that every run into `out` has, wherever it was made."""
+def _place(out: Path) -> Path:
+    return out if out.is_dir() and is_empty(out) else next(parent for parent in out.parents if parent.exists())
+
+
+def staging_of(out: Path) -> Path:
+    """The staging folder that every run into `out` has whose work is kept, wherever it was or will be made."""
     name = f"{HIDDEN}{out.name}-{hashlib.sha256(os.fsencode(out)).hexdigest()[:8]}"
     there = (parent / name for parent in (out, *out.parents) if (parent / name).is_dir())
-    folder = next(there, place / name)
-    folder.mkdir(exist_ok=True)
+    return next(there, _place(out) / name)
+
+
+def _same_folder(out: Path) -> Path:
+    folder = staging_of(out)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or (sys.platform != "win32" and folder.stat().st_uid != os.geteuid()):
+        raise PermissionError(errno.EPERM, f"{folder.name} there is a link, or another user's")
     return folder
 
 
@@ -222,7 +232,9 @@ def _ending_cleanly(folder: Path, kept: Callable[[Path], str] | None) -> Iterato
         # No exception: raised amid the locks of a process pool, it could wait for ever.
         for child in multiprocessing.active_children():
             child.kill()
-        if not (kept and kept(folder)):
+        if said := kept(folder) if kept else "":
+            os.write(2, f"\nended by {signal.Signals(signum).name}; {said}\n".encode())
+        else:
             shutil.rmtree(folder, ignore_errors=True)
         os._exit(128 + signum)
 

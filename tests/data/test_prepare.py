@@ -637,6 +637,20 @@ def test_a_changed_split_file_or_table_of_views_is_another_dataset(root, tmp_pat
     assert mark() == marks[0]
 
 
+def test_load_studies_follows_what_a_preset_says_of_the_collection(tmp_path):
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "1.png")
+    (tmp_path / "t.csv").write_text("uid,frontal,impression\n1,1.png,Normal.\n")
+    for licence in ("mit", "cc-by-4.0"):
+        says = f"name: Mine\nlicence: {licence}\nlanguage: en\ndocument: x\ncolumns:"
+        says += " {uid: uid, frontal: frontal, impression: impression}\n"
+        (tmp_path / "mine.yaml").write_text(says)
+        preset = {"root": tmp_path / "t.csv", "preset": tmp_path / "mine.yaml", "size": 32}
+        load_studies("table", **preset, cache_dir=tmp_path / "cache")
+    folders = (tmp_path / "cache" / "hf_cxr_table").glob("*/prepare.json")
+    found = [json.loads(file.read_text())["collection"]["licence"] for file in folders]
+    assert sorted(found) == ["cc-by-4.0", "mit"]
+
+
 def test_load_studies_and_prepare_hold_the_same_rows(phantom, tmp_path):
     _, out = phantom
     cached = load_studies("phantom", **PHANTOM, cache_dir=tmp_path / "cache")

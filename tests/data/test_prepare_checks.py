@@ -9,6 +9,7 @@ from hf_cxr.data import checks
 from hf_cxr.data.checks import PEAK, SURE, check_disk, check_output, disk_needed
 from hf_cxr.data.prepare import plan, prepare
 from hf_cxr.data.study import Archived, Radiograph, Study
+from hf_cxr.utils.files import staging_of
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -189,6 +190,20 @@ def test_what_an_interrupted_run_has_written_is_not_needed_again(tmp_path, monke
     assert not caplog.messages
     with pytest.raises(OSError, match="are needed"):
         check_disk(listed, 384, tmp_path / "other")
+
+
+def test_a_plan_to_overwrite_does_not_count_on_the_disk_of_the_dataset_that_is_replaced(
+    root, tmp_path, monkeypatch, drawn
+):
+    published_forms.kaggle(root, drawn)
+    out = tmp_path / "out"
+    prepare("kaggle", out, root=root)
+    free_space(monkeypatch, 0)
+    assert "are needed" in refused(OSError, "kaggle", out, root=root, overwrite=True)
+    staging = staging_of(out)
+    staging.mkdir()
+    (staging / "images-00.bin").write_bytes(bytes(plan("kaggle", root=root)["disk_needed"]))
+    assert plan("kaggle", root=root, out=out, overwrite=True)["disk_needed"]
 
 
 def test_few_files_are_looked_at_however_many_there_are(tmp_path, monkeypatch):

@@ -1,20 +1,24 @@
 """A preparation that was interrupted goes on where it stopped, and needs hardly more disk than its result."""
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_IMODE, S_ISREG
 
 import datasets
 import pytest
+from test_images import noise, png
 
 import hf_cxr
 from hf_cxr.cli.parser import main
-from hf_cxr.data import builder, images
+from hf_cxr.data import builder, images, splits
 from hf_cxr.data.prepare import prepare
 from hf_cxr.data.store import JOURNAL, PARTS, Store
+from hf_cxr.inference.decoding import decoder
 
 datasets.disable_progress_bars()
 PHANTOM = {"num_studies": 120, "size": 32}
@@ -162,11 +166,12 @@ def test_what_an_interrupted_run_keeps_is_told_and_a_new_start_asks_what_to_do_w
     assert main([*words, "40", "--resume"]) == 2
     assert "another collection or other options; start anew with --overwrite" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr("hf_cxr.data.prepare.worker", lambda: "hf-cxr 0, pillow 1")
+        patch.setattr(splits, "__version__", "9.0")  # as an upgrade does
+        patch.setattr("hf_cxr.data.prepare.worker", lambda: f"hf-cxr 9.0, {decoder()}")
         assert main([*words, "32", "--resume"]) == 2
         told = capsys.readouterr().err
-        assert "another decoder (hf-cxr " in told
-        assert told.endswith("now hf-cxr 0, pillow 1); start anew with --overwrite\n")
+        assert f"another decoder (hf-cxr {hf_cxr.__version__}, " in told
+        assert told.endswith(f"now hf-cxr 9.0, {decoder()}); start anew with --overwrite\n")
     decoded.clear()
     assert main([*words, "32", "--resume"]) == 0
     assert len(decoded) == len(peace["images.csv"].splitlines()) - 1 - 30
@@ -183,10 +188,77 @@ def test_overwrite_starts_anew_and_resume_with_nothing_there_starts(peace, decod
     assert names_in(tmp_path) == ["out"]
 
 
-def test_where_nothing_was_read_or_the_input_is_wrong_nothing_is_kept(tmp_path):
-    for number, error in ((0, KeyboardInterrupt), (9, ValueError)):
-        interrupt(tmp_path / "out", number, error)
+def test_where_nothing_was_read_nothing_is_kept(tmp_path):
+    for error in (KeyboardInterrupt, ValueError):
+        interrupt(tmp_path / "out", 0, error)
         assert names_in(tmp_path) == []
+
+
+def test_a_damaged_archive_among_several_costs_no_image_that_was_read(decoded, tmp_path, capsys):
+    rows = ["uid,image,impression"]
+    for name in "ab":
+        (tmp_path / "in").mkdir(exist_ok=True)
+        with zipfile.ZipFile(tmp_path / "in" / f"{name}.zip", "w") as archive:
+            for i in range(10):
+                archive.writestr(f"{name}{i}.png", png(noise(seed=ord(name) + 100 * i)))
+                rows.append(f"{name}{i},{name}{i}.png,Normal.")
+    (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
+    words = ["prepare", "table", "--root", str(tmp_path / "in" / "t.csv"), "--size", "32", "--out"]
+    assert main([*words, str(tmp_path / "peace")]) == 0
+    whole = (tmp_path / "in" / "b.zip").read_bytes()
+    time = (tmp_path / "in" / "b.zip").stat().st_mtime_ns
+    at = whole.index(b"b5.png") + 40
+    for content, code in ((whole[:at] + bytes(64) + whole[at + 64 :], 2), (whole, 0)):
+        (tmp_path / "in" / "b.zip").write_bytes(content)
+        os.utime(tmp_path / "in" / "b.zip", ns=(time, time))
+        decoded.clear()
+        capsys.readouterr()
+        assert main([*words, str(tmp_path / "out"), "--resume"]) == code
+    assert len(decoded) == 5
+    assert contents(tmp_path / "out") == contents(tmp_path / "peace")
+
+
+def test_a_staging_folder_is_for_its_user_alone_and_a_link_in_its_place_is_refused(tmp_path, capsys):
+    interrupt(tmp_path / "out", 5)
+    folder = staged(tmp_path)
+    assert S_IMODE(folder.stat().st_mode) == 0o700
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    words = ["prepare", "phantom", "--num-studies", "3", "--size", "32", "--out", str(tmp_path / "out")]
+    assert main([*words, "--overwrite"]) == 2
+    said = f"{tmp_path}/out: cannot write to {tmp_path} ({folder.name} there is a link, or another user's)\n"
+    assert capsys.readouterr().err == f"hf-cxr prepare: {said}"
+    assert contents(tmp_path / "elsewhere") == before
+
+
+def test_a_run_that_is_terminated_says_what_is_kept(tmp_path):
+    code = KILLED.replace("SIGKILL", "SIGTERM").format(
+        rows=ROWS,
+        shard=SHARD,
+        number=30,
+        owner="store.Store",
+        method="add",
+        out=str(tmp_path / "out"),
+        num_proc=1,
+        options=PHANTOM,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(hf_cxr.__file__).parents[1], capture_output=True, text=True
+    )
+    assert done.returncode == 128 + 15
+    said = "ended by SIGTERM; 29 images of an interrupted run are kept; go on with --resume"
+    assert done.stderr.splitlines()[-1] == said
+
+
+def test_an_image_that_was_damaged_meanwhile_is_told_without_the_advice_to_go_on(tmp_path, capsys):
+    interrupt(tmp_path / "out", 30)
+    part = staged(tmp_path) / "images-00.bin"
+    part.write_bytes(bytes(part.stat().st_size))
+    words = ["prepare", "phantom", "--num-studies", "120", "--size", "32", "--out", str(tmp_path / "out"), "--resume"]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"hf-cxr prepare: {part}: an image is damaged; start anew (--overwrite)"
 
 
 def test_a_full_disk_ends_a_run_with_one_line_and_it_can_go_on(peace, tmp_path, capsys):

@@ -1,6 +1,9 @@
 """Images are read on the workers of a Dask cluster as in processes of this machine."""
 
+import logging
 import os
+import threading
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +106,54 @@ def test_a_worker_that_does_not_see_the_images_ends_the_run_instead_of_rejecting
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("does not see /proc/self/cwd/0a.png; put the images where all workers see them")
+
+
+def test_a_path_that_only_its_reader_can_judge_rejects_its_study_as_on_one_machine(cluster, tmp_path):
+    root = table(tmp_path / "in", 4)
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    odd = ["s7,loop.png,,Normal.", f"s8,{'x' * 300}.png,,Normal.", "s9,0a.png/x.png,,Normal."]
+    root.write_text("\n".join([root.read_text(), *odd]))
+    prepare("table", tmp_path / "here", root=root, size=32)
+    prepare("table", tmp_path / "there", root=root, size=32, scheduler=cluster.address)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert len((tmp_path / "there" / "rejects.jsonl").read_text().splitlines()) == 3
+
+
+def test_large_images_of_archives_are_sent_without_a_warning_and_the_logs_of_dask_are_left_as_they_were(
+    cluster, tmp_path, recwarn
+):
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "a.zip", "w") as archive:
+        archive.writestr("1.png", png(noise(4000, 3000)))
+    (tmp_path / "in" / "t.csv").write_text("uid,frontal,impression\n1,1.png,Normal.\n")
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    prepare("table", tmp_path / "out", root=tmp_path / "in" / "t.csv", size=32, scheduler=cluster.address)
+    assert [logger.level for logger in loggers] == before
+    assert not [str(warning.message) for warning in recwarn if "large graph" in str(warning.message)]
+
+
+def test_a_cluster_whose_last_worker_is_gone_is_told_once_and_goes_on_with_the_next(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("distributed", reason="Dask is absent: pip install -e '.[cluster]'")
+    from dask_cluster import dask_cluster
+
+    root, add, gone = table(tmp_path / "in"), Store.add, []
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with dask_cluster(tmp_path, 1, PYTHONPATH=path) as dying:
+
+        def add_and_end(self, key, outcome):
+            if len(self.found) == 20 and not gone:
+                gone.append(dying.processes[1].terminate())
+                dying.processes[1].wait()
+                monkeypatch.setattr(scheduler, "WAIT", 0.2)
+                threading.Timer(3, dying.add_worker).start()
+            add(self, key, outcome)
+
+        monkeypatch.setattr(Store, "add", add_and_end)
+        prepare("table", tmp_path / "out", root=root, size=32, scheduler=dying.address)
+    told = f"{dying.address}: no worker is left; waiting for one (dask worker {dying.address})"
+    assert caplog.messages.count(told) == 1
+    assert len((tmp_path / "out" / "splits.csv").read_text().splitlines()) == 41
 
 
 @pytest.mark.parametrize("there", [True, False])

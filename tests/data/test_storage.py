@@ -2,17 +2,23 @@
 
 import functools
 import http.server
+import io
 import threading
 from pathlib import Path
 
 import datasets
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from test_images import noise, png
 
 from hf_cxr.cli.parser import main
 from hf_cxr.data import storage
 from hf_cxr.data.prepare import prepare
+from hf_cxr.data.sources import rows
+from hf_cxr.data.store import Store
 
 datasets.disable_progress_bars()
 
@@ -108,6 +114,82 @@ def test_cells_may_hold_addresses_of_a_store_of_objects(place, tmp_path):
     assert sum(name.endswith(".parquet") for name in expected) > 0
     for name, content in expected.items():
         assert not name.endswith(".parquet") or found[name] == content, name
+
+
+@pytest.mark.parametrize("end_point", ["", "http://127.0.0.1:9"])
+def test_a_bucket_without_credentials_or_out_of_reach_is_one_line(end_point, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("s3fs", reason="s3fs is absent: pip install s3fs 'moto[s3,server]'")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test") if end_point else monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", end_point or "http://127.0.0.1:9")
+    fsspec.filesystem("s3").clear_instance_cache()
+    place = "s3://nobucket-x/t.csv"
+    assert main(["prepare", "table", "--root", place, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    why = "EndpointConnectionError" if end_point else "NoCredentialsError"
+    assert line.startswith(f"hf-cxr prepare: {place}: cannot be read ({why}: ")
+    asked = {storage.is_file: "", storage.is_folder: "", storage.open_file: "", storage.matches: "*"}
+    for ask, more in (asked | {lambda folder: [*storage.files(folder)]: ""}).items():
+        with pytest.raises(OSError, match=r"^s3://nobucket-x/t\.csv\*?: cannot be read"):
+            ask(place + more)
+
+
+class Failing(MemoryFileSystem):
+    """A store whose files, when it is out of reach, cannot be read: with an error of its own kind."""
+
+    protocol = "failing"
+    gone = False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("failing://", "memory://"))
+
+    def _open(self, path, mode="rb", **options):
+        file = super()._open(path, mode, **options)
+        return Unreachable(file.getvalue()) if mode == "rb" else file
+
+
+class Unreachable(io.BytesIO):
+    def read(self, size=-1):
+        if Failing.gone:
+            raise LookupError("connection\nreset")
+        return super().read(size)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    monkeypatch.setattr(Failing, "gone", False)
+    return fsspec.filesystem("failing")
+
+
+def test_a_network_that_fails_amid_images_in_cells_keeps_those_that_were_read(failing, tmp_path, monkeypatch, capsys):
+    contents = [png(noise(seed=i)) for i in range(40)]
+    columns = {"uid": [f"s{i}" for i in range(40)], "impression": [f"Normal {i}." for i in range(40)]}
+    written = io.BytesIO()
+    pq.write_table(pa.table(columns | {"frontal": contents}), written, row_group_size=5, compression="none")
+    failing.pipe("/embedded/t.parquet", written.getvalue())
+    add = Store.add
+
+    def add_or_end(self, key, outcome):
+        Failing.gone = len(self.found) >= 22
+        add(self, key, outcome)
+
+    monkeypatch.setattr(Store, "add", add_or_end)
+    place = "failing://embedded/t.parquet"
+    assert main(["prepare", "table", "--root", place, "--out", str(tmp_path / "out"), "--size", "32"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    said = f"hf-cxr prepare: {place}, from row 26 on: cannot be read (LookupError: connection reset); "
+    assert line == f"{said}25 images of an interrupted run are kept; go on with --resume"
+
+
+def test_a_table_that_breaks_off_is_one_line(failing):
+    failing.pipe("/texts/t.csv", b"uid,frontal,impression\ns1,1.png,Normal.\n")
+    Failing.gone = True
+    with pytest.raises(OSError, match=r"failing://texts/t\.csv: cannot be read \(LookupError: connection reset\)"):
+        list(rows.read_table("failing://texts/t.csv").rows(("uid",), ()))
 
 
 @pytest.fixture

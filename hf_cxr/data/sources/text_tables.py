@@ -317,7 +317,9 @@ def _told(place: Place) -> Iterator[None]:
         )
         raise ValueError(f"{place}: a {what} file") from None
     except OSError as error:
-        raise type(error)(f"{place}: {error.strerror or 'cannot be read'}") from None
+        if error.strerror is None:  # it says all, as `open_file` does
+            raise
+        raise type(error)(f"{place}: {error.strerror}") from None
 
 
 @contextmanager
