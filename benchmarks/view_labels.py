@@ -14,7 +14,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from hf_cxr.data.sources.rows import read_rows
 from hf_cxr.data.view_labels import decide_views
 from hf_cxr.data.view_tables import read_view_table
 from hf_cxr.inference.plausibility import SURE
-from hf_cxr.inference.view_evidence import MOST, ViewEvidence, view_of_pixels
+from hf_cxr.inference.view_evidence import MOST, ViewEvidence, pixel_evidence, view_of_pixels
 from hf_cxr.inference.views import VIEWS, read_radiograph, shrink
 
 Labelled = dict[str, list[tuple[str, str]]]
@@ -188,6 +188,16 @@ def no_films(images: Films) -> None:
         print(f"| {name} | {wilson(sum(found), 100)} |")
 
 
+def studies_of_two(known: Films, views: str, what: str) -> None:
+    """Prints how often both images of a study are right that has these views and nothing but pixels to tell them by:
+    two images that follow each other of one view ("ff", "ll"), or each with each ("fl", "lf")."""
+    odds = {view[0]: [pixel_evidence(image) for image, shown in known if shown == view] for view in VIEWS}
+    first, second = (odds[view] for view in views)
+    pairs = pairwise(first) if first is second else product(first, second)
+    told = ["".join(view[0] for view, _ in decide_views(["0", "1"], pair)) == views for pair in pairs]
+    print(f"| {what} | {views} | {sum(told)} of {len(told)} |")
+
+
 def calibration(told: list[tuple[float, bool]]) -> None:
     print("\n| log-odds | said | right |\n|---|---|---|")
     for low, high in pairwise((0, 1, 2, 3, MOST, math.inf)):
@@ -211,13 +221,21 @@ def table_of(folder: Path, part: str | None = None) -> Films:
 def all_pixels(iu: Path, nih: Path, covid: Path) -> None:
     truth = {name: view for images in read_labels(iu).values() for name, view in images}
     held_out = table_of(nih, "held out")
+    covid_films = table_of(covid)
+    indiana = opened((path, truth[image_key(path.name)]) for path in sorted((iu / "images").glob("*.png")))
     told = pixels(held_out, "NIH, patients held out")
-    told += pixels(table_of(covid), "COVID-era collections")
-    told += pixels(opened((p, truth[image_key(p.name)]) for p in sorted((iu / "images").glob("*.png"))), "Indiana")
+    told += pixels(covid_films, "COVID-era collections")
+    told += pixels(indiana, "Indiana")
     print("\nCalibration on all of these:")
     calibration(told)
     drawn = [(phantom.draw(9, i, view, 256), view) for i in range(200) for view in VIEWS]
     pixels(drawn, "phantom (synthetic: it proves little)")
+    print("\n| studies of two images | views | both right |\n|---|---|---|")
+    studies_of_two(held_out, "ff", "NIH, patients held out")
+    for views in ("ff", "ll", "fl", "lf"):
+        studies_of_two(covid_films + indiana, views, "COVID-era collections and Indiana")
+    for views in ("ff", "ll", "fl", "lf"):
+        studies_of_two(drawn, views, "phantom (synthetic)")
     no_films(held_out + [film for film in drawn if film[1] == "lateral"])
     start = time.process_time()
     for image, _ in held_out:

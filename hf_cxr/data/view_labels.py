@@ -38,8 +38,10 @@ FRONTAL_HEADER, LATERAL_HEADER = 0.6, -4.0
 NEITHER = 0.95
 """Confidence in what the pixels say is no chest film: at `view_evidence.NEITHER` log-odds of it, and beyond."""
 
-BOTH_VIEWS = 5.5
-"""Log-odds that two images of a study show two views rather than one."""
+BOTH_VIEWS, BOTH_VIEWS_SEEN = 5.5, 2.3
+"""Log-odds that two images of a study show two views rather than one: in the Indiana collection, which the names are
+of; and in any, where pixels speak of every image. (Of CheXpert Plus' 223,228 images of 187,711 studies, 35,517 are not
+the first of their study, and 32,387 of CheXpert's are laterals: 91 of 100.)"""
 MOST_JOINT = 8
 """Images of a study that are weighed together; of more, each is decided by itself."""
 
@@ -116,7 +118,7 @@ def _frontal_or_lateral(
         said = (RELIANCE if several else 1.0) * name_evidence(name)
         evidence.append(said + order + (0.0 if math.isnan(seen) else seen) + header)
     if several and len(names) <= MOST_JOINT:
-        frontal = _joint(evidence)
+        frontal = _joint(evidence, BOTH_VIEWS_SEEN if all(pixels) else BOTH_VIEWS)
     else:
         frontal = [1 / (1 + math.exp(-odds)) for odds in evidence]
     views = []
@@ -134,12 +136,12 @@ def name_evidence(name: str) -> float:
     return math.log((frontal + 1) / (lateral + 1))
 
 
-def _joint(evidence: Sequence[float]) -> list[float]:
+def _joint(evidence: Sequence[float], both_views: float) -> list[float]:
     """Probability of each image to be frontal, over all ways to name the views of a study."""
     weights = {}
     for way in product((True, False), repeat=len(evidence)):
         odds = sum(e / 2 if frontal else -e / 2 for e, frontal in zip(evidence, way, strict=True))
-        weights[way] = odds + (BOTH_VIEWS if len(set(way)) == 2 else 0.0)
+        weights[way] = odds + (both_views if len(set(way)) == 2 else 0.0)
     most = max(weights.values())
     shares = {way: math.exp(weight - most) for way, weight in weights.items()}
     total = sum(shares.values())

@@ -29,6 +29,9 @@ MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded (a decompression bomb). The largest flat-panel detectors for
 chest radiography give under 20 million pixels."""
 
+STORED = 384
+"""Pixels of the longer side at which `hf-cxr prepare` stores an image where nobody says otherwise."""
+
 # The bitmap formats radiographs are exchanged in. An allow-list, because Pillow would run Ghostscript on an EPS file.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 
@@ -152,8 +155,10 @@ def pack_array(frontal: ViewSource | None, lateral: ViewSource | None, size: int
 def enough(size: int) -> int:
     """Pixels that the longer side of a JPEG keeps where it will be fitted into `size`.
 
+    A smaller panel asks for as many as `STORED` does, because what a model learned from was stored at that size first.
     One in a hundred may lack: of the commonest detector, 3,056 pixels long, 382 are left for 384.
     """
+    size = max(size, STORED)
     return size - size // 100
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from hf_cxr.inference.view_evidence import MOST, pixel_evidence
 from hf_cxr.inference.views import read_radiograph, shrink
 
 BLOCKS = st.sampled_from([*SUFFIXES, "0001-0001", "x"])
+LATERALS = {"1000_IM-0003-2001", "2_IM-0652-2001", "54_IM-2145-1002", "300_IM-1385-1002", "905_IM-2410-0001-0002"}
 NAMES = st.lists(
     st.builds("CXR7_IM-{:04d}-{}".format, st.integers(0, 20), BLOCKS), min_size=1, max_size=6, unique=True
 )
@@ -50,11 +52,29 @@ def test_names_decide_where_there_is_nothing_else(names, expected):
     assert views(*names) == expected
 
 
-def test_two_images_are_two_views_and_pixels_that_object_make_it_less_sure():
-    assert views("a", "b", pixels=[3.0, 3.0]) == "fl"  # two frontals and no lateral are one study in 200
-    (_, sure), (_, unsure) = (decide_views(["a", "b"], [3.0, evidence])[1] for evidence in (-3.0, 3.0))
+def test_two_images_are_two_views_unless_the_pixels_of_both_object():
+    (_, sure), (_, unsure) = (decide_views(["a", "b"], [3.0, evidence])[1] for evidence in (-3.0, 1.0))
     assert sure > 0.99 > 0.8 > unsure
+    assert views("a", "b", pixels=[3.0, 1.0]) == "fl"
+    assert views("a", "b", pixels=[4.0, None]) == "fl"  # nothing speaks of the second
     assert views("a", "b", "c", pixels=[3.0, 3.0, -3.0]) == "ffl"
+
+
+def test_two_images_of_one_view_are_so_where_the_pixels_of_both_say_it():
+    """That two images are two views was a prior of 200 to 1, Indiana's, which no pixels could outweigh."""
+    assert views("a", "b", pixels=[3.0, 3.0]) == views("b", "a", pixels=[3.0, 3.0]) == "ff"
+    assert views("a", "b", pixels=[-3.0, -3.0]) == "ll"
+    assert views("a", "b", "c", pixels=[MOST, MOST, MOST]) == "fff"
+
+
+def test_studies_of_two_real_images_are_told(iu):
+    """Any two of the Indiana images with files: two frontals, two laterals, and one of each in either order."""
+    odds = {
+        path.name: pixel_evidence(shrink(read_radiograph(path), 384)) for path in sorted((iu / "images").glob("*.png"))
+    }
+    for (a, first), (b, second) in permutations(odds.items(), 2):
+        expected = "".join("l" if image_key(name) in LATERALS else "f" for name in (a, b))
+        assert views("x0", "x1", pixels=[first, second]) == expected, (a, b)
 
 
 def test_pixels_go_before_names_and_a_lateral_header_before_both():
@@ -104,10 +124,9 @@ def test_a_study_of_very_many_images_is_decided_at_once():
 
 
 def test_real_images_are_told_by_their_pixels(iu):
-    laterals = {"1000_IM-0003-2001", "2_IM-0652-2001", "54_IM-2145-1002", "300_IM-1385-1002", "905_IM-2410-0001-0002"}
     for path in sorted((iu / "images").glob("*.png")):
         evidence = pixel_evidence(shrink(read_radiograph(path), 384))
-        assert (evidence < 0) == (image_key(path.name) in laterals), path.name
+        assert (evidence < 0) == (image_key(path.name) in LATERALS), path.name
 
 
 def test_an_image_that_is_no_chest_film_is_neither_and_the_others_are_decided_without_it():

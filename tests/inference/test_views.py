@@ -468,9 +468,23 @@ def test_a_jpeg_decoded_at_an_eighth_gives_the_panel_that_all_its_pixels_give(sh
 
     for path in sorted((shared_data / "iu" / "images").glob("1000*.png")):
         jpeg = encoded(Image.open(path), "JPEG", quality=95)
-        small, whole = read_radiograph(jpeg, at_least=enough(312)), read_radiograph(jpeg)
+        small, whole = read_radiograph(jpeg, at_least=312), read_radiograph(jpeg)
         assert max(small.size) == 312 < max(whole.size)
         assert similarity(np.asarray(fit_panel(small, 312)), np.asarray(fit_panel(whole, 312))) >= 0.99
+
+
+@pytest.mark.parametrize("longer", [1150, 1776, 2270, 3056])
+@pytest.mark.parametrize("size", [224, 384])
+def test_a_jpeg_gives_the_panel_that_training_made_of_it(iu, monkeypatch, longer, size):
+    """`prepare` stores at 384 pixels what a panel of 224 is made of later."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from dicom import similarity
+
+    film = Image.open(iu / "images" / "2_IM-0652-1001.dcm.png").convert("L")
+    film = film.resize((longer * film.width // film.height, longer), Image.Resampling.BICUBIC)
+    jpeg = encoded(film, "JPEG", quality=95)
+    trained_on = fit_panel(shrink(read_radiograph(jpeg, at_least=enough(384)), 384), size)
+    assert similarity(np.asarray(trained_on), pack_array(jpeg, None, size)[:, :size]) >= 0.996
 
 
 def test_shrink_never_enlarges():
