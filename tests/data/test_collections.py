@@ -66,5 +66,5 @@ def test_each_form_is_told_as_the_collection_it_is(form, tmp_path):
     assert stated["note"] in card.text
     explored = _preparation(tmp_path / "out")["from"]
     assert explored == {"source": source, "collection": name, "licence": licence, "language": language}
-    with pytest.raises(ValueError, match="push it without --public"):
+    with pytest.raises(ValueError, match=r"push it without --public|never makes it public"):
         check_may_be_public(tmp_path / "out")
