@@ -1,6 +1,6 @@
 """Time and memory of planning a collection of the size of MIMIC-CXR-JPG, and whether both grow with its size alone.
 
-python benchmarks/scale.py --folder /tmp/mimic --shares 0.1 1     # makes the trees once (about 300,000 folders, 2 GB)
+python benchmarks/scale.py --folder FOLDER --shares 0.1 1     # makes the trees once (about 300,000 folders, 2 GB)
 """
 
 from __future__ import annotations
