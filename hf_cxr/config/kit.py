@@ -71,6 +71,24 @@ class ImpressionConfig:
     dataset: str = field(metadata={"help": "Prepared dataset: a folder made by `hf-cxr prepare`, or a Hub id."})
     encoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})
     decoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Whole checkpoint to continue, in place of encoder and decoder: a run folder or Hub id."},
+    )
+    target: str = field(
+        default="impression",
+        metadata={
+            "choices": ["impression", "findings", "report"],
+            "help": "Section that is learned; report: findings, then impression.",
+        },
+    )
+    context: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What the model is told before it writes: indication, comparison, age_sex; default: nothing."
+        },
+    )
+    context_dropout: float = field(default=0.0, metadata={"help": "Probability of leaving out each context."})
     panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
     max_target_length: int = field(default=128, metadata={"help": "Longest impression in tokens, the end included."})

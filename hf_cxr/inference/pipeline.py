@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Pipeline, VisionEncoderDecoderModel
+from transformers import LogitsProcessorList, Pipeline, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -25,6 +25,7 @@ from .labeler import positive_findings
 from .plausibility import doubts
 from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
+from .sections import SectionOrder, layout_of, token_of
 from .views import UnreadableImage, enough, pack_views
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
@@ -33,36 +34,49 @@ ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
 
 
-def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, torch.Tensor]:
+def generate(
+    model,
+    pixel_values: torch.Tensor,
+    prompts: Sequence[Sequence[int]] | None = None,
+    tokenizer: Any = None,
+    **generate_kwargs,
+) -> dict[str, torch.Tensor]:
     """Generate token sequences for a batch of canvases.
 
     Args:
         pixel_values: (batch, channels, height, width), normalised by the checkpoint's image processor.
+        prompts: the tokens that stand before each text (see `prompt_ids`), of any lengths; default: none.
+        tokenizer: needed where the model's layout has special tokens.
         generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults.
 
-    Returns `sequences` (batch, texts, length), `scores` and `truncated` (batch, texts), and what the encoder made of
-    the canvases, `states` (batch, tokens, hidden). A score is the probability that the model gives to the whole text,
-    however it was searched or sampled: the product of its tokens' probabilities, its end among them. A text that was
-    cut short has no end; its score is 0.
+    Returns `sequences` (batch, texts, length), which begin with the start token and hold no prompt, `scores` and
+    `truncated` (batch, texts), and what the encoder made of the canvases, `states` (batch, tokens, hidden). A score is
+    the probability that the model gives to the whole text, however it was searched or sampled: the product of its
+    tokens' probabilities, its end among them. A text that was cut short has no end; its score is 0.
 
     Raises `ValueError` for options out of bounds, and for a generation config that does not work.
     """
     check_options(model, generate_kwargs)
     with torch.inference_mode():
         states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
+        prompt = prompt_inputs(model, prompts, len(states))
+        before = prompt["decoder_input_ids"].shape[1] if prompt else 1
+        order = section_order(model, tokenizer, before, generate_kwargs)
         try:
-            sequences = model.generate(encoder_outputs=BaseModelOutput(states), **generate_kwargs)
+            sequences = model.generate(
+                encoder_outputs=BaseModelOutput(states), logits_processor=order, **prompt, **generate_kwargs
+            )
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             told = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ValueError(f"this model writes nothing with these settings ({told})") from error
-        ends = torch.isin(
-            sequences[:, 1:], torch.as_tensor(model.generation_config.eos_token_id, device=states.device)
-        )
+        written = sequences[:, before:]
+        ends = torch.isin(written, torch.as_tensor(model.generation_config.eos_token_id, device=states.device))
         padding = ends.cumsum(1) - ends.long() > 0
         # Beam search fills up with the end token where the padding is token 0.
-        sequences[:, 1:][padding] = model.generation_config.pad_token_id
-        scores = _log_probabilities(model, states, sequences).masked_fill(padding, 0.0).sum(1).exp()
+        written[padding] = model.generation_config.pad_token_id
+        scores = _log_probabilities(model, states, sequences, before, prompt).masked_fill(padding, 0.0).sum(1).exp()
     batch, truncated = len(pixel_values), ~ends.any(1)
+    sequences = torch.cat([torch.full_like(written[:, :1], _start_of(model)), written], 1)
     return {
         "sequences": sequences.reshape(batch, -1, sequences.shape[1]).cpu(),
         "scores": scores.masked_fill(truncated, 0.0).reshape(batch, -1).cpu(),
@@ -71,16 +85,63 @@ def generate(model, pixel_values: torch.Tensor, **generate_kwargs) -> dict[str, 
     }
 
 
-def _log_probabilities(model, states: torch.Tensor, sequences: torch.Tensor) -> torch.Tensor:
-    """The log-probability of each token but the first, (texts, length - 1), by one pass over the finished texts, a few
-    at a time: `generate` would keep the logits of every beam and step for it, gigabytes of them."""
-    texts = len(sequences) // len(states)
+def _start_of(model) -> int:
+    settings = model.generation_config
+    return settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
+
+
+def prompt_inputs(model, prompts: Sequence[Sequence[int]] | None, batch: int) -> dict[str, torch.Tensor]:
+    """Prompts of unequal lengths as `generate` of the stock class takes them: filled up on the left, with the mask and
+    the positions that make each text what it is alone. Nothing where no study has a prompt."""
+    if not prompts or not any(prompts):
+        return {}
+    longest, pad = max(map(len, prompts)), model.generation_config.pad_token_id
+    rows = [[pad] * (longest - len(ids)) + [_start_of(model), *ids] for ids in prompts]
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * (len(ids) + 1) for ids in prompts], device=model.device)
+    return {
+        "decoder_input_ids": torch.tensor(rows, device=model.device),
+        "decoder_attention_mask": mask,
+        "decoder_position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+    }
+
+
+def section_order(model, tokenizer: Any, before: int, options: Mapping[str, Any]) -> LogitsProcessorList:
+    """What holds a text to the sections of the model's layout, after `before` tokens; empty for one plain section."""
+    layout = layout_of(model.config)
+    if not layout.tokens:
+        return LogitsProcessorList()
+    markers = [tokenizer.convert_tokens_to_ids(token_of(name)) for name in layout.sections[1:]]
+    forbidden = [i for i in tokenizer.convert_tokens_to_ids(layout.tokens) if i not in markers]
+    ends = model.generation_config.eos_token_id
+    longest = options.get("max_new_tokens") or model.generation_config.max_new_tokens
+    ends = ends if isinstance(ends, list) else [ends]
+    return LogitsProcessorList([SectionOrder(markers, forbidden, ends, before, longest)])
+
+
+def _log_probabilities(
+    model, states: torch.Tensor, sequences: torch.Tensor, before: int, prompt: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """The log-probability of each token behind the first `before`, by one pass over the finished texts, a few at a
+    time: `generate` would keep the logits of every beam and step for it, gigabytes of them."""
+    texts, length = len(sequences) // len(states), sequences.shape[1] - 1
     most = max(1, LOGITS // (texts * sequences.shape[1] * model.config.decoder.vocab_size))  # studies at once
+    around: dict[str, torch.Tensor] = {}
+    if prompt:
+        mask = prompt["decoder_attention_mask"].repeat_interleave(texts, 0)
+        mask = torch.cat([mask, mask.new_ones(len(mask), length - before)], 1) if length > before else mask
+        mask = mask[:, :length]
+        around = {"decoder_attention_mask": mask, "decoder_position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     steps = []
-    for seen, written in zip(states.split(most), sequences.split(most * texts), strict=True):
-        seen = seen.repeat_interleave(texts, 0)
-        logits = model(encoder_outputs=(seen,), decoder_input_ids=written[:, :-1], use_cache=False).logits.float()
-        steps.append(logits.gather(-1, written[:, 1:, None])[..., 0] - logits.logsumexp(-1))
+    for start in range(0, len(states), most):
+        seen = states[start : start + most].repeat_interleave(texts, 0)
+        rows = slice(start * texts, (start + most) * texts)
+        written, options = sequences[rows], {name: value[rows] for name, value in around.items()}
+        logits = (
+            model(encoder_outputs=(seen,), decoder_input_ids=written[:, :-1], use_cache=False, **options)
+            .logits[:, before - 1 :]
+            .float()
+        )
+        steps.append(logits.gather(-1, written[:, before:, None])[..., 0] - logits.logsumexp(-1))
     return torch.cat(steps)
 
 

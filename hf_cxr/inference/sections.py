@@ -1,0 +1,170 @@
+"""What a model is asked: the sections that it writes, and the context that it is given before it writes.
+
+A token sequence is: start, for each given context its token and text, the token of the first section (only where a
+model takes context), that section's text, and for each further section its token and text; then the end. A model of
+one section without context has none of these tokens. A checkpoint brings this file as remote code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor
+
+from .checks import UnusableCheckpoint
+from .targets import target_ids
+
+SECTIONS = ("findings", "impression")
+TARGETS: dict[str, tuple[str, ...]] = {"impression": ("impression",), "findings": ("findings",), "report": SECTIONS}
+CONTEXT = ("indication", "comparison", "age_sex")
+LAYOUT = "cxr_layout"  # where a checkpoint's config carries its layout; one without it writes an impression
+CONTEXT_TOKENS = 64  # of one context's text; what is longer is cut
+FIRST_SHARE = 0.75  # of the tokens of a text: the most that its first section may take where there is another
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sections that a model writes, in order, and the context that it takes, in order."""
+
+    sections: tuple[str, ...] = ("impression",)
+    context: tuple[str, ...] = ()
+
+    @property
+    def target(self) -> str:
+        """The name that a config gives to these sections: `impression`, `findings` or `report`."""
+        return next(name for name, sections in TARGETS.items() if sections == self.sections)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The special tokens that its tokenizer needs."""
+        marked = self.sections if self.context else self.sections[1:]
+        return [token_of(name) for name in (*self.context, *marked)]
+
+    def saved(self) -> dict[str, list[str]] | None:
+        """What a config carries of it; None for the default."""
+        return None if self == Layout() else {"sections": list(self.sections), "context": list(self.context)}
+
+
+def token_of(name: str) -> str:
+    """The special token that stands before a section or a context."""
+    return f"<{name}>"
+
+
+def layout_of(config: Any) -> Layout:
+    """The layout that a model's config carries. Raises `UnusableCheckpoint` for what is none."""
+    carried = getattr(config, LAYOUT, None)
+    if carried is None:
+        return Layout()
+    try:
+        layout = Layout(tuple(carried["sections"]), tuple(carried["context"]))
+        known = layout.sections in TARGETS.values() and set(layout.context) <= set(CONTEXT)
+    except (KeyError, TypeError):
+        known = False
+    if not known:
+        raise UnusableCheckpoint(f"the {LAYOUT} of its config.json names no sections or context of this kit")
+    return layout
+
+
+def context_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """The context that a row of a dataset, or a study of the pipeline, gives; what it lacks is left out.
+
+    `age_sex` is made of `age` (years) and `sex`, as "63 years, F"; one that is given as such is taken.
+    """
+    age, sex = row.get("age"), row.get("sex")
+    years = f"{float(age):.0f} years" if age not in (None, "") and math.isfinite(float(age)) else ""
+    made = {"age_sex": ", ".join(filter(None, (years, str(sex or "").strip())))}
+    found = {name: " ".join(str(row.get(name) or made.get(name) or "").split()) for name in CONTEXT}
+    return {name: text for name, text in found.items() if text}
+
+
+def prompt_ids(tokenizer: Any, layout: Layout, context: Mapping[str, str]) -> list[int]:
+    """The tokens before the text, the start token not among them; none for a model that takes no context."""
+    if not layout.context:
+        return []
+    ids: list[int] = []
+    for name in layout.context:
+        if text := context.get(name):
+            written = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids += [tokenizer.convert_tokens_to_ids(token_of(name)), *written[:CONTEXT_TOKENS]]
+    return [*ids, tokenizer.convert_tokens_to_ids(token_of(layout.sections[0]))]
+
+
+def report_ids(tokenizer: Any, layout: Layout, texts: Mapping[str, Iterable[str]], max_length: int) -> list[list[int]]:
+    """The target tokens of each study, its end among them, at most `max_length`.
+
+    Args:
+        texts: section → the text of each study.
+
+    A first section longer than its share is cut as `target_ids` cuts, but another always follows.
+    """
+    *firsts, last = layout.sections
+    targets = [list[int]() for _ in list(texts[last])]
+    for name, following in zip(firsts, layout.sections[1:], strict=True):
+        marker = tokenizer.convert_tokens_to_ids(token_of(following))
+        share = int(max_length * FIRST_SHARE)
+        for place, ids in enumerate(target_ids(tokenizer, texts[name], share)):
+            closed = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+            targets[place] += [*closed, marker]
+    for place, ids in enumerate(target_ids(tokenizer, texts[last], max_length)):
+        room = max_length - len(targets[place])
+        targets[place] += ids if len(ids) <= room else target_ids(tokenizer, [list(texts[last])[place]], room)[0]
+    return targets
+
+
+def split_sections(tokenizer: Any, layout: Layout, ids: Sequence[int]) -> dict[str, str]:
+    """Section → text of the tokens that a model wrote, its prompt not among them; "" for a section that is missing."""
+    parts: dict[str, list[int]] = {layout.sections[0]: []}
+    markers = {tokenizer.convert_tokens_to_ids(token_of(name)): name for name in layout.sections[1:]}
+    current = layout.sections[0]
+    for token in ids:
+        if token in markers:
+            current = markers[token]
+            parts.setdefault(current, [])
+        else:
+            parts[current].append(token)
+    texts = {name: tokenizer.decode(part, skip_special_tokens=True).strip() for name, part in parts.items()}
+    return {name: texts.get(name, "") for name in layout.sections}
+
+
+class SectionOrder(LogitsProcessor):
+    """Holds a text to its sections: each marker once, nothing ends before the last section has begun, none is empty,
+    and the first leaves room for the next.
+
+    Args:
+        markers: the tokens that begin the second and further sections, in order.
+        forbidden: tokens that a text never holds: those of context and of the first section.
+        ends: the end tokens.
+        prompt: tokens before the text, the start and padding among them.
+        longest: most tokens of a text.
+    """
+
+    def __init__(
+        self, markers: Sequence[int], forbidden: Sequence[int], ends: Sequence[int], prompt: int, longest: int
+    ) -> None:
+        self.markers, self.forbidden, self.ends = list(markers), list(forbidden), list(ends)
+        self.prompt, self.room = prompt, int(longest * FIRST_SHARE)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        lowest, written = float("-inf"), input_ids[:, self.prompt :]
+        scores = scores.clone()
+        scores[:, self.forbidden] = lowest
+        if not self.markers:
+            return scores
+        [marker] = self.markers  # a report has two sections
+        begun = (written == marker).any(1)
+        scores[begun, marker] = lowest
+        scores[:, self.ends] = scores[:, self.ends].masked_fill(~begun[:, None], lowest)
+        if written.shape[1] == 0:
+            scores[:, marker] = lowest
+        else:
+            just = written[:, -1] == marker
+            scores[:, self.ends] = scores[:, self.ends].masked_fill(just[:, None], lowest)
+            if written.shape[1] >= self.room:
+                only = torch.full_like(scores, lowest)
+                only[:, marker] = scores[:, marker]
+                scores = torch.where(begun[:, None], scores, only)
+        return scores
