@@ -26,7 +26,7 @@ from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canv
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.subgroups import subgroups
-from hf_cxr.inference.checks import curve_of
+from hf_cxr.inference.checks import curve_of, panels_of
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import calibrated
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
@@ -179,6 +179,7 @@ def evaluate(
         else None,
     )
     report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
+    report["panels"] = panels_of(checkpoint.image_processor)
     report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
     report["signature"] += _settings(writer, report)
     if out is not None and PartialState().is_main_process:
@@ -216,6 +217,7 @@ def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
     settings |= {name: value for name, value in own.to_diff_dict().items() if value and not name.endswith(NO_SETTINGS)}
     settings |= {**writer.generate_kwargs, "dtype": report["dtype"]}
     told = "".join(f"; {name} {value}" for name, value in settings.items())
+    told += "; one view of each study" if report["panels"] == 1 else ""
     among = report["nearest_among"]
     if among["studies"] < among["of"]:
         told += f"; nearest study and mean image: of {among['studies']} training studies drawn from {among['of']}"

@@ -72,9 +72,7 @@ class SingleViews:
         return np.asarray(read_radiograph(self.view(index)[1]))
 
 
-def open_canvases(
-    checkpoint: Checkpoint, split: Dataset, num_proc: int | None = None
-) -> CanvasDataset | SingleViews:
+def open_canvases(checkpoint: Checkpoint, split: Dataset, num_proc: int | None = None) -> CanvasDataset | SingleViews:
     """The canvases of a split as this checkpoint sees them, packed by one process of each machine."""
     panel_size = panel_size_of(checkpoint.image_processor)
     if panels_of(checkpoint.image_processor) == 1:
