@@ -119,7 +119,7 @@ def _ids(model: VisionEncoderDecoderModel, form: str, pad: int, start: int) -> d
         ids = {"eos_token_id": end, "pad_token_id": end if same else pad}
         ids |= {"decoder_start_token_id": end if same else start} | ({"bos_token_id": end} if same else {})
         rows = model.generate(noise, max_length=16, **ids)[:, 1:]
-        if 1 < len({int((row == end).int().argmax()) for row in rows}) and 0 < sum((rows == end).any(1)) < 8:
+        if len({int((row == end).int().argmax()) for row in rows}) > 1 and 0 < sum((rows == end).any(1)) < 8:
             return ids
     raise AssertionError("no token ends some of the texts")
 
