@@ -40,8 +40,8 @@ def cross_attention(
 
     Returns:
         (length, rows, rows or 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t`
-        belongs to the choice of `sequence[t]`; that of the start token, which nobody chose, is zero. A map sums to 1 less
-        what went to the encoder's class and register tokens, which lie nowhere on the canvas.
+        belongs to the choice of `sequence[t]`; that of the start token, which nobody chose, is zero. A map sums to 1
+        less what went to the encoder's class and register tokens, which lie nowhere on the canvas.
 
     Raises:
         ValueError: if the encoder's tokens are not those of such a canvas.
