@@ -222,7 +222,7 @@ def _scored(
             section=section,
             shuffled=said_shuffled,
         )
-    report = {"target": layout.target, **reports[top]}
+    report = {"target": layout.target, **({"context": list(layout.context)} if layout.context else {}), **reports[top]}
     return report | ({"sections": reports} if len(reports) > 1 else {}), rows
 
 
