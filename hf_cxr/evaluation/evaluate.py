@@ -22,7 +22,7 @@ from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, 
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import image_shuffle, permutation_p, verdict
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
-from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, views_of, without
+from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, views_shown, without
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.subgroups import subgroups
@@ -160,7 +160,7 @@ def evaluate(
     writer = Writer(checkpoint, batch_size, generate_kwargs)
     canvases = open_canvases(checkpoint, studies)
     written = writer.write(canvases.canvas, range(len(canvases)))
-    views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]
+    views = views_shown(canvases)
     curve, source, fitted_here = _calibration_for(writer, dataset, split)
     probabilities = [text.probability for text in written]
     scores = calibrated(curve, probabilities, [text.truncated for text in written])

@@ -30,13 +30,13 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
-from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, panel_size_of
+from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, no_tokens, panels_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
-from hf_cxr.models.loading import check_files, load, load_config, load_model, loading
+from hf_cxr.models.loading import NEVER_READ, OUR_FILES, check_files, load, load_config, load_model, loading
 from hf_cxr.utils.places import check_checkpoint
 
 # From-scratch sizes. `base` is GPT-2 small.
@@ -90,11 +90,15 @@ def load_checkpoint(
         check_files(Path(folder))
     with loading(folder):
         image_processor = load(AutoImageProcessor, folder, revision=revision, **image_backend())
-        panel_size_of(image_processor)  # before time goes into weights
+        if panels_of(image_processor) == PANELS and Path(folder).is_dir():  # before time goes into weights
+            check_files(Path(folder), OUR_FILES)
+        if not hasattr(config.encoder, "hidden_size"):
+            raise UnusableCheckpoint(no_tokens(config.encoder.model_type))
         tokenizer = load(AutoTokenizer, folder, config=config, revision=revision)
         whole: dict[str, Any] = {"use_safetensors": True, "dtype": dtype or "auto", "output_loading_info": True}
         model, info = load_model(VisionEncoderDecoderModel, folder, config, revision=revision, **whole)
-        if wrong := sorted([*info["missing_keys"], *info["unexpected_keys"]]):  # else they would be random numbers
+        differ = (*info["missing_keys"], *info["unexpected_keys"])  # which would be random numbers
+        if wrong := sorted(name for name in differ if not NEVER_READ.search(name)):
             raise UnusableCheckpoint(f"its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
         check_parts(model, tokenizer, image_processor)
     return Checkpoint(ready_for_trainer(model), tokenizer, image_processor)
