@@ -23,7 +23,16 @@ from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, 
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import image_shuffle, permutation_p, verdict
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
-from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, top_section, views_of, without
+from hf_cxr.evaluation.prediction import (
+    SingleViews,
+    Writer,
+    Written,
+    mean_canvas,
+    open_canvases,
+    top_section,
+    views_shown,
+    without,
+)
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.study_rows import rows_of, scored_sections, study_rows, truths
@@ -195,7 +204,7 @@ def _scored(
     studies, layout = dataset[split], writer.layout
     canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
     written = writer.write(canvases.canvas, range(len(canvases)), prompt=prompts.__getitem__)
-    views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]
+    views = views_shown(canvases)
     curve, source, fitted_here = _calibration_for(writer, dataset, split)
     probabilities = [text.probability for text in written]
     scores = calibrated(curve, probabilities, [text.truncated for text in written])
@@ -312,7 +321,9 @@ def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[
     return None if split == "validation" else _fitted(writer, dataset), "validation split", False
 
 
-def _embeddings(writer: Writer, train: Dataset, canvases: CanvasDataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _embeddings(
+    writer: Writer, train: Dataset, canvases: CanvasDataset | SingleViews
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What the two baselines that copy the nearest training study go by: of the training studies, and of these."""
     if not len(train):
         return {}
@@ -324,7 +335,7 @@ def _embeddings(writer: Writer, train: Dataset, canvases: CanvasDataset) -> dict
 def _other_inputs(
     writer: Writer,
     train: Dataset,
-    canvases: CanvasDataset,
+    canvases: CanvasDataset | SingleViews,
     prompts: Sequence[Sequence[int]],
     written: Sequence[Written],
     views: Sequence[str],

@@ -11,22 +11,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
+from PIL import Image
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
-from hf_cxr.inference.checks import panel_size_of
+from hf_cxr.inference.checks import panel_size_of, panels_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, generate
 from hf_cxr.inference.sections import CONTEXT, Layout, context_of, layout_of, prompt_ids, split_sections
-from hf_cxr.inference.views import VIEWS
+from hf_cxr.inference.views import VIEWS, read_radiograph
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
 
 THUMBNAIL = 16  # pixels a panel, of the embedding by pixels
-Canvas = np.ndarray  # uint8, (panel, 2 × panel)
+Canvas = np.ndarray  # uint8, (panel, 2 × panel); of a checkpoint of one square image one view, of any size
 
 
 def predict(
@@ -50,9 +52,32 @@ def predict(
     return list(pipe(studies, **options))
 
 
-def open_canvases(checkpoint: Checkpoint, split: Dataset, num_proc: int | None = None) -> CanvasDataset:
+class SingleViews:
+    """What a checkpoint of one square image is given of each study of a split: the frontal view, or the lateral one
+    of a study that has no other, grey (height, width) as it is stored; its own image processor does the rest."""
+
+    def __init__(self, split: Dataset, panel_size: int) -> None:
+        rows = split.select_columns([*VIEWS])
+        for view in VIEWS:
+            rows = rows.cast_column(view, datasets.Image(decode=False))
+        self.rows, self.panel_size = rows, panel_size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def view(self, index: int) -> tuple[str, bytes]:
+        row = self.rows[index]
+        return next((view, row[view]["bytes"]) for view in VIEWS if row[view] and row[view]["bytes"])
+
+    def canvas(self, index: int) -> Canvas:
+        return np.asarray(read_radiograph(self.view(index)[1]))
+
+
+def open_canvases(checkpoint: Checkpoint, split: Dataset, num_proc: int | None = None) -> CanvasDataset | SingleViews:
     """The canvases of a split as this checkpoint sees them, packed by one process of each machine."""
     panel_size = panel_size_of(checkpoint.image_processor)
+    if panels_of(checkpoint.image_processor) == 1:
+        return SingleViews(split, panel_size)
     with PartialState().local_main_process_first():
         packed = pack_dataset(split, panel_size, num_proc)
     return CanvasDataset(packed, panel_size)
@@ -110,7 +135,6 @@ class Writer:
 
     def __post_init__(self) -> None:
         self.model = self.checkpoint.model.eval().to(PartialState().device)
-        self.collate = CanvasCollator(self.checkpoint.image_processor)
         self.layout = layout_of(self.model.config)
         self.bare = prompt_ids(self.checkpoint.tokenizer, self.layout, {})  # the prompt of a study without context
 
@@ -152,7 +176,7 @@ class Writer:
         self.means |= {key: mean for (key, _), (_, mean) in zip(new, done, strict=True)}
         return [self.texts[key] for key in keys]
 
-    def embed(self, canvases: CanvasDataset, description: str = "Encoding") -> dict[str, np.ndarray]:
+    def embed(self, canvases: CanvasDataset | SingleViews, description: str = "Encoding") -> dict[str, np.ndarray]:
         """Two embeddings of every study, float32 (studies, dimensions), on every process.
 
         `nearest_pixels`: the canvas shrunk to 16 × 32 pixels. `nearest_encoder`: the mean of the encoder's states.
@@ -171,7 +195,11 @@ class Writer:
         return {"nearest_pixels": small, "nearest_encoder": np.stack([self.means[key] for key in keys])}
 
     def _pixels(self, canvases: Iterable[Canvas]) -> torch.Tensor:
-        return self.collate([{"canvas": canvas} for canvas in canvases])["pixel_values"]
+        processor = self.checkpoint.image_processor
+        if panels_of(processor) == 1:
+            images = [Image.fromarray(canvas).convert("RGB") for canvas in canvases]
+            return processor(images, return_tensors="pt")["pixel_values"]
+        return CanvasCollator(processor)([{"canvas": canvas} for canvas in canvases])["pixel_values"]
 
 
 def contexts(studies: Dataset) -> list[dict[str, str]]:
@@ -181,7 +209,7 @@ def contexts(studies: Dataset) -> list[dict[str, str]]:
 
 
 def _key(canvas: Canvas) -> bytes:
-    return hashlib.sha256(canvas.tobytes()).digest()
+    return hashlib.sha256(repr(canvas.shape).encode() + canvas.tobytes()).digest()
 
 
 def _means(states: torch.Tensor) -> np.ndarray:
@@ -209,11 +237,20 @@ def views_of(canvas: Canvas) -> str:
     return "both" if len(shown) == len(VIEWS) else shown[0] if shown else "none"
 
 
-def mean_canvas(canvases: CanvasDataset) -> Canvas:
-    """The mean image of a split, rounded to grey levels."""
-    total = np.zeros(canvases.canvas(0).shape)
+def views_shown(canvases: CanvasDataset | SingleViews) -> list[str]:
+    """`views_of` each canvas; of a single view its name."""
+    if isinstance(canvases, SingleViews):
+        return [canvases.view(index)[0] for index in range(len(canvases))]
+    return [views_of(canvases.canvas(index)) for index in range(len(canvases))]
+
+
+def mean_canvas(canvases: CanvasDataset | SingleViews) -> Canvas:
+    """The mean image of a split, rounded to grey levels; of single views, which differ in size, that of squares."""
+    side, single = canvases.panel_size, isinstance(canvases, SingleViews)
+    total = np.zeros((side, side if single else 2 * side))
     for index in range(len(canvases)):
-        total += canvases.canvas(index)
+        canvas = canvases.canvas(index)
+        total += np.asarray(Image.fromarray(canvas).resize((side, side))) if single else canvas
     return (total / len(canvases)).round().astype(np.uint8)
 
 

@@ -33,17 +33,18 @@ def cross_attention(
         model: a `VisionEncoderDecoderModel`. Its decoder computes attention the eager way during the call, because
             the fused kernels give no weights. Calls wait for each other; meanwhile other threads may `generate` with
             the model, but not train it.
-        pixel_values: (1, channels, height, 2 × height), the canvas that the text was written for.
+        pixel_values: (1, channels, height, width), the canvas that the text was written for, square or twice as wide
+            as high.
         sequence: (length,), the tokens as generated: start token first, padding last.
         states: (1, tokens, hidden), what the encoder made of the canvas; without it the encoder runs once more.
 
     Returns:
-        (length, rows, 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t` belongs to
+        (length, rows, rows or 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t` belongs to
         the choice of `sequence[t]`; that of the start token, which nobody chose, is zero. A map sums to 1 less what
         went to the encoder's class and register tokens, which lie nowhere on the canvas.
 
     Raises:
-        ValueError: if the encoder's tokens are not those of a canvas twice as wide as high.
+        ValueError: if the encoder's tokens are not those of such a canvas.
     """
     decoder = model.decoder
     with torch.inference_mode(), _one_at_a_time:
@@ -60,17 +61,18 @@ def cross_attention(
         finally:
             decoder.set_attn_implementation(usual)
     weights = output.cross_attentions[-1][0].float().mean(0).cpu()  # (length - 1, encoder tokens)
-    rows, prefix = _grid(weights.shape[1])
-    maps = weights[:, prefix:].reshape(-1, rows, 2 * rows)
+    panels = pixel_values.shape[-1] // pixel_values.shape[-2]
+    rows, prefix = _grid(weights.shape[1], panels)
+    maps = weights[:, prefix:].reshape(-1, rows, panels * rows)
     return torch.cat([torch.zeros_like(maps[:1]), maps])
 
 
-def _grid(tokens: int) -> tuple[int, int]:
-    """(rows, tokens before them) of an encoder's output: `prefix + rows × 2 rows`, with few of the former."""
-    rows = math.isqrt(tokens // 2)
-    prefix = tokens - 2 * rows * rows
+def _grid(tokens: int, panels: int) -> tuple[int, int]:
+    """(rows, tokens before them) of an encoder's output: `prefix + rows × panels rows`, with few of the former."""
+    rows = math.isqrt(tokens // panels)
+    prefix = tokens - panels * rows * rows
     if rows == 0 or prefix > 16:
-        raise ValueError(f"{tokens} encoder tokens are no grid twice as wide as high")
+        raise ValueError(f"{tokens} encoder tokens are no grid {'twice as' if panels > 1 else 'as'} wide as high")
     return rows, prefix
 
 
@@ -131,7 +133,8 @@ def overlays(
     """
 
     def drawn(canvas: torch.Tensor) -> dict[str, Image.Image]:
-        panels = dict(zip(VIEWS, np.split(canvas.numpy(), len(VIEWS), axis=1), strict=True))
+        names = VIEWS if canvas.shape[1] > canvas.shape[0] else views
+        panels = dict(zip(names, np.split(canvas.numpy(), len(names), axis=1), strict=True))
         uniform = float(np.mean([panels[name] for name in views]))
         return {name: overlay(views[name], panels[name], uniform) for name in views}
 

@@ -1,23 +1,28 @@
 """Whether the parts of a checkpoint fit together, and whether options of a text make sense: what does not is an error
 of one line, before memory or time is spent on it.
 
-A checkpoint brings this file as remote code, so it imports only the standard library, numpy and Pillow. How parts are
-loaded lives in `hf_cxr.models.loading`.
+A checkpoint brings this file as remote code, so it imports only the standard library, numpy, Pillow and torch. How
+parts are loaded lives in `hf_cxr.models.loading`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
 LARGEST_PANEL = 2048  # pixels a side; a canvas of it takes 100 MB
 MOST_TEXTS = 64  # beams, or texts of a study
+DEFAULT_TOKENS = 20  # that the stock `generate` writes where nothing says how long a text may be
 WHOLE = "a whole number of at least 1"
 GENERATE_OPTIONS: dict[str, tuple[Any, float, str]] = {
     "max_new_tokens": (Integral, 1, WHOLE),
@@ -38,18 +43,27 @@ class UnusableCheckpoint(ValueError):
 def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
     """Check that a `VisionEncoderDecoderModel` and its companions can write a text.
 
-    Raises `UnusableCheckpoint` for one square image in place of two views, an image processor that gives no canvas, a
-    tokenizer of another model, generation settings that are missing or absurd, or a calibration that is no curve.
+    A checkpoint of one square image need not say all that ours say: what its generation config lacks is filled in here
+    from its config, or as the stock `generate` would.
+
+    Raises `UnusableCheckpoint` for images of another shape, an image processor that gives no canvas, an encoder that
+    does not read it, a tokenizer of another model, generation settings that are missing or absurd, or a calibration
+    that is no curve.
     """
-    size = panel_size_of(image_processor)
+    size, panels = panel_size_of(image_processor), panels_of(image_processor)
     try:
-        with np.errstate(all="ignore"):
-            canvas = image_processor(Image.new("RGB", (2 * size, size)), return_tensors="np")
+        with np.errstate(all="ignore"):  # a view is seldom square
+            image = Image.new("RGB", (2 * size if panels > 1 else size + size // 4, size))
+            canvas = image_processor(image, return_tensors="np")
         pixels = np.asarray(canvas["pixel_values"])
     except Exception as error:  # whatever numpy and Pillow make of wrong settings
         raise UnusableCheckpoint(f"its preprocessor_config.json does not work ({_line(error)})") from error
-    if pixels.shape != (1, 3, size, 2 * size) or not np.isfinite(pixels).all():
-        raise UnusableCheckpoint(f"its preprocessor_config.json does not give a canvas of {size} × {2 * size} numbers")
+    if pixels.shape != (1, 3, size, panels * size) or not np.isfinite(pixels).all():
+        kind = f"a canvas of {size} × {2 * size}" if panels > 1 else f"an image of {size} × {size}"
+        raise UnusableCheckpoint(f"its preprocessor_config.json does not give {kind} numbers")
+    if panels == 1:
+        _check_encoder(model, pixels)
+        _complete_settings(model)
     settings, vocabulary = model.generation_config, model.config.decoder.vocab_size
     if settings.max_new_tokens is None and settings.max_length is None:
         raise UnusableCheckpoint(
@@ -65,26 +79,74 @@ def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
         if not isinstance(token, int) or not 0 <= token < vocabulary:
             there = f"there are 0 to {vocabulary - 1}"
             raise UnusableCheckpoint(f"its generation_config.json names the token {token!r}; {there}")
-    if tokenizer.pad_token_id != settings.pad_token_id:
+    if tokenizer.pad_token_id != settings.pad_token_id and panels > 1:
         raise UnusableCheckpoint("its tokenizer is damaged or another model's: its padding is not that of the texts")
     curve_of(model.config)
 
 
-def panel_size_of(image_processor: Any) -> int:
-    """The side of one square panel, in pixels, that a checkpoint was made for.
+def _check_encoder(model: Any, pixels: np.ndarray) -> None:
+    """Encode one black image: encoders of others are of any kind."""
+    kind = model.config.encoder.model_type
+    try:
+        with torch.inference_mode():
+            states = model.encoder(torch.from_numpy(pixels).to(model.device, model.dtype))[0]
+    except Exception as error:  # whatever an encoder makes of an image of another size
+        raise UnusableCheckpoint(f"its {kind!r} encoder does not read such an image ({_line(error)})") from error
+    if states.ndim != 3:
+        raise UnusableCheckpoint(no_tokens(kind))
 
-    Raises `UnusableCheckpoint` if its image size is not that of a two-panel canvas (height, 2 × height).
+
+def no_tokens(kind: str) -> str:
+    """What is wrong with an encoder of a convolutional type."""
+    return f"its {kind!r} encoder gives a map of features, not the sequence of tokens that the stock class attends to"
+
+
+def _complete_settings(model: Any) -> None:
+    settings, configs = model.generation_config, (model.config, model.config.decoder)
+    lacking = [name for name in ("eos_token_id", "pad_token_id") if getattr(settings, name) is None]
+    if settings.decoder_start_token_id is None and settings.bos_token_id is None:
+        lacking.append("decoder_start_token_id")
+    for name in lacking:
+        told = (value for config in configs if (value := getattr(config, name, None)) is not None)
+        setattr(settings, name, next(told, None))
+    if settings.pad_token_id is None:
+        end = settings.eos_token_id
+        settings.pad_token_id = end[0] if isinstance(end, list) and end else end
+    if settings.max_new_tokens is None:
+        most = model.config.decoder.max_position_embeddings - 1
+        if settings.max_length is None:
+            logger.warning("nothing says how long a text of this checkpoint may be: %d tokens", DEFAULT_TOKENS)
+            settings.max_new_tokens = min(DEFAULT_TOKENS, most)
+        else:  # the start token is counted in it
+            settings.max_new_tokens, settings.max_length = min(settings.max_length - 1, most), None
+
+
+def panel_size_of(image_processor: Any) -> int:
+    """The side of one square panel, in pixels, that a checkpoint was made for. Raises as `panels_of` does."""
+    return _sides(image_processor)[0]
+
+
+def panels_of(image_processor: Any) -> int:
+    """How many panels a checkpoint was made for: 2 for a canvas of both views, 1 for one square image.
+
+    Raises `UnusableCheckpoint` if its image size is of neither shape.
     """
-    size = image_processor.size
-    height, width = (size.get(side) if hasattr(size, "get") else None for side in ("height", "width"))
-    if not isinstance(height, int) or width != 2 * height or height < 1:
+    height, width = _sides(image_processor)
+    return width // height
+
+
+def _sides(image_processor: Any) -> tuple[int, int]:
+    size = image_processor.crop_size if getattr(image_processor, "do_center_crop", None) else image_processor.size
+    known = {side: size.get(side) for side in ("height", "width", "shortest_edge")} if hasattr(size, "get") else {}
+    height, width = (known.get(side) or known.get("shortest_edge") for side in ("height", "width"))
+    if not isinstance(height, int) or width not in (height, 2 * height) or height < 1:
         raise UnusableCheckpoint(
-            f"not a checkpoint of two views: its images are {height or '?'} × {width or '?'} pixels (height × width), "
-            "not twice as wide as high; checkpoints of one square image cannot be used yet"
+            f"not a checkpoint of one or two views: its images are {height or '?'} × {width or '?'} pixels (height × "
+            "width), neither square nor twice as wide as high"
         )
     if height > LARGEST_PANEL:
         raise UnusableCheckpoint(f"its images are {height} × {width} pixels; a view of {LARGEST_PANEL} is the most")
-    return height
+    return height, width
 
 
 def check_options(model: Any, options: Mapping[str, Any]) -> None:

@@ -19,14 +19,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .attention import cross_attention, overlays
-from .checks import GENERATE_OPTIONS, UnusableCheckpoint, check_options, check_parts, curve_of, panel_size_of
+from .checks import GENERATE_OPTIONS, UnusableCheckpoint, check_options, check_parts, curve_of, panel_size_of, panels_of
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
 from .plausibility import doubts
 from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
 from .sections import SectionOrder, layout_of, token_of
-from .views import UnreadableImage, enough, pack_views
+from .views import UnreadableImage, enough, shown_of
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
 MOST_WORKERS = 256  # processes that read images
@@ -268,19 +268,23 @@ class ImpressionPipeline(Pipeline):
         return _given(before), forward, _given(after)
 
     def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
-        size = panel_size_of(self.image_processor)
+        size, panels = panel_size_of(self.image_processor), panels_of(self.image_processor)
         views: dict[str, Image.Image] = {}
         warnings, errors = list[str](), list[tuple[str, str]]()
         which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         try:
-            views, warnings = read_views(study, enough(size), None if on_unlikely == "ignore" else doubts)
+            least = enough(size) if panels > 1 else None  # a JPEG as the image processor would get it
+            views, warnings = read_views(study, least, None if on_unlikely == "ignore" else doubts)
             if warnings and on_unlikely == "error":
                 raise UnreadableImage("; ".join(warnings))
-            canvas = pack_views(views.get("frontal"), views.get("lateral"), size=size)
+            canvas, shown = shown_of(views, size, panels)
         except ValueError as error:  # raised later: a process that loads data would bury it in a traceback
             errors = [(which, str(error))]
-            canvas = Image.new("RGB", (2 * size, size))  # holds its place in the batch
+            canvas, shown = Image.new("RGB", (panels * size, size)), []  # holds its place in the batch
         inputs = {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
+        if keep_views and panels == 1:  # the view as this checkpoint sees it: stretched, or cropped
+            plain = self.image_processor(canvas, do_rescale=False, do_normalize=False, return_tensors="np")
+            views = dict.fromkeys(shown, Image.fromarray(plain["pixel_values"][0][0].clip(0, 255).astype(np.uint8)))
         return inputs | {"warnings": warnings, "errors": errors, "views": views if keep_views else {}}
 
     def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):

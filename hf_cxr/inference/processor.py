@@ -10,21 +10,22 @@ from typing import Any
 
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
-from .checks import panel_size_of
+from .checks import panel_size_of, panels_of
 from .inputs import read_views
 from .remote_code import add_code
 from .targets import IGNORED, target_ids
-from .views import UnreadableImage, ViewSource, enough, pack_views
+from .views import UnreadableImage, ViewSource, enough, shown_of
 
 
 class ImpressionProcessor(ProcessorMixin):
-    """The image processor and the tokenizer of a checkpoint as one: both views of a study go on one canvas.
+    """The image processor and the tokenizer of a checkpoint as one: both views of a study go on one canvas, or one
+    view (the frontal, if there is one) into a checkpoint of a single square image.
 
     A stock image processor stretches whatever it is given over both panels; this one packs the views first, as
     training and the pipeline do.
 
     Args:
-        image_processor: set to the size of the canvas, (panel, 2 × panel).
+        image_processor: set to the size of the canvas, (panel, 2 × panel), or of one image, (panel, panel).
         tokenizer: the decoder's.
 
     Example:
@@ -85,10 +86,10 @@ class ImpressionProcessor(ProcessorMixin):
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _canvas(self, study: dict[str, Any], which: str) -> Any:
-        size = panel_size_of(self.image_processor)
+        size, panels = panel_size_of(self.image_processor), panels_of(self.image_processor)
         try:
-            views, _ = read_views(study, at_least=enough(size))
-            return pack_views(views.get("frontal"), views.get("lateral"), size=size)
+            views, _ = read_views(study, at_least=enough(size) if panels > 1 else None)
+            return shown_of(views, size, panels)[0]
         except ValueError as error:
             raise UnreadableImage(f"{which}{error}") from error
 

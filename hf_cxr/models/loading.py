@@ -4,7 +4,8 @@ of the parts lives in `hf_cxr.models.modeling` and `hf_cxr.models.encoders`."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,30 @@ MOST = {"layer": 1000, "depth": 1000, "expert": 1000, "labels": 50_000}
 MORE = 100_000_000
 """Numbers that a model may have beyond the bytes of its weights' files: tables that no file holds, as masks."""
 QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json")
-"""What every checkpoint has beside its weights. Each is a JSON object, and so are these where there are any:"""
-MORE_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "processor_config.json")
+FILES = ("config.json", "preprocessor_config.json")
+"""What every checkpoint has beside its weights (the second may be a part of processor_config.json), and those of two
+views these, too:"""
+OUR_FILES = ("generation_config.json", "tokenizer_config.json")
+PROCESSOR = "processor_config.json"
+MORE_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", PROCESSOR)
+"""Each of them is a JSON object, and so are these where there are any."""
+NEVER_READ = re.compile(
+    r"\b(?:pooler|mask_token|position_ids|relative_position_index|relative_coords_table)\b"
+    r"|\.h\.\d+\.(?:attn|crossattention)\.(?:masked_)?bias$"
+)
+"""Names of weights that no text depends on: they may be absent, or left over from an earlier transformers."""
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, names: Sequence[str] = FILES) -> None:
     """Check that a checkpoint's folder holds all small files, whole. Raises `OSError` or `ValueError` naming one."""
-    for name in FILES:
-        if not (folder / name).is_file():
+    there = {
+        path.name: json_object(path)
+        for path in (folder / name for name in (*FILES, *OUR_FILES, *MORE_FILES))
+        if path.is_file()
+    }
+    for name in names:
+        if name not in there and not (name == FILES[1] and "image_processor" in there.get(PROCESSOR, {})):
             raise FileNotFoundError(f"{folder}: {name} is missing; copy the whole checkpoint")
-    for path in (folder / name for name in (*FILES, *MORE_FILES)):
-        if path.is_file():
-            json_object(path)
     if (index := folder / "model.safetensors.index.json").is_file():
         places = json_object(index).get("weight_map")
         if not isinstance(places, dict) or not all(

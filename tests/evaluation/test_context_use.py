@@ -17,7 +17,8 @@ from hf_cxr.evaluation.compare import compare, comparison_table
 from hf_cxr.evaluation.prediction import Writer, Written, contexts, open_canvases
 from hf_cxr.evaluation.report import page, report_markdown, tables
 from hf_cxr.inference.pipeline import generate
-from hf_cxr.inference.sections import LAYOUT, Layout, prompt_ids, split_sections
+from hf_cxr.inference.sections import Layout, prompt_ids, split_sections
+from hf_cxr.models.modeling import build
 
 NORMAL = "No acute cardiopulmonary abnormality."
 SEEN = [NORMAL, "Cardiomegaly.", "Scoliosis.", "Right pneumothorax."]  # by the images alone
@@ -114,12 +115,9 @@ def test_page_and_markdown_show_what_images_and_context_are_worth():
 
 def laid_out(layout):
     """A talkative checkpoint of random weights with a layout."""
-    checkpoint = tiny_checkpoint(max_new_tokens=16)
-    checkpoint.tokenizer.add_special_tokens({"additional_special_tokens": layout.tokens})
-    checkpoint.model.decoder.resize_token_embeddings(len(checkpoint.tokenizer))
-    checkpoint = talkative(checkpoint, eyes=2)
-    setattr(checkpoint.model.config, LAYOUT, layout.saved())
-    return checkpoint
+    torch.manual_seed(0)
+    checkpoint = build("tiny", "tiny", 32, texts=TEXTS, vocab_size=350, max_new_tokens=16, layout=layout)
+    return talkative(checkpoint, eyes=2)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +153,7 @@ def test_shuffled_context_is_what_generate_writes_for_the_prompt_of_another_stud
 
     def said(image, question):
         given = prompt_ids(checkpoint.tokenizer, layout, contexts(studies)[question])
-        pixels = writer.collate([{"canvas": canvases.canvas(image)}])["pixel_values"]
+        pixels = writer._pixels([canvases.canvas(image)])
         output = generate(checkpoint.model, pixels, [given], checkpoint.tokenizer)
         return split_sections(checkpoint.tokenizer, layout, output["sequences"][0, 0].tolist())["impression"]
 

@@ -1,0 +1,138 @@
+"""Stand-ins for the commonest published checkpoints of one square image, as their folders on the Hub are: configs of
+earlier versions, no more files than needed, random weights that write another text for nearly every image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers import TEXTS
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BertGenerationConfig,
+    BertGenerationDecoder,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Swinv2Config,
+    Swinv2Model,
+    VisionEncoderDecoderModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from hf_cxr.models.modeling import train_tokenizer
+from hf_cxr.training.trainer import part_name
+
+SIDE = 48
+FORMS = ("swin", "bert", "gpt2")
+VIT = {"do_normalize": True, "do_resize": True, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+IMAGES: dict[str, dict[str, Any]] = {
+    "swin": {**VIT, "feature_extractor_type": "ViTFeatureExtractor", "size": SIDE},
+    "bert": {
+        **VIT,
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": SIDE + 8},
+        "do_center_crop": True,
+        "crop_size": {"height": SIDE, "width": SIDE},
+        "image_mean": [0.48, 0.45, 0.4],
+        "resample": 3,
+    },
+    "gpt2": {**VIT, "image_processor_type": "ViTImageProcessor", "size": {"height": SIDE, "width": SIDE}},
+}
+
+
+def published(form: str, folder: Path) -> Path:
+    """One of `FORMS`: "swin" (Swin v2, 2 layers of BERT generation, no generation_config.json, left-over weights of a
+    pooler), "bert" (the same with vocab.txt and a crop) or "gpt2" (ViT and GPT-2: begin, end and padding in one)."""
+    torch.manual_seed(0)
+    folder.mkdir(parents=True)
+    pad, start = _tokenizer(form, folder)
+    if form == "gpt2":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        encoder = ViTModel(ViTConfig(image_size=SIDE, patch_size=8, **sizes))
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+        decoder = GPT2LMHeadModel(GPT2Config(vocab_size=350, add_cross_attention=True, **sizes))
+    else:
+        sizes = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+        encoder = Swinv2Model(Swinv2Config(image_size=SIDE, patch_size=4, **sizes))
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        options = {"is_decoder": True, "add_cross_attention": True, "max_position_embeddings": 64}
+        decoder = BertGenerationDecoder(BertGenerationConfig(vocab_size=350, **options, **sizes))
+    model = VisionEncoderDecoderModel(encoder=encoder, decoder=decoder).eval()
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if weights.ndim > 1:
+                weights.mul_(6 if part_name(name) == "decoder" else 12)
+    ids = _ids(model, form, pad, start)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES[form]), encoding="utf-8")
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if form == "gpt2":
+        own = {"max_length": 16, "num_beams": 4, "early_stopping": True, **ids}
+        (folder / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
+    else:
+        config |= {"max_length": 16, **ids}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.pooler.left.over"] = torch.zeros(3)
+    save_file({name: one for name, one in weights.items() if "pooler.dense" not in name}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def _tokenizer(form: str, folder: Path) -> tuple[int, int]:
+    """Write it, and return the tokens for padding and start."""
+    if form == "bert":
+        words = sorted({word for text in TEXTS for word in text.lower().replace(".", " . ").split()})
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *(f"w{i}" for i in range(400))][:350]
+        (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+        told = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+        (folder / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
+        return 0, 2
+    tokenizer = train_tokenizer(TEXTS, 350)
+    if form == "gpt2":
+        tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    return 0, 1
+
+
+def _ids(model: VisionEncoderDecoderModel, form: str, pad: int, start: int) -> dict[str, int]:
+    """The special tokens; the end is one that some texts reach and others do not."""
+    noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for end in range(3, 350):
+        same = form == "gpt2"
+        ids = {"eos_token_id": end, "pad_token_id": end if same else pad}
+        ids |= {"decoder_start_token_id": end if same else start} | ({"bos_token_id": end} if same else {})
+        rows = model.generate(noise, max_length=16, **ids)[:, 1:]
+        if 1 < len({int((row == end).int().argmax()) for row in rows}) and 0 < sum((rows == end).any(1)) < 8:
+            return ids
+    raise AssertionError("no token ends some of the texts")
+
+
+def stock_texts(folder: Path, images: Sequence[Image.Image], **options: Any) -> list[str]:
+    """What stock classes write, each image alone through the checkpoint's own image processor."""
+    model = VisionEncoderDecoderModel.from_pretrained(folder).eval()
+    processor = stock_processor(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = []
+    for image in images:
+        pixels = processor(image.convert("RGB"), return_tensors="pt").pixel_values
+        texts += tokenizer.batch_decode(model.generate(pixels, **options), skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def stock_processor(folder: Path) -> Any:
+    return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def edit(file: Path, **values: Any) -> None:
+    """Change a JSON file; `None` takes a name out."""
+    content = json.loads(file.read_text(encoding="utf-8")) | values
+    content = {name: value for name, value in content.items() if value is not None}
+    file.write_text(json.dumps(content), encoding="utf-8")
