@@ -118,7 +118,12 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         f"{short_name(by)} over shuffled images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation "
         f"p = {p:.3f})"
     )
-    if best := best_blind(report, "bleu4"):
-        beats = "better" if report["bleu4"] > best[1] else "no better"
-        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
-    return {"reads_images": reads, "verdict": f"{sentence}. {unread}".strip()}
+    return {"reads_images": reads, "verdict": f"{sentence}{beside_blind(report)}. {unread}".strip()}
+
+
+def beside_blind(report: Mapping[str, Any]) -> str:
+    """How a verdict ends: BLEU-4 beside that of the best image-blind baseline."""
+    if not (best := best_blind(report, "bleu4")):
+        return ""
+    beats = "better" if report["bleu4"] > best[1] else "no better"
+    return f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
