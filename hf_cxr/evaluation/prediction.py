@@ -18,9 +18,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.sections import contexts
 from hf_cxr.inference.checks import panel_size_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, generate
-from hf_cxr.inference.sections import CONTEXT, Layout, context_of, layout_of, prompt_ids, split_sections
+from hf_cxr.inference.sections import Layout, layout_of, prompt_ids, split_sections
 from hf_cxr.inference.views import VIEWS
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
@@ -172,12 +173,6 @@ class Writer:
 
     def _pixels(self, canvases: Iterable[Canvas]) -> torch.Tensor:
         return self.collate([{"canvas": canvas} for canvas in canvases])["pixel_values"]
-
-
-def contexts(studies: Dataset) -> list[dict[str, str]]:
-    """The context that each study of a split has (see `context_of`)."""
-    columns = [name for name in (*CONTEXT, "age", "sex") if name in studies.column_names]
-    return [context_of(row) for row in studies.select_columns(columns)] if columns else [{}] * len(studies)
 
 
 def _key(canvas: Canvas) -> bytes:
