@@ -93,9 +93,7 @@ class ImpressionConfig:
     )
     panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
-    max_target_length: int = field(
-        default=128, metadata={"help": "Longest text in tokens, the end included, the context not."}
-    )
+    max_target_length: int = field(default=128, metadata={"help": "Longest text in tokens, the end among them."})
     decoder_dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the decoder; default: a pretrained one's own, none from scratch."}
     )

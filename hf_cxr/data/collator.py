@@ -84,8 +84,8 @@ class CanvasDataset(torch.utils.data.Dataset):
 
     With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas.
 
-    Where `layout` takes context, `prompt` is the tokens that stand before the labels. `context_dropout` leaves out each
-    context with that probability, by draws of its own.
+    Where `layout` takes context, `prompt` is the tokens that stand before the labels. `context_dropout` leaves out
+    each context with that probability, by draws of its own.
     """
 
     def __init__(
@@ -127,7 +127,9 @@ class CanvasDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
+        item: dict[str, Any] = (
+            {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
+        )
         if self.labels is not None:
             item["labels"] = self.labels[index]
         if self.contexts is not None:

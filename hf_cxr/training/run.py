@@ -65,7 +65,7 @@ from hf_cxr.utils.files import json_object
 
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
 # Arguments that runs before them did not have, and what these were.
-UNSAID = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
+UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
 
 
