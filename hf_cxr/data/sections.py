@@ -1,10 +1,10 @@
-"""Which studies of a dataset have the sections that a model writes."""
+"""The sections and the context of a dataset's studies: which have what a model writes, and what each is given."""
 
 from __future__ import annotations
 
 from datasets import Dataset, DatasetDict
 
-from hf_cxr.inference.sections import Layout
+from hf_cxr.inference.sections import CONTEXT, Layout, context_of
 
 
 def with_sections(dataset: DatasetDict, layout: Layout) -> tuple[DatasetDict, dict[str, int]]:
@@ -18,5 +18,21 @@ def with_sections(dataset: DatasetDict, layout: Layout) -> tuple[DatasetDict, di
 def _complete(split: Dataset, layout: Layout) -> list[int]:
     if not set(layout.sections) <= set(split.column_names):
         return []
-    texts = zip(*(split[section] for section in layout.sections), strict=True)
+    texts = zip(*section_texts(split, layout).values(), strict=True)
     return [index for index, parts in enumerate(texts) if all(part and part.strip() for part in parts)]
+
+
+def section_texts(split: Dataset, layout: Layout) -> dict[str, list[str]]:
+    """Section → the radiologists' texts of a split."""
+    return {section: list(split[section]) for section in layout.sections}
+
+
+def whole_texts(split: Dataset, layout: Layout) -> list[str]:
+    """All that a radiologist wrote for a study in the sections of the layout."""
+    return [" ".join(parts) for parts in zip(*section_texts(split, layout).values(), strict=True)]
+
+
+def contexts(studies: Dataset) -> list[dict[str, str]]:
+    """The context that each study of a split has (see `context_of`)."""
+    columns = [name for name in (*CONTEXT, "age", "sex") if name in studies.column_names]
+    return [context_of(row) for row in studies.select_columns(columns)] if columns else [{}] * len(studies)

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_cxr import metrics
-from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.evaluation import bootstrap
 from hf_cxr.evaluation.image_use import READS_P, beside_blind, image_shuffle
-from hf_cxr.evaluation.prediction import SingleViews, Writer, Written
+from hf_cxr.evaluation.prediction import Canvases, Writer, Written
 from hf_cxr.evaluation.report.tables import short_name, unread_note
 
 PERMUTATIONS = 2  # of the images, and as many of the context: each costs writing the split once more
@@ -20,7 +19,7 @@ SHUFFLED = {"image": "images", "context": "context", "both": "both"}
 
 
 def write_shuffled(
-    writer: Writer, canvases: CanvasDataset | SingleViews, prompts: Sequence[Sequence[int]], seed: int
+    writer: Writer, canvases: Canvases, prompts: Sequence[Sequence[int]], seed: int
 ) -> dict[str, list[list[Written]]]:
     """What the model writes from the images of another study and its own context ("image"), and from its own images
     and the context of another study ("context"), `PERMUTATIONS` times each; nothing for a single study."""

@@ -165,7 +165,7 @@ def evaluate(
     empty, and for weights that change meanwhile.
     """
     if isinstance(dataset, (str, os.PathLike)):
-        dataset = load_prepared(os.fspath(dataset), text=None)
+        dataset = load_prepared(os.fspath(dataset))
     if split not in dataset:
         raise ValueError(f"the dataset has no split {split!r}; it has {', '.join(dataset)}")
     if not len(dataset[split]):

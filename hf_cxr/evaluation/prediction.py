@@ -20,9 +20,10 @@ from datasets import Dataset
 from PIL import Image
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.sections import contexts
 from hf_cxr.inference.checks import panel_size_of, panels_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, generate
-from hf_cxr.inference.sections import CONTEXT, Layout, context_of, layout_of, prompt_ids, split_sections
+from hf_cxr.inference.sections import Layout, layout_of, prompt_ids, split_sections
 from hf_cxr.inference.views import VIEWS, read_radiograph
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
@@ -203,12 +204,6 @@ class Writer:
             images = [Image.fromarray(canvas).convert("RGB") for canvas in canvases]
             return processor(images, return_tensors="pt")["pixel_values"]
         return CanvasCollator(processor)([{"canvas": canvas} for canvas in canvases])["pixel_values"]
-
-
-def contexts(studies: Dataset) -> list[dict[str, str]]:
-    """The context that each study of a split has (see `context_of`)."""
-    columns = [name for name in (*CONTEXT, "age", "sex") if name in studies.column_names]
-    return [context_of(row) for row in studies.select_columns(columns)] if columns else [{}] * len(studies)
 
 
 def _key(canvas: Canvas) -> bytes:

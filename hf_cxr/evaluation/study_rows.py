@@ -9,7 +9,8 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from hf_cxr import metrics
-from hf_cxr.evaluation.prediction import Written, contexts, top_section
+from hf_cxr.data.sections import contexts, whole_texts
+from hf_cxr.evaluation.prediction import Written, top_section
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.sections import TARGETS, Layout
 
@@ -27,7 +28,7 @@ def texts_of(dataset: DatasetDict, split: str, section: str = "impression") -> l
 
 def truths(studies: Dataset, section: str) -> list[str]:
     """The radiologists' texts of studies: a section, or the whole ("report")."""
-    return [" ".join(parts) for parts in zip(*(studies[name] for name in TARGETS[section]), strict=True)]
+    return whole_texts(studies, Layout(TARGETS[section]))
 
 
 def study_rows(
