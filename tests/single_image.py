@@ -70,6 +70,11 @@ def published(form: str, folder: Path) -> Path:
             if weights.ndim > 1:
                 weights.mul_(6 if part_name(name) == "decoder" else 12)
     ids = _ids(model, form, pad, start)
+    if form == "gpt2":
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        end = tokenizer.convert_ids_to_tokens(ids["eos_token_id"])
+        tokenizer.add_special_tokens({"bos_token": end, "eos_token": end})
+        tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES[form]), encoding="utf-8")
     (folder / "generation_config.json").unlink()
@@ -82,7 +87,11 @@ def published(form: str, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     weights = load_file(folder / "model.safetensors")
     weights["encoder.pooler.left.over"] = torch.zeros(3)
-    save_file({name: one for name, one in weights.items() if "pooler.dense" not in name}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: one for name, one in weights.items() if "pooler.dense" not in name},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     return folder
 
 
@@ -110,7 +119,7 @@ def _ids(model: VisionEncoderDecoderModel, form: str, pad: int, start: int) -> d
         ids = {"eos_token_id": end, "pad_token_id": end if same else pad}
         ids |= {"decoder_start_token_id": end if same else start} | ({"bos_token_id": end} if same else {})
         rows = model.generate(noise, max_length=16, **ids)[:, 1:]
-        if 1 < len({int((row == end).int().argmax()) for row in rows}) and 0 < sum((rows == end).any(1)) < 8:
+        if len({int((row == end).int().argmax()) for row in rows}) > 1 and 0 < sum((rows == end).any(1)) < 8:
             return ids
     raise AssertionError("no token ends some of the texts")
 

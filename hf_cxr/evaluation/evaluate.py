@@ -15,18 +15,17 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from hf_cxr import metrics
-from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, calibration
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import image_shuffle, permutation_p, verdict
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
-from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, views_shown, without
+from hf_cxr.evaluation.prediction import Canvases, Writer, Written, mean_canvas, open_canvases, views_shown, without
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.subgroups import subgroups
-from hf_cxr.inference.checks import curve_of
+from hf_cxr.inference.checks import curve_of, panels_of
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import calibrated
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
@@ -179,6 +178,7 @@ def evaluate(
         else None,
     )
     report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
+    report["panels"] = panels_of(checkpoint.image_processor)
     report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
     report["signature"] += _settings(writer, report)
     if out is not None and PartialState().is_main_process:
@@ -216,6 +216,7 @@ def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
     settings |= {name: value for name, value in own.to_diff_dict().items() if value and not name.endswith(NO_SETTINGS)}
     settings |= {**writer.generate_kwargs, "dtype": report["dtype"]}
     told = "".join(f"; {name} {value}" for name, value in settings.items())
+    told += "; one view of each study" if report["panels"] == 1 else ""
     among = report["nearest_among"]
     if among["studies"] < among["of"]:
         told += f"; nearest study and mean image: of {among['studies']} training studies drawn from {among['of']}"
@@ -297,7 +298,7 @@ def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[
     return None if split == "validation" else _fitted(writer, dataset), "validation split", False
 
 
-def _nearest(writer: Writer, train: Dataset, canvases: CanvasDataset) -> dict[str, list[str]]:
+def _nearest(writer: Writer, train: Dataset, canvases: Canvases) -> dict[str, list[str]]:
     """The texts of the two baselines that copy the nearest training study."""
     if not len(train):
         return {}
@@ -307,7 +308,7 @@ def _nearest(writer: Writer, train: Dataset, canvases: CanvasDataset) -> dict[st
 
 
 def _other_inputs(
-    writer: Writer, train: Dataset, canvases: CanvasDataset, rows: Sequence[Mapping[str, Any]]
+    writer: Writer, train: Dataset, canvases: Canvases, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Sequence[int], Sequence[str]]]:
     """What the model writes from the mean image and, for studies with both views, from each view alone."""
     mean = mean_canvas(open_canvases(writer.checkpoint, train) if len(train) else canvases)

@@ -72,9 +72,10 @@ class SingleViews:
         return np.asarray(read_radiograph(self.view(index)[1]))
 
 
-def open_canvases(
-    checkpoint: Checkpoint, split: Dataset, num_proc: int | None = None
-) -> CanvasDataset | SingleViews:
+Canvases = CanvasDataset | SingleViews
+
+
+def open_canvases(checkpoint: Checkpoint, split: Dataset, num_proc: int | None = None) -> Canvases:
     """The canvases of a split as this checkpoint sees them, packed by one process of each machine."""
     panel_size = panel_size_of(checkpoint.image_processor)
     if panels_of(checkpoint.image_processor) == 1:
@@ -143,7 +144,7 @@ class Writer:
         self.means |= {key: mean for key, (_, mean) in zip(new, done, strict=True)}
         return [self.texts[key] for key in keys]
 
-    def embed(self, canvases: CanvasDataset | SingleViews, description: str = "Encoding") -> dict[str, np.ndarray]:
+    def embed(self, canvases: Canvases, description: str = "Encoding") -> dict[str, np.ndarray]:
         """Two embeddings of every study, float32 (studies, dimensions), on every process.
 
         `nearest_pixels`: the canvas shrunk to 16 × 32 pixels. `nearest_encoder`: the mean of the encoder's states.
@@ -198,14 +199,14 @@ def views_of(canvas: Canvas) -> str:
     return "both" if len(shown) == len(VIEWS) else shown[0] if shown else "none"
 
 
-def views_shown(canvases: CanvasDataset | SingleViews) -> list[str]:
+def views_shown(canvases: Canvases) -> list[str]:
     """`views_of` each canvas; of a single view its name."""
     if isinstance(canvases, SingleViews):
         return [canvases.view(index)[0] for index in range(len(canvases))]
     return [views_of(canvases.canvas(index)) for index in range(len(canvases))]
 
 
-def mean_canvas(canvases: CanvasDataset | SingleViews) -> Canvas:
+def mean_canvas(canvases: Canvases) -> Canvas:
     """The mean image of a split, rounded to grey levels; of single views, which differ in size, that of squares."""
     side, single = canvases.panel_size, isinstance(canvases, SingleViews)
     total = np.zeros((side, side if single else 2 * side))

@@ -39,8 +39,8 @@ def cross_attention(
         states: (1, tokens, hidden), what the encoder made of the canvas; without it the encoder runs once more.
 
     Returns:
-        (length, rows, rows or 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t` belongs to
-        the choice of `sequence[t]`; that of the start token, which nobody chose, is zero. A map sums to 1 less what
+        (length, rows, rows or 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t` belongs
+        to the choice of `sequence[t]`; that of the start token, which nobody chose, is zero. A map sums to 1 less what
         went to the encoder's class and register tokens, which lie nowhere on the canvas.
 
     Raises:
@@ -67,7 +67,7 @@ def cross_attention(
     return torch.cat([torch.zeros_like(maps[:1]), maps])
 
 
-def _grid(tokens: int, panels: int) -> tuple[int, int]:
+def _grid(tokens: int, panels: int = 2) -> tuple[int, int]:
     """(rows, tokens before them) of an encoder's output: `prefix + rows × panels rows`, with few of the former."""
     rows = math.isqrt(tokens // panels)
     prefix = tokens - panels * rows * rows

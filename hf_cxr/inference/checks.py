@@ -63,7 +63,7 @@ def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
         raise UnusableCheckpoint(f"its preprocessor_config.json does not give {kind} numbers")
     if panels == 1:
         _check_encoder(model, pixels)
-        _complete_settings(model)
+        _complete(model, tokenizer)
     settings, vocabulary = model.generation_config, model.config.decoder.vocab_size
     if settings.max_new_tokens is None and settings.max_length is None:
         raise UnusableCheckpoint(
@@ -101,7 +101,7 @@ def no_tokens(kind: str) -> str:
     return f"its {kind!r} encoder gives a map of features, not the sequence of tokens that the stock class attends to"
 
 
-def _complete_settings(model: Any) -> None:
+def _complete(model: Any, tokenizer: Any) -> None:
     settings, configs = model.generation_config, (model.config, model.config.decoder)
     lacking = [name for name in ("eos_token_id", "pad_token_id") if getattr(settings, name) is None]
     if settings.decoder_start_token_id is None and settings.bos_token_id is None:
@@ -112,6 +112,8 @@ def _complete_settings(model: Any) -> None:
     if settings.pad_token_id is None:
         end = settings.eos_token_id
         settings.pad_token_id = end[0] if isinstance(end, list) and end else end
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = settings.pad_token_id
     if settings.max_new_tokens is None:
         most = model.config.decoder.max_position_embeddings - 1
         if settings.max_length is None:

@@ -125,7 +125,7 @@ def _views_among(columns: Collection[str]) -> list[str]:
 
 
 def read_views(
-    study, at_least: int, doubts: Callable[[Any, Image.Image, str], list[str]] | None = None
+    study, at_least: int | None, doubts: Callable[[Any, Image.Image, str], list[str]] | None = None
 ) -> tuple[dict[str, Image.Image], list[str]]:
     """The views that a study has, by name, in grey; and what speaks against their being that.
 

@@ -19,7 +19,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .attention import cross_attention, overlays
-from .checks import GENERATE_OPTIONS, UnusableCheckpoint, check_options, check_parts, curve_of, panel_size_of, panels_of
+from .checks import (
+    GENERATE_OPTIONS,
+    UnusableCheckpoint,
+    check_options,
+    check_parts,
+    curve_of,
+    panel_size_of,
+    panels_of,
+)
 from .inputs import Numbered, numbered, read_views
 from .labeler import positive_findings
 from .plausibility import doubts

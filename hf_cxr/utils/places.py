@@ -39,7 +39,9 @@ def check_checkpoint(given: str | os.PathLike) -> None:
     if Path(given).is_dir() and not [*Path(given).glob("*.safetensors*")]:
         if pickles := sorted(path.name for path in Path(given).glob("*.bin")):
             why = f"are a pickle ({pickles[0]}), which could run code"
-            raise FileNotFoundError(f"{given}: its weights {why}; save them as safetensors")
+            raise FileNotFoundError(
+                f"{given}: its weights {why}; save them as safetensors (load, then save_pretrained)"
+            )
         raise FileNotFoundError(f"{given}: its weights (model.safetensors) are missing; copy the whole folder again")
 
 

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from helpers import copy_folder, gpt2_folder, radiograph, tiny_checkpoint, vit_folder
 from PIL import Image
-from transformers import SwinConfig, SwinModel, VisionEncoderDecoderModel, ViTImageProcessorPil
+from transformers import VisionEncoderDecoderModel, ViTImageProcessorPil
 
 import hf_cxr
 from hf_cxr.cli.parser import main
@@ -187,20 +187,16 @@ def test_options_out_of_bounds_are_one_line(whole, image, phantom_folder, capsys
         assert f"num_beams is at most {MOST_TEXTS}, not 1000000000" in line
 
 
-# --- one square image ----------------------------------------------------------------------------------------------
+# --- neither one square image nor two ------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_of_one_square_image_is_refused_everywhere_in_the_same_words(
-    image, phantom_folder, tmp_path, capsys
+def test_a_checkpoint_of_images_of_another_shape_is_refused_everywhere_in_the_same_words(
+    whole, image, phantom_folder, tmp_path, capsys
 ):
-    folder, tiny = tmp_path / "square", tiny_checkpoint()
-    sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]}
-    swin = SwinModel(SwinConfig(window_size=4, **sizes))
-    VisionEncoderDecoderModel(encoder=swin, decoder=tiny.model.decoder).save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    told = f"{folder}: not a checkpoint of two views: its images are 32 × 32 pixels (height × width), not twice as "
-    told += "wide as high; checkpoints of one square image cannot be used yet"
+    folder = copy_folder(whole, tmp_path / "oblong")
+    ViTImageProcessorPil(size={"height": 32, "width": 48}).save_pretrained(folder)
+    told = f"{folder}: not a checkpoint of one or two views: its images are 32 × 48 pixels (height × width), neither "
+    told += "square nor twice as wide as high"
     assert refusal(["predict", folder, "--frontal", image], capsys) == f"hf-cxr predict: {told}"
     assert refusal(["evaluate", folder, phantom_folder], capsys) == f"hf-cxr evaluate: {told}"
     for use in (hf_cxr.predict, lambda model, _: transformers.pipeline("cxr-impression", model=str(model))):

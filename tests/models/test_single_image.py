@@ -75,7 +75,9 @@ def test_a_large_jpeg_is_decoded_in_full_as_its_image_processor_would_get_it(swi
     Image.fromarray(grey).save(path)
     pipe = transformers.pipeline("cxr-impression", model=str(swin))
     pixels = pipe.preprocess({"frontal": str(path)})["pixel_values"]
-    assert torch.equal(pixels, stock_processor(swin)(Image.open(path).convert("RGB"), return_tensors="pt").pixel_values)
+    assert torch.equal(
+        pixels, stock_processor(swin)(Image.open(path).convert("RGB"), return_tensors="pt").pixel_values
+    )
 
 
 def test_the_processor_gives_one_view_too(folder):
@@ -90,7 +92,7 @@ def test_attention_is_laid_on_the_view_as_the_checkpoint_sees_it(folder):
     [row] = pipe({"frontal": wide(1), "lateral": wide(2)}, return_attention="words", num_beams=1)
     assert list(row["attention"]) == ["frontal"]
     assert row["attention"]["frontal"].size == (SIDE, SIDE)
-    assert row["attention_words"]
+    assert bool(row["attention_words"]) == bool(row["impression"])
     seen = stock_processor(folder)(wide(1).convert("RGB"), do_normalize=False, do_rescale=False, return_tensors="np")
     laid, plain = np.asarray(row["attention"]["frontal"]), seen["pixel_values"][0].transpose(1, 2, 0)
     assert (np.abs(laid - plain).max(-1) < 1).any(), "where there is no attention, the view is what it was"
@@ -165,7 +167,7 @@ def refused(folder, image=None):
     ("options", "told"),
     [
         ({"size": {"height": 48, "width": 72}}, "neither square nor twice as wide as high"),
-        ({"size": {"shortest_edge": 48}}, "does not work"),
+        ({"size": {"shortest_edge": 48}}, "does not give an image of 48 × 48 numbers"),
         ({"size": {"height": 10**5, "width": 10**5}}, "a view of 2048 is the most"),
         ({"image_std": [0, 0, 0]}, "does not give an image of 48 × 48 numbers"),
     ],
@@ -186,16 +188,14 @@ def test_an_encoder_for_images_of_another_size_is_refused(tmp_path):
 def test_an_encoder_that_gives_a_map_and_no_tokens_is_refused_with_the_reason(swin, tmp_path, hidden, capsys):
     """CvT's kind: the stock class cannot even be built, or, of a config that names a hidden size, not attend to it."""
     folder = copy_folder(swin, tmp_path / "run")
-    sizes = {"embed_dim": [16, 32], "depth": [1, 1], "num_heads": [1, 2], "cls_token": [False, True]}
-    lists = ("mlp_ratio", "attention_drop_rate", "drop_rate", "drop_path_rate", "qkv_bias", "qkv_projection_method")
-    lists += ("kernel_qkv", "padding_kv", "stride_kv", "padding_q", "stride_q", "patch_sizes", "patch_stride")
-    plain = CvtConfig()
-    config = CvtConfig(**{name: getattr(plain, name)[:2] for name in (*lists, "patch_padding")}, **sizes)
+    config = CvtConfig(embed_dim=[8, 16, 32], depth=[1, 2, 3], num_heads=[1, 2, 2])
     config.hidden_size = 32
     encoder = CvtModel(config)
     decoder = BertGenerationDecoder(VisionEncoderDecoderModel.from_pretrained(folder).decoder.config)
     VisionEncoderDecoderModel(encoder=encoder, decoder=decoder).save_pretrained(folder)
-    (folder / IMAGES).write_text('{"feature_extractor_type": "ConvNextFeatureExtractor", "size": 48}', encoding="utf-8")
+    (folder / IMAGES).write_text(
+        '{"feature_extractor_type": "ConvNextFeatureExtractor", "size": 48}', encoding="utf-8"
+    )
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     content["encoder"] |= {"hidden_size": hidden}
     if hidden is None:
@@ -215,7 +215,10 @@ def test_weights_that_no_text_depends_on_may_be_absent_and_others_may_not(tmp_pa
     load_checkpoint(folder)
     weights = load_file(folder / "model.safetensors")
     bias = torch.ones(1, 1, 4, 4)
-    kept = weights | {"decoder.transformer.h.0.attn.bias": bias, "decoder.transformer.h.0.attn.masked_bias": bias.clone()}
+    kept = weights | {
+        "decoder.transformer.h.0.attn.bias": bias,
+        "decoder.transformer.h.0.attn.masked_bias": bias.clone(),
+    }
     for name, change in (("kept", kept), ("decoder.transformer.h.0.attn.c_attn.weight", None)):
         content = change or {key: one for key, one in weights.items() if key != name}
         save_file(content, folder / "model.safetensors", {"format": "pt"})

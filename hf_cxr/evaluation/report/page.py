@@ -152,6 +152,10 @@ def _image_shuffle(report: Mapping[str, Any]) -> str:
 def _inputs(report: Mapping[str, Any]) -> str:
     by = report.get("gain_score", "finding_f1_micro")
     parts = {key: part[by] for key, part in report.get("inputs", {}).items()}
+    if report.get("panels") == 1:
+        return (
+            "This model is shown one view of each study: the frontal one, or the lateral one where there is no other."
+        )
     if not parts:
         return "What each view adds was not measured here."
     if not {"both_views", "frontal_only", "lateral_only"} <= set(parts):
