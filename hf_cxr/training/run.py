@@ -23,7 +23,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Seq2SeqTrainer, Trainer, TrainerState, set_seed
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
@@ -35,10 +35,12 @@ from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.sections import TARGETS, Layout
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.loading import load
 from hf_cxr.models.lora import adapters
-from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
+from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint, weights_digest
+from hf_cxr.models.starting import init_from
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     PROGRESS,
@@ -145,16 +147,7 @@ def _train_stages(
     state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
     texts = evaluation.texts_of(dataset, "train")
     tokenizer = load(AutoTokenizer, start) if start else None
-    checkpoint = build(
-        kit.encoder,
-        kit.decoder,
-        kit.panel_size,
-        texts=texts,
-        vocab_size=kit.vocab_size,
-        max_new_tokens=kit.max_target_length,
-        decoder_dropout=kit.decoder_dropout,
-        tokenizer=tokenizer,
-    )
+    checkpoint = _begin(kit, texts, tokenizer)
     if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
         raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
     _set_generation(checkpoint, args)
@@ -185,6 +178,19 @@ def _train_stages(
     return checkpoint
 
 
+def _begin(kit: ImpressionConfig, texts: list[str], tokenizer: PreTrainedTokenizerBase | None) -> Checkpoint:
+    """The model before its first step: a checkpoint that is continued, or one built from two parts."""
+    layout = Layout(TARGETS[kit.target], tuple(kit.context))
+    longest, dropout = kit.max_target_length, kit.decoder_dropout
+    if kit.init_from:
+        if PartialState().is_main_process:
+            print(
+                f"Continues {kit.init_from}: encoder {kit.encoder} and decoder {kit.decoder} are ignored", flush=True
+            )
+        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout)
+    return build(kit.encoder, kit.decoder, kit.panel_size, texts, kit.vocab_size, longest, tokenizer, dropout, layout)
+
+
 def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
     """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay."""
     own = checkpoint.model.generation_config
@@ -201,8 +207,13 @@ def identity(kit: ImpressionConfig, args: ImpressionTrainingArguments, dataset: 
     for split in ("train", "validation"):
         for row in zip(dataset[split]["uid"], dataset[split]["impression"], strict=True) if split in dataset else ():
             studies.update(repr(row).encode())
-    around = {"processes": args.world_size, "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no")}
+    around: dict[str, Any] = {
+        "processes": args.world_size,
+        "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+    }
     config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
+    if kit.init_from:
+        around["init_from_sha256"] = weights_digest(kit.init_from)
     return config | around | {"studies_sha256": studies.hexdigest()}
 
 
@@ -227,7 +238,7 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
         if stage == "finished":
             what = "a finished run; name another output_dir"
         raise ValueError(f"{output}: holds {what} or delete it with --restart")
-    for name in ("encoder", "decoder", "resume_from_checkpoint"):
+    for name in ("encoder", "decoder", "init_from", "resume_from_checkpoint"):
         start = getattr(kit, name, None) or getattr(args, name, None)
         place = Path(start).resolve() if start else None
         if place and any(place.is_relative_to(path.resolve()) or place == output.resolve() for path in saved):
