@@ -74,12 +74,12 @@ def training_facts(
         "folder": _as_given(Path(args.output_dir)),
         **data,
         "splits": split_sizes,
-        "encoder": _part_name(kit.encoder),
-        "decoder": _part_name(kit.decoder),
+        "encoder": _part_name(kit.init_from or kit.encoder),
+        "decoder": _part_name(kit.init_from or kit.decoder),
         "base_models": _base_models(kit),
         "from_scratch": kit.encoder in ENCODER_SIZES
         and kit.decoder in DECODER_SIZES
-        and not args.resume_from_checkpoint,
+        and not (kit.init_from or args.resume_from_checkpoint),
         "panel_size": kit.panel_size,
         "findings_pretraining_epochs": kit.findings_pretraining_epochs,
         "learning_rate": args.learning_rate,
@@ -115,7 +115,7 @@ def trained_facts(run: Path, args: ImpressionTrainingArguments) -> dict[str, Any
 
 def _base_models(kit: ImpressionConfig) -> list[str]:
     """The parts that came from the Hub, each once."""
-    parts = dict.fromkeys((kit.encoder, kit.decoder))
+    parts = [kit.init_from] if kit.init_from else dict.fromkeys((kit.encoder, kit.decoder))
     sizes = {*ENCODER_SIZES, *DECODER_SIZES}
     return [part for part in parts if re.fullmatch(HUB_ID, part) and part not in sizes and not Path(part).exists()]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ ON_CANVAS = {"vit", "deit", "vit_msn", "ijepa", "swin", "swinv2", "hiera", "dino
 # becomes the width of the canvas, and the tables hold what comes out right after the stretch.
 STRETCHED = {"beit": False, "data2vec-vision": False, "dinov2": False, "dinov2_with_registers": True}
 INSTEAD = "use ViT, DeiT, BEiT, DINOv2, DINOv3-ViT, Swin or Hiera"
+WHOLE_CHECKPOINT = "is a whole checkpoint; use --init_from"
 CANVAS = "canvas_size"  # in the config of an encoder made here: the [height, width] that its tables fit
 UNUSED = {"pooler", "mask_token"}  # the decoder attends to the tokens, and no token is masked
 
@@ -45,7 +47,7 @@ class UnsupportedPart(ValueError):
 def scratch_encoder(size: str, canvas: tuple[int, int]) -> PreTrainedModel:
     """A ViT of one of `ENCODER_SIZES` with random weights."""
     config = ViTConfig(image_size=list(canvas), patch_size=PATCH_SIZE, **ENCODER_SIZES[size])
-    _check_panel(config, canvas[0], size)
+    _check_panel(config, canvas[0], f"encoder {size}")
     return AutoModel.from_config(config)
 
 
@@ -64,11 +66,15 @@ def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
 
     Raises `UnsupportedPart` for a type that cannot work on the canvas, or for a panel size that it cannot have.
     """
-    config = load_config(name)
-    if config.model_type not in ON_CANVAS | STRETCHED.keys():
-        raise UnsupportedPart(f"encoder {name}: a {config.model_type!r} model {_reason(config)}; {INSTEAD}")
-    _check_panel(config, canvas[0], name)
-    pretrained = load_model(AutoModel, name, config, dtype=torch.float32)
+    config, where = load_config(name), f"encoder {name}"
+    _check_fit(config, canvas, where)
+    return on_canvas(load_model(AutoModel, name, config, dtype=torch.float32), canvas, where)
+
+
+def on_canvas(pretrained: PreTrainedModel, canvas: tuple[int, int], where: str) -> PreTrainedModel:
+    """`adapt_encoder` for an encoder that is loaded. `where` begins the messages."""
+    config = pretrained.config
+    _check_fit(config, canvas, where)
     made_for = _canvas_of(config)
     if made_for == canvas:
         return pretrained
@@ -80,15 +86,15 @@ def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
             weights[norm] = weights.pop(f"pooler.{norm}", target[norm])
     for key in target.keys() & weights.keys():
         if key.endswith("position_embeddings"):
-            weights[key] = _carry_positions(weights[key], config, made_for, f"encoder {name}: {key}")
+            weights[key] = _carry_positions(weights[key], config, made_for, f"{where}: {key}")
         elif key.endswith("relative_position_bias_table") and config.model_type in STRETCHED:
-            weights[key] = _carry_relative(weights[key], config, made_for, f"encoder {name}: {key}")
+            weights[key] = _carry_relative(weights[key], config, made_for, f"{where}: {key}")
     try:
         model.load_state_dict(weights)
         _states(config, canvas)
     except Exception as error:
         raise UnsupportedPart(
-            f"encoder {name}: this {config.model_type!r} model does not work on panels of {canvas[0]} pixels "
+            f"{where}: this {config.model_type!r} model does not work on panels of {canvas[0]} pixels "
             f"({' '.join(str(error).split())[:200]}); {INSTEAD}"
         ) from error
     return model
@@ -102,16 +108,21 @@ def freeze_unused(encoder: torch.nn.Module) -> None:
 
 
 def image_processor(encoder: str, canvas: tuple[int, int]) -> BaseImageProcessor:
-    """A stock ViT image processor with the encoder's own normalisation, set to the canvas.
-
-    The encoder's own class is not kept: some of them crop, and some exist only where torchvision is.
-    """
+    """The `canvas_processor` of a from-scratch size, a Hub id or a folder."""
     known: dict[str, Any] = {}
     if encoder not in ENCODER_SIZES:
         with loading(encoder):
             known, _ = BaseImageProcessor.get_image_processor_dict(encoder)
         if known.get("image_mean") is None or known.get("image_std") is None:
             raise UnsupportedPart(f"encoder {encoder}: its preprocessor_config.json names no image_mean and image_std")
+    return canvas_processor(known, canvas)
+
+
+def canvas_processor(known: Mapping[str, Any], canvas: tuple[int, int]) -> BaseImageProcessor:
+    """A stock ViT image processor with an encoder's own normalisation, set to the canvas.
+
+    The encoder's own class is not kept: some of them crop, and some exist only where torchvision is.
+    """
     if is_torchvision_available():
         from transformers import ViTImageProcessor as Processor
     else:
@@ -131,8 +142,6 @@ def image_processor(encoder: str, canvas: tuple[int, int]) -> BaseImageProcessor
 
 def _reason(config: PreTrainedConfig) -> str:
     """Why a type that is not supported is not, found by trying it without weights."""
-    if config.model_type == "vision-encoder-decoder":
-        return "is a whole checkpoint, not an encoder"
     if hasattr(config, "text_config"):
         return "joins images with text, and its image half takes square images only"
     if config.model_type == "vit_mae":
@@ -155,20 +164,28 @@ def _states(config: PreTrainedConfig, canvas: tuple[int, int]) -> torch.Tensor:
     return model(pixel_values=torch.zeros(1, 3, *canvas, device="meta"))[0]
 
 
-def _check_panel(config: PreTrainedConfig, panel_size: int, name: str) -> None:
+def _check_fit(config: PreTrainedConfig, canvas: tuple[int, int], where: str) -> None:
+    if config.model_type == "vision-encoder-decoder":
+        raise UnsupportedPart(f"{where}: {WHOLE_CHECKPOINT}")
+    if config.model_type not in ON_CANVAS | STRETCHED.keys():
+        raise UnsupportedPart(f"{where}: a {config.model_type!r} model {_reason(config)}; {INSTEAD}")
+    _check_panel(config, canvas[0], where)
+
+
+def _check_panel(config: PreTrainedConfig, panel_size: int, where: str) -> None:
     what, unit = "patch", _patch(config)
     if config.model_type == "hiera":  # each stage but the last halves the grid
         what, unit = "unit", unit * config.query_stride[0] ** (len(config.depths) - 1)
     if unit and panel_size % unit:
         raise UnsupportedPart(
-            f"encoder {name}: its {what} of {unit} pixels does not divide the panel of {panel_size}; "
+            f"{where}: its {what} of {unit} pixels does not divide the panel of {panel_size}; "
             f"use panel_size {max(unit, panel_size // unit * unit)} or {(panel_size // unit + 1) * unit}"
         )
     if config.model_type == "swin":
         least = config.window_size * unit * 2 ** (len(config.depths) - 1)
         if math.ceil(panel_size / (least // config.window_size)) < config.window_size:
             raise UnsupportedPart(
-                f"encoder {name}: its window of {config.window_size} patches does not fit the panel of {panel_size} "
+                f"{where}: its window of {config.window_size} patches does not fit the panel of {panel_size} "
                 f"in its last stage; use panel_size {least} or more"
             )
 

@@ -230,6 +230,8 @@ def _scratch_decoder(size: str, tokenizer: PreTrainedTokenizerBase, longest: int
 def adapt_decoder(name: str, dropout: float | None = None) -> PreTrainedModel:
     """Load a pretrained decoder with cross-attention added. Raises `UnsupportedPart` where its type has none."""
     config = load_config(name)
+    if config.model_type == "vision-encoder-decoder":
+        raise UnsupportedPart(f"decoder {name}: {encoders.WHOLE_CHECKPOINT}")
     config.is_decoder, config.add_cross_attention = True, True
     if dropout is not None:
         config.update({key: dropout for key in DROPOUT if hasattr(config, key)})

@@ -25,7 +25,7 @@ from hf_cxr.models.modeling import DECODER_SIZES
 from hf_cxr.training.checkpoints import checkpoints, read_progress
 from hf_cxr.training.launch import check_workers, is_sharded
 from hf_cxr.utils.files import json_object
-from hf_cxr.utils.places import check_writable, missing
+from hf_cxr.utils.places import check_checkpoint, check_writable, missing
 
 NOT_SELECTABLE = ("legacy_bleu4", "length_ratio")  # more of them is not better
 SELECTABLE = ("composite", "loss", "image_gain", *(name for name in SCALARS if name not in NOT_SELECTABLE))
@@ -149,13 +149,17 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
 def _check_together(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> None:
     if kit.resume and kit.restart:
         raise ValueError("resume or restart: not both")
+    if kit.init_from and args.resume_from_checkpoint:
+        raise ValueError("init_from or resume_from_checkpoint: a run begins from one of them, not both")
+    if kit.init_from:
+        check_checkpoint(kit.init_from)
     if kit.resume and (args.save_only_model or args.ignore_data_skip):
         raise ValueError("resume needs save_only_model: false and ignore_data_skip: false")
     if kit.freeze_encoder and not kit.findings_pretraining_epochs and (kit.view_dropout or kit.augmentation):
         raise ValueError(
             "freeze_encoder: view_dropout and augmentation act in the findings pretraining only, and there is none"
         )
-    if kit.lora_rank and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
+    if kit.lora_rank and not kit.init_from and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
     if args.push_to_hub and args.hub_strategy == "every_save" and (kit.lora_rank or is_sharded(args)):
         raise ValueError("hub_strategy: every_save pushes whole weights; lora_rank and FSDP have them at the end only")

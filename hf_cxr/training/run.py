@@ -24,7 +24,15 @@ import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerCallback, TrainerState, set_seed
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    set_seed,
+)
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
@@ -41,7 +49,8 @@ from hf_cxr.inference.sections import Layout, layout_of, split_sections
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.loading import load
 from hf_cxr.models.lora import adapters
-from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
+from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint, weights_digest
+from hf_cxr.models.starting import init_from
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     PROGRESS,
@@ -160,17 +169,8 @@ def _train_stages(
     state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
     given = [each[name] for each in contexts(dataset["train"]) for name in layout.context if name in each]
     tokenizer = load(AutoTokenizer, start) if start else None
-    checkpoint = build(
-        kit.encoder,
-        kit.decoder,
-        kit.panel_size,
-        texts=[*whole_texts(dataset["train"], layout), *given],
-        vocab_size=kit.vocab_size,
-        max_new_tokens=kit.max_target_length,
-        decoder_dropout=kit.decoder_dropout,
-        tokenizer=tokenizer,
-        layout=layout,
-    )
+    texts = [*whole_texts(dataset["train"], layout), *given]
+    checkpoint = _begin(kit, texts, layout, tokenizer)
     if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
         raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
     _set_generation(checkpoint, args)
@@ -202,6 +202,20 @@ def _train_stages(
     return checkpoint
 
 
+def _begin(
+    kit: ImpressionConfig, texts: list[str], layout: Layout, tokenizer: PreTrainedTokenizerBase | None
+) -> Checkpoint:
+    """The model before its first step: a checkpoint that is continued, or one built from two parts."""
+    longest, dropout = kit.max_target_length, kit.decoder_dropout
+    if kit.init_from:
+        if PartialState().is_main_process:
+            print(
+                f"Continues {kit.init_from}: encoder {kit.encoder} and decoder {kit.decoder} are ignored", flush=True
+            )
+        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout)
+    return build(kit.encoder, kit.decoder, kit.panel_size, texts, kit.vocab_size, longest, tokenizer, dropout, layout)
+
+
 def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
     """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay."""
     own = checkpoint.model.generation_config
@@ -223,9 +237,14 @@ def identity(
             columns.append([[given.get(name) for name in layout.context] for given in contexts(split)])
         for row in zip(*columns, strict=True):
             studies.update(repr(row).encode())
-    around = {"processes": args.world_size, "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no")}
+    around: dict[str, Any] = {
+        "processes": args.world_size,
+        "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+    }
     config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
     config = {name: value for name, value in config.items() if name not in UNSAID or UNSAID[name] != value}
+    if kit.init_from:
+        around["init_from_sha256"] = weights_digest(kit.init_from)
     return config | around | {"studies_sha256": studies.hexdigest()}
 
 
@@ -250,7 +269,7 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
         if stage == "finished":
             what = "a finished run; name another output_dir"
         raise ValueError(f"{output}: holds {what} or delete it with --restart")
-    for name in ("encoder", "decoder", "resume_from_checkpoint"):
+    for name in ("encoder", "decoder", "init_from", "resume_from_checkpoint"):
         start = getattr(kit, name, None) or getattr(args, name, None)
         place = Path(start).resolve() if start else None
         if place and any(place.is_relative_to(path.resolve()) or place == output.resolve() for path in saved):

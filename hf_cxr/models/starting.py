@@ -1,0 +1,87 @@
+"""A whole checkpoint to continue: one of this kit, or anybody's vision-encoder-decoder for one square image.
+
+One from two parts is built in `hf_cxr.models.modeling`, the encoder brought to the canvas in `hf_cxr.models.encoders`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from torch import nn
+from transformers import VisionEncoderDecoderModel
+
+from hf_cxr.inference.checks import CALIBRATION, panel_size_of, panels_of
+from hf_cxr.inference.sections import Layout
+from hf_cxr.models.encoders import PANELS, canvas_processor, on_canvas
+from hf_cxr.models.modeling import (
+    DROPOUT,
+    MAX_NEW_TOKENS,
+    PLAIN,
+    Checkpoint,
+    fit_decoder,
+    load_checkpoint,
+    ready_for_trainer,
+    set_layout,
+    set_special_tokens,
+)
+
+
+def init_from(
+    name: str | os.PathLike,
+    panel_size: int,
+    layout: Layout = PLAIN,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    decoder_dropout: float | None = None,
+) -> Checkpoint:
+    """Load a checkpoint to train it further.
+
+    The encoder of a square image, or of panels of another size, is adapted as `adapt_encoder` does. All other weights
+    are kept, and so are the tokenizer and the tokens of start, end and padding; what a layout needs is added.
+
+    Args:
+        name: run folder or Hub id.
+        panel_size: side of one square panel in pixels.
+        layout: the sections that are written and the context that is given from now on.
+        max_new_tokens: the longest text that `generate` writes by default.
+        decoder_dropout: `None`: the checkpoint's own.
+
+    Raises `OSError` or `ValueError` as `load_checkpoint` does, `UnsupportedPart` for an encoder that cannot work on
+    the canvas, and for a decoder with too few positions.
+    """
+    where, canvas = f"init_from {name}", (panel_size, PANELS * panel_size)
+    checkpoint = load_checkpoint(name, dtype="float32")
+    model, tokenizer, images = checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor
+    if (panels_of(images), panel_size_of(images)) != (PANELS, panel_size):
+        images = canvas_processor(images.to_dict(), canvas)
+    model.encoder = on_canvas(model.encoder, canvas, where)
+    model.config.encoder = model.encoder.config
+    for own in (CALIBRATION, "custom_pipelines"):  # belong to what the checkpoint was
+        vars(model.config).pop(own, None)
+    if decoder_dropout is not None:
+        _set_dropout(model, decoder_dropout)
+    _name_special_tokens(checkpoint)
+    fit_decoder(model.decoder, tokenizer, layout, max_new_tokens, where)
+    set_special_tokens(model, tokenizer, max_new_tokens)
+    set_layout(model, layout)
+    return Checkpoint(ready_for_trainer(model), tokenizer, images)
+
+
+def _name_special_tokens(checkpoint: Checkpoint) -> None:
+    """Have the tokenizer call those tokens begin, end and padding that the model was trained with."""
+    own, tokenizer = checkpoint.model.generation_config, checkpoint.tokenizer
+    ends = own.eos_token_id
+    start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
+    ids = {"bos_token": start, "eos_token": ends[0] if isinstance(ends, list) else ends, "pad_token": own.pad_token_id}
+    for kind, token in ids.items():
+        if getattr(tokenizer, f"{kind}_id") != token:
+            setattr(tokenizer, kind, tokenizer.convert_ids_to_tokens(token))
+
+
+def _set_dropout(model: VisionEncoderDecoderModel, dropout: float) -> None:
+    config = model.decoder.config
+    config.update({key: dropout for key in DROPOUT if hasattr(config, key)})
+    for part in model.decoder.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = dropout
+        else:  # types that keep it as a number
+            vars(part).update({key: dropout for key in DROPOUT if isinstance(vars(part).get(key), float)})
