@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, s
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
-from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, pack_dataset
+from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, note_on_small_images, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.report import REPORT_FILES
@@ -160,8 +160,11 @@ def _train_stages(
     _set_generation(checkpoint, args)
     weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
     check_disk_space(output, weights * (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4), "the weights")
-    note = note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length)
-    if note and state.is_main_process:
+    notes = (
+        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length),
+        note_on_small_images(dataset["train"], kit.panel_size),
+    )
+    for note in filter(None, notes if state.is_main_process else ()):
         print(note, file=sys.stderr)
     with state.local_main_process_first():
         packed = {
