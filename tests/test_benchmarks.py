@@ -103,6 +103,7 @@ def test_frozen_encoder_whose_states_are_kept_is_not_counted_in_a_step(recipes, 
     common = {"dataset": "x", "encoder": "tiny", "decoder": "tiny", "panel_size": 64}
     whole = recipes.estimate(write_config(tmp_path / "whole.yaml", **common))
     frozen = recipes.estimate(write_config(tmp_path / "frozen.yaml", **common, freeze_encoder=True))
+    encoder = frozen["parameters"] - frozen["trained_parameters"]
     pretrained = (
         recipes.estimate(  # view dropout acts in its pretraining; stage two reads the kept states all the same
             write_config(
@@ -119,9 +120,8 @@ def test_frozen_encoder_whose_states_are_kept_is_not_counted_in_a_step(recipes, 
     )
     assert frozen["activation_bytes"] == pretrained["activation_bytes"] < whole["activation_bytes"]
     assert frozen["states_bytes"] == 33 * 128 * 4, "tokens × width × 4"
-    encoder = 16 * (frozen["parameters"] - frozen["trained_parameters"])
-    batch = pretrained["batch"] * whole["activation_bytes"]
-    assert 0.9 * encoder < pretrained["findings_pretraining_memory_bytes"] < encoder + batch
+    activations = pretrained["findings_pretraining_memory_bytes"] - 16 * encoder
+    assert 0 < activations < pretrained["batch"] * whole["activation_bytes"]
     assert whole["states_bytes"] == frozen["findings_pretraining_memory_bytes"] == 0
     assert frozen["findings_pretraining_flops"] == 0 < pretrained["findings_pretraining_flops"]
 
