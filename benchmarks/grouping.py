@@ -126,8 +126,10 @@ def train(dataset: str, encoder: str, seed: int, order: str, out: Path, more: li
     data = load_prepared(dataset)
     torch.manual_seed(seed)
     texts = list(data["train"]["impression"])
-    sizes = {"vocab_size": kit.vocab_size, "max_new_tokens": kit.max_target_length}
-    checkpoint = build(kit.encoder, kit.decoder, kit.panel_size, texts, **sizes, decoder_dropout=kit.decoder_dropout)
+    longest, dropout = kit.max_target_length, kit.decoder_dropout
+    checkpoint = build(
+        kit.encoder, kit.decoder, kit.panel_size, texts, kit.vocab_size, longest, decoder_dropout=dropout
+    )
     GroupedTrainer.weighed = order == "weighed"
     run.ImpressionTrainer = ImpressionTrainer if order == "random" else GroupedTrainer  # type: ignore[misc]
     run.fine_tune(checkpoint, {"train": pack_dataset(data["train"], kit.panel_size)}, kit, args)

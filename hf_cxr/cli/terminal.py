@@ -95,7 +95,7 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
     Args:
         checkpoint: what was evaluated; default: the run in `folder`.
     """
-    from hf_cxr.evaluation.report.tables import COLUMNS, baselines, counted, readable, unread_note
+    from hf_cxr.evaluation.report.tables import COLUMNS, TITLES, baselines, counted, readable, scope, unread_note
     from hf_cxr.utils.plots import score
 
     if report is None:
@@ -105,11 +105,16 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
         shown = {key: COLUMNS[key] for key in readable(report, COLUMNS)}
         heads = [name.replace("finding F1 (", "F1\n").rstrip(")") for name in shown.values()]
         rows = {"model": report} | baselines(report)
+        parts = {name: part for name, part in report.get("sections", {}).items() if name != "impression"}
+        rows |= {f"model, {TITLES.get(name, name)}": part for name, part in parts.items()}
         cells = [[name, *(score(scores.get(key)) for key in shown)] for name, scores in rows.items()]
         outputs = counted(report["distinct_outputs"], "distinct output", "distinct outputs")
         print(f"\n{aligned(['', *heads], cells)}\n{textwrap.fill(note, WIDTH) or '(F1: finding F1)'}\n")
         print(f"{outputs} on {counted(report['n'], 'study', 'studies')}.")
-        print(textwrap.fill(report["verdict"], WIDTH))
+        for line in filter(None, (scope(report), report["verdict"])):
+            print(textwrap.fill(line, WIDTH))
+        for name, part in parts.items():
+            print(textwrap.fill(f"{TITLES.get(name, name)}: {part['verdict']}", WIDTH))
     print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")
     page = [command("open", f"{folder}/report.html")] if folder and report else []
     print_next(*page, f"{command('hf-cxr', 'predict', checkpoint or folder)} --frontal IMAGE [--lateral IMAGE]")
@@ -117,15 +122,13 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
     """Both runs' main scores side by side, and the verdict."""
-    from hf_cxr.evaluation.compare import SHOWN
-    from hf_cxr.evaluation.report.tables import SCORES
+    from hf_cxr.evaluation.compare import shown
 
     rows = []
-    for name in SHOWN:
-        row = comparison["scores"][name]
+    for title, row in shown(comparison):
         low, high = row["ci95"]
         numbers = [f"{row['a']:.3f}", f"{row['b']:.3f}", f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        rows.append([SCORES[name], *numbers, f"{row['probability']:.2f}"])
+        rows.append([title, *numbers, f"{row['probability']:.2f}"])
     print(f"A: {comparison['a']}, B: {comparison['b']}, {comparison['n']} studies\n")
     print(aligned(["", "A", "B", "B − A", "95 % interval", "probability\nB is better"], rows))
     print(f"\n{textwrap.fill(comparison['verdict'], WIDTH)}")

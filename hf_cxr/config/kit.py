@@ -79,7 +79,7 @@ class ImpressionConfig:
         default="impression",
         metadata={
             "choices": ["impression", "findings", "report"],
-            "help": "Section that is learned; report: findings, then impression.",
+            "help": "What is learned; report: findings, then impression.",
         },
     )
     context: list[str] = field(
@@ -88,10 +88,12 @@ class ImpressionConfig:
             "help": "What the model is told before it writes: indication, comparison, age_sex; default: nothing."
         },
     )
-    context_dropout: float = field(default=0.0, metadata={"help": "Probability of leaving out each context."})
+    context_dropout: float = field(
+        default=0.0, metadata={"help": "Probability of leaving out each context of a study in training."}
+    )
     panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
-    max_target_length: int = field(default=128, metadata={"help": "Longest impression in tokens, the end included."})
+    max_target_length: int = field(default=128, metadata={"help": "Longest text in tokens, the end among them."})
     decoder_dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the decoder; default: a pretrained one's own, none from scratch."}
     )
@@ -110,7 +112,7 @@ class ImpressionConfig:
         default="text",
         metadata={
             "choices": ["text", "tags"],
-            "help": "What stage one learns: findings read from the impressions, or the dataset's column tags.",
+            "help": "What stage one learns: findings read from the texts, or the dataset's column tags.",
         },
     )
     encoder_learning_rate: float | None = field(

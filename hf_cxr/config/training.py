@@ -146,6 +146,6 @@ def _as_words(key: str, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, (list, tuple)):
-        return [f"--{key}", *map(str, value)]
+        return [f"--{key}", *map(str, value)] if value else []
     value = getattr(value, "value", value)  # of an enum, as IntervalStrategy
     return [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]

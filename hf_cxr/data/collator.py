@@ -7,8 +7,10 @@ normalisation. Training, evaluation and findings pretraining all read images thr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.data.augmentation import augment_panel
+from hf_cxr.data.sections import contexts, section_texts
 from hf_cxr.inference import decoding, levels, views
-from hf_cxr.inference.targets import IGNORED, target_ids
+from hf_cxr.inference.sections import Layout, prompt_ids, report_ids
+from hf_cxr.inference.targets import IGNORED
+
+PLAIN, UNCUT = Layout(), 1 << 30
+CONTEXT_DRAWS = 1  # sets the random stream of context dropout apart from that of view dropout and augmentation
 
 
 def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None) -> Dataset:
@@ -52,15 +59,19 @@ def _pack_row(row: dict[str, Any], panel_size: int, code: str) -> dict[str, byte
     return {"canvas": views.pack_array(frontal, lateral, panel_size).tobytes()}
 
 
-def note_on_long_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int) -> str | None:
-    """One line on the texts that `target_ids` cuts; `None` where it cuts none."""
-    lengths = [len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-    cut = sum(length > max_length for length in lengths)
+def note_on_long_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, Sequence[str]], max_length: int, layout: Layout = PLAIN
+) -> str | None:
+    """One line on the texts (section → those of each study) that `report_ids` cuts; `None` where it cuts none."""
+    whole = report_ids(tokenizer, layout, texts, UNCUT)
+    cut = sum(map(operator.ne, whole, report_ids(tokenizer, layout, texts, max_length)))
     if not cut:
         return None
+    longest = max(map(len, whole))
+    why = "are longer than max_target_length" if len(layout.sections) == 1 else "do not fit max_target_length"
     return (
-        f"{cut:,} of {len(lengths):,} training texts are longer than max_target_length (longest: {max(lengths)} "
-        "tokens): they are cut at the end of a sentence, or taught without an end"
+        f"{cut:,} of {len(whole):,} training texts {why} (longest: {longest} tokens): they are cut at the end of a "
+        "sentence, or taught without an end"
     )
 
 
@@ -84,6 +95,9 @@ class CanvasDataset(torch.utils.data.Dataset):
     not on the number of processes, workers or resumes.
 
     With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas.
+
+    Where `layout` takes context, `prompt` is the tokens that stand before the labels. `context_dropout` leaves out
+    each context with that probability, by draws of its own.
     """
 
     def __init__(
@@ -96,6 +110,8 @@ class CanvasDataset(torch.utils.data.Dataset):
         view_dropout: float = 0.0,
         augmentation: float = 0.0,
         seed: int = 0,
+        layout: Layout = PLAIN,
+        context_dropout: float = 0.0,
     ) -> None:
         self.rows = packed.select_columns(["canvas"]).with_format("arrow")
         self.panel_size = panel_size
@@ -103,17 +119,41 @@ class CanvasDataset(torch.utils.data.Dataset):
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
         self.states: np.ndarray | None = None
         self.labels = targets
+        self.context_dropout = context_dropout
+        self.first: list[int] = []  # the token of the first section, where the layout takes context
+        self.contexts: list[list[list[int]]] | None = None  # of each study the tokens of each context that it has
         if tokenizer is not None:
-            self.labels = target_ids(tokenizer, packed["impression"], max_length)
+            self.labels = report_ids(tokenizer, layout, section_texts(packed, layout), max_length)
+        if tokenizer is not None and layout.context:
+            self.first = prompt_ids(tokenizer, layout, {})
+            self.contexts = [
+                [
+                    prompt_ids(tokenizer, layout, {name: given[name]})[: -len(self.first)]
+                    for name in layout.context
+                    if name in given
+                ]
+                for given in contexts(packed)
+            ]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
+        item: dict[str, Any] = (
+            {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
+        )
         if self.labels is not None:
             item["labels"] = self.labels[index]
+        if self.contexts is not None:
+            item["prompt"] = self.prompt(self.contexts[index], index)
         return item
+
+    def prompt(self, given: list[list[int]], index: int) -> list[int]:
+        """The tokens before the text of one row, from the contexts that it has, as this epoch shows them."""
+        if self.context_dropout:
+            rng = np.random.default_rng((self.seed, int(self.epoch), index, CONTEXT_DRAWS))
+            given = [part for part in given if rng.random() >= self.context_dropout]
+        return [*chain.from_iterable(given), *self.first]
 
     def canvas(self, index: int) -> np.ndarray:
         """The canvas of one row as this epoch shows it: `uint8`, (panel_size, 2 * panel_size)."""
@@ -133,8 +173,9 @@ class CanvasDataset(torch.utils.data.Dataset):
 
 class CanvasCollator:
     """Batch rows into `pixel_values` (batch, 3, height, width), normalised exactly as the checkpoint's image processor
-    would, and text labels padded to the longest with the decoder's shifted input beside them; class targets, which
-    have no decoder, are stacked as floats. Rows of encoder states become `encoder_outputs` in place of the pixels."""
+    would, and text labels padded to the longest with the decoder's shifted input beside them, a prompt before the text
+    being input without a label; class targets, which have no decoder, are stacked as floats. Rows of encoder states
+    become `encoder_outputs` in place of the pixels."""
 
     def __init__(
         self, image_processor: BaseImageProcessor, pad_token_id: int | None = None, start_token_id: int | None = None
@@ -163,8 +204,12 @@ class CanvasCollator:
         if self.pad_token_id is None:
             batch["labels"] = torch.tensor(np.stack([item["labels"] for item in items]), dtype=torch.float32)
             return batch
-        texts = [torch.tensor(item["labels"]) for item in items]
-        labels = pad_sequence(texts, batch_first=True, padding_value=IGNORED)
-        decoder_input_ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORED, self.pad_token_id)
-        decoder_input_ids[:, :1] = self.start_token_id
-        return batch | {"labels": labels, "decoder_input_ids": decoder_input_ids}
+        prompts = [item.get("prompt", []) for item in items]
+        pairs = list(zip(prompts, (item["labels"] for item in items), strict=True))
+        batch["labels"] = _padded(([IGNORED] * len(prompt) + text for prompt, text in pairs), IGNORED)
+        whole = _padded(([self.start_token_id, *prompt, *text] for prompt, text in pairs), self.pad_token_id)
+        return batch | {"decoder_input_ids": whole[:, :-1]}
+
+
+def _padded(rows: Iterable[list[int]], value: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)

@@ -6,7 +6,6 @@ from collections import deque
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -18,13 +17,11 @@ DAMAGE = (pa.ArrowException, UnicodeDecodeError, OSError)
 """What pyarrow raises on a damaged Parquet file, without its name."""
 
 
-def load_prepared(
-    path_or_repo: str | Path, revision: str | None = None, text: str | None = "impression"
-) -> DatasetDict:
+def load_prepared(path_or_repo: str | Path, revision: str | None = None) -> DatasetDict:
     """Load a prepared dataset from a folder or the Hub and check that it is one.
 
-    Raises `FileNotFoundError` for a folder without Parquet splits, `ValueError` for a dataset without our columns, or
-    with a study that lacks the `text` which is to be learned and scored (`None`: that does not matter).
+    A study may lack a section: `hf_cxr.data.sections.with_sections` gives those that have what is asked for. Raises
+    `FileNotFoundError` for a folder without Parquet splits, `ValueError` for a dataset without our columns.
     """
     folder, given = Path(path_or_repo), str(path_or_repo)
     check_dataset(given)
@@ -38,19 +35,7 @@ def load_prepared(
         missing = {"uid", "frontal", "lateral", "impression"} - set(split.column_names)
         if missing:
             raise ValueError(f"{given}: split {name} has no column {sorted(missing)[0]!r}; run hf-cxr prepare")
-        silent = _first_empty(split.data.column(text)) if text else None
-        if silent is not None:
-            raise ValueError(
-                f"{given}: study {split['uid'][silent]} has no {text}, which is what is learned and scored; "
-                f"prepare with --section {text} or both"
-            )
     return dataset
-
-
-def _first_empty(texts: pa.ChunkedArray) -> int | None:
-    """The index of the first text that is null or ""."""
-    empty = pc.fill_null(pc.equal(pc.binary_length(texts.cast(pa.large_string())), 0), True)
-    return None if (index := pc.index(empty, True).as_py()) < 0 else index
 
 
 def read_splits(folder: Path, cache: Path | None = None) -> DatasetDict:

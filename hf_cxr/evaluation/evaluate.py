@@ -17,28 +17,27 @@ from datasets import Dataset, DatasetDict
 from hf_cxr import metrics
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.data.prepared import load_prepared
-from hf_cxr.evaluation import bootstrap, calibration
+from hf_cxr.data.sections import with_sections
+from hf_cxr.evaluation import bootstrap, calibration, context_use
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import image_shuffle, permutation_p, verdict
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
-from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, views_of, without
+from hf_cxr.evaluation.prediction import Writer, Written, mean_canvas, open_canvases, top_section, views_of, without
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
+from hf_cxr.evaluation.study_rows import rows_of, scored_sections, study_rows, truths
+from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups
 from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import calibrated
+from hf_cxr.inference.sections import layout_of
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
 NEAREST_STUDIES = 10_000  # of a larger training split so many are drawn for the nearest-neighbour baseline
 NO_SETTINGS = ("token_id", "transformers_version", "_from_model_config")  # of a generation config
-
-
-def texts_of(dataset: DatasetDict, split: str) -> list[str]:
-    """The target texts of a split; none where the dataset has no such split."""
-    return list(dataset[split]["impression"]) if split in dataset else []
 
 
 # --- the report --------------------------------------------------------------------------------------------------
@@ -52,21 +51,26 @@ def build_report(
     nearest: Mapping[str, Sequence[str]] | None = None,
     inputs: Mapping[str, tuple[Sequence[int], Sequence[str]]] | None = None,
     calibrated: dict[str, Any] | None = None,
+    section: str = "impression",
+    shuffled: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
-    """The report of one split, all but generation.
+    """The report of one section on one split, all but generation.
 
     Args:
-        rows: `{"uid", "impression", "prediction"}`, and where known `patient`, `views`, `projection`, of every study.
+        rows: `{"uid", "impression", "prediction"}`, and where known `patient`, `views`, `projection`, `context`, of
+            every study.
         train, validation: the texts of the other two splits, which baselines know.
         nearest: name → texts of nearest-neighbour baselines (see `baselines.nearest_predictions`).
         inputs: name → (rows, texts) that the model wrote from other input, as from one view alone.
         calibrated: the report's `calibration` part.
+        section: whose texts these are: the key of the radiologist's in `rows`.
+        shuffled: of a model with context, the texts of `context_use.write_shuffled`.
 
     Raises `ValueError` for a split without studies.
     """
     if not rows:
         raise ValueError("nothing to evaluate: the split holds no studies")
-    predictions, references = [row["prediction"] for row in rows], [row["impression"] for row in rows]
+    predictions, references = [row["prediction"] for row in rows], [row[section] for row in rows]
     patients = [str(row.get("patient", row["uid"])) for row in rows]
     with ProgressBar(total=6, desc="Scoring", disable=not PartialState().is_main_process) as progress:
         statistics = metrics.study_statistics(predictions, references)
@@ -78,11 +82,12 @@ def build_report(
         knowing = oracle_predictions(train, references) if train and not unread else []
         report["oracle"] = _baseline_scores(knowing, references, train) if knowing else {}
         progress.update()
-        report |= (
-            image_shuffle(statistics, predictions, references, patients, seed)
-            if len(rows) > 1
-            else {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
-        )
+        if shuffled is not None:
+            report |= context_use.gains(statistics, rows, references, shuffled, patients, seed)
+        elif len(rows) > 1:
+            report |= image_shuffle(statistics, predictions, references, patients, seed)
+        else:
+            report |= {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
         report |= {"findings_unread": unread, "gain_score": by}
         report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
         progress.update()
@@ -105,7 +110,10 @@ def build_report(
         f"{bootstrap.BOOTSTRAP_SAMPLES} bootstrap samples of patients; permutation p: "
         f"{SCORES[by]}, {bootstrap.PERMUTATIONS} permutations; seed {seed}"
     )
-    return report | verdict(report)
+    if shuffled is None:
+        return report | verdict(report)
+    report["signature"] += context_use.signature()
+    return report | context_use.verdict(report)
 
 
 def _baseline_scores(texts: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, Any]:
@@ -131,9 +139,10 @@ def evaluate(
     """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
 
     The model writes once for the split as it is, once more for each view alone, and once from the mean training
-    image; its encoder reads the training split, or a sample of a large one, for the nearest-neighbour baseline. No
-    canvas is encoded twice. A checkpoint without a calibration is calibrated on the validation split for this report
-    alone.
+    image; one with context also for shuffled images, shuffled context, without context and from the context alone
+    (see `context_use`). Its encoder reads the training split, or a sample of a large one, for the nearest-neighbour
+    baseline. No text is written twice. Studies that lack a section which the model writes are left out and counted. A
+    checkpoint without a calibration is calibrated on the validation split for this report alone.
 
     Args:
         checkpoint, dataset: a folder, a Hub id, or what `load_checkpoint` and `load_prepared` give.
@@ -151,40 +160,70 @@ def evaluate(
         dataset = load_prepared(os.fspath(dataset))
     if split not in dataset:
         raise ValueError(f"the dataset has no split {split!r}; it has {', '.join(dataset)}")
-    studies = dataset[split]
-    if not len(studies):
+    if not len(dataset[split]):
         raise ValueError(f"nothing to evaluate: the split {split!r} holds no studies")
     if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
         raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
     checkpoint, check = _opened(checkpoint, out, revision, dtype)
     writer = Writer(checkpoint, batch_size, generate_kwargs)
-    canvases = open_canvases(checkpoint, studies)
-    written = writer.write(canvases.canvas, range(len(canvases)))
-    views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]
-    curve, source, fitted_here = _calibration_for(writer, dataset, split)
-    probabilities = [text.probability for text in written]
-    scores = calibrated(curve, probabilities, [text.truncated for text in written])
-    rows = _rows(studies, written, scores, views)
-    correct = [_correct(row["prediction"], row["impression"]) for row in rows]
-    train = _sample(dataset.get("train", studies.select([])), seed)
-    report = build_report(
-        rows,
-        texts_of(dataset, "train"),
-        texts_of(dataset, "validation"),
-        seed,
-        nearest=_nearest(writer, train, canvases),
-        inputs=_other_inputs(writer, train, canvases, rows),
-        calibrated=calibration.assess(probabilities, scores, correct, source, curve["n"], fitted_here)
-        if curve
-        else None,
-    )
+    dataset, left_out = with_sections(dataset, writer.layout)
+    studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
+    if not len(studies):
+        raise ValueError(f"nothing to evaluate: no study of the split {split!r} has {_asked(writer)}")
+    report, rows = _scored(writer, dataset, split, train, seed)
     report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
     report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
-    report["signature"] += _settings(writer, report)
+    if missing := {name: number for name, number in left_out.items() if number}:
+        report["left_out"] = missing
+    told = _settings(writer, report)
+    for part in (report, *report.get("sections", {}).values()):
+        part["signature"] += told
     if out is not None and PartialState().is_main_process:
         check()
         write_report(report, rows, out, images=lambda index: (studies[index]["frontal"], studies[index]["lateral"]))
     return report
+
+
+def _asked(writer: Writer) -> str:
+    return " and ".join(f"{'findings' if name == 'findings' else f'an {name}'}" for name in writer.layout.sections)
+
+
+def _scored(
+    writer: Writer, dataset: DatasetDict, split: str, train: Dataset, seed: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The report of every section, that of the top one above the others, and the rows of `predictions.jsonl`."""
+    studies, layout = dataset[split], writer.layout
+    canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
+    written = writer.write(canvases.canvas, range(len(canvases)), prompt=prompts.__getitem__)
+    views = [views_of(canvases.canvas(index)) for index in range(len(canvases))]
+    curve, source, fitted_here = _calibration_for(writer, dataset, split)
+    probabilities = [text.probability for text in written]
+    scores = calibrated(curve, probabilities, [text.truncated for text in written])
+    rows = study_rows(studies, layout, written, scores, views)
+    shuffled = context_use.write_shuffled(writer, canvases, prompts, seed) if layout.context else None
+    inputs = _other_inputs(writer, train, canvases, prompts, written, views)
+    embeddings = _embeddings(writer, train, canvases)
+    reports, top = {}, top_section(layout)
+    for section in scored_sections(layout):
+        references, said = truths(studies, section), [text.of(section) for text in written]
+        confidence = None
+        if curve and section == top:
+            correct = [_correct(text, truth) for text, truth in zip(said, references, strict=True)]
+            confidence = calibration.assess(probabilities, scores, correct, source, curve["n"], fitted_here)
+        said_shuffled = shuffled if shuffled is None else context_use.texts_of_section(shuffled, section)
+        reports[section] = build_report(
+            rows_of(rows, references, said, section),
+            texts_of(dataset, "train", section),
+            texts_of(dataset, "validation", section),
+            seed,
+            nearest=nearest_predictions(truths(train, section), embeddings),
+            inputs={name: (chosen, [text.of(section) for text in texts]) for name, (chosen, texts) in inputs.items()},
+            calibrated=confidence,
+            section=section,
+            shuffled=said_shuffled,
+        )
+    report = {"target": layout.target, **({"context": list(layout.context)} if layout.context else {}), **reports[top]}
+    return report | ({"sections": reports} if len(reports) > 1 else {}), rows
 
 
 def _opened(
@@ -229,35 +268,6 @@ def _sample(train: Dataset, seed: int) -> Dataset:
     return train.select(np.sort(np.random.default_rng(seed).choice(len(train), NEAREST_STUDIES, replace=False)))
 
 
-def _rows(
-    studies: Dataset, written: Sequence[Written], scores: Sequence[float], views: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One row per study for `predictions.jsonl`, with what its text gets right and wrong, if findings can be read."""
-    patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
-    rows, unread = [], metrics.unread_findings(studies["impression"])
-    projections = studies["projection"] if "projection" in studies.column_names else [""] * len(studies)
-    columns = zip(studies["uid"], patients, studies["impression"], views, projections, written, scores, strict=True)
-    for uid, patient, truth, shown, projection, (text, probability, cut), score in columns:
-        there, stated = (frozenset() if unread else positive_findings(said, sided=True) for said in (truth, text))
-        rows.append(
-            {
-                "uid": uid,
-                "patient": patient,
-                "impression": truth,
-                "prediction": text,
-                "score": score,
-                "sequence_probability": probability,
-                "truncated": cut,
-                "views": shown,
-                "projection": projection,
-                "matched": sorted(there & stated),
-                "missed": sorted(there - stated),
-                "invented": sorted(stated - there),
-            }
-        )
-    return rows
-
-
 def _correct(text: str, truth: str) -> bool:
     """The event of `calibration.EVENT`."""
     return positive_findings(text, sided=True) == positive_findings(truth, sided=True)
@@ -268,23 +278,24 @@ def calibrate(
 ) -> dict[str, Any] | None:
     """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small or
     findings cannot be read from its texts."""
+    dataset, _ = with_sections(dataset, layout_of(checkpoint.model.config))
     return _fitted(Writer(checkpoint, batch_size, generate_kwargs), dataset)
 
 
 def _fitted(writer: Writer, dataset: DatasetDict) -> dict[str, Any] | None:
-    studies = dataset.get("validation", ())
-    if len(studies) < calibration.MIN_STUDIES or metrics.unread_findings(studies["impression"]):
+    studies, section = dataset.get("validation", ()), top_section(writer.layout)
+    if len(studies) < calibration.MIN_STUDIES or metrics.unread_findings(studies[section]):
         return None
-    canvases = open_canvases(writer.checkpoint, studies)
-    written = writer.write(canvases.canvas, range(len(canvases)), "Calibrating")
-    correct = [_correct(text.text, truth) for text, truth in zip(written, studies["impression"], strict=True)]
+    canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
+    written = writer.write(canvases.canvas, range(len(canvases)), "Calibrating", prompts.__getitem__)
+    correct = [_correct(text.of(section), truth) for text, truth in zip(written, studies[section], strict=True)]
     curve = calibration.fit([text.probability for text in written], correct)
-    return curve and curve | {"studies": _digest_of(studies)}
+    return curve and curve | {"studies": _digest_of(studies, section)}
 
 
-def _digest_of(studies: Dataset) -> str:
+def _digest_of(studies: Dataset, section: str) -> str:
     """Tells studies apart, whatever dataset and split they are in."""
-    pairs = zip(studies["uid"], studies["impression"], strict=True)
+    pairs = zip(studies["uid"], studies[section], strict=True)
     return hashlib.sha256(repr(list(pairs)).encode()).hexdigest()[:16]
 
 
@@ -293,34 +304,51 @@ def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[
     from; and whether it was fitted on the very studies that are evaluated (earlier versions did not note which)."""
     if own := curve_of(writer.checkpoint.model.config):
         known = own.get("studies")
-        return own, "checkpoint", known == _digest_of(dataset[split]) if known else split == "validation"
+        return (
+            own,
+            "checkpoint",
+            known == _digest_of(dataset[split], top_section(writer.layout)) if known else split == "validation",
+        )
     return None if split == "validation" else _fitted(writer, dataset), "validation split", False
 
 
-def _nearest(writer: Writer, train: Dataset, canvases: CanvasDataset) -> dict[str, list[str]]:
-    """The texts of the two baselines that copy the nearest training study."""
+def _embeddings(writer: Writer, train: Dataset, canvases: CanvasDataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What the two baselines that copy the nearest training study go by: of the training studies, and of these."""
     if not len(train):
         return {}
     there = writer.embed(open_canvases(writer.checkpoint, train), "Encoding training studies")
     here = writer.embed(canvases)
-    return nearest_predictions(list(train["impression"]), {name: (there[name], here[name]) for name in here})
+    return {name: (there[name], here[name]) for name in here}
 
 
 def _other_inputs(
-    writer: Writer, train: Dataset, canvases: CanvasDataset, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, tuple[Sequence[int], Sequence[str]]]:
-    """What the model writes from the mean image and, for studies with both views, from each view alone."""
+    writer: Writer,
+    train: Dataset,
+    canvases: CanvasDataset,
+    prompts: Sequence[Sequence[int]],
+    written: Sequence[Written],
+    views: Sequence[str],
+) -> dict[str, tuple[Sequence[int], Sequence[Written]]]:
+    """What the model writes from the mean image and, for studies with both views, from each view alone; with context
+    also from the images alone, and from the mean image and the context."""
     mean = mean_canvas(open_canvases(writer.checkpoint, train) if len(train) else canvases)
     [constant] = writer.write(lambda _: mean, [0], "Mean image")
-    everybody, two = range(len(rows)), [index for index, row in enumerate(rows) if row["views"] == "both"]
-    inputs: dict[str, tuple[Sequence[int], Sequence[str]]] = {"mean_image": (everybody, [constant.text] * len(rows))}
+    everybody, two = range(len(written)), [index for index, shown in enumerate(views) if shown == "both"]
+    inputs: dict[str, tuple[Sequence[int], Sequence[Written]]] = {"mean_image": (everybody, [constant] * len(written))}
+    if writer.layout.context:
+        inputs["without_context"] = everybody, writer.write(canvases.canvas, everybody, "No context")
+        inputs["context_only"] = (
+            everybody,
+            writer.write(lambda _: mean, everybody, "Context only", prompts.__getitem__),
+        )
     if two:
-        inputs["both_views"] = (two, [rows[index]["prediction"] for index in two])
+        inputs["both_views"] = (two, [written[index] for index in two])
         for view, other in (("frontal", "lateral"), ("lateral", "frontal")):
-            written = writer.write(
+            alone = writer.write(
                 lambda index, other=other: without(canvases.canvas(index), other),  # type: ignore[misc]
                 two,
                 f"{view.capitalize()} only",
+                prompts.__getitem__,
             )
-            inputs[f"{view}_only"] = (two, [text.text for text in written])
+            inputs[f"{view}_only"] = (two, alone)
     return inputs

@@ -21,11 +21,16 @@ READS_P = 0.01  # the permutation test's p above which a model is not said to re
 
 
 def validation_scores(
-    predictions: Sequence[str], references: Sequence[str], patients: Sequence[Any] | None = None, seed: int = 0
+    predictions: Sequence[str],
+    references: Sequence[str],
+    patients: Sequence[Any] | None = None,
+    seed: int = 0,
+    shuffled: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """What is told of each evaluation during training: every scalar, `n`, `distinct_outputs`, `modal_share`,
     `composite`, and `image_gain`, the gain in `gain_score` over shuffled images, with its 95 % interval
-    `image_gain_low`, `image_gain_high`. The first process computes, the others are told."""
+    `image_gain_low`, `image_gain_high`. `shuffled`: texts of all studies, each written from another study's images and
+    the study's own context; default: the predictions permuted. The first process computes, the others are told."""
     told: list[Any] = [None]
     if PartialState().is_main_process:
         statistics, by = metrics.study_statistics(predictions, references), metrics.gain_score(references)
@@ -33,9 +38,9 @@ def validation_scores(
         numbers = {name: float(scores[name]) for name in (*SCALARS, "distinct_outputs", "modal_share")}
         gain, (low, high) = 0.0, [0.0, 0.0]
         if len(predictions) > 1:
-            real, shuffled, score = _shuffled_numbers(statistics, predictions, references, by, seed)
+            real, others, score = _shuffled_numbers(statistics, predictions, references, by, seed, shuffled)
             owners = patients or range(len(predictions))
-            gain, (low, high) = bootstrap.score_gain(score, real, shuffled, owners, seed)
+            gain, (low, high) = bootstrap.score_gain(score, real, others, owners, seed)
         numbers |= {"image_gain": gain, "image_gain_low": low, "image_gain_high": high}
         told = [{"n": len(references)} | numbers | {"composite": composite(numbers, by)}]
     return broadcast_object_list(told)[0]
@@ -51,13 +56,20 @@ def composite(scores: Mapping[str, float], by: str = "finding_f1_micro") -> floa
 
 
 def _shuffled_numbers(
-    statistics: metrics.Statistics, predictions: Sequence[str], references: Sequence[str], by: str, seed: int
+    statistics: metrics.Statistics,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    by: str,
+    seed: int,
+    written: Sequence[Sequence[str]] | None,
 ) -> tuple[np.ndarray, list[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     """What `bootstrap.score_gain` takes: per-study numbers, the same with shuffled images, and the score they make."""
-    orders = bootstrap.derangements(len(predictions), seed)
+    orders = bootstrap.derangements(len(predictions), seed) if written is None else []
     if by == "cider":
-        tokens = cider_tokens_all(predictions), cider_tokens_all(references)
-        each = permuted_cider(*tokens, [np.arange(len(predictions)), *orders])
+        own, true_tokens = np.arange(len(predictions)), cider_tokens_all(references)
+        each = list(permuted_cider(cider_tokens_all(predictions), true_tokens, [own, *orders]))
+        for texts in written or ():
+            each += permuted_cider(cider_tokens_all(texts), true_tokens, [own])
         real, *shuffled = (np.stack([values, np.ones_like(values)], axis=1) for values in each)
         return real, shuffled, lambda sums: sums[..., 0] / sums[..., 1]
     stated, true = _stated_and_true(statistics)
@@ -65,7 +77,8 @@ def _shuffled_numbers(
     def counts(said: np.ndarray) -> np.ndarray:
         return np.stack([(said & true).sum(1), (said & ~true).sum(1), (true & ~said).sum(1)], axis=1)
 
-    return counts(stated), [counts(stated[order]) for order in orders], metrics.f1
+    others = [_stated_and_true(metrics.study_statistics(texts, references))[0] for texts in written or ()]
+    return counts(stated), [counts(said) for said in (*(stated[order] for order in orders), *others)], metrics.f1
 
 
 def _stated_and_true(statistics: metrics.Statistics) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +131,12 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         f"{short_name(by)} over shuffled images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation "
         f"p = {p:.3f})"
     )
-    if best := best_blind(report, "bleu4"):
-        beats = "better" if report["bleu4"] > best[1] else "no better"
-        sentence += f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
-    return {"reads_images": reads, "verdict": f"{sentence}. {unread}".strip()}
+    return {"reads_images": reads, "verdict": f"{sentence}{beside_blind(report)}. {unread}".strip()}
+
+
+def beside_blind(report: Mapping[str, Any]) -> str:
+    """How a verdict ends: BLEU-4 beside that of the best image-blind baseline."""
+    if not (best := best_blind(report, "bleu4")):
+        return ""
+    beats = "better" if report["bleu4"] > best[1] else "no better"
+    return f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"

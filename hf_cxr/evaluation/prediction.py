@@ -18,8 +18,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
+from hf_cxr.data.sections import contexts
 from hf_cxr.inference.checks import panel_size_of
-from hf_cxr.inference.pipeline import ImpressionPipeline, decode, generate
+from hf_cxr.inference.pipeline import ImpressionPipeline, generate
+from hf_cxr.inference.sections import Layout, layout_of, prompt_ids, split_sections
 from hf_cxr.inference.views import VIEWS
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
@@ -60,61 +62,95 @@ def open_canvases(checkpoint: Checkpoint, split: Dataset, num_proc: int | None =
 def predict_split(
     checkpoint: Checkpoint, split: Dataset, batch_size: int = 32, num_proc: int | None = None, **generate_kwargs
 ) -> list[dict[str, Any]]:
-    """Generate an impression for every study of a split.
+    """Generate the text that the checkpoint writes for every study of a split, from its images and its context.
 
-    Returns, in the order of the split and on every process, rows `{"uid", "impression", "prediction",
-    "sequence_probability"}`.
+    Returns, in the order of the split and on every process, rows `{"uid", "prediction", "sequence_probability"}` and
+    the radiologist's text under the name of its section.
     """
-    canvases = open_canvases(checkpoint, split, num_proc)
-    written = Writer(checkpoint, batch_size, generate_kwargs).write(canvases.canvas, range(len(canvases)))
+    canvases, writer = open_canvases(checkpoint, split, num_proc), Writer(checkpoint, batch_size, generate_kwargs)
+    section, prompts = top_section(writer.layout), writer.prompts(split)
+    written = writer.write(canvases.canvas, range(len(canvases)), prompt=prompts.__getitem__)
     return [
-        {"uid": uid, "impression": truth, "prediction": text.text, "sequence_probability": text.probability}
-        for uid, truth, text in zip(split["uid"], split["impression"], written, strict=True)
+        {"uid": uid, section: truth, "prediction": text.of(section), "sequence_probability": text.probability}
+        for uid, truth, text in zip(split["uid"], split[section], written, strict=True)
     ]
 
 
-class Written(NamedTuple):
-    """The text of a canvas, its probability under the model, and whether it was cut short."""
+def top_section(layout: Layout) -> str:
+    """The section that a model is judged by first: the conclusion where it writes one."""
+    return layout.sections[-1]
 
-    text: str
+
+class Written(NamedTuple):
+    """What a model wrote for a study: section → text, its probability, and whether it was cut short."""
+
+    texts: dict[str, str]
     probability: float
     truncated: bool
+
+    @property
+    def text(self) -> str:
+        """The whole."""
+        return " ".join(filter(None, self.texts.values()))
+
+    def of(self, section: str) -> str:
+        """The text of a section; of "report" the whole."""
+        return self.text if section == "report" else self.texts[section]
 
 
 @dataclass
 class Writer:
-    """A checkpoint at work. It keeps what it wrote for each canvas and the mean of the encoder's states, not those
-    themselves: no canvas is encoded twice, and memory grows by some kilobytes a canvas."""
+    """A checkpoint at work. It keeps what it wrote for each canvas and prompt, and the mean of the encoder's states of
+    each canvas, not those themselves: no text is written twice, and memory grows by some kilobytes a canvas."""
 
     checkpoint: Checkpoint
     batch_size: int = 32
     generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    texts: dict[bytes, Written] = field(default_factory=dict)
+    texts: dict[tuple[bytes, tuple[int, ...]], Written] = field(default_factory=dict)
     means: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.checkpoint.model.eval().to(PartialState().device)
         self.collate = CanvasCollator(self.checkpoint.image_processor)
+        self.layout = layout_of(self.model.config)
+        self.bare = prompt_ids(self.checkpoint.tokenizer, self.layout, {})  # the prompt of a study without context
+
+    def prompts(self, studies: Dataset) -> list[list[int]]:
+        """The tokens that stand before the text of each study, made of the context that it has."""
+        if not self.layout.context:
+            return [self.bare] * len(studies)
+        return [prompt_ids(self.checkpoint.tokenizer, self.layout, context) for context in contexts(studies)]
 
     def write(
-        self, canvas: Callable[[int], Canvas], indices: Sequence[int], description: str = "Generating"
+        self,
+        canvas: Callable[[int], Canvas],
+        indices: Sequence[int],
+        description: str = "Generating",
+        prompt: Callable[[int], Sequence[int]] | None = None,
     ) -> list[Written]:
-        """The text of each of `indices`, in their order and on every process."""
+        """The text of each of `indices`, in their order and on every process.
+
+        Args:
+            canvas, prompt: give the canvas and the prompt of an index; without `prompt` no context is given.
+        """
+        tokenizer = self.checkpoint.tokenizer
+
+        def asked(index: int) -> tuple[int, ...]:
+            return tuple(prompt(index) if prompt else self.bare)
 
         def write(batch: Sequence[int]) -> list[tuple[Written, np.ndarray]]:
-            output = generate(self.model, self._pixels(map(canvas, batch)), **self.generate_kwargs)
-            texts = decode(self.checkpoint.tokenizer, output["sequences"][:, 0], output["scores"][:, 0])
-            cut, means = output["truncated"][:, 0].tolist(), _means(output["states"])
-            return [
-                (Written(row["impression"], row["score"], short), mean)
-                for row, short, mean in zip(texts, cut, means, strict=True)
-            ]
+            pixels, prompts = self._pixels(map(canvas, batch)), [asked(index) for index in batch]
+            output = generate(self.model, pixels, prompts, tokenizer, **self.generate_kwargs)
+            texts = [split_sections(tokenizer, self.layout, ids) for ids in output["sequences"][:, 0].tolist()]
+            scores, cut = output["scores"][:, 0].tolist(), output["truncated"][:, 0].tolist()
+            written = map(Written, texts, scores, cut)
+            return list(zip(written, _means(output["states"]), strict=True))
 
-        keys = [_key(canvas(index)) for index in indices]
+        keys = [(_key(canvas(index)), asked(index)) for index in indices]
         new = {key: index for key, index in zip(keys, indices, strict=True) if key not in self.texts}
         done = _shared_out(write, list(new.values()), self.batch_size, description)
         self.texts |= {key: text for key, (text, _) in zip(new, done, strict=True)}
-        self.means |= {key: mean for key, (_, mean) in zip(new, done, strict=True)}
+        self.means |= {key: mean for (key, _), (_, mean) in zip(new, done, strict=True)}
         return [self.texts[key] for key in keys]
 
     def embed(self, canvases: CanvasDataset, description: str = "Encoding") -> dict[str, np.ndarray]:

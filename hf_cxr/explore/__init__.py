@@ -74,7 +74,7 @@ def explore(
         raise ValueError(f"unknown finding {unknown!r}: {', '.join(near) or 'hf_cxr.inference.labeler lists them'}?")
     folder = None if isinstance(dataset, DatasetDict) else Path(dataset)
     name = "dataset" if folder is None else folder.resolve().name if folder.is_dir() else str(dataset)
-    loaded = _checked(dataset) if isinstance(dataset, DatasetDict) else load_prepared(dataset, text=None)
+    loaded = _checked(dataset) if isinstance(dataset, DatasetDict) else load_prepared(dataset)
     if split != "all" and split not in loaded:
         raise ValueError(f"{name}: no split {split!r}; it has {', '.join(map(str, loaded))}")
     rows = in_studies(list(_rows(loaded, name)))

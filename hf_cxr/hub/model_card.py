@@ -30,6 +30,7 @@ from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card_tables
 from hf_cxr.inference import checks
+from hf_cxr.inference.sections import LAYOUT
 from hf_cxr.metrics.study import SCALARS
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
 from hf_cxr.utils.files import json_object, packaged, replace_files
@@ -243,10 +244,15 @@ def _card(
     scored_on = in_training | facts.get("evaluated_on", {})
     if report:
         scored_on["split"] = report.get("split", scored_on["split"])
+    config = _json(folder / "config.json") or {}
+    layout = config.get(LAYOUT) or {"sections": ["impression"], "context": []}
     overlap = facts["preparation"].get("text_overlap") or {}
     collection = collection_of(facts["preparation"])
     shown = {
-        "calibrated": (_json(folder / "config.json") or {}).get(checks.CALIBRATION),
+        "calibrated": config.get(checks.CALIBRATION),
+        "sections": layout["sections"],
+        "context": [tables.TITLES.get(name, name) for name in layout["context"]],
+        "given": [name for name in layout["context"] if name != "age_sex"],
         "text_overlap": {name: counts for name, counts in overlap.items() if counts["same"] or counts["near"]},
         "parameters": model_card_tables.parameters(folder),
         "repo": repo_id or facts["folder"],
@@ -265,6 +271,8 @@ def _card(
         show_texts = source in SYNTHETIC and scored_on["source"] in SYNTHETIC
         shown |= {
             "score_table": tables.score_table(report),
+            "scope": tables.scope(report),
+            "extra_tables": {title: tables.table(*cells) for title, cells in tables.extra_tables(report).items()},
             "every_score": tables.every_score(report),
             "counts": model_card_tables.finding_counts(report),
             "finding_table": tables.finding_table(report),
@@ -291,6 +299,7 @@ def _metadata(
 ) -> ModelCardData:
     """The YAML head. A licence is stated of what learned from the phantom alone: else that of the data and of the
     pretrained parts has a say, and the owner."""
+    section = "findings" if report and report.get("target") == "findings" else "impression"
     values = {name: report[name] for name in tables.readable(report, SCALARS)} if report else {}
     if report and report["calibration"]:
         values["expected_calibration_error"] = report["calibration"]["ece_after"]
@@ -300,7 +309,7 @@ def _metadata(
     results = [
         EvalResult(
             task_type="image-to-text",
-            task_name="Chest radiograph impression",
+            task_name=f"Chest radiograph {section}",
             dataset_type=re.sub(r"[^\w./-]+", "-", scored_on["dataset"]),  # the Hub refuses other signs
             dataset_name=scored_on["dataset"],
             dataset_split=scored_on["split"],

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import safe_open
 
 from hf_cxr.evaluation.report.page import choose
-from hf_cxr.evaluation.report.tables import table
+from hf_cxr.evaluation.report.tables import table, truth_of
 from hf_cxr.utils.plots import score
 
 FAILURES = 6  # of each kind
@@ -63,12 +63,12 @@ def failures(rows: Sequence[Mapping[str, Any]], show_texts: bool) -> dict[str, A
 
 
 def _failure_table(rows: Iterable[Mapping[str, Any]], show_texts: bool) -> str:
-    texts = {"impression": "the study's text", "prediction": "the model's text"} if show_texts else {}
+    texts = {"": "the study's text", "prediction": "the model's text"} if show_texts else {}
     cells = [
         [
             score(row["score"], 2),
             *(", ".join(row[kind]) or "–" for kind in ("matched", "missed", "invented")),
-            *(" ".join(row[text].split()) or "–" for text in texts),
+            *(" ".join(row[text or truth_of(row)].split()) or "–" for text in texts),
         ]
         for row in rows
     ]

@@ -33,6 +33,7 @@ from transformers.utils import is_torchvision_available
 from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, panel_size_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
+from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
 from hf_cxr.models.loading import check_files, load, load_config, load_model, loading
@@ -48,6 +49,7 @@ DECODER_SIZES: dict[str, dict[str, Any]] = {
 CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn", "enc_to_dec_proj")  # new to a pretrained pair
 GPT2_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 DROPOUT = (*GPT2_DROPOUT, "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+PLAIN = Layout()  # an impression, without context
 MAX_NEW_TOKENS = 128  # the longest of the 3,921 Indiana impressions has 130 words, the 95th percentile 36
 
 
@@ -134,6 +136,7 @@ def build(
     max_new_tokens: int = MAX_NEW_TOKENS,
     tokenizer: PreTrainedTokenizerBase | None = None,
     decoder_dropout: float | None = None,
+    layout: Layout = PLAIN,
 ) -> Checkpoint:
     """Build a checkpoint from two parts.
 
@@ -142,49 +145,76 @@ def build(
         decoder: the same. A from-scratch decoder gets a byte-level BPE tokenizer trained on `texts`; a pretrained one
             keeps its own.
         panel_size: side of one square panel in pixels; the canvas is `panel_size` × `2 * panel_size`.
-        texts: the training impressions.
+        texts: the training texts: the sections that are learned, and the context where it is given.
         vocab_size: the most tokens that a trained tokenizer may have.
         max_new_tokens: the longest text that `generate` writes by default.
         tokenizer: takes the place of one trained on `texts`.
         decoder_dropout: `None`: a pretrained decoder keeps its own, a from-scratch one has none.
 
+        layout: the sections that are written and the context that is given; its tokens are added to the tokenizer.
+
     Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
-    a decoder without cross-attention.
+    a decoder without cross-attention or with too few positions.
     """
     canvas = (panel_size, PANELS * panel_size)
     make_encoder = encoders.scratch_encoder if encoder in ENCODER_SIZES else encoders.adapt_encoder
     encoder_model = make_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:
         tokenizer = tokenizer or train_tokenizer(texts, vocab_size)
-        decoder_model = _scratch_decoder(decoder, tokenizer, max_new_tokens, decoder_dropout or 0.0)
+        tokenizer.add_tokens(layout.tokens, special_tokens=True)
+        longest = prompt_length(layout) + max_new_tokens
+        decoder_model = _scratch_decoder(decoder, tokenizer, longest, decoder_dropout or 0.0)
     else:
         tokenizer = _own_tokenizer(decoder)
         decoder_model = adapt_decoder(decoder, decoder_dropout)
-        if len(tokenizer) > decoder_model.get_input_embeddings().num_embeddings:
-            decoder_model.resize_token_embeddings(len(tokenizer))
-    positions = _positions(decoder_model)
-    if max_new_tokens >= positions:
-        raise UnsupportedPart(
-            f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
-        )
+    fit_decoder(decoder_model, tokenizer, layout, max_new_tokens, f"decoder {decoder}")
     encoder_model.config.name_or_path = decoder_model.config.name_or_path = ""  # no path of this machine is saved
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder_model.config, decoder_model.config)
     model = VisionEncoderDecoderModel(config=config, encoder=encoder_model, decoder=decoder_model)
     set_special_tokens(model, tokenizer, max_new_tokens)
+    set_layout(model, layout)
     return Checkpoint(ready_for_trainer(model), tokenizer, encoders.image_processor(encoder, canvas))
+
+
+# --- layout ------------------------------------------------------------------------------------------------------
+
+
+def prompt_length(layout: Layout) -> int:
+    """The most tokens before a text, behind the start token."""
+    return len(layout.context) * (CONTEXT_TOKENS + 1) + 1 if layout.context else 0
+
+
+def fit_decoder(
+    decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layout: Layout, max_new_tokens: int, where: str
+) -> None:
+    """Add the tokens of a layout to tokenizer and embeddings. Raises `UnsupportedPart` for too few positions."""
+    prompt, positions = prompt_length(layout), _positions(decoder)
+    if prompt + max_new_tokens >= positions:
+        before = f" behind a context of {prompt}" if prompt else ""
+        raise UnsupportedPart(
+            f"{where}: texts of {max_new_tokens} tokens{before} do not fit its {positions} positions"
+        )
+    tokenizer.add_tokens(layout.tokens, special_tokens=True)
+    if len(tokenizer) > decoder.get_input_embeddings().num_embeddings:
+        decoder.resize_token_embeddings(len(tokenizer))
+
+
+def set_layout(model: VisionEncoderDecoderModel, layout: Layout) -> None:
+    """Write a layout into the model's config, which names none for the default one."""
+    vars(model.config).pop(LAYOUT, None)
+    if saved := layout.saved():
+        setattr(model.config, LAYOUT, saved)
 
 
 # --- decoder and tokenizer ---------------------------------------------------------------------------------------
 
 
-def _scratch_decoder(
-    size: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, dropout: float
-) -> PreTrainedModel:
+def _scratch_decoder(size: str, tokenizer: PreTrainedTokenizerBase, longest: int, dropout: float) -> PreTrainedModel:
     config = GPT2Config(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        n_positions=max(256, max_new_tokens + 1),
+        n_positions=max(256, longest + 1),
         add_cross_attention=True,
         is_decoder=True,
         **dict.fromkeys(GPT2_DROPOUT, dropout),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
+
+from transformers import TrainerCallback
 
 from hf_cxr import config
 from hf_cxr.training import run
 
 
 def train(
-    dataset: str | os.PathLike, output_dir: str | os.PathLike, recipe: str | os.PathLike = "demo", **arguments: Any
+    dataset: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    recipe: str | os.PathLike = "demo",
+    callbacks: Sequence[TrainerCallback] = (),
+    **arguments: Any,
 ) -> dict[str, Any] | None:
     """Fine-tune on a prepared dataset, as `hf-cxr train` does, in this process.
 
@@ -18,6 +25,7 @@ def train(
         dataset: a folder made by `prepare`, or a Hub id.
         output_dir: the run folder: checkpoint, resolved config, report, predictions, figures and card.
         recipe: name of a recipe of the kit, as "iu_xray_small", or a YAML file.
+        callbacks: `TrainerCallback`s of yours, told of each step, log, evaluation and save of stage two (fine-tuning).
         arguments: fields of `ImpressionConfig` and `ImpressionTrainingArguments`, by their own names, that differ from
             the recipe; `None` is the field's default.
 
@@ -29,5 +37,8 @@ def train(
     Example:
         >>> report = hf_cxr.train(dataset="data/ours", output_dir="runs/ours", recipe="demo", learning_rate=1e-4)
     """
+    strange = next((one for one in callbacks if not isinstance(one, TrainerCallback)), None)
+    if strange is not None:
+        raise ValueError(f"callbacks: {strange!r} is no TrainerCallback; give instances of subclasses of it")
     given = {"dataset": dataset, "output_dir": output_dir} | arguments
-    return run.train(*config.parse_arguments(config.recipe(recipe), arguments=given))
+    return run.train(*config.parse_arguments(config.recipe(recipe), arguments=given), callbacks)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, get_scheduler
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
+from hf_cxr.data.sections import contexts, with_sections
+from hf_cxr.inference.sections import CONTEXT, TARGETS, Layout
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.encoders import ENCODER_SIZES
 from hf_cxr.models.loading import load, loading
@@ -43,7 +45,7 @@ UNUSABLE = {
     "include_for_metrics": "scores are read off the texts alone",
     "include_num_input_tokens_seen": "it would count pixels",
     "label_names": "the labels of this kit's models are called labels",
-    "length_column_name": "lengths are counted in tokens of the impressions",
+    "length_column_name": "lengths are counted in tokens of the texts",
     "parallelism_config": "models are shared out by DDP, FSDP2 or ZeRO-2: see --accelerate_config",
     "prediction_loss_only": "for evaluations without texts set predict_with_generate: false",
     "remove_unused_columns": "it would remove the images",
@@ -57,6 +59,7 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
     """Raise `ValueError` or `OSError` for what would fail later on, do nothing, or be lost at the end."""
     if not len(dataset.get("train", ())):
         raise ValueError(f"{kit.dataset}: there are no training studies")
+    _check_context(dataset["train"], kit)
     if (args.eval_strategy != "no" or args.eval_on_start) and not len(dataset.get("validation", ())):
         raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
     by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
@@ -75,6 +78,43 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
     check_writable(args.output_dir)
 
 
+def asked_of(dataset: DatasetDict, kit: ImpressionConfig) -> tuple[DatasetDict, Layout, list[str]]:
+    """The studies that have what is to be learned, its layout, and a line on each split that lacks some of it.
+
+    Raises `ValueError` for a context that the kit does not know, and where no training study has the sections.
+    """
+    for place, name in enumerate(kit.context):
+        if name not in CONTEXT or name in kit.context[:place]:
+            what = "is named twice" if name in CONTEXT else f"is none of {', '.join(CONTEXT)}"
+            raise ValueError(f"context: {name!r} {what}")
+    layout = Layout(TARGETS[kit.target], tuple(kit.context))
+    complete, left_out = with_sections(dataset, layout)
+    lack = " or no ".join(layout.sections)
+    if len(dataset.get("train", ())) and not len(complete["train"]):
+        raise ValueError(
+            f"{kit.dataset}: target: {kit.target}, but every training study has no {lack}; choose another target"
+        )
+    told = [
+        f"{name}: {number:,} of {len(dataset[name]):,} studies have no {lack} and are left out"
+        for name, number in left_out.items()
+        if number
+    ]
+    return complete, layout, told
+
+
+def _check_context(train: Dataset, kit: ImpressionConfig) -> None:
+    if kit.context_dropout and not kit.context:
+        raise ValueError("context_dropout needs a context, as context: [indication]")
+    found = {name for given in contexts(train) for name in given} if kit.context else set()
+    for name in kit.context:
+        columns = [name, "age", "sex"] if name == "age_sex" else [name]
+        if not set(columns) & set(train.column_names):
+            lacks = "neither a column 'age' nor 'sex'" if name == "age_sex" else f"no column {name!r}"
+            raise ValueError(f"{kit.dataset}: context: {name}, but the dataset has {lacks}")
+        if name not in found:
+            raise ValueError(f"{kit.dataset}: context: {name}, but no training study has one")
+
+
 def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> None:
     for item in dataclasses.fields(args):
         if (why := UNUSABLE.get(item.name)) and item.name != "accelerator_config":
@@ -89,7 +129,7 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, not {value}")
-    for name in ("view_dropout", "augmentation", "decoder_dropout", "label_smoothing_factor"):
+    for name in ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor"):
         if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
     for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs"):

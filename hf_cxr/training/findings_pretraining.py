@@ -1,7 +1,7 @@
 """Stage one, the findings pretraining: the encoder learns to tell findings before the decoder learns to write
 sentences.
 
-The labels are read from the training impressions themselves, or are the dataset's tags; the head that tells them is
+The labels are read from the training texts themselves, or are the dataset's tags; the head that tells them is
 dropped afterwards.
 """
 
@@ -23,8 +23,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset
+from hf_cxr.data.sections import whole_texts
 from hf_cxr.inference import labeler
 from hf_cxr.inference.remote_code import share_weights
+from hf_cxr.inference.sections import layout_of
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.metrics.content import unread_findings
 from hf_cxr.models.lora import adapters
@@ -77,7 +79,7 @@ def finding_loss(
 
 
 def finding_targets(texts: list[str]) -> tuple[list[str], np.ndarray]:
-    """Labels for findings pretraining, read from the training impressions themselves.
+    """Labels for findings pretraining, read from the training texts themselves.
 
     Returns the sided finding names with at least `MIN_POSITIVES` positive studies, and a float32 array of shape
     (studies, names): 1 stated, 0 denied or not mentioned, `IGNORED` uncertain.
@@ -129,7 +131,8 @@ def pretrain_on_findings(
         encoder = checkpoint.model.encoder
         encoder.load_state_dict(type(encoder).from_pretrained(saved).state_dict())  # a file's names are not a module's
         return
-    unread = kit.findings_labels == "text" and unread_findings(packed["impression"])
+    texts = whole_texts(packed, layout_of(checkpoint.model.config))
+    unread = kit.findings_labels == "text" and unread_findings(texts)
     if unread:
         print(f"findings pretraining skipped: findings cannot be read from the texts, as {unread}", flush=True)
         if "tags" in packed.column_names and any(packed["tags"]):
@@ -140,7 +143,7 @@ def pretrain_on_findings(
             packed["tags"], packed["uncertain"] if "uncertain" in packed.column_names else None
         )
     else:
-        names, targets = finding_targets(list(packed["impression"]))
+        names, targets = finding_targets(texts)
     if not names:
         what = "tag" if kit.findings_labels == "tags" else "finding"
         print(f"findings pretraining skipped: no {what} has {MIN_POSITIVES} positive training studies", flush=True)

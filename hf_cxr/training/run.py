@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,20 @@ import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, set_seed
+from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerCallback, TrainerState, set_seed
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, note_on_small_images, pack_dataset
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.sections import Layout, layout_of, split_sections
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.loading import load
 from hf_cxr.models.lora import adapters
@@ -52,7 +55,7 @@ from hf_cxr.training.checkpoints import (
     whole_again,
     write_progress,
 )
-from hf_cxr.training.checks import check_feasible
+from hf_cxr.training.checks import asked_of, check_feasible
 from hf_cxr.training.feature_cache import check_disk_space, encode_once
 from hf_cxr.training.findings_pretraining import ENCODER, STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
@@ -61,11 +64,15 @@ from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 from hf_cxr.utils.files import json_object
 
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
+# Arguments that runs before them did not have, and what these were.
+UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
 
 
-def train(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str, Any] | None:
-    """Train as the arguments say and fill the run folder `args.output_dir`.
+def train(
+    kit: ImpressionConfig, args: ImpressionTrainingArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> dict[str, Any] | None:
+    """Train as the arguments say and fill the run folder `args.output_dir`; `callbacks` are those of the caller.
 
     Returns the report on the test split, or `None` where the dataset has no test studies.
     """
@@ -77,13 +84,14 @@ def train(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str,
         dataset = load_prepared(kit.dataset)
     data_facts = model_card.dataset_facts(kit.dataset)  # now: the folder may hold another dataset when training ends
     batch = cut_global_batch(kit, args)
+    dataset, layout, left_out = asked_of(dataset, kit)
     check_feasible(dataset, kit, args)
     public = args.push_to_hub and args.hub_private_repo is False and state.is_main_process
     if public and (note := licences.note_on_weights(kit.dataset, data_facts["preparation"])):
         print(f"push_to_hub: {note}", file=sys.stderr)
     if state.is_main_process:
-        print(batch, flush=True)
-    config = identity(kit, args, dataset)
+        print(batch, *left_out, sep="\n", flush=True)
+    config = identity(kit, args, dataset, layout)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
         stage = agreed(start_or_resume(kit, args, config) if state.is_main_process else None)
@@ -92,7 +100,9 @@ def train(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> dict[str,
             report = json_object(file) if file.is_file() else None
         else:
             done = stage == "evaluation"
-            checkpoint = load_checkpoint(str(output)) if done else _train_stages(dataset, kit, args, config)
+            checkpoint = (
+                load_checkpoint(str(output)) if done else _train_stages(dataset, layout, kit, args, config, callbacks)
+            )
             seconds = time.perf_counter() - started
             _calibrate(checkpoint, dataset, args, output)
             if len(dataset.get("test", ())):
@@ -139,29 +149,36 @@ def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: ImpressionTra
 
 
 def _train_stages(
-    dataset: DatasetDict, kit: ImpressionConfig, args: ImpressionTrainingArguments, config: dict[str, Any]
+    dataset: DatasetDict,
+    layout: Layout,
+    kit: ImpressionConfig,
+    args: ImpressionTrainingArguments,
+    config: dict[str, Any],
+    callbacks: Sequence[TrainerCallback],
 ) -> Checkpoint:
     """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
     state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
-    texts = evaluation.texts_of(dataset, "train")
+    given = [each[name] for each in contexts(dataset["train"]) for name in layout.context if name in each]
     tokenizer = load(AutoTokenizer, start) if start else None
     checkpoint = build(
         kit.encoder,
         kit.decoder,
         kit.panel_size,
-        texts=texts,
+        texts=[*whole_texts(dataset["train"], layout), *given],
         vocab_size=kit.vocab_size,
         max_new_tokens=kit.max_target_length,
         decoder_dropout=kit.decoder_dropout,
         tokenizer=tokenizer,
+        layout=layout,
     )
     if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
         raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
     _set_generation(checkpoint, args)
     weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
     check_disk_space(output, weights * (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4), "the weights")
+    texts = section_texts(dataset["train"], layout)
     notes = (
-        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length),
+        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),
         note_on_small_images(dataset["train"], kit.panel_size),
     )
     for note in filter(None, notes if state.is_main_process else ()):
@@ -181,7 +198,7 @@ def _train_stages(
             shutil.rmtree(output / STAGE, ignore_errors=True)
     set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
     with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
-        trainer = fine_tune(checkpoint, packed, kit, args)
+        trainer = fine_tune(checkpoint, packed, kit, args, callbacks)
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer, output)
         write_progress(output, "evaluation", config)
@@ -198,14 +215,20 @@ def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -
         own.num_beams = args.generation_num_beams
 
 
-def identity(kit: ImpressionConfig, args: ImpressionTrainingArguments, dataset: DatasetDict) -> dict[str, Any]:
+def identity(
+    kit: ImpressionConfig, args: ImpressionTrainingArguments, dataset: DatasetDict, layout: Layout
+) -> dict[str, Any]:
     """What a run is: all that its weights depend on. A continuation has to be the same."""
     studies = hashlib.sha256()
-    for split in ("train", "validation"):
-        for row in zip(dataset[split]["uid"], dataset[split]["impression"], strict=True) if split in dataset else ():
+    for split in (dataset[name] for name in ("train", "validation") if name in dataset):
+        columns = [split["uid"], *section_texts(split, layout).values()]
+        if layout.context:
+            columns.append([[given.get(name) for name in layout.context] for given in contexts(split)])
+        for row in zip(*columns, strict=True):
             studies.update(repr(row).encode())
     around = {"processes": args.world_size, "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no")}
     config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
+    config = {name: value for name, value in config.items() if name not in UNSAID or UNSAID[name] != value}
     return config | around | {"studies_sha256": studies.hexdigest()}
 
 
@@ -285,18 +308,25 @@ def save_run(
 
 
 def fine_tune(
-    checkpoint: Checkpoint, packed: dict[str, Dataset], kit: ImpressionConfig, args: ImpressionTrainingArguments
+    checkpoint: Checkpoint,
+    packed: dict[str, Dataset],
+    kit: ImpressionConfig,
+    args: ImpressionTrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> ImpressionTrainer:
     """Stage two: train `checkpoint.model` in place, from the last whole checkpoint in `args.output_dir` on.
 
     Returns the trainer, with its state and log.
     """
     model, tokenizer, images = checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor
-    output = Path(args.output_dir)
+    output, layout = Path(args.output_dir), layout_of(model.config)
     canvases = {
-        name: CanvasDataset(split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed)
+        name: CanvasDataset(
+            split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed, layout=layout
+        )
         for name, split in packed.items()
     }
+    canvases["train"].context_dropout = kit.context_dropout
     if start := args.resume_from_checkpoint:
         load_weights(model, start, "; name one of the same encoder, decoder and panel_size")
     if kit.freeze_encoder:
@@ -305,20 +335,33 @@ def fine_tune(
         canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
     else:
         canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
-    truths = list(packed["validation"]["impression"]) if "validation" in packed else []
+    whole = whole_texts(packed["validation"], layout) if "validation" in packed else []
+    top = layout.sections[-1]  # what is scored: the conclusion where there is one
+    truths = list(packed["validation"][top]) if "validation" in packed else []
     latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
 
-    def compute_metrics(prediction) -> dict[str, float]:
-        ids = np.where(prediction.predictions == IGNORED, tokenizer.pad_token_id, prediction.predictions)
-        predicted = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        latest[:] = zip(truths, predicted, strict=True)  # not the labels decoded, which are cut, or without capitals
-        return evaluation.validation_scores(predicted, truths, packed["validation"]["patient"], args.seed)
+    def written(ids: np.ndarray) -> list[dict[str, str]]:
+        rows = np.where(ids == IGNORED, tokenizer.pad_token_id, ids).tolist()
+        return [split_sections(tokenizer, layout, row) for row in rows]
 
-    callbacks: list[Any] = [EpochCallback(canvases["train"])]
+    def compute_metrics(prediction) -> dict[str, float]:
+        own, *others = prediction.predictions if layout.context else [prediction.predictions]
+        texts = written(own)
+        said = [" ".join(filter(None, sections.values())) for sections in texts]
+        latest[:] = zip(whole, said, strict=True)  # not the labels decoded, which are cut, or without capitals
+        return evaluation.validation_scores(
+            [sections[top] for sections in texts],
+            truths,
+            packed["validation"]["patient"],
+            args.seed,
+            [[sections[top] for sections in written(ids)] for ids in others] or None,
+        )
+
+    told: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
-        callbacks.append(ImageUseCallback(output, truths))
+        told.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
-        callbacks.append(EarlyStopping(kit.early_stopping_patience))
+        told.append(EarlyStopping(kit.early_stopping_patience))
     unsharded, generation = copy.deepcopy(model) if is_sharded(args) else None, model.generation_config
     trainer = ImpressionTrainer(
         model=model,
@@ -330,7 +373,7 @@ def fine_tune(
         image_processor=images,
         compute_loss_func=token_mean_loss(args.label_smoothing_factor),
         compute_metrics=compute_metrics if args.predict_with_generate else None,
-        callbacks=callbacks,
+        callbacks=[*told, *callbacks],
         encoder_learning_rate=kit.encoder_learning_rate,
         cross_attention_learning_rate=kit.cross_attention_learning_rate,
         push=_push_in_progress,
@@ -346,6 +389,7 @@ def fine_tune(
                 output / SAMPLES,
                 kit.log_samples,
                 kit.share_samples,
+                layout.target,
                 trainer.callback_handler.callbacks,
             )
         )

@@ -35,7 +35,7 @@ class Sample:
 
     uid: str
     canvas: np.ndarray
-    impression: str
+    truth: str
     prediction: str
 
 
@@ -49,6 +49,7 @@ class SampleCallback(TrainerCallback):
     folder: Path  # takes `step-000040.png` and `samples.jsonl`
     count: int
     share: bool  # whether trackers on other machines get them, too
+    target: str = "impression"  # what these texts are
     callbacks: Sequence[TrainerCallback] = ()  # the trainer's; tensorboard's keeps the writer that is used here
     withheld: set[str] = field(default_factory=set)  # the trackers that got none
 
@@ -58,7 +59,7 @@ class SampleCallback(TrainerCallback):
             return
         places = sorted({round(place) for place in np.linspace(0, len(pairs) - 1, self.count)})
         samples = [Sample(str(self.uids[row]), self.canvases.canvas(row), *pairs[row]) for row in places]
-        write_files(self.folder, samples, state.global_step)
+        write_files(self.folder, samples, state.global_step, self.target)
         if "tensorboard" in args.report_to:
             to_tensorboard(self.callbacks, samples, state.global_step)
         for tracker, hosted, log in (("wandb", wandb_hosted, to_wandb), ("trackio", trackio_hosted, to_trackio)):
@@ -82,7 +83,7 @@ def to_tensorboard(callbacks: Sequence[TrainerCallback], samples: Sequence[Sampl
         for sample in samples:
             tag = f"samples/{sample.uid}"
             writer.add_image(tag, np.asarray(draw(sample)), step, dataformats="HWC")
-            writer.add_text(tag, f"**truth** {sample.impression}\n\n**output** {sample.prediction}", step)
+            writer.add_text(tag, f"**truth** {sample.truth}\n\n**output** {sample.prediction}", step)
         writer.flush()
 
 
@@ -99,7 +100,7 @@ def to_wandb(samples: Sequence[Sample], step: int) -> None:
 
     if wandb.run is not None:  # the step is a value, as in the Trainer's own rows: wandb counts for itself
         images = [
-            wandb.Image(draw(each), caption=f"{each.uid}\ntruth: {each.impression}\noutput: {each.prediction}")
+            wandb.Image(draw(each), caption=f"{each.uid}\ntruth: {each.truth}\noutput: {each.prediction}")
             for each in samples
         ]
         wandb.log({"samples": images, "train/global_step": step})
@@ -116,7 +117,7 @@ def to_trackio(samples: Sequence[Sample], step: int) -> None:
     import trackio
 
     rows = [
-        {"uid": each.uid, "canvas": trackio.Image(each.canvas), "truth": each.impression, "output": each.prediction}
+        {"uid": each.uid, "canvas": trackio.Image(each.canvas), "truth": each.truth, "output": each.prediction}
         for each in samples
     ]
     trackio.log({"samples": trackio.Table(data=rows), "train/global_step": step})
@@ -125,17 +126,14 @@ def to_trackio(samples: Sequence[Sample], step: int) -> None:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def write_files(folder: Path, samples: Sequence[Sample], step: int) -> None:
+def write_files(folder: Path, samples: Sequence[Sample], step: int, target: str = "impression") -> None:
     """Write the contact sheet of `step`, and its rows behind those of earlier steps; each file whole or not at all."""
     sheet = io.BytesIO()
     contact_sheet(samples, f"step {step}").save(sheet, format="PNG")
     replace_files(folder, {f"step-{step:06d}.png": sheet.getvalue()})
     file = folder / "samples.jsonl"
     earlier = [row for row in read_lines(file) if row["step"] < step]  # a resumed run evaluates some steps again
-    rows = [
-        {"step": step, "uid": each.uid, "impression": each.impression, "prediction": each.prediction}
-        for each in samples
-    ]
+    rows = [{"step": step, "uid": each.uid, target: each.truth, "prediction": each.prediction} for each in samples]
     write_lines(file, [*earlier, *rows])
 
 
@@ -164,10 +162,10 @@ def draw(sample: Sample) -> Image.Image:
     """A sample as an RGB image: the canvas, beside it both texts, then the findings they share and do not share."""
     font = text_font()
     lines = [(line, GREY) for line in wrap(f"study {sample.uid}", font, most=2)]
-    for name, text in (("truth", sample.impression), ("output", sample.prediction)):
+    for name, text in (("truth", sample.truth), ("output", sample.prediction)):
         lines += [("", GREY), (name, GREY), *((line, INK) for line in wrap(text, font))]
     lines.append(("", GREY))
-    truth, output = positive_findings(sample.impression), positive_findings(sample.prediction)
+    truth, output = positive_findings(sample.truth), positive_findings(sample.prediction)
     for name, found, colour in (
         ("in common", truth & output, GREEN),
         ("missed", truth - output, RED),

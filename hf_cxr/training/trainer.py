@@ -9,7 +9,7 @@ import copy
 import itertools
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,8 @@ from transformers import Seq2SeqTrainer, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.inference import remote_code
+from hf_cxr.inference.pipeline import prompt_inputs, section_order
+from hf_cxr.inference.sections import layout_of
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
 from hf_cxr.training.checkpoints import ResumableTrainer
@@ -80,12 +82,25 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             finally:
                 vars(model.config).pop("custom_pipelines", None)  # belongs to a pushed or finished checkpoint alone
 
-    def prediction_step(self, *args, **kwargs):
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+        """As in the stock class, with the prompts and the order of the sections. The predictions are the tokens after
+        the prompts; where the model takes context, beside them those that it writes from another study's images."""
         # The stock class writes every default into the model's generation config. Saved with the weights, they would
         # have `generate` warn of `max_length` at each call, for ever.
-        own = copy.deepcopy(self.model.generation_config)
+        own, layout = copy.deepcopy(self.model.generation_config), layout_of(self.model.config)
         try:
-            return super().prediction_step(*args, **kwargs)
+            if not layout.tokens or not self.args.predict_with_generate or prediction_loss_only:
+                return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+            asked = {name: value for name, value in self._gen_kwargs.items() if value is not None} | gen_kwargs
+            asked |= prompt_inputs(self.model, prompts_of(inputs), len(inputs["labels"]))
+            before = asked["decoder_input_ids"].shape[1] if "decoder_input_ids" in asked else 1
+            asked["logits_processor"] = section_order(self.model, self.processing_class, before, asked)
+            loss, written, labels = super().prediction_step(model, inputs, False, ignore_keys, **asked)
+            if not layout.context:
+                return loss, written, labels
+            others = self._prepare_inputs(inputs)["pixel_values"].roll(1, 0)
+            elsewhere = self.model.generate(pixel_values=others, **asked)
+            return loss, (written[:, before:], elsewhere[:, before:]), labels
         finally:
             self.model.generation_config = own
 
@@ -98,6 +113,13 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*args, **kwargs)
+
+
+def prompts_of(inputs: Mapping[str, torch.Tensor]) -> list[list[int]]:
+    """The tokens between start and text of each row of a batch: those that have no label."""
+    lengths = inputs["labels"].ne(IGNORED).int().argmax(1).tolist()
+    rows = inputs["decoder_input_ids"][:, 1:].tolist()
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
 def part_name(parameter: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from helpers import radiograph, tiny_checkpoint
+from helpers import TEXTS, radiograph, tiny_checkpoint
 from PIL import Image
 
 from hf_cxr import pack_views
@@ -14,9 +14,12 @@ from hf_cxr.data.collator import (
     CanvasDataset,
     note_on_long_texts,
     pack_dataset,
-    target_ids,
 )
 from hf_cxr.data.schema import FEATURES
+from hf_cxr.inference.sections import Layout
+from hf_cxr.inference.targets import target_ids
+from hf_cxr.models.modeling import build
+from hf_cxr.training.trainer import token_mean_loss
 
 SIZE = 32
 
@@ -107,8 +110,8 @@ def test_long_targets_are_counted():
     texts = ["Small effusion.", "Small right pleural effusion. Cardiomegaly."] * 3
     lengths = [len(tokenizer(text).input_ids) + 1 for text in texts]
     assert lengths[0] < lengths[1]
-    assert note_on_long_texts(tokenizer, texts, lengths[1]) is None
-    note = note_on_long_texts(tokenizer, texts, lengths[1] - 1)
+    assert note_on_long_texts(tokenizer, {"impression": texts}, lengths[1]) is None
+    note = note_on_long_texts(tokenizer, {"impression": texts}, lengths[1] - 1)
     assert f"3 of 6 training texts are longer than max_target_length (longest: {lengths[1]} tokens)" in note
 
 
@@ -131,3 +134,95 @@ def test_view_dropout_empties_one_panel_of_pairs_only_and_repeats_exactly(studie
     assert all(np.array_equal(again[index]["canvas"], canvas) for index, canvas in enumerate(first))
     dropping.epoch.fill_(1)
     assert any(not np.array_equal(dropping[index]["canvas"], canvas) for index, canvas in enumerate(first))
+
+
+# --- sections and context ----------------------------------------------------------------------------------------
+
+REPORT = Layout(("findings", "impression"), ("indication", "age_sex"))
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """A tiny checkpoint that takes context and writes a report."""
+    return build("tiny", "tiny", SIZE, texts=TEXTS, vocab_size=350, max_new_tokens=40, layout=REPORT)
+
+
+def told(studies: Dataset) -> Dataset:
+    """Every third study has no indication, and the others one of unequal length; none but the first has an age."""
+    rows = [
+        row | {"findings": f"Clear lungs {i}.", "indication": "Cough. " * (i % 3), "sex": "F" if i == 0 else ""}
+        for i, row in enumerate(pack_dataset(studies, SIZE).to_list())
+    ]
+    return Dataset.from_list(rows)
+
+
+def test_a_prompt_stands_before_the_text_and_has_no_label(studies, asked):
+    tokenizer, split = asked.tokenizer, told(studies)
+    canvases = CanvasDataset(split, SIZE, tokenizer, layout=REPORT)
+    batch = CanvasCollator(asked.image_processor, tokenizer.pad_token_id, tokenizer.bos_token_id)(
+        [canvases[index] for index in range(3)]
+    )
+    prompts = ["<age_sex>F<findings>", "<indication>Cough.<findings>", "<indication>Cough. Cough.<findings>"]
+    for row, prompt in enumerate(prompts):
+        text = f"Clear lungs {row}.<impression>{split['impression'][row]}</s>"
+        labels, inputs = batch["labels"][row], batch["decoder_input_ids"][row]
+        count = len(tokenizer(prompt).input_ids)
+        assert (labels[:count] == IGNORED).all()
+        kept = labels[labels != IGNORED]
+        assert tokenizer.decode(kept) == text
+        assert tokenizer.decode(inputs[: count + len(kept)]) == f"<s>{prompt}{text.removesuffix('</s>')}"
+        assert torch.equal(inputs[count + 1 : count + len(kept)], kept[:-1]), (
+            "each token is predicted from those before"
+        )
+
+
+def test_the_loss_does_not_learn_the_prompt(studies, asked):
+    canvases = CanvasDataset(told(studies), SIZE, asked.tokenizer, layout=REPORT)
+    collate = CanvasCollator(asked.image_processor, asked.tokenizer.pad_token_id, asked.tokenizer.bos_token_id)
+    batch = collate([canvases[2]])
+    logits = asked.model.eval()(**batch).logits
+    loss = token_mean_loss(0.0)({"logits": logits}, batch["labels"])
+    [gradient] = torch.autograd.grad(loss, logits)
+    count = len(canvases[2]["prompt"])
+    assert not gradient[0, :count].any()
+    assert gradient[0, count:].any(-1).all()
+
+
+def test_context_dropout_leaves_out_each_context_by_draws_of_its_own(studies, asked):
+    split = told(studies)
+    split = Dataset.from_list([row | {"indication": "Cough", "sex": "M"} for row in split.to_list()])
+    options = {"layout": REPORT, "view_dropout": 0.5, "augmentation": 0.5, "seed": 3}
+    whole, dropping = (CanvasDataset(split, SIZE, asked.tokenizer, **options, context_dropout=p) for p in (0.0, 0.5))
+    seen = []
+    for epoch in range(30):
+        whole.epoch.fill_(epoch)
+        dropping.epoch.fill_(epoch)
+        for index in range(len(split)):
+            if epoch < 2:
+                assert np.array_equal(whole.canvas(index), dropping.canvas(index)), "other draws are what they were"
+            seen.append(asked.tokenizer.decode(dropping.prompt(dropping.contexts[index], index)))
+    shares = [
+        seen.count(text) / len(seen)
+        for text in (
+            "<indication>Cough<age_sex>M<findings>",
+            "<indication>Cough<findings>",
+            "<age_sex>M<findings>",
+            "<findings>",
+        )
+    ]
+    assert sum(shares) == 1
+    assert all(0.2 < share < 0.3 for share in shares), "each with that probability, alone"
+    again = CanvasDataset(split, SIZE, asked.tokenizer, **options, context_dropout=0.5)
+    again.epoch.fill_(29)
+    assert all(again[index]["prompt"] == dropping[index]["prompt"] for index in range(len(split)))
+
+
+def test_a_report_that_does_not_fit_is_counted(studies, asked):
+    texts = {
+        "findings": ["Clear lungs.", "Small right pleural effusion. Cardiomegaly."],
+        "impression": ["Normal."] * 2,
+    }
+    assert note_on_long_texts(asked.tokenizer, texts, 99, REPORT) is None
+    assert "1 of 2 training texts do not fit max_target_length" in str(
+        note_on_long_texts(asked.tokenizer, texts, 14, REPORT)
+    )

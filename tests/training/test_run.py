@@ -2,8 +2,6 @@ import json
 import re
 import shutil
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -159,18 +157,6 @@ def test_sharded_training_without_a_gpu_is_refused(phantom_folder, tmp_path, mon
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP needs GPUs"):
         check_feasible(load_prepared(str(phantom_folder)), kit, args)
-
-
-def test_a_dataset_with_an_empty_target_is_refused_by_uid(phantom_folder, tmp_path):
-    folder = tmp_path / "dataset"
-    shutil.copytree(phantom_folder, folder)
-    file = next((folder / "data").glob("test-*"))
-    table = pq.read_table(file)
-    texts = ["" if index == 2 else text for index, text in enumerate(table["impression"].to_pylist())]
-    place = table.column_names.index("impression")
-    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), file)
-    with pytest.raises(ValueError, match=f"study {table['uid'][2]} has no impression"):
-        load_prepared(str(folder))
 
 
 def test_a_frozen_encoder_stays_as_it_was(phantom_folder, tmp_path):

@@ -17,13 +17,17 @@ from hf_cxr.evaluation.report.tables import (
     INPUTS,
     INTERVAL,
     SCORES,
+    TITLES,
     WORDS_ALONE,
     baselines,
     best_blind,
     bounds,
+    extra_tables,
     p_value,
     readable,
+    scope,
     short_name,
+    truth_of,
     unread_note,
 )
 from hf_cxr.inference.views import fit_panel
@@ -48,6 +52,9 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
         baselines=baselines(report),
         inputs=INPUTS,
         interval=INTERVAL,
+        scope=scope(report),
+        titles=TITLES,
+        extra_tables=extra_tables(report),
         bounds=bounds,
         most=figures.MOST_FINDINGS,
         p_value=p_value,
@@ -72,7 +79,12 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
 
 def _study(rows: Sequence[Mapping[str, Any]], index: int, images: Images | None) -> dict[str, Any]:
     views = images(index) if images else (None, None)
-    return dict(rows[index]) | {"image": data_address(side_by_side(*views)) if any(views) else None}
+    row = rows[index]
+    texts = {f", {name}": (part["reference"], part["prediction"]) for name, part in row.get("sections", {}).items()}
+    return dict(row) | {
+        "texts": texts or {"": (row[truth_of(row)], row["prediction"])},
+        "image": data_address(side_by_side(*views)) if any(views) else None,
+    }
 
 
 def side_by_side(frontal: Image.Image | None, lateral: Image.Image | None, panel: int = PANEL) -> Image.Image:
@@ -104,9 +116,10 @@ def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
 def _verdict(report: Mapping[str, Any]) -> str:
     if report["reads_images"] is None:
         return "These studies cannot tell whether the model reads the images."
-    return (
-        "This model reads the images." if report["reads_images"] else "Nothing shows that this model reads the images."
-    )
+    context = report.get("reads_context")
+    if report["reads_images"]:
+        return f"This model reads the images{' and the context' if context else ''}."
+    return f"Nothing shows that this model reads the images{': it reads the context' if context else ''}."
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -133,6 +146,12 @@ def _image_shuffle(report: Mapping[str, Any]) -> str:
         return "Whether the model reads the images cannot be told from these studies."
     by = report.get("gain_score", "finding_f1_micro")
     name, real, blind = short_name(by), score(report[by]), score(report["shuffled"][by])
+    if "shuffled_context" in report:
+        context, both = score(report["shuffled_context"][by]), score(report["shuffled_both"][by])
+        return (
+            f"{name[0].upper()}{name[1:]} is {real} with the right images and context, {blind} with the images of "
+            f"other patients, {context} with the context of other patients, and {both} with both of them."
+        )
     if report["reads_images"]:
         return (
             f"With the images of other patients, {name} falls from {real} to {blind}. Texts that have nothing to "

@@ -33,7 +33,11 @@ INPUTS = {
     "frontal_only": "frontal view alone",
     "lateral_only": "lateral view alone",
     "mean_image": "the mean training image",
+    "without_context": "images alone, no context",
+    "context_only": "context alone, mean training image",
 }
+TITLES = {"age_sex": "age and sex", "report": "whole report"}
+"""Sections and context whose names are not words."""
 FITTED_HERE = (
     " It was fitted on these very studies, so it looks better here than it is: expect more error on new ones."
 )
@@ -65,6 +69,11 @@ def unread_note(report: Mapping[str, Any]) -> str:
     )
 
 
+def truth_of(row: Mapping[str, Any]) -> str:
+    """The key of the radiologist's text in a row of predictions.jsonl."""
+    return "impression" if "impression" in row else "findings"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a bar in a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]
@@ -85,6 +94,7 @@ def p_value(p: float | None) -> str:
 def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Row name → scores of everything that stands beside the model, in the order of the table."""
     beside = {"model, images shuffled": report["shuffled"]}
+    beside |= {f"model, {what} shuffled": report.get(f"shuffled_{what}", {}) for what in ("context", "both")}
     beside |= {f"baseline: {BASELINES.get(name, name)}": scores for name, scores in report["baselines"].items()}
     beside["oracle: the commonest text with the true findings"] = report.get("oracle", {})
     return {name: scores for name, scores in beside.items() if scores}
@@ -101,6 +111,75 @@ def score_table(report: Mapping[str, Any]) -> str:
     rows, keys = {"**model**": report} | baselines(report), readable(report, COLUMNS)
     cells = [[name, *(score(scores.get(key)) for key in keys)] for name, scores in rows.items()]
     return table(["", *(COLUMNS[key] for key in keys)], cells)
+
+
+def scope(report: Mapping[str, Any]) -> str:
+    """What the model writes and is given, where that is not an impression from the images alone, and how many studies
+    were left out; empty where there is nothing to say."""
+    told = []
+    target, given = report.get("target", "impression"), report.get("context", ())
+    if target == "report":
+        told.append("The model writes findings and an impression; scores without a name are those of the impression.")
+    elif target == "findings":
+        told.append("The model writes the findings.")
+    if given:
+        have = report["with_context"]
+        counts = ", ".join(
+            f"{TITLES.get(name, name)} ({have.get(name, 0):,} of {report['n']:,} studies)" for name in given
+        )
+        told.append(f"Beside the images it is given as context: {counts}.")
+    if left_out := report.get("left_out"):
+        counts = ", ".join(f"{name} {number:,}" for name, number in left_out.items())
+        told.append(f"Studies left out, as they lack a section that the model writes: {counts}.")
+    return " ".join(told)
+
+
+Cells = tuple[list[str], list[list[str]]]  # head and rows
+
+
+def section_cells(report: Mapping[str, Any]) -> Cells | None:
+    """Main scores of each section and of the whole, and what images and context add; `None` for one section."""
+    if not (parts := report.get("sections")):
+        return None
+    whats = ["image", "context"] if report.get("context") else ["image"]
+    rows = []
+    for name in (*(name for name in parts if name != "report"), "report"):
+        part, by = parts[name], parts[name]["gain_score"]
+        known = readable(part, COLUMNS)
+        row = [TITLES.get(name, name), *(score(part[key]) if key in known else "–" for key in COLUMNS)]
+        for what in whats:
+            gain, interval = part[f"{what}_gain"].get(by), part[f"{what}_gain_ci95"].get(by)
+            row += ["–" if gain is None else f"{gain:+.3f} {short_name(by)}", bounds(interval, sign=True)]
+            row.append(ANSWERS[part["reads_images" if what == "image" else "reads_context"]])
+        rows.append(row)
+    names = {"image": "images", "context": "context"}
+    gains = [cell for what in whats for cell in (f"gain from the {names[what]}", INTERVAL, f"reads the {names[what]}")]
+    return ["section", *COLUMNS.values(), *gains], rows
+
+
+ANSWERS = {True: "yes", False: "not shown", None: "cannot be told"}
+
+
+def context_cells(report: Mapping[str, Any]) -> Cells | None:
+    """What images, context and both are worth, in the score of the verdict; `None` for a model without context."""
+    if not report.get("shuffled_context"):
+        return None
+    by, rows = report["gain_score"], [["nothing", score(report[report["gain_score"]]), "–", "–", "–"]]
+    for title, what, blind in (
+        ("the images", "image", "shuffled"),
+        ("the context", "context", "shuffled_context"),
+        ("both", "both", "shuffled_both"),
+    ):
+        interval, p = report[f"{what}_gain_ci95"].get(by), report[f"{what}_gain_p"].get(by)
+        gain = f"{report[f'{what}_gain'][by]:+.3f}"
+        rows.append([title, score(report[blind][by]), gain, bounds(interval, sign=True), p_value(p)])
+    return ["shuffled among the patients", short_name(by), "gain", INTERVAL, "p"], rows
+
+
+def extra_tables(report: Mapping[str, Any]) -> dict[str, Cells]:
+    """Title → the tables that a report of one section without context does not have."""
+    tables = {"Scores by section": section_cells(report), "Images and context": context_cells(report)}
+    return {title: cells for title, cells in tables.items() if cells}
 
 
 def every_score(report: Mapping[str, Any], gain: bool = False) -> str:
@@ -158,6 +237,9 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     parts = [
         f"# {report['verdict']}",
         f"{counted(report['n'], 'study', 'studies')}. Research use only, not for diagnosis.",
+        *filter(None, [scope(report)]),
+        *(f"## {title}\n\n{table(*cells)}" for title, cells in extra_tables(report).items()),
+        *["## Beside baselines"] * bool(extra_tables(report)),
         score_table(report),
         f"{counted(report['distinct_outputs'], 'different text')}. The commonest goes to "
         f"{percent(report['modal_share'])} of the studies: `{modal}`",

@@ -1,0 +1,134 @@
+"""Which of the two a model with context reads: texts written anew with the images or the context of other studies,
+what each is worth, and the verdict. Texts of a model without context are permuted as they are: see `image_use`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_cxr import metrics
+from hf_cxr.data.collator import CanvasDataset
+from hf_cxr.evaluation import bootstrap
+from hf_cxr.evaluation.image_use import READS_P, beside_blind, image_shuffle
+from hf_cxr.evaluation.prediction import Writer, Written
+from hf_cxr.evaluation.report.tables import short_name, unread_note
+
+PERMUTATIONS = 2  # of the images, and as many of the context: each costs writing the split once more
+SHUFFLED = {"image": "images", "context": "context", "both": "both"}
+"""What is shuffled: the start of its keys in `report.json`, and its name."""
+
+
+def write_shuffled(
+    writer: Writer, canvases: CanvasDataset, prompts: Sequence[Sequence[int]], seed: int
+) -> dict[str, list[list[Written]]]:
+    """What the model writes from the images of another study and its own context ("image"), and from its own images
+    and the context of another study ("context"), `PERMUTATIONS` times each; nothing for a single study."""
+    runs: dict[str, list[list[Written]]] = {"image": [], "context": []}
+    everybody = range(len(prompts))
+    if len(prompts) < 2:
+        return {}
+    for order in bootstrap.derangements(len(prompts), seed, PERMUTATIONS):
+        other = order.tolist()
+        runs["image"].append(
+            writer.write(
+                lambda index, other=other: canvases.canvas(other[index]),  # type: ignore[misc]
+                everybody,
+                "Images shuffled",
+                prompts.__getitem__,
+            )
+        )
+        runs["context"].append(
+            writer.write(
+                canvases.canvas,
+                everybody,
+                "Context shuffled",
+                lambda index, other=other: prompts[other[index]],  # type: ignore[misc]
+            )
+        )
+    return runs
+
+
+def texts_of_section(shuffled: Mapping[str, Sequence[Sequence[Written]]], section: str) -> dict[str, list[list[str]]]:
+    """The texts of one section of what `write_shuffled` gives."""
+    return {what: [[text.of(section) for text in run] for run in runs] for what, runs in shuffled.items()}
+
+
+def gains(
+    statistics: metrics.Statistics,
+    rows: Sequence[Mapping[str, Any]],
+    references: Sequence[str],
+    written: Mapping[str, Sequence[Sequence[str]]],
+    patients: Sequence[Any],
+    seed: int,
+) -> dict[str, Any]:
+    """`bootstrap.image_gain` for the images, the context and both, each under its own keys, and `with_context`: how
+    many studies have which context. Both are shuffled by permuting the texts.
+
+    Args:
+        rows: with `prediction`, and `context` where a study has one.
+        written: what `write_shuffled` gives, as texts.
+    """
+    found: dict[str, Any] = {"with_context": dict(Counter(name for row in rows for name in row.get("context", {})))}
+    none: dict[str, dict[str, Any]] = {
+        key: {} for key in ("shuffled", "image_gain", "image_gain_ci95", "image_gain_p")
+    }
+    for what in SHUFFLED:
+        gain = none
+        if what == "both" and len(rows) > 1:
+            gain = image_shuffle(statistics, [row["prediction"] for row in rows], references, patients, seed)
+        elif runs := written.get(what):
+            shuffled = [metrics.study_statistics(texts, references) for texts in runs]
+            gain = bootstrap.image_gain(statistics, shuffled, patients, seed)
+        scores = "shuffled" if what == "image" else f"shuffled_{what}"
+        found |= {key.replace("image", what): value for key, value in gain.items() if key != "shuffled"}
+        found[scores] = gain["shuffled"]
+    return found
+
+
+def signature() -> str:
+    """What a report's signature says of these tests."""
+    return (
+        f"; shuffled images and shuffled context: texts written anew for {PERMUTATIONS} permutations each; both "
+        f"shuffled: texts permuted, which is what the permutation p tests; images and context count as read by the "
+        f"bootstrap's interval and p ≤ {READS_P}"
+    )
+
+
+def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
+    """`reads_images` and `reads_context` (true, false, or `None`: cannot be told), and `verdict`, one plain sentence.
+
+    Either is read if the 95 % interval of its gain lies above zero and the bootstrap's p is at most `READS_P`. (The
+    permutation test permutes texts, and with them both: it cannot tell which of the two was read.)
+    """
+    by, unread = report["gain_score"], unread_note(report)
+    unknown = {"reads_images": None, "reads_context": None}
+    if by not in report["image_gain_ci95"]:
+        return unknown | {"verdict": "Too few studies to say whether the model reads the images or the context."}
+    if report["permutation_p"] is None:
+        told = f"{unread} All texts are the same, so what the model reads cannot be told."
+        return unknown | {"verdict": told}
+    images = _is_read(report, "image", by)
+    context = _is_read(report, "context", by) if report["with_context"] else None
+    seen, heard = _figures(report, "image", by), _figures(report, "context", by)
+    sentence = f"Reads the images: yes ({seen})" if images else f"Does not read the images ({seen})"
+    if context is None:
+        sentence += "; no study has a context, so whether it reads that cannot be told"
+    elif context:
+        sentence += f"; reads the context: yes ({heard})" if images else f": it reads the context ({heard})"
+    else:
+        sentence += f"; does not read the context ({heard})" if images else f" nor the context ({heard})"
+    told = f"{sentence}{beside_blind(report)}. {unread}".strip()
+    return {"reads_images": images, "reads_context": context, "verdict": told}
+
+
+def _is_read(report: Mapping[str, Any], what: str, by: str) -> bool:
+    return report[f"{what}_gain_ci95"][by][0] > 0 and report[f"{what}_gain_p"][by] <= READS_P
+
+
+def _figures(report: Mapping[str, Any], what: str, by: str) -> str:
+    low, high = report[f"{what}_gain_ci95"][by]
+    return (
+        f"{report[f'{what}_gain'][by]:+.2f} {short_name(by)} over shuffled {SHUFFLED[what]}, 95 % CI {low:+.2f} to "
+        f"{high:+.2f}, p = {report[f'{what}_gain_p'][by]:.3f}"
+    )
