@@ -3,15 +3,15 @@
     python benchmarks/recipes.py [configs/NAME.yaml ...] [--gpu "RTX 3090"] [--studies 2359] [--out recipes.json]
 
 memory of a step = 4 bytes × parameters (weights) + 12 bytes × trained parameters (gradient, AdamW's two moments)
-                 + activations of one study × batch
+                 + activations of one study × batch; of the two stages the larger
 time of an epoch = FLOPs of a study's step × studies ÷ (utilisation × peak of the GPU)
 
 Parameters, FLOPs (`FlopCounterMode`) and activations (the tensors that autograd saves in an fp32 forward pass of one
 study with fused attention, the weights excluded) are counted on the meta device, not measured. Under bf16 autocast
 the activations are about half as large; a CUDA context and work space come on top (0.5 to 1 GB). Time is that of
 training alone, in the precision of the stated peak (`--bf16 True`, or `--fp16 True` on a T4): evaluations and saving
-come on top. With a frozen encoder whose states are computed once, stage two is the decoder's step alone. Pretrained
-parts are built from their published sizes.
+come on top. With a frozen encoder whose states are computed once, stage two is the decoder's step alone; the states'
+bytes on disk are counted too. Pretrained parts are built from their published sizes.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Published sizes of pretrained parts: model type and what differs from its configuration class's defaults.
 _VIT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _VIT_SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
+_DINOV2_BASE = {"image_size": 518, "patch_size": 14}  # the class's defaults are ViT-B
 _SWIN_BASE = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
 _SWIN_SMALL = {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24]}
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -63,6 +64,10 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     # Siméoni et al. 2025 (DINOv3) and its model card: patches of 16, four register tokens
     "facebook/dinov3-vits16-pretrain-lvd1689m": ("dinov3_vit", {**_VIT_SMALL, "num_register_tokens": 4}),
     "facebook/dinov3-vitb16-pretrain-lvd1689m": ("dinov3_vit", {**_VIT_BASE, "num_register_tokens": 4}),
+    # Pérez-García et al. 2025 (RAD-DINO): a DINOv2 ViT-B/14 for images of 518 pixels; Oquab et al. 2024 (DINOv2)
+    "microsoft/rad-dino": ("dinov2", _DINOV2_BASE),
+    "microsoft/rad-dino-maira-2": ("dinov2", _DINOV2_BASE),
+    "facebook/dinov2-base": ("dinov2", _DINOV2_BASE),
     # Radford et al. 2019, table 2, and the model card of DistilGPT-2
     "gpt2": ("gpt2", {}),
     "openai-community/gpt2": ("gpt2", {}),
@@ -159,8 +164,8 @@ def fused_attention(query, key, value, attn_mask=None, **options) -> torch.Tenso
     return FusedAttention.apply(query, key, value, attn_mask)
 
 
-def saved_bytes(model, batch: dict[str, Any]) -> int:
-    """Bytes that autograd keeps between forward and backward: each storage once, the model's own weights not."""
+def saved_bytes(model, work) -> int:
+    """Bytes that autograd keeps of `work()` for its backward pass: each storage once, the model's own weights not."""
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}  # kept alive: an address that is freed would be given out again
 
@@ -174,7 +179,7 @@ def saved_bytes(model, batch: dict[str, Any]) -> int:
         patch.object(torch.nn.functional, "scaled_dot_product_attention", fused_attention),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        loss_of(model, batch)
+        work()
     return sum(storage.nbytes() for storage in saved.values())
 
 
@@ -194,19 +199,23 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
     tokens = min(tokens, kit.max_target_length)
     model = build_from_config(kit).train()
     cached = kit.freeze_encoder
-    pretrain_on_findings = 0
+    pretrain_on_findings = pretraining_bytes = 0
     with adapters(model, kit.lora_rank, kit.lora_alpha) if kit.lora_rank else contextlib.nullcontext():
         if kit.freeze_encoder:
             model.encoder.requires_grad_(False)
         total = sum(parameter.numel() for parameter in model.parameters())
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        activations = saved_bytes(model, make_batch(model, kit.panel_size, kit.max_target_length, cached))
+        longest = make_batch(model, kit.panel_size, kit.max_target_length, cached)
+        activations = saved_bytes(model, lambda: loss_of(model, longest))
         batch = make_batch(model, kit.panel_size, tokens, cached)
+        states_bytes = batch["encoder_outputs"][0].nbytes if cached else 0
         flops = step_flops(lambda: loss_of(model, batch))
     if kit.findings_pretraining_epochs:
         model.encoder.requires_grad_(True)
         pixels = make_batch(model, kit.panel_size, 1)["pixel_values"]
         pretrain_on_findings = step_flops(lambda: model.encoder(pixel_values=pixels)[0].sum())
+        kept = saved_bytes(model, lambda: model.encoder(pixel_values=pixels)[0].sum())
+        pretraining_bytes = 16 * model.encoder.num_parameters() + kept * args.per_device_train_batch_size
     return {
         "recipe": config.name,
         "encoder": kit.encoder,
@@ -217,6 +226,8 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
         "accumulation": args.gradient_accumulation_steps,
         "activation_bytes": activations,
         "memory_bytes": 4 * total + 12 * trained + activations * args.per_device_train_batch_size,
+        "findings_pretraining_memory_bytes": pretraining_bytes,
+        "states_bytes": states_bytes,
         "padded_target_length": tokens,
         "step_flops": flops,
         "findings_pretraining_flops": pretrain_on_findings,
@@ -241,19 +252,24 @@ def with_times(row: dict[str, Any], studies: int, peak: float, utilisation: floa
 def table(result: dict[str, Any]) -> str:
     head = "| recipe | parameters (trained), M | batch | activations, MB a study | memory, GB | GFLOP a study | "
     head += "epoch, s | pretraining epoch, s | run, h |"
-    lines = [head, "|---" * 9 + "|"]
+    lines, notes = [head, "|---" * 9 + "|"], [""]
     for row in result["recipes"]:
         if "error" in row:
             lines.append(f"| {row['recipe']} | {row['error']} |" + " |" * 7)
             continue
         millions = f"{row['parameters'] / 1e6:.1f} ({row['trained_parameters'] / 1e6:.1f})"
+        memory = max(row["memory_bytes"], row["findings_pretraining_memory_bytes"])
         lines.append(
             f"| {row['recipe']} | {millions} | {row['batch']} | {row['activation_bytes'] / 1e6:.0f} "
-            f"| {row['memory_bytes'] / 1e9:.1f} | {row['step_flops'] / 1e9:.1f} | {row['epoch_seconds']:.3g} "
+            f"| {memory / 1e9:.1f} | {row['step_flops'] / 1e9:.1f} | {row['epoch_seconds']:.3g} "
             f"| {row['findings_pretraining_epoch_seconds']:.3g} | {row['run_hours']:.2g} |"
         )
+        if row["states_bytes"]:
+            size, total = row["states_bytes"] / 1e6, row["states_bytes"] * result["studies"] / 1e9
+            notes.append(f"{row['recipe']}: states of {size:.1f} MB a study on disk, {total:.1f} GB while it runs.")
     device = result["device"]
     lines += [
+        *notes,
         "",
         f"Memory: 4 B × parameters + 12 B × trained + activations (fp32, targets of max_target_length) × batch. Time: "
         f"GFLOP a study (targets padded to {result['tokens']} tokens at most) × {result['studies']} studies ÷ "

@@ -66,6 +66,7 @@ def test_every_recipe_is_counted(recipes, tmp_path: Path):
         assert row["memory_bytes"] == (
             4 * row["parameters"] + 12 * row["trained_parameters"] + row["batch"] * row["activation_bytes"]
         )
+        assert bool(row["states_bytes"]) == row["encoder_states_once"]
         expected = row["step_flops"] * recipes.STUDIES / (recipes.UTILISATION * PEAK * 1e12)
         assert row["epoch_seconds"] == pytest.approx(expected)
 
@@ -102,6 +103,7 @@ def test_frozen_encoder_whose_states_are_kept_is_not_counted_in_a_step(recipes, 
     common = {"dataset": "x", "encoder": "tiny", "decoder": "tiny", "panel_size": 64}
     whole = recipes.estimate(write_config(tmp_path / "whole.yaml", **common))
     frozen = recipes.estimate(write_config(tmp_path / "frozen.yaml", **common, freeze_encoder=True))
+    encoder = frozen["parameters"] - frozen["trained_parameters"]
     pretrained = (
         recipes.estimate(  # view dropout acts in its pretraining; stage two reads the kept states all the same
             write_config(
@@ -117,6 +119,10 @@ def test_frozen_encoder_whose_states_are_kept_is_not_counted_in_a_step(recipes, 
         <= whole["step_flops"] - pretrained["findings_pretraining_flops"]
     )
     assert frozen["activation_bytes"] == pretrained["activation_bytes"] < whole["activation_bytes"]
+    assert frozen["states_bytes"] == 33 * 128 * 4, "tokens × width × 4"
+    activations = pretrained["findings_pretraining_memory_bytes"] - 16 * encoder
+    assert 0 < activations < pretrained["batch"] * whole["activation_bytes"]
+    assert whole["states_bytes"] == frozen["findings_pretraining_memory_bytes"] == 0
     assert frozen["findings_pretraining_flops"] == 0 < pretrained["findings_pretraining_flops"]
 
 

@@ -75,6 +75,18 @@ def note_on_long_texts(
     )
 
 
+def note_on_small_images(dataset: Dataset, panel_size: int) -> str | None:
+    """One line where the images of most studies are smaller than the panel, by the first 16; else `None`."""
+    some = dataset.select(range(min(16, len(dataset)))).select_columns(["frontal", "lateral"])
+    sides = [max(image.size) for row in some for image in row.values() if image]
+    if not sides or (side := sorted(sides)[len(sides) // 2]) >= panel_size:
+        return None
+    return (
+        f"images are stored with {side} pixels and enlarged to panels of {panel_size}, which adds no detail: prepare "
+        f"with --size {panel_size} or more, or set a smaller panel_size"
+    )
+
+
 class CanvasDataset(torch.utils.data.Dataset):
     """Rows of a packed dataset as `{"canvas": uint8 (panel_size, 2 * panel_size), "labels": token ids}`.
 

@@ -36,7 +36,7 @@ from transformers import (
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
-from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, pack_dataset
+from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, note_on_small_images, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
@@ -177,8 +177,11 @@ def _train_stages(
     weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
     check_disk_space(output, weights * (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4), "the weights")
     texts = section_texts(dataset["train"], layout)
-    note = note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout)
-    if note and state.is_main_process:
+    notes = (
+        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),
+        note_on_small_images(dataset["train"], kit.panel_size),
+    )
+    for note in filter(None, notes if state.is_main_process else ()):
         print(note, file=sys.stderr)
     with state.local_main_process_first():
         packed = {
