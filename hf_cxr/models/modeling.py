@@ -30,9 +30,10 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
-from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, panel_size_of
+from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, panel_size_of, positions_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
+from hf_cxr.inference.sections import layout_of
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
 from hf_cxr.models.loading import check_files, load, load_config, load_model, loading
@@ -62,7 +63,8 @@ class Checkpoint:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write weights (safetensors), configs, tokenizer, image processor and remote code files to `folder`."""
         self.model.save_pretrained(folder)
-        ImpressionProcessor(self.image_processor, self.tokenizer).save_pretrained(folder)
+        layout = layout_of(self.model.config).saved()
+        ImpressionProcessor(self.image_processor, self.tokenizer, layout).save_pretrained(folder)
         share_weights(folder)
 
 
@@ -162,7 +164,7 @@ def build(
         decoder_model = adapt_decoder(decoder, decoder_dropout)
         if len(tokenizer) > decoder_model.get_input_embeddings().num_embeddings:
             decoder_model.resize_token_embeddings(len(tokenizer))
-    positions = _positions(decoder_model)
+    positions = positions_of(decoder_model)
     if max_new_tokens >= positions:
         raise UnsupportedPart(
             f"decoder {decoder}: texts of {max_new_tokens} tokens do not fit its {positions} positions"
@@ -210,13 +212,6 @@ def adapt_decoder(name: str, dropout: float | None = None) -> PreTrainedModel:
             "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"
         )
     return load_model(AutoModelForCausalLM, name, config, dtype=torch.float32)
-
-
-def _positions(decoder: PreTrainedModel) -> int:
-    """The longest text that a decoder can hold, in tokens. RoBERTa's kind counts from behind its padding token."""
-    tables = [part for name, part in decoder.named_modules() if name.endswith("embeddings.position_embeddings")]
-    used = [table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None]
-    return decoder.config.max_position_embeddings - sum(used)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
