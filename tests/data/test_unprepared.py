@@ -13,8 +13,7 @@ import pytest
 from hf_cxr.data.prepare import prepare
 from hf_cxr.data.sources import phantom, table
 from hf_cxr.data.unprepared import views_of
-from hf_cxr.inference.views import VIEWS
-from hf_cxr.inference.views import UnreadableImage
+from hf_cxr.inference.views import VIEWS, UnreadableImage
 
 STUDIES = 4
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
