@@ -222,8 +222,13 @@ def run_predict(options: argparse.Namespace) -> None:
     parts = load_checkpoint(options.checkpoint, options.revision, options.dtype)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
     settings = chosen(options, "num_beams", "max_new_tokens", "abstain_below")
+    context = chosen(options, "indication", "comparison", "age", "sex")
+    for name in context:
+        if not {name, "age_sex" if name in ("age", "sex") else name} & {*pipe.layout.context}:
+            article = "an" if name[0] in "ai" else "a"
+            print(f"hf-cxr predict: this model does not take {article} {name}; it is not used", file=sys.stderr)
     if isinstance(studies, dict):
-        print_answer(None, pipe(studies, **settings)[0], options.json)
+        print_answer(None, pipe(studies | context, **settings)[0], options.json)
     else:
         uids: list[str] = []
         answers = pipe(_many(studies, uids), batch_size=options.batch_size, on_unreadable="skip", **settings)
@@ -267,6 +272,8 @@ def _studies_to_predict(options: argparse.Namespace) -> dict[str, str] | list[An
     if not study and not options.csv:
         raise ValueError("no image given: use --frontal, --lateral or both, or --csv for many studies")
     are_folders = {Path(path).is_dir() for path in study.values()}
+    if (options.csv or True in are_folders) and (given := chosen(options, "indication", "comparison", "age", "sex")):
+        raise ValueError(f"--{next(iter(given))} is of one study; of many it is a column of --csv")
     if len(are_folders) == 2:
         raise ValueError("--frontal and --lateral: one is a folder, the other is not")
     for path in (options.csv, *study.values()):

@@ -140,6 +140,11 @@ def _predict(parser: Parser) -> None:
         "have the same name in both (default: the study has none)",
     )
     option("--lateral", "lateral radiograph, or a folder of them (default: the study has none)")
+    asked = "of one study, for a checkpoint that learned with it (default: none is given)"
+    option("--indication", f"the clinical question {asked}", metavar="TEXT")
+    option("--comparison", f"earlier studies that the reader had {asked}", metavar="TEXT")
+    option("--age", f"years, {asked}", type=float)
+    option("--sex", f"F, M or O, {asked}")
     option("--csv", "many studies: any table that hf-cxr prepare table reads; it needs no texts (default: one study)")
     table_options(
         parser, "--csv only", "--csv only: folder that its image paths are relative to (default: that of the table)"

@@ -151,5 +151,8 @@ def print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None
 def _answer_line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"not read: {row['error']}"
-    text = "abstained" if row.get("abstained") else row["impression"] or "(no text)"
+    sections = {name: row[name] or "(no text)" for name in ("findings", "impression") if name in row}
+    marked = len(sections) > 1
+    text = " ".join(f"{name}: {text}" if marked else text for name, text in sections.items())
+    text = "abstained" if row.get("abstained") else text
     return f"{text} (score {row['score']:.2f})"

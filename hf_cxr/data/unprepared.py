@@ -20,7 +20,7 @@ Views = dict[str, Any]
 
 def views_of(studies: Sequence[Study]) -> Iterator[tuple[str, Views | UnreadableImage]]:
     """uid, and the frontal and the lateral image of each study (a path or bytes, `None` for a view that it does not
-    have), or why there is none.
+    have) with the context that its table gives, or why there is none.
 
     Studies come in their order, but those with images in archives and tables last, when all of theirs have been met:
     each of these files is read in one pass.
@@ -61,4 +61,5 @@ def _views(study: Study, sources: Mapping[int, Any]) -> Views | UnreadableImage:
     selection = select(study, images)
     if selection.reason:
         return UnreadableImage(selection.reason)
-    return {view: None if i is None else read[i] for view, i in zip(VIEWS, selection.rows[0], strict=True)}
+    views = {view: None if i is None else read[i] for view, i in zip(VIEWS, selection.rows[0], strict=True)}
+    return views | {name: getattr(study, name) for name in ("indication", "comparison", "age", "sex")}

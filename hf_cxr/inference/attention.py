@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,11 @@ _one_at_a_time = threading.Lock()  # a second pass would take the first one's "e
 
 
 def cross_attention(
-    model: Any, pixel_values: torch.Tensor, sequence: torch.Tensor, states: torch.Tensor | None = None
+    model: Any,
+    pixel_values: torch.Tensor,
+    sequence: torch.Tensor,
+    states: torch.Tensor | None = None,
+    prompt: Sequence[int] = (),
 ) -> torch.Tensor:
     """How the decoder's attention was spread over the canvas when it chose each token of a text.
 
@@ -37,6 +42,7 @@ def cross_attention(
             as high.
         sequence: (length,), the tokens as generated: start token first, padding last.
         states: (1, tokens, hidden), what the encoder made of the canvas; without it the encoder runs once more.
+        prompt: the tokens that stood between the start token and the text.
 
     Returns:
         (length, rows, rows or 2 × rows), float32, on the CPU: the mean over the heads of the last layer. Map `t`
@@ -54,13 +60,15 @@ def cross_attention(
         try:
             output = model(
                 encoder_outputs=encoded,
-                decoder_input_ids=sequence[None, :-1].to(model.device),
+                decoder_input_ids=torch.cat([sequence[:1], sequence.new_tensor(prompt), sequence[1:-1]])[None].to(
+                    model.device
+                ),
                 output_attentions=True,
                 use_cache=False,
             )
         finally:
             decoder.set_attn_implementation(usual)
-    weights = output.cross_attentions[-1][0].float().mean(0).cpu()  # (length - 1, encoder tokens)
+    weights = output.cross_attentions[-1][0, :, len(prompt) :].float().mean(0).cpu()  # (length - 1, encoder tokens)
     panels = pixel_values.shape[-1] // pixel_values.shape[-2]
     rows, prefix = _grid(weights.shape[1], panels)
     maps = weights[:, prefix:].reshape(-1, rows, panels * rows)
@@ -82,24 +90,30 @@ def text_map(tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor) -> torc
     return maps[said].mean(0) if said.any() else torch.zeros_like(maps[0])
 
 
-def word_maps(tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """Each word of a text, as white space parts them, with the mean map of its tokens."""
-    special, found = set(tokenizer.all_special_ids), list[list[torch.Tensor]]()
-    ids = sequence.tolist()
-    for place, token in enumerate(ids):
-        if token in special:
-            continue
-        text = tokenizer.decode(ids[: place + 1], skip_special_tokens=True)
-        begun = len(text.split()) + (text != text.rstrip())  # a token of white space begins the next word
-        if begun == 0:  # nothing to be read so far
-            continue
-        while len(found) < begun:
-            found.append([])
-        # WordPiece joins "patient ' s" once the s has come.
-        found[begun - 1 :] = [[one for own in found[begun - 1 :] for one in own]]
-        found[begun - 1].append(maps[place])
-    words = tokenizer.decode(ids, skip_special_tokens=True).split()
-    return [(word, torch.stack(own).mean(0)) for word, own in zip(words, found, strict=False) if own]
+def word_maps(
+    tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor, markers: Sequence[int] = ()
+) -> list[tuple[str, torch.Tensor]]:
+    """Each word of a text, as white space and the `markers` of sections part them, with the mean map of its tokens."""
+    special, ids = set(tokenizer.all_special_ids), sequence.tolist()
+    cuts = [0, *(place for place, token in enumerate(ids) if token in markers), len(ids)]
+    pairs: list[tuple[str, torch.Tensor]] = []
+    for start, end in pairwise(cuts):
+        found = list[list[torch.Tensor]]()
+        for place in range(start, end):
+            if ids[place] in special or ids[place] in markers:
+                continue
+            text = tokenizer.decode(ids[start : place + 1], skip_special_tokens=True)
+            begun = len(text.split()) + (text != text.rstrip())  # a token of white space begins the next word
+            if begun == 0:  # nothing to be read so far
+                continue
+            while len(found) < begun:
+                found.append([])
+            # WordPiece joins "patient ' s" once the s has come.
+            found[begun - 1 :] = [[one for own in found[begun - 1 :] for one in own]]
+            found[begun - 1].append(maps[place])
+        words = tokenizer.decode(ids[start:end], skip_special_tokens=True).split()
+        pairs += [(word, torch.stack(own).mean(0)) for word, own in zip(words, found, strict=False) if own]
+    return pairs
 
 
 def overlay(view: Image.Image, heat: np.ndarray, uniform: float) -> Image.Image:
@@ -124,7 +138,12 @@ def overlay(view: Image.Image, heat: np.ndarray, uniform: float) -> Image.Image:
 
 
 def overlays(
-    tokenizer: Any, sequence: torch.Tensor, maps: torch.Tensor, views: Mapping[str, Image.Image], words: bool = False
+    tokenizer: Any,
+    sequence: torch.Tensor,
+    maps: torch.Tensor,
+    views: Mapping[str, Image.Image],
+    words: bool = False,
+    markers: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What the pipeline's `return_attention` adds to an answer.
 
@@ -140,5 +159,5 @@ def overlays(
 
     row: dict[str, Any] = {"attention": drawn(text_map(tokenizer, sequence, maps))}
     if words:
-        row["attention_words"] = [(word, drawn(own)) for word, own in word_maps(tokenizer, sequence, maps)]
+        row["attention_words"] = [(word, drawn(own)) for word, own in word_maps(tokenizer, sequence, maps, markers)]
     return row

@@ -20,6 +20,7 @@ from PIL import Image
 logger = logging.getLogger(__name__)
 
 CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
+LAYOUT = "cxr_layout"  # where it carries its sections and context; one without it writes an impression
 LARGEST_PANEL = 2048  # pixels a side; a canvas of it takes 100 MB
 MOST_TEXTS = 64  # beams, or texts of a study
 DEFAULT_TOKENS = 20  # that the stock `generate` writes where nothing says how long a text may be
@@ -156,7 +157,7 @@ def check_options(model: Any, options: Mapping[str, Any]) -> None:
 
     Raises `ValueError` for a value of a wrong kind or out of bounds.
     """
-    longest = model.config.decoder.max_position_embeddings - 1
+    longest = positions_of(model.decoder) - (1 if getattr(model.config, LAYOUT, None) is None else 2)
     most = {"num_beams": MOST_TEXTS, "num_return_sequences": MOST_TEXTS, "top_p": 1}
     for name, (kind, least, what) in GENERATE_OPTIONS.items():
         if (value := options.get(name)) is None:
@@ -167,6 +168,17 @@ def check_options(model: Any, options: Mapping[str, Any]) -> None:
             raise ValueError(f"max_new_tokens {value}: this decoder writes 1 to {longest}")
         if value > most.get(name, math.inf):
             raise ValueError(f"{name} is at most {most[name]}, not {value!r}")
+
+
+def first_position(decoder: Any) -> int:
+    """The position of the first token: 0, or in a decoder of RoBERTa's kind the one behind its padding token's."""
+    tables = [part for name, part in decoder.named_modules() if name.endswith("embeddings.position_embeddings")]
+    return sum(table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None)
+
+
+def positions_of(decoder: Any) -> int:
+    """The longest sequence that a decoder can hold, in tokens."""
+    return decoder.config.max_position_embeddings - first_position(decoder)
 
 
 def curve_of(config: Any) -> dict[str, Any] | None:

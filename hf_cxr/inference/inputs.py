@@ -21,8 +21,10 @@ from huggingface_hub import get_session
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from .sections import CONTEXT, context_of
 from .views import VIEWS, UnreadableImage, called, read_radiograph
 
+KEYS = (*VIEWS, *CONTEXT, "age", "sex")  # of a study
 # Of one address: patience with a server that sends nothing, and what is read at most, in time and size.
 SECONDS, MAX_SECONDS, MAX_BYTES = 30, 300, 256 << 20
 FETCH_ERRORS = {
@@ -43,10 +45,10 @@ class Numbered:
 
 
 class Rows(Dataset):
-    """Many studies that can be picked: the rows of `studies`, or of each row the columns `views`."""
+    """Many studies that can be picked: the rows of `studies`, or of each row the columns `keys`."""
 
-    def __init__(self, studies, views: Sequence[str] = ()) -> None:
-        self.studies, self.views = _undecoded(studies, views), views
+    def __init__(self, studies, keys: Sequence[str] = ()) -> None:
+        self.studies, self.keys = _undecoded(studies, keys), keys
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -56,7 +58,7 @@ class Rows(Dataset):
             study = self.studies[index]
         except Exception as error:  # told by the pipeline, which may go on with the others
             return Numbered(index, UnreadableImage(f"the dataset does not give it ({_said(error)})"))
-        return Numbered(index, {view: self.image(view, study[view]) for view in self.views} if self.views else study)
+        return Numbered(index, {key: self.image(key, study[key]) for key in self.keys} if self.keys else study)
 
     def image(self, view: str, stored: Any) -> Any:
         """An image that `datasets` alone can open, in an archive or on a file system of its own, as a callable."""
@@ -67,16 +69,18 @@ class Rows(Dataset):
         return stored
 
 
-def numbered(inputs):
+def numbered(inputs, context: Sequence[str] = ()):
     """Many studies as the base class of pipelines takes them, each with its place: a list stays a list, what can be
     picked a dataset, all else that is many a generator. A single study as it is.
+
+    Of the columns of a `datasets.Dataset` the views are taken and, where they are there, those of `context`.
 
     Raises `ValueError` for a dataset without a view among its columns.
     """
     from transformers.pipelines.pt_utils import KeyDataset  # whose package imports the pipeline, which imports this
 
     if hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):
-        inputs = _of_datasets(inputs)
+        inputs = _of_datasets(inputs, context)
     if isinstance(inputs, list):
         return [Numbered(place, study) for place, study in enumerate(inputs)]
     if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
@@ -88,37 +92,36 @@ def numbered(inputs):
     return inputs
 
 
-def _of_datasets(rows):
+def _of_datasets(rows, context: Sequence[str]):
     """A `datasets.Dataset` or stream of one as studies."""
     if isinstance(rows, Mapping):
         raise ValueError(f"a dataset of several splits: choose one of {', '.join(rows)}")
     if rows.column_names is None:  # a stream whose columns show only in its rows
-        return _stream(rows)
-    views = _views_among(rows.column_names)
-    rows = rows.select_columns(views)
-    return Rows(rows, views) if isinstance(rows, Sized) else _stream(rows)
+        return _stream(rows, context)
+    keys = _keys_among(rows.column_names, context)
+    rows = rows.select_columns(keys)
+    return Rows(rows, keys) if isinstance(rows, Sized) else _stream(rows, context)
 
 
-def _undecoded(rows, views: Sequence[str]):
+def _undecoded(rows, keys: Sequence[str]):
     """The rows of a `datasets.Dataset` with their images as they are stored, so that a damaged one is an error of
     its study alone. Rows of another kind, or with a format of the user's, as they are."""
     if getattr(rows, "format", {"type": "none"})["type"] is None:
-        for view in views:
-            if getattr(rows.features[view], "decode", False):
-                rows = rows.cast_column(view, replace(rows.features[view], decode=False))
+        for key in keys:
+            if getattr(rows.features[key], "decode", False):
+                rows = rows.cast_column(key, replace(rows.features[key], decode=False))
     return rows
 
 
-def _stream(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _stream(rows: Iterable[Mapping[str, Any]], context: Sequence[str]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        yield {view: row[view] for view in _views_among(row)}
+        yield {key: row[key] for key in _keys_among(row, context)}
 
 
-def _views_among(columns: Collection[str]) -> list[str]:
-    views = [view for view in VIEWS if view in columns]
-    if not views:
+def _keys_among(columns: Collection[str], context: Sequence[str]) -> list[str]:
+    if not set(VIEWS) & set(columns):
         raise ValueError(f"the dataset has neither a column 'frontal' nor 'lateral': {list(columns)}")
-    return views
+    return [key for key in (*VIEWS, *_context_keys(context)) if key in columns]
 
 
 # --- one study -----------------------------------------------------------------------------------------------------
@@ -158,11 +161,12 @@ def _views_of(study) -> tuple[Any, Any]:
     if isinstance(study, UnreadableImage):
         raise study
     if isinstance(study, Mapping):
-        unknown = sorted(map(str, set(study) - set(VIEWS)))
-        if len(study) - len(unknown) < len(VIEWS) and (unknown or not study):  # perhaps a view, misspelt
+        unknown = sorted(map(str, set(study) - set(KEYS)))
+        if not set(VIEWS) <= set(study) and (unknown or not study):  # perhaps a view, misspelt
             raise ValueError(
-                f"a study has the keys 'frontal' and 'lateral', not {unknown or 'none at all'}; of a row with further "
-                "columns give both, None where there is none"
+                f"a study has the keys 'frontal' and 'lateral', not {unknown or 'none at all'}, and perhaps "
+                f"{', '.join(map(repr, KEYS[2:-1]))} or {KEYS[-1]!r}; of a row with further columns give both views, "
+                "None where there is none"
             )
         try:
             return study.get("frontal"), study.get("lateral")
@@ -175,6 +179,28 @@ def _views_of(study) -> tuple[Any, Any]:
     raise ValueError(
         f"a study is a (frontal, lateral) pair, a dict of both or one frontal view, not {len(study)} views"
     )
+
+
+def context_among(study, context: Sequence[str]) -> dict[str, str]:
+    """What a study gives of `context`, as `context_of`. Raises `ValueError` in one line for what is no text or age."""
+    if not isinstance(study, Mapping) or not context:
+        return {}
+    given = {key: study.get(key) for key in _context_keys(context) if not _is_missing(study.get(key))}
+    for key, value in given.items():
+        if key != "age" and not isinstance(value, str):
+            raise ValueError(f"{key}: a text, not {type(value).__name__}")
+    try:
+        return context_of(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"age: a number of years, not {str(given['age'])[:20]!r}") from None
+
+
+def _context_keys(context: Sequence[str]) -> tuple[str, ...]:
+    return (*context, *(("age", "sex") if "age_sex" in context else ()))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)  # nan, in a row of pandas
 
 
 def _taken(source):

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import LogitsProcessorList, Pipeline, VisionEncoderDecoderModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import Pipeline, VisionEncoderDecoderModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .attention import cross_attention, overlays
@@ -28,135 +27,18 @@ from .checks import (
     panel_size_of,
     panels_of,
 )
-from .inputs import Numbered, numbered, read_views
+from .generation import decode, generate
+from .inputs import Numbered, context_among, numbered, read_views
 from .labeler import positive_findings
 from .plausibility import doubts
 from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
-from .sections import SectionOrder, layout_of, token_of
+from .sections import layout_of, prompt_ids, token_of
 from .views import UnreadableImage, enough, shown_of
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
 MOST_WORKERS = 256  # processes that read images
 ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
-LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
-
-
-def generate(
-    model,
-    pixel_values: torch.Tensor,
-    prompts: Sequence[Sequence[int]] | None = None,
-    tokenizer: Any = None,
-    **generate_kwargs,
-) -> dict[str, torch.Tensor]:
-    """Generate token sequences for a batch of canvases.
-
-    Args:
-        pixel_values: (batch, channels, height, width), normalised by the checkpoint's image processor.
-        prompts: the tokens that stand before each text (see `prompt_ids`), of any lengths; default: none.
-        tokenizer: needed where the model's layout has special tokens.
-        generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults.
-
-    Returns `sequences` (batch, texts, length), which begin with the start token and hold no prompt, `scores` and
-    `truncated` (batch, texts), and what the encoder made of the canvases, `states` (batch, tokens, hidden). A score is
-    the probability that the model gives to the whole text, however it was searched or sampled: the product of its
-    tokens' probabilities, its end among them. A text that was cut short has no end; its score is 0.
-
-    Raises `ValueError` for options out of bounds, and for a generation config that does not work.
-    """
-    check_options(model, generate_kwargs)
-    with torch.inference_mode():
-        states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
-        prompt = prompt_inputs(model, prompts, len(states))
-        before = prompt["decoder_input_ids"].shape[1] if prompt else 1
-        order = section_order(model, tokenizer, before, generate_kwargs)
-        try:
-            sequences = model.generate(
-                encoder_outputs=BaseModelOutput(states), logits_processor=order, **prompt, **generate_kwargs
-            )
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ValueError(f"this model writes nothing with these settings ({told})") from error
-        written = sequences[:, before:]
-        ends = torch.isin(written, torch.as_tensor(model.generation_config.eos_token_id, device=states.device))
-        padding = ends.cumsum(1) - ends.long() > 0
-        # Beam search fills up with the end token where the padding is token 0.
-        written[padding] = model.generation_config.pad_token_id
-        scores = _log_probabilities(model, states, sequences, before, prompt).masked_fill(padding, 0.0).sum(1).exp()
-    batch, truncated = len(pixel_values), ~ends.any(1)
-    sequences = torch.cat([torch.full_like(written[:, :1], _start_of(model)), written], 1)
-    return {
-        "sequences": sequences.reshape(batch, -1, sequences.shape[1]).cpu(),
-        "scores": scores.masked_fill(truncated, 0.0).reshape(batch, -1).cpu(),
-        "truncated": truncated.reshape(batch, -1).cpu(),
-        "states": states,
-    }
-
-
-def _start_of(model) -> int:
-    settings = model.generation_config
-    return settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
-
-
-def prompt_inputs(model, prompts: Sequence[Sequence[int]] | None, batch: int) -> dict[str, torch.Tensor]:
-    """Prompts of unequal lengths as `generate` of the stock class takes them: filled up on the left, with the mask and
-    the positions that make each text what it is alone. Nothing where no study has a prompt."""
-    if not prompts or not any(prompts):
-        return {}
-    longest, pad = max(map(len, prompts)), model.generation_config.pad_token_id
-    rows = [[pad] * (longest - len(ids)) + [_start_of(model), *ids] for ids in prompts]
-    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * (len(ids) + 1) for ids in prompts], device=model.device)
-    return {
-        "decoder_input_ids": torch.tensor(rows, device=model.device),
-        "decoder_attention_mask": mask,
-        "decoder_position_ids": (mask.cumsum(1) - 1).clamp(min=0),
-    }
-
-
-def section_order(model, tokenizer: Any, before: int, options: Mapping[str, Any]) -> LogitsProcessorList:
-    """What holds a text to the sections of the model's layout, after `before` tokens; empty for one plain section."""
-    layout = layout_of(model.config)
-    if not layout.tokens:
-        return LogitsProcessorList()
-    markers = [tokenizer.convert_tokens_to_ids(token_of(name)) for name in layout.sections[1:]]
-    forbidden = [i for i in tokenizer.convert_tokens_to_ids(layout.tokens) if i not in markers]
-    ends = model.generation_config.eos_token_id
-    longest = options.get("max_new_tokens") or model.generation_config.max_new_tokens
-    ends = ends if isinstance(ends, list) else [ends]
-    return LogitsProcessorList([SectionOrder(markers, forbidden, ends, before, longest)])
-
-
-def _log_probabilities(
-    model, states: torch.Tensor, sequences: torch.Tensor, before: int, prompt: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    """The log-probability of each token behind the first `before`, by one pass over the finished texts, a few at a
-    time: `generate` would keep the logits of every beam and step for it, gigabytes of them."""
-    texts, length = len(sequences) // len(states), sequences.shape[1] - 1
-    most = max(1, LOGITS // (texts * sequences.shape[1] * model.config.decoder.vocab_size))  # studies at once
-    around: dict[str, torch.Tensor] = {}
-    if prompt:
-        mask = prompt["decoder_attention_mask"].repeat_interleave(texts, 0)
-        mask = torch.cat([mask, mask.new_ones(len(mask), length - before)], 1) if length > before else mask
-        mask = mask[:, :length]
-        around = {"decoder_attention_mask": mask, "decoder_position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-    steps = []
-    for start in range(0, len(states), most):
-        seen = states[start : start + most].repeat_interleave(texts, 0)
-        rows = slice(start * texts, (start + most) * texts)
-        written, options = sequences[rows], {name: value[rows] for name, value in around.items()}
-        logits = (
-            model(encoder_outputs=(seen,), decoder_input_ids=written[:, :-1], use_cache=False, **options)
-            .logits[:, before - 1 :]
-            .float()
-        )
-        steps.append(logits.gather(-1, written[:, before:, None])[..., 0] - logits.logsumexp(-1))
-    return torch.cat(steps)
-
-
-def decode(tokenizer, sequences: torch.Tensor, scores: torch.Tensor) -> list[dict[str, Any]]:
-    """The texts of one study, (texts, length) and (texts,), as `[{"impression": str, "score": float}]`."""
-    texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
-    return [{"impression": text.strip(), "score": score} for text, score in zip(texts, scores.tolist(), strict=True)]
 
 
 def calibrated(
@@ -170,26 +52,29 @@ def calibrated(
 
 
 class ImpressionPipeline(Pipeline):
-    """Write the impression of a study from its frontal and lateral view.
+    """Write the impression of a study, or the sections that the checkpoint learned, from its frontal and lateral view.
 
     `pipe(frontal=…, lateral=…)` answers for one study, and so does `pipe(study)`: a dict with `frontal` and `lateral`
     (either may be missing or None; of a row that has both, further columns are ignored), a (frontal, lateral) tuple,
-    or a frontal view alone. Many studies are a list, a generator, a `KeyDataset` over a column that holds studies or
-    is named after a view, or a `datasets.Dataset` with a column `frontal`, `lateral` or both. A view is a path, an
-    http(s) address, bytes, an open file, a PIL image, a numpy array, a DICOM file, or in a dict an image of
-    `datasets` that is not decoded. Grey levels of 8-bit images, and of arrays of integers from 0 to 255
-    or floats from 0 to 1, are kept; those of deeper ones and of DICOM are stretched, which can change what is written:
-    give an image as the training data were.
+    or a frontal view alone. A dict may also hold the context that the checkpoint takes: `indication`, `comparison`,
+    `age_sex` or `age` and `sex`; what is missing is left out, and what the checkpoint does not take is ignored. Many
+    studies are a list, a generator, a `KeyDataset` over a column that holds studies or is named after a view, or a
+    `datasets.Dataset` with a column `frontal`, `lateral` or both. A view is a path, an http(s) address, bytes, an open
+    file, a PIL image, a numpy array, a DICOM file, or in a dict an image of `datasets` that is not decoded. Grey
+    levels of 8-bit images, and of arrays of integers from 0 to 255 or floats from 0 to 1, are kept; those of deeper
+    ones and of DICOM are stretched, which can change what is written: give an image as the training data were.
 
-    Returns `[{"impression": str, "score": float}]` for a study: `num_return_sequences` of them, in the order of the
-    search. A `score` is the chance that the text states exactly the findings that a radiologist would, as seen on the
-    validation split for the text of greedy search (for sampled and for second texts it is an order, no chance); or,
-    where the checkpoint carries no such calibration, the text's probability under the model. A text that
-    `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
+    Returns `[{"impression": str, "score": float}]` for a study (a model of findings has `findings` instead, one of
+    reports both): `num_return_sequences` of them, in the order of the search. A `score` is the chance that the text
+    states exactly the findings that a radiologist would, as seen on the validation split for the text of greedy search
+    (for sampled and for second texts it is an order, no chance); or, where the checkpoint carries no such calibration,
+    the text's probability under the model. A text that `max_new_tokens` cut short is marked `"truncated": True`, and
+    its score is 0.
 
     Options:
         max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
-        return_findings: add `findings`, the labels read from the text, and `possible_findings`, those it is unsure of.
+        return_findings: add `finding_labels`, read from the whole text, and `possible_finding_labels`, those that it
+            is unsure of.
         return_attention: add `attention`, `{"frontal": …, "lateral": …}`: the decoder's cross-attention over the
             whole text, laid on each view as a PIL image; "words" adds `attention_words`, `[(word, {…}), …]`.
         abstain_below: withhold a text of a lower score: `{"impression": None, "score": …, "abstained": True}`.
@@ -210,6 +95,7 @@ class ImpressionPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         try:
+            self.layout = layout_of(self.model.config)
             check_parts(self.model, self.tokenizer, self.image_processor)
         except UnusableCheckpoint as error:
             raise UnusableCheckpoint(f"{self.model.name_or_path or 'this model'}: {error}") from error
@@ -228,7 +114,7 @@ class ImpressionPipeline(Pipeline):
                 raise ValueError(f"{name} is a whole number {bounds}, not {number!r}")
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
-        return super().__call__(numbered(inputs), **kwargs)
+        return super().__call__(numbered(inputs, self.layout.context), **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save a checkpoint that brings this code, so that it loads without the kit too; `kwargs` are those of the
@@ -237,7 +123,7 @@ class ImpressionPipeline(Pipeline):
             raise ValueError("save_pretrained does not push: use hf-cxr push, or push_to_hub of the pipeline")
         add_pipeline_code(self.model, save_directory)
         self.model.save_pretrained(save_directory, **kwargs)
-        ImpressionProcessor(self.image_processor, self.tokenizer).save_pretrained(save_directory)
+        ImpressionProcessor(self.image_processor, self.tokenizer, self.layout.saved()).save_pretrained(save_directory)
         share_weights(save_directory)
 
     def _sanitize_parameters(
@@ -278,11 +164,12 @@ class ImpressionPipeline(Pipeline):
     def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
         size, panels = panel_size_of(self.image_processor), panels_of(self.image_processor)
         views: dict[str, Image.Image] = {}
-        warnings, errors = list[str](), list[tuple[str, str]]()
+        warnings, errors, context = list[str](), list[tuple[str, str]](), dict[str, str]()
         which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
         try:
             least = enough(size) if panels > 1 else None  # a JPEG as the image processor would get it
             views, warnings = read_views(study, least, None if on_unlikely == "ignore" else doubts)
+            context = context_among(study, self.layout.context)
             if warnings and on_unlikely == "error":
                 raise UnreadableImage("; ".join(warnings))
             canvas, shown = shown_of(views, size, panels)
@@ -293,17 +180,20 @@ class ImpressionPipeline(Pipeline):
         if keep_views and panels == 1:  # the view as this checkpoint sees it: stretched, or cropped
             plain = self.image_processor(canvas, do_rescale=False, do_normalize=False, return_tensors="np")
             views = dict.fromkeys(shown, Image.fromarray(plain["pixel_values"][0][0].clip(0, 255).astype(np.uint8)))
+        inputs["prompt"] = tuple(prompt_ids(self.tokenizer, self.layout, context))
         return inputs | {"warnings": warnings, "errors": errors, "views": views if keep_views else {}}
 
     def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
-        pixel_values = inputs["pixel_values"]
-        outputs: dict[str, Any] = generate(self.model, pixel_values, **generate_kwargs)
-        states = outputs.pop("states")
+        pixel_values, prompts = inputs["pixel_values"], inputs["prompt"]
+        prompts = [prompts] if isinstance(prompts, tuple) else prompts  # a batch lists them
+        outputs: dict[str, Any] = generate(self.model, pixel_values, prompts, self.tokenizer, **generate_kwargs)
+        states, prompts = outputs.pop("states"), outputs.pop("prompts")
         if return_attention:
+            studies = zip(pixel_values, outputs["sequences"], states, prompts, strict=True)
             outputs["maps"] = torch.stack(
                 [
-                    torch.stack([cross_attention(self.model, pixels[None], text, seen[None]) for text in texts])
-                    for pixels, texts, seen in zip(pixel_values, outputs["sequences"], states, strict=True)
+                    torch.stack([cross_attention(self.model, pixels[None], text, seen[None], ids) for text in texts])
+                    for pixels, texts, seen, ids in studies
                 ]
             )
         return outputs | {name: inputs[name] for name in ("warnings", "errors", "views")}
@@ -319,17 +209,19 @@ class ImpressionPipeline(Pipeline):
         for which, error in outputs["errors"]:
             if on_unreadable == "error":
                 raise UnreadableImage(f"{which}{error}")
-            return [{"impression": None, "score": None, "error": error}]
-        rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0])
+            return [dict.fromkeys(self.layout.sections) | {"score": None, "error": error}]
+        rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0], self.layout)
         curve = curve_of(self.model.config)
         cut = outputs["truncated"][0].tolist()
         for row, score, short in zip(rows, calibrated(curve, [row["score"] for row in rows], cut), cut, strict=True):
             row |= {"score": score} | ({"truncated": True} if short else {})
         if return_findings:
-            rows = [row | _findings(row["impression"]) for row in rows]
+            rows = [row | _findings(" ".join(row[name] for name in self.layout.sections)) for row in rows]
         if return_attention:
+            markers = self.tokenizer.convert_tokens_to_ids([token_of(name) for name in self.layout.sections[1:]])
             for row, sequence, maps in zip(rows, outputs["sequences"][0], outputs["maps"][0], strict=True):
-                row |= overlays(self.tokenizer, sequence, maps, outputs["views"], words=return_attention == "words")
+                words = return_attention == "words"
+                row |= overlays(self.tokenizer, sequence, maps, outputs["views"], words, markers)
         if abstain_below is not None:
             rows = [_withheld(row) if row["score"] < abstain_below else row | {"abstained": False} for row in rows]
         if outputs["warnings"]:
@@ -340,7 +232,7 @@ class ImpressionPipeline(Pipeline):
 def _findings(text: str) -> dict[str, list[str]]:
     stated = positive_findings(text, sided=True)
     possible = positive_findings(text, sided=True, uncertain=True) - stated
-    return {"findings": sorted(stated), "possible_findings": sorted(possible)}
+    return {"finding_labels": sorted(stated), "possible_finding_labels": sorted(possible)}
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

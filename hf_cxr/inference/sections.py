@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from .checks import UnusableCheckpoint
+from .checks import LAYOUT, UnusableCheckpoint
 from .targets import target_ids
 
 SECTIONS = ("findings", "impression")
 TARGETS: dict[str, tuple[str, ...]] = {"impression": ("impression",), "findings": ("findings",), "report": SECTIONS}
 CONTEXT = ("indication", "comparison", "age_sex")
-LAYOUT = "cxr_layout"  # where a checkpoint's config carries its layout; one without it writes an impression
 CONTEXT_TOKENS = 64  # of one context's text; what is longer is cut
 FIRST_SHARE = 0.75  # of the tokens of a text: the most that its first section may take where there is another
 
@@ -120,7 +119,7 @@ def split_sections(tokenizer: Any, layout: Layout, ids: Sequence[int]) -> dict[s
     parts: dict[str, list[int]] = {layout.sections[0]: []}
     markers = {tokenizer.convert_tokens_to_ids(token_of(name)): name for name in layout.sections[1:]}
     current = layout.sections[0]
-    for token in ids:
+    for token in map(int, ids):
         if token in markers:
             current = markers[token]
             parts.setdefault(current, [])
@@ -139,18 +138,18 @@ class SectionOrder(LogitsProcessor):
         forbidden: tokens that a text never holds: those of context and of the first section.
         ends: the end tokens.
         prompt: tokens before the text, the start and padding among them.
-        longest: most tokens of a text.
+        longest: most tokens of a text; `None`: no limit is known.
     """
 
     def __init__(
-        self, markers: Sequence[int], forbidden: Sequence[int], ends: Sequence[int], prompt: int, longest: int
+        self, markers: Sequence[int], forbidden: Sequence[int], ends: Sequence[int], prompt: int, longest: int | None
     ) -> None:
         self.markers, self.forbidden, self.ends = list(markers), list(forbidden), list(ends)
-        self.prompt, self.room = prompt, int(longest * FIRST_SHARE)
+        self.prompt, self.room = prompt, math.inf if longest is None else int(longest * FIRST_SHARE)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         lowest, written = float("-inf"), input_ids[:, self.prompt :]
-        scores = scores.clone()
+        scores = scores.clone()  # type: ignore[assignment]
         scores[:, self.forbidden] = lowest
         if not self.markers:
             return scores
@@ -166,5 +165,5 @@ class SectionOrder(LogitsProcessor):
             if written.shape[1] >= self.room:
                 only = torch.full_like(scores, lowest)
                 only[:, marker] = scores[:, marker]
-                scores = torch.where(begun[:, None], scores, only)
+                scores = torch.where(begun[:, None], scores, only)  # type: ignore[assignment]
         return scores

@@ -33,7 +33,7 @@ from transformers.utils import is_torchvision_available
 from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, no_tokens, panels_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
-from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout
+from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout, layout_of
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
 from hf_cxr.models.loading import NEVER_READ, OUR_FILES, check_files, load, load_config, load_model, loading
@@ -64,7 +64,8 @@ class Checkpoint:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write weights (safetensors), configs, tokenizer, image processor and remote code files to `folder`."""
         self.model.save_pretrained(folder)
-        ImpressionProcessor(self.image_processor, self.tokenizer).save_pretrained(folder)
+        layout = layout_of(self.model.config).saved()
+        ImpressionProcessor(self.image_processor, self.tokenizer, layout).save_pretrained(folder)
         share_weights(folder)
 
 
@@ -192,7 +193,7 @@ def fit_decoder(
     decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layout: Layout, max_new_tokens: int, where: str
 ) -> None:
     """Add the tokens of a layout to tokenizer and embeddings. Raises `UnsupportedPart` for too few positions."""
-    prompt, positions = prompt_length(layout), _positions(decoder)
+    prompt, positions = prompt_length(layout), positions_of(decoder)
     if prompt + max_new_tokens >= positions:
         before = f" behind a context of {prompt}" if prompt else ""
         raise UnsupportedPart(
@@ -246,13 +247,6 @@ def adapt_decoder(name: str, dropout: float | None = None) -> PreTrainedModel:
             "images; use GPT-2, DistilGPT-2 or a BERT-style decoder"
         )
     return load_model(AutoModelForCausalLM, name, config, dtype=torch.float32)
-
-
-def _positions(decoder: PreTrainedModel) -> int:
-    """The longest text that a decoder can hold, in tokens. RoBERTa's kind counts from behind its padding token."""
-    tables = [part for name, part in decoder.named_modules() if name.endswith("embeddings.position_embeddings")]
-    used = [table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None]
-    return decoder.config.max_position_embeddings - sum(used)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

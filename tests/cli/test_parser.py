@@ -152,6 +152,18 @@ def test_predict_says_that_a_text_was_cut_short(run_folder, image, capsys):
     assert "cut short" not in capsys.readouterr().err
 
 
+def test_predict_goes_on_without_an_indication_that_the_model_does_not_take(run_folder, image, tmp_path, capsys):
+    words = ["predict", str(run_folder), "--frontal", image]
+    assert main(words) == 0
+    plain = capsys.readouterr().out
+    assert main([*words, "--indication", "Cough"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == plain
+    assert "hf-cxr predict: this model does not take an indication; it is not used\n" in captured.err
+    assert main(["predict", str(run_folder), "--frontal", str(tmp_path), "--age", "63"]) == 2
+    assert "--age is of one study; of many it is a column of --csv" in capsys.readouterr().err
+
+
 def test_an_empty_impression_is_printed_as_such(run_folder, image, capsys, monkeypatch):
     monkeypatch.setattr("hf_cxr.inference.pipeline.decode", lambda *_: [{"impression": "", "score": 0.1}])
     assert main(["predict", str(run_folder), "--frontal", image]) == 0

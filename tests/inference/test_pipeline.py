@@ -366,8 +366,8 @@ def test_what_a_text_holds_possible_is_told_apart(pipe, monkeypatch):
     text = "Left pleural effusion. Pneumonia cannot be excluded. No pneumothorax."
     monkeypatch.setattr("hf_cxr.inference.pipeline.decode", lambda *_: [{"impression": text, "score": 0.1}])
     row = pipe({"frontal": radiograph(1)}, return_findings=True)[0]
-    assert row["findings"] == ["left pleural effusion"]
-    assert row["possible_findings"] == ["pneumonia"]
+    assert row["finding_labels"] == ["left pleural effusion"]
+    assert row["possible_finding_labels"] == ["pneumonia"]
 
 
 def test_a_saved_pipeline_is_a_checkpoint_that_loads_with_and_without_the_kit(talker, tmp_path):
@@ -502,7 +502,7 @@ def test_several_sequences_and_the_findings_can_be_asked_for(pipe):
         {"frontal": radiograph(1)}, num_beams=3, num_return_sequences=3, return_findings=True, max_new_tokens=6
     )
     assert len(rows) == 3
-    assert all(isinstance(row["findings"], list) for row in rows)
+    assert all(isinstance(row["finding_labels"], list) for row in rows)
     assert rows[0]["score"] >= rows[-1]["score"]
 
 
@@ -567,7 +567,7 @@ def test_a_text_below_the_threshold_is_withheld(calibrated_pipe):
     above = answer["score"] + 1e-6
     assert calibrated_pipe(study, abstain_below=above, return_findings=True) == [
         {"impression": None, "score": answer["score"]}
-        | {"findings": None, "possible_findings": None, "abstained": True}
+        | {"finding_labels": None, "possible_finding_labels": None, "abstained": True}
     ]
     with pytest.raises(ValueError, match="between 0 and 1"):
         calibrated_pipe(study, abstain_below=70)

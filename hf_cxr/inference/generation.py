@@ -1,0 +1,155 @@
+"""Token sequences and their texts from canvases and prompts: what the pipeline and the evaluation share.
+
+A checkpoint brings this file as remote code. What a prompt and a section are lives in `sections.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutput
+
+from .checks import check_options, first_position, positions_of
+from .sections import Layout, SectionOrder, layout_of, split_sections, token_of
+
+LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
+
+
+def generate(
+    model,
+    pixel_values: torch.Tensor,
+    prompts: Sequence[Sequence[int]] | None = None,
+    tokenizer: Any = None,
+    **generate_kwargs,
+) -> dict[str, torch.Tensor]:
+    """Generate token sequences for a batch of canvases.
+
+    Args:
+        pixel_values: (batch, channels, height, width), normalised by the checkpoint's image processor.
+        prompts: the tokens that stand before each text (see `prompt_ids`), of any lengths; default: none. One that
+            leaves no room for `max_new_tokens` is cut before its last token.
+        tokenizer: needed where the model's layout has special tokens.
+        generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults.
+
+    Returns `sequences` (batch, texts, length), which begin with the start token and hold no prompt, `scores` and
+    `truncated` (batch, texts), what the encoder made of the canvases, `states` (batch, tokens, hidden), and the
+    `prompts` as they were used. A score is
+    the probability that the model gives to the whole text, however it was searched or sampled: the product of its
+    tokens' probabilities, its end among them. A text that was cut short has no end; its score is 0.
+
+    Raises `ValueError` for options out of bounds, and for a generation config that does not work.
+    """
+    check_options(model, generate_kwargs)
+    with torch.inference_mode():
+        prompts = _cut(model, prompts or [()] * len(pixel_values), generate_kwargs)
+        states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
+        prompt = prompt_inputs(model, prompts, len(states))
+        before = prompt["decoder_input_ids"].shape[1] if prompt else 1
+        order = section_order(model, tokenizer, before, generate_kwargs)
+        try:
+            sequences = model.generate(
+                encoder_outputs=BaseModelOutput(states), logits_processor=order, **prompt, **generate_kwargs
+            )
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"this model writes nothing with these settings ({told})") from error
+        written = sequences[:, before:]
+        ends = torch.isin(written, torch.as_tensor(model.generation_config.eos_token_id, device=states.device))
+        padding = ends.cumsum(1) - ends.long() > 0
+        # Beam search fills up with the end token where the padding is token 0.
+        written[padding] = model.generation_config.pad_token_id
+        scores = _log_probabilities(model, states, sequences, before, prompt).masked_fill(padding, 0.0).sum(1).exp()
+    batch, truncated = len(pixel_values), ~ends.any(1)
+    sequences = torch.cat([torch.full_like(written[:, :1], _start_of(model)), written], 1)
+    return {
+        "sequences": sequences.reshape(batch, -1, sequences.shape[1]).cpu(),
+        "scores": scores.masked_fill(truncated, 0.0).reshape(batch, -1).cpu(),
+        "truncated": truncated.reshape(batch, -1).cpu(),
+        "states": states,
+        "prompts": prompts,
+    }
+
+
+def _cut(model, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]) -> list[list[int]]:
+    room = max(1, positions_of(model.decoder) - 1 - (_longest(model, options) or 0))
+    return [list(ids) if len(ids) <= room else [*ids[: room - 1], ids[-1]] for ids in prompts]
+
+
+def _longest(model, options: Mapping[str, Any]) -> int | None:
+    return options.get("max_new_tokens") or model.generation_config.max_new_tokens
+
+
+def _start_of(model) -> int:
+    settings = model.generation_config
+    return settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
+
+
+def prompt_inputs(model, prompts: Sequence[Sequence[int]] | None, batch: int) -> dict[str, torch.Tensor]:
+    """Prompts of unequal lengths as `generate` of the stock class takes them: filled up on the left, with the mask and
+    the positions that make each text what it is alone. Nothing where no study has a prompt."""
+    if not prompts or not any(prompts):
+        return {}
+    if len(prompts) != batch:
+        raise ValueError(f"{len(prompts)} prompts for {batch} studies")
+    longest, pad = max(map(len, prompts)), model.generation_config.pad_token_id
+    if "position_ids" not in inspect.signature(model.decoder.forward).parameters:
+        kind = model.config.decoder.model_type
+        raise ValueError(f"a {kind!r} decoder takes no positions, so no context; GPT-2 or a BERT-style decoder does")
+    rows = [[pad] * (longest - len(ids)) + [_start_of(model), *ids] for ids in prompts]
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * (len(ids) + 1) for ids in prompts], device=model.device)
+    return {"decoder_input_ids": torch.tensor(rows, device=model.device)} | _places(model, mask)
+
+
+def _places(model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The mask of padded sequences, and where each token stands: padding counts for nothing."""
+    first = first_position(model.decoder)
+    return {"decoder_attention_mask": mask, "decoder_position_ids": first + (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+def section_order(model, tokenizer: Any, before: int, options: Mapping[str, Any]) -> LogitsProcessorList:
+    """What holds a text to the sections of the model's layout, after `before` tokens; empty for one plain section."""
+    layout = layout_of(model.config)
+    if not layout.tokens:
+        return LogitsProcessorList()
+    markers = [tokenizer.convert_tokens_to_ids(token_of(name)) for name in layout.sections[1:]]
+    forbidden = [i for i in tokenizer.convert_tokens_to_ids(layout.tokens) if i not in markers]
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return LogitsProcessorList([SectionOrder(markers, forbidden, ends, before, _longest(model, options))])
+
+
+def _log_probabilities(
+    model, states: torch.Tensor, sequences: torch.Tensor, before: int, prompt: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """The log-probability of each token behind the first `before`, by one pass over the finished texts, a few at a
+    time: `generate` would keep the logits of every beam and step for it, gigabytes of them."""
+    texts, length = len(sequences) // len(states), sequences.shape[1] - 1
+    most = max(1, LOGITS // (texts * sequences.shape[1] * model.config.decoder.vocab_size))  # studies at once
+    around: dict[str, torch.Tensor] = {}
+    if prompt:
+        mask = prompt["decoder_attention_mask"].repeat_interleave(texts, 0)
+        around = _places(model, torch.cat([mask, mask.new_ones(len(mask), length - before)], 1))
+    steps = []
+    for start in range(0, len(states), most):
+        seen = states[start : start + most].repeat_interleave(texts, 0)
+        rows = slice(start * texts, (start + most) * texts)
+        written, options = sequences[rows], {name: value[rows] for name, value in around.items()}
+        logits = (
+            model(encoder_outputs=(seen,), decoder_input_ids=written[:, :-1], use_cache=False, **options)
+            .logits[:, before - 1 :]
+            .float()
+        )
+        steps.append(logits.gather(-1, written[:, before:, None])[..., 0] - logits.logsumexp(-1))
+    return torch.cat(steps)
+
+
+def decode(
+    tokenizer, sequences: torch.Tensor, scores: torch.Tensor, layout: Layout | None = None
+) -> list[dict[str, Any]]:
+    """The texts of one study, (texts, length) and (texts,), as `[{section: str, …, "score": float}]`."""
+    rows = zip(sequences.tolist(), scores.tolist(), strict=True)
+    return [split_sections(tokenizer, layout or Layout(), ids) | {"score": score} for ids, score in rows]
