@@ -128,7 +128,7 @@ def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
     assert preparation["steps"][0]["kept"] == 13
     rejects = rejects_of(tmp_path / "out")
     assert list(rejects) == ["4", "5", "6", "7", "8", "90"]  # in the order of the source
-    assert rejects["4"] == "no impression text"
+    assert rejects["4"] == "no impression or findings text"
     assert rejects["5"] == "image file missing: 5_Lateral.png (lateral)"
     assert rejects["6"] == "frontal: 6_Frontal.png: zero bytes"
     assert rejects["7"].startswith("frontal: 7_Frontal.png: truncated")
@@ -255,7 +255,10 @@ def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
     preparation = prepare("kaggle", tmp_path / "out", root=iu, size=64)
     assert_closes(preparation)
     kept = {step["step"]: step["kept"] for step in preparation["steps"]}
-    assert (kept["in the source"], kept["with impression"], preparation["steps"][-1]["kept"]) == (3851, 3820, 5)
+    assert (kept["in the source"], kept["with impression or findings"], preparation["steps"][-1]["kept"]) == (
+        3851, 3826, 5,
+    )  # fmt: skip
+    assert preparation["sections"] == {"impression": 5, "findings": 5}
     assert preparation["images"] == {"unused": 1, "study left out": 7455, "used": 10}
     rejects = rejects_of(tmp_path / "out")
     assert len(rejects) == 3846

@@ -245,9 +245,9 @@ def test_an_indication_hints_at_what_is_there_or_at_what_is_not_or_tells_nothing
 def test_a_question_may_name_a_side_and_never_the_wrong_one_of_a_finding(many):
     sided = [(positive_findings(parrot(s.indication), sided=True) & set(SIDED), set(s.tags)) for s in many]
     assert sum(bool(said) for said, _ in sided) > 100
-    for tag, tags in ((tag, tags) for said, tags in sided for tag in said - tags):
-        side, _, name = tag.partition(" ")
-        assert f"{'left' if side == 'right' else 'right'} {name}" not in tags
+    for said, there in sided:
+        for side, _, name in (tag.partition(" ") for tag in said - there):
+            assert f"{'left' if side == 'right' else 'right'} {name}" not in there
 
 
 def test_to_read_the_indication_helps_and_to_repeat_it_is_measurably_wrong(many):
