@@ -123,12 +123,12 @@ def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
     noise(dtype=np.uint16).save(images / "9_Frontal.png")
     noise().convert("RGB").save(images / "10_Frontal.png")
 
-    preparation = prepare("kaggle", tmp_path / "out", root=root, size=32, num_proc=2)
+    preparation = prepare("kaggle", tmp_path / "out", root=root, section="impression", size=32, num_proc=2)
     assert_closes(preparation)
     assert preparation["steps"][0]["kept"] == 13
     rejects = rejects_of(tmp_path / "out")
     assert list(rejects) == ["4", "5", "6", "7", "8", "90"]  # in the order of the source
-    assert rejects["4"] == "no impression or findings text"
+    assert rejects["4"] == "no impression text"
     assert rejects["5"] == "image file missing: 5_Lateral.png (lateral)"
     assert rejects["6"] == "frontal: 6_Frontal.png: zero bytes"
     assert rejects["7"].startswith("frontal: 7_Frontal.png: truncated")
@@ -258,7 +258,7 @@ def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
     assert (kept["in the source"], kept["with impression or findings"], preparation["steps"][-1]["kept"]) == (
         3851, 3826, 5,
     )  # fmt: skip
-    assert preparation["sections"] == {"impression": 5, "findings": 5}
+    assert preparation["sections"] == {"impression": 5, "findings": 4}
     assert preparation["images"] == {"unused": 1, "study left out": 7455, "used": 10}
     rejects = rejects_of(tmp_path / "out")
     assert len(rejects) == 3846

@@ -273,7 +273,7 @@ def test_words_of_a_hostile_dataset_do_not_become_part_of_the_page(tmp_path):
     ("columns", "what"),
     [
         (
-            {"impression": dict.fromkeys(("train", "validation", "test"), ["", " "])},
+            {"impression": {name: ["", " "] for name in ("train", "validation", "test")}},
             "no study has an impression or findings",
         ),
         ({"frontal": {"train": [{"bytes": b"no image", "path": None}]}}, "frontal image of train-0"),
