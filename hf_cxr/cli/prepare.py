@@ -32,7 +32,8 @@ def define_prepare(parser: Parser) -> None:
     option("--root", f"{root} (default of mimic: beside the images; no other default)")
     option("--out", "folder to make, which must not hold files yet (no default; --plan needs none)")
     option("--plan", "only count what would be kept, and check --out; no image is opened", action="store_true")
-    option("--section", "text a study must have", default="impression", choices=("impression", "findings", "both"))
+    sections = ("any", "impression", "findings", "both")
+    option("--section", "text a study must have (any: at least one of the two)", default="any", choices=sections)
     option("--size", "longer side of a stored image in pixels", type=count, default=384)
     option("--split-file", "CSV with columns uid and split (default: a hash of the uid decides)")
     option("--views", "table with columns of image names and of views (default: what the collection says)")
@@ -101,11 +102,13 @@ def run_prepare(options: argparse.Namespace) -> None:
     if options.out is None:
         raise ValueError("--out is missing: the folder to make (or use --plan, which makes none)")
     given |= chosen(options, "num_proc", "scheduler", "resume")
-    print(format_preparation(prepare(options.source, options.out, **given)))
+    preparation = prepare(options.source, options.out, **given)
+    print(format_preparation(preparation))
+    target = () if preparation["sections"]["impression"] else ("--target", "findings")
     recipe_name = "demo" if options.source == "phantom" else "iu_xray_small"
     print_next(
         command("hf-cxr", "explore", options.out, "--out", "runs/explore"),
-        command("hf-cxr", "train", recipe_name, "--dataset", options.out, "--output_dir", "runs/first"),
+        command("hf-cxr", "train", recipe_name, "--dataset", options.out, *target, "--output_dir", "runs/first"),
     )
 
 

@@ -27,6 +27,7 @@ from hf_cxr.data.scheduler import Workers
 from hf_cxr.data.schema import CHUNKS, PARQUET, features_of, rows_of
 from hf_cxr.data.selection import BOTH, FOUND, READABLE, VIEWS
 from hf_cxr.data.store import DATASET, Store
+from hf_cxr.data.study import TEXTS
 
 SHARD_BYTES = 500_000_000  # of images in one Parquet file, as the Hub advises
 BATCH = 100  # rows of a row group, and in memory; two images of 384 pixels take about 200 kB
@@ -81,18 +82,20 @@ def build(config: PreparationConfig, staging: Path, workers: Workers) -> tuple[d
             "spreadsheet would take them for formulas",
             "1 cell" if cells == 1 else f"{cells:,} cells",
         )
-    target = splits.SECTIONS[config.section][0]
+    sections = {name: sum(bool(getattr(study, name).strip()) for study in kept) for name in TEXTS[:2]}
+    target = max(sections, key=sections.__getitem__)
     split_names = [choice.split_of_uid[study.uid] for study in kept]
     report: dict[str, Any] = {
         "steps": plan.steps,
         "splits": {name: len(part) for name, part in rows.items()},
         "studies": {name: split_names.count(name) for name in rows},
+        "sections": sections,
         "images": uses,
         "placeholders": dict(plan.placeholders),
         "patients_tied_by_an_image": splits.tied_patients(kept, choice.digests),
         **patients_known(kept, choice.split_of_uid),
         "images_sha256": provenance.digest_of(images),
-        "text_overlap": text_overlap({name: [row[target] for row in part] for name, part in rows.items()}),
+        "text_overlap": text_overlap({n: [r[target] for r in part if r[target].strip()] for n, part in rows.items()}),
         **about_views,
     }
     if named is not None:

@@ -29,7 +29,7 @@ class PreparationConfig:
 
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)  # what the source itself takes: `root`, …
-    section: str = "impression"
+    section: str = "any"
     size: int = 384
     placeholders: str = "drop"
     seed: int = 0

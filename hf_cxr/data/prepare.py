@@ -83,7 +83,7 @@ def prepare(
     source: str,
     out: str | Path,
     *,
-    section: str = "impression",
+    section: str = "any",
     size: int = 384,
     split_file: str | Path | None = None,
     views: str | Path | None = None,
@@ -107,7 +107,7 @@ def prepare(
         source: One of `hf_cxr.data.sources.SOURCES`.
         out: The folder to make. `data/*.parquet`, `README.md`, `prepare.json`, `splits.csv`, `images.csv` and
             `rejects.jsonl` go into it. A split without a study gets no file.
-        section: "impression", "findings" or "both": the text that a study must have to be kept.
+        section: The text that a study must have to be kept: "impression", "findings", "both", or "any" of the two.
         size: Longer side of a stored image in pixels, at most. For the phantom also the size it is drawn in.
         split_file: CSV with the columns `uid` and `split`; studies it does not name are left out.
         views: Table that names the view of images, in place of what the collection says (`view_tables`).
@@ -129,8 +129,8 @@ def prepare(
         `splits` (name → rows), `studies` (name → studies), `images` (use → images), `placeholders` (kind → how
         many there are in the texts as published), `collection`, `studies_without_a_patient`,
         `likely_patient_columns` (those of a table that seem to name the patient and are not read as that),
-        `text_overlap`, `tables` (name → SHA-256), `images_sha256`, `splits_sha256`, `versions`. `format_preparation`
-        prints it.
+        `sections` (name → studies that have it), `text_overlap`, `tables` (name → SHA-256), `images_sha256`,
+        `splits_sha256`, `versions`. `format_preparation` prints it.
 
     Raises:
         FileExistsError: If `out` holds files already, and `overwrite` is not set or they are no prepared dataset; or

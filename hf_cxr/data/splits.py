@@ -19,8 +19,8 @@ from hf_cxr.data.sources.rows import read_rows
 from hf_cxr.data.study import NOT_SHOWN, TEXTS, Archived, Embedded, Study, clean_text, codes
 
 SPLITS = ("train", "validation", "test")
-# Section asked for → texts a study must have to be kept.
-SECTIONS = {"impression": ("impression",), "findings": ("findings",), "both": ("impression", "findings")}
+SECTIONS = ("any", "impression", "findings", "both")
+"""Texts a study must have to be kept: at least one of impression and findings, one of them, or both."""
 _ALIASES = {"training": "train", "testing": "test"}
 _ALIASES |= dict.fromkeys(("val", "valid", "validate", "dev", "development"), "validation")
 
@@ -65,7 +65,7 @@ def split_of(patient: str, seed: int = 0) -> str:
 
 def plan(
     studies: Iterable[Study],
-    section: str = "impression",
+    section: str = "any",
     placeholders: str = "drop",
     named: Container[str] | None = None,
 ) -> Plan:
@@ -77,7 +77,7 @@ def plan(
     """
     if section not in SECTIONS:
         raise ValueError(f"unknown section {section!r}: choose one of {', '.join(SECTIONS)}")
-    names = " and ".join(SECTIONS[section])
+    names = {"any": "impression or findings", "both": "impression and findings"}.get(section, section)
     # Step of the preparation report → why a study (as published, cleaned) does not pass it; "" if it does.
     tests: dict[str, Callable[[Study, Study], str]] = {
         "with a readable record": lambda raw, clean: raw.problem,
@@ -217,7 +217,8 @@ def _groups(owners: Mapping[str, str], images: Mapping[str, Iterable[str]]) -> d
 def _other_section(studies: Iterable[Study], section: str) -> str:
     """A hint for a collection, such as R2Gen's, that holds the other section only."""
     other = "findings" if section == "impression" else "impression"
-    return f"; there are {other} texts: --section {other}" if any(getattr(s, other).strip() for s in studies) else ""
+    there = section != "any" and any(getattr(s, other).strip() for s in studies)
+    return f"; there are {other} texts: --section {other}" if there else ""
 
 
 def read_split_file(path: str | Path) -> dict[str, str]:
@@ -265,7 +266,10 @@ def _stat(path: str | Path) -> tuple[str, int, int]:
 
 
 def _empty(study: Study, section: str, reason: str) -> str:
-    return next((reason.format(name) for name in SECTIONS[section] if not getattr(study, name).strip()), "")
+    lacking = [name for name in TEXTS[:2] if section in (name, "any", "both") and not getattr(study, name).strip()]
+    if section == "any":
+        return reason.format(" or ".join(lacking)) if len(lacking) == 2 else ""
+    return reason.format(lacking[0]) if lacking else ""
 
 
 def _split_names(named: Iterable[tuple[str, str | None]]) -> list[str | None]:

@@ -78,10 +78,10 @@ def explore(
     if split != "all" and split not in loaded:
         raise ValueError(f"{name}: no split {split!r}; it has {', '.join(map(str, loaded))}")
     rows = in_studies(list(_rows(loaded, name)))
-    section = _target(rows, name)
     described = [row for row in rows if split in ("all", row.split)]
     if not described:
         raise ValueError(f"{name}: no studies to explore")
+    section = _target(described, name)
 
     preparation = _preparation(folder)
     facts: dict[str, Any] = {
@@ -125,12 +125,11 @@ def _rows(dataset: DatasetDict, name: str) -> Iterator[Row]:
 
 
 def _target(rows: Sequence[Row], name: str) -> str:
-    """The section that is learned: the impression, or the findings of a dataset that holds nothing else."""
-    for section in ("impression", "findings"):
-        if all(row.texts[section].strip() for row in rows):
-            return section
-    row = next(row for row in rows if not row.texts["impression"].strip())
-    raise ValueError(f"{name}: study {row.uid} ({row.split}) has no impression, and not every study has findings")
+    """The section whose texts are described: the impression, or the findings where more studies have them."""
+    counts = {section: sum(bool(row.texts[section].strip()) for row in rows) for section in TEXTS[:2]}
+    if not any(counts.values()):
+        raise ValueError(f"{name}: no study has an impression or findings")
+    return max(counts, key=counts.__getitem__)
 
 
 def _row(record: Mapping[str, Any], split: str, index: int, name: str) -> Row:
@@ -213,6 +212,8 @@ def _choose(
         if by_tags:
             return name == "any" or (name in row.tags if row.tags else name == "no label")
         text = row.texts[section]
+        if not text.strip():
+            return False
         return is_normal(text) if name == NORMAL else label(text).get(name) == POSITIVE
 
     sheets, shown = [], []

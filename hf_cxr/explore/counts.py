@@ -74,15 +74,16 @@ def count(
     """All counts of `rows`; those that compare splits are of `everything`. `target` is the section that is learned,
     `unnamed` how many studies name no patient, `None` if that is not known."""
     studies, all_studies = first_rows(rows), first_rows(everything)
-    texts = [row.texts[target] for row in studies]
+    texts = [row.texts[target] for row in studies if row.texts[target].strip()]
     splits = list(dict.fromkeys(row.split for row in everything))
-    by_split = {split: [row.texts[target] for row in all_studies if row.split == split] for split in splits}
+    told = [row for row in all_studies if row.texts[target].strip()]
+    by_split = {split: [row.texts[target] for row in told if row.split == split] for split in splits}
     return {
         "n": {
             "studies": len(studies),
             "rows": len(rows),
             "images": len({digest for row in rows for digest in row.digests.values()}),
-            "splits": {split: len(part) for split, part in by_split.items()},
+            "splits": {split: sum(row.split == split for row in all_studies) for split in splits},
         },
         "views": _views(studies),
         "sizes": {view: _sizes([row.sizes[view] for row in rows if view in row.sizes]) for view in VIEWS},
@@ -237,6 +238,7 @@ def _findings(texts: Sequence[str], by_split: Mapping[str, Sequence[str]]) -> di
     said = {name: Counter(normality(text) for text in part) for name, part in {**by_split, "": texts}.items()}
     return {
         "n": len(texts),
+        "splits": {split: len(part) for split, part in by_split.items()},
         **{
             name: {
                 "n": said[""][name],
@@ -309,7 +311,8 @@ def _baselines(rows: Sequence[Row], target: str, seed: int) -> dict[str, Any]:
     """Scores of image-blind baselines on the test split (the validation split where there is none), as evaluated."""
     by_split: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        by_split[row.split].append(row.texts[target])
+        if row.texts[target].strip():
+            by_split[row.split].append(row.texts[target])
     scored = next((name for name in ("test", "validation") if by_split[name]), None)
     train, validation = by_split["train"], by_split["validation"]
     if scored is None or not train:

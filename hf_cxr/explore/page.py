@@ -76,8 +76,17 @@ def _lengths(facts: Mapping[str, Any]) -> str:
     return (
         f"The median {NOUNS[section][0]} has {counted(words['median'], 'word')}. 95{NBSP}% have at most "
         f"{counted(words['p95'], 'word')} and {counted(said['p95'], 'sentence')}. Choose max_target_length so that "
-        "these fit; a word is often several tokens."
+        f"these fit; a word is often several tokens.{_without(facts)}"
     )
+
+
+def _without(facts: Mapping[str, Any]) -> str:
+    """What is left out of the counts of texts."""
+    section = facts["dataset"]["section"]
+    if not (empty := facts["text"][section]["empty"]):
+        return ""
+    who = counted(empty, "study has", "studies have")
+    return f" {who} no {NOUNS[section][0]} and {'is' if empty == 1 else 'are'} left out of what is said of texts."
 
 
 def _frequent(facts: Mapping[str, Any]) -> str:

@@ -103,6 +103,9 @@ def test_a_plan_counts_studies_and_views_without_an_image_and_writes_nothing(iu,
     assert main(["prepare", "kaggle", "--root", str(iu), "--plan"]) == 0
     said = capsys.readouterr().out
     assert "3,851" in said
+    assert "3,826  (−25)" in said
+    assert main(["prepare", "kaggle", "--root", str(iu), "--plan", "--section", "impression"]) == 0
+    said = capsys.readouterr().out
     assert "3,820  (−31)" in said
     assert "both: 3,370, frontal only: 290, lateral only: 160" in said
     assert list(tmp_path.iterdir()) == []

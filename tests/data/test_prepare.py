@@ -123,7 +123,7 @@ def test_every_study_is_kept_or_rejected_with_its_reason(root, tmp_path):
     noise(dtype=np.uint16).save(images / "9_Frontal.png")
     noise().convert("RGB").save(images / "10_Frontal.png")
 
-    preparation = prepare("kaggle", tmp_path / "out", root=root, size=32, num_proc=2)
+    preparation = prepare("kaggle", tmp_path / "out", root=root, section="impression", size=32, num_proc=2)
     assert_closes(preparation)
     assert preparation["steps"][0]["kept"] == 13
     rejects = rejects_of(tmp_path / "out")
@@ -255,7 +255,10 @@ def test_the_real_collection_is_accounted_for_to_the_last_report(iu, tmp_path):
     preparation = prepare("kaggle", tmp_path / "out", root=iu, size=64)
     assert_closes(preparation)
     kept = {step["step"]: step["kept"] for step in preparation["steps"]}
-    assert (kept["in the source"], kept["with impression"], preparation["steps"][-1]["kept"]) == (3851, 3820, 5)
+    assert (kept["in the source"], kept["with impression or findings"], preparation["steps"][-1]["kept"]) == (
+        3851, 3826, 5,
+    )  # fmt: skip
+    assert preparation["sections"] == {"impression": 5, "findings": 4}
     assert preparation["images"] == {"unused": 1, "study left out": 7455, "used": 10}
     rejects = rejects_of(tmp_path / "out")
     assert len(rejects) == 3846

@@ -139,15 +139,30 @@ def test_section_says_which_text_a_study_must_have():
         make_study("b", impression="Normal.", findings="Clear."),
         make_study("none", impression=" \n", findings=""),
     ]
-    for section, kept in (("impression", "ib"), ("findings", "fb"), ("both", "b")):
+    for section, kept in (("any", "ifb"), ("impression", "ib"), ("findings", "fb"), ("both", "b")):
         assert sorted(study.uid for study in splits.plan(studies, section=section).studies) == sorted(kept)
-    with pytest.raises(ValueError, match="unknown section 'conclusion': choose one of impression, findings, both"):
+    with pytest.raises(
+        ValueError, match="unknown section 'conclusion': choose one of any, impression, findings, both"
+    ):
         splits.plan(studies, section="conclusion")
+
+
+def test_a_study_needs_at_least_one_section_unless_told_otherwise():
+    studies = [make_study("f", findings="Clear."), make_study("none"), make_study("xxxx", impression="XXXX.")]
+    made = splits.plan(studies, placeholders="drop_sentence")
+    assert [study.uid for study in made.studies] == ["f"]
+    step = "with impression or findings"
+    assert made.rejects == [
+        {"uid": "none", "step": step, "reason": "no impression or findings text"},
+        {"uid": "xxxx", "step": f"{step} after cleaning", "reason": "nothing left of the impression or findings text"},
+    ]
+    with pytest.raises(ValueError, match=r"not with impression or findings \(first: uid none, [^;]*\)$"):
+        splits.plan(studies[1:2])
 
 
 def test_a_collection_of_the_other_section_says_which_option_reads_it():
     with pytest.raises(ValueError, match=r"no usable study among 1: .*there are findings texts: --section findings"):
-        splits.plan([make_study("a", findings="Clear.")])
+        splits.plan([make_study("a", findings="Clear.")], section="impression")
 
 
 def test_a_record_that_the_reader_could_not_read_is_listed_with_its_problem():
@@ -168,8 +183,8 @@ def test_texts_are_kept_clean_and_a_text_that_cleaning_empties_is_accounted_for(
         assert ("XXXX" in kept.impression) == (placeholders == "keep")
         assert kept.uid == "a"
     made = splits.plan(studies, placeholders="drop_sentence")
-    reason = "nothing left of the impression text"
-    assert made.rejects == [{"uid": "b", "step": "with impression after cleaning", "reason": reason}]
+    reason = "nothing left of the impression or findings text"
+    assert made.rejects == [{"uid": "b", "step": "with impression or findings after cleaning", "reason": reason}]
     assert [study.uid for study in made.rejected] == ["b"]
     with pytest.raises(ValueError, match="placeholders"):
         splits.plan(studies, placeholders="burn")

@@ -272,7 +272,10 @@ def test_words_of_a_hostile_dataset_do_not_become_part_of_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "what"),
     [
-        ({"impression": {"train": ["Edema.", " "]}}, "train-1.*no impression"),
+        (
+            {"impression": {name: ["", " "] for name in ("train", "validation", "test")}},
+            "no study has an impression or findings",
+        ),
         ({"frontal": {"train": [{"bytes": b"no image", "path": None}]}}, "frontal image of train-0"),
     ],
 )
@@ -281,6 +284,16 @@ def test_a_study_that_cannot_be_used_is_named_in_one_line(tmp_path, columns, wha
         explore(studies(**columns), tmp_path / "page")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_studies_without_the_section_are_left_out_of_what_is_said_of_texts(tmp_path):
+    said = {"impression": {"train": ["Edema.", " ", "Normal."]}, "findings": {"train": ["Edema.", "Clear.", ""]}}
+    facts = explore(studies(**said), tmp_path / "page", split="train")
+    assert facts["dataset"]["section"] == "impression"
+    assert facts["n"]["splits"] == {"train": 3, "validation": 2, "test": 2}
+    assert (facts["findings"]["n"], facts["frequent"]["n"]) == (2, 2)
+    assert [facts["text"][name]["n"] for name in ("impression", "findings")] == [2, 2]
+    assert "1 study has no impression and is left out" in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_an_empty_dataset_is_refused(tmp_path):

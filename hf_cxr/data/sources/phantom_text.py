@@ -208,18 +208,63 @@ ALSO = {
     "compression fracture": "compression fracture of a thoracic vertebra", "scoliosis": "scoliosis",
     "pectus excavatum": "pectus excavatum",
 }
-INDICATIONS = (
+# Indications that tell nothing; and those that ask: shares of the studies with findings, then of normal ones, whose
+# indication hints at what is there, at what is not, is empty, or is neutral.
+NEUTRAL = (
     "Cough.", "Chest pain.", "Shortness of breath.", "Dyspnea.", "Preoperative evaluation.", "Fever and cough.",
     "Chest pain and shortness of breath.", "Routine examination.", "Weakness.", "Positive tuberculin skin test.",
 )
+ASKING = {True: (0.72, 0.11, 0.05, 0.12), False: (0.0, 0.20, 0.05, 0.75)}
+WITH_SIDE = 0.4  # of the questions about a finding that has one
+QUESTIONS = {
+    "Evaluate for {}.": 8, "{}?": 5, "Question of {}.": 3, "Rule out {}.": 3, "Follow-up of {}.": 3,
+    "History of {}. Chest pain.": 3, "Shortness of breath, evaluate for {}.": 2, "Known {}, cough.": 2,
+}
+# Finding → how a question names it, and the complaint or history that goes with it and names nothing.
+ASKED = {
+    "edema": ("pulmonary edema", "Orthopnea and leg swelling."),
+    "pneumothorax": ("{side}pneumothorax", "Sudden pleuritic chest pain."),
+    "consolidation": ("{side}consolidation", "Fever, productive cough and leukocytosis."),
+    "pleural effusion": ("{side}pleural effusion", "Decreased breath sounds at the base."),
+    "atelectasis": ("{side}atelectasis", "Low oxygen saturation after abdominal surgery."),
+    "nodule": ("{side}lung nodule", "Weight loss and a long history of smoking."),
+    "granuloma": ("{side}lung granuloma", "Lived in an endemic region."),
+    "cardiomegaly": ("cardiomegaly", "Hypertension and a new murmur."),
+    "hyperinflation": ("hyperinflation", "Chronic wheezing, uses inhalers."),
+    "hiatal hernia": ("hiatal hernia", "Reflux and heartburn."),
+    "pacemaker": ("pacemaker", "Bradycardia, device clinic."),
+    "sternotomy": ("sternotomy", "Follow-up after bypass surgery."),
+    "compression fracture": ("compression fracture", "Back pain after a fall."),
+    "scoliosis": ("scoliosis", "Uneven shoulders."),
+    "pectus excavatum": ("pectus excavatum", "Sunken chest since childhood."),
+}
 # fmt: on
 
 
 def report(case: Case) -> tuple[str, str, str]:
     """Returns the impression, the findings section and the indication of a case."""
     dice = _Dice(case.seed, case.index, 9)
-    indication = dice.pick(INDICATIONS, range(len(INDICATIONS), 0, -1))
-    return _impression(case, dice), _findings(case, dice), indication
+    dice.random()  # once the indication's: the other texts stay what they were
+    return _impression(case, dice), _findings(case, dice), _indication(case)
+
+
+def _indication(case: Case) -> str:
+    """Drawn from a stream of its own: often neutral, often a hint at what is there, sometimes one at what is not."""
+    dice = _Dice(case.seed, case.index, 10)
+    there = [_name(tag) for tag in case.tags]
+    kind = dice.pick(("informative", "misleading", "empty", "neutral"), ASKING[bool(there)])
+    if kind == "empty":
+        return ""
+    if kind == "neutral":
+        return dice.pick(NEUTRAL, range(len(NEUTRAL), 0, -1))
+    absent = [(dice.pick(("right", "left")), name) for name in ASKED if name not in {present for _, present in there}]
+    side, name = dice.pick(there if kind == "informative" else absent)
+    named, complaint = ASKED[name]
+    if dice.random() < 0.5:
+        return complaint
+    side = f"{side} " if dice.random() < WITH_SIDE and side else ""
+    said = dice.pick(tuple(QUESTIONS), QUESTIONS.values()).format(named.format(side=side))
+    return said[0].upper() + said[1:]
 
 
 def _impression(case: Case, dice: _Dice) -> str:

@@ -208,9 +208,10 @@ def test_the_real_archive_is_read_to_the_last_report(real, iu):
     numbers = Counter(len(study.images) for study in real.values())
     assert numbers == {0: 104, 1: 446, 2: 3208, 3: 181, 4: 15, 5: 1}
     assert sum(number * count for number, count in numbers.items()) == 7470
-    preparation = plan("openi", root=iu)
-    assert [step["kept"] for step in preparation["steps"]] == [3955, 3955, 3921, 3921, 3820]
-    assert sum(preparation["splits"].values()) == sum(preparation["views"].values()) == 3820
+    for section, steps in (("any", [3955, 3955, 3927, 3927, 3826]), ("impression", [3955, 3955, 3921, 3921, 3820])):
+        preparation = plan("openi", root=iu, section=section)
+        assert [step["kept"] for step in preparation["steps"]] == steps
+        assert sum(preparation["splits"].values()) == sum(preparation["views"].values()) == steps[-1]
 
 
 def test_the_real_texts_and_tags_are_those_of_the_kaggle_form(real, iu):
@@ -232,7 +233,7 @@ def test_kaggle_projections_name_the_view_of_every_image_they_know(real, iu):
     views = {image_key(image.label): image.view for study in labelled for image in study.images}
     assert unnamed == 4  # of uids 2084, 2560 and 3809, which Kaggle does not list
     assert {key: view for key, view in views.items() if view} == truth
-    preparation = plan("openi", root=iu, views=iu / "indiana_projections.csv")
+    preparation = plan("openi", root=iu, views=iu / "indiana_projections.csv", section="impression")
     assert preparation["views"] == {"both": 3370, "frontal only": 290, "lateral only": 160}
 
 
