@@ -107,7 +107,7 @@ def main() -> None:
                 f"{row.get(f'{k}_gain', '')!s:.6} {row.get(f'{k}_gain_ci95', '')!s:.19}" for k in ("image", "context")
             ]
             print(
-                f"{name:12} {section:11} {row['finding_f1_micro']:6.3f} {gains[0]:>26} {gains[1]:>26}  {row['verdict']}"
+                f"{name:12} {section:11} {row['finding_f1_micro']:6.3f} {gains[0]:>26} {gains[1]:>26} {row['verdict']}"
             )
 
 

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import is_torchvision_available
 
-from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, no_tokens, panels_of
+from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, no_tokens, panels_of, positions_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout, layout_of
