@@ -22,6 +22,7 @@ BOOTSTRAP_SAMPLES = 1000
 PERMUTATIONS = 999
 SHUFFLES = 5
 LEVEL = 0.95
+READS_P = 0.01  # the p above which a model is not said to read the images, or the context
 _CHUNK = 250  # bootstrap samples at a time: memory is chunk × studies
 
 Samples = dict[str, np.ndarray]

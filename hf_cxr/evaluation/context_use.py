@@ -9,9 +9,8 @@ from typing import Any
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.image_use import READS_P, beside_blind, image_shuffle
 from hf_cxr.evaluation.prediction import Canvases, Writer, Written
-from hf_cxr.evaluation.report.tables import short_name, unread_note
+from hf_cxr.evaluation.report.tables import beside_blind, short_name, unread_note
 
 PERMUTATIONS = 2  # of the images, and as many of the context: each costs writing the split once more
 SHUFFLED = {"image": "images", "context": "context", "both": "both"}
@@ -58,15 +57,17 @@ def gains(
     rows: Sequence[Mapping[str, Any]],
     references: Sequence[str],
     written: Mapping[str, Sequence[Sequence[str]]],
+    permuted: dict[str, dict[str, Any]],
     patients: Sequence[Any],
     seed: int,
 ) -> dict[str, Any]:
     """`bootstrap.image_gain` for the images, the context and both, each under its own keys, and `with_context`: how
-    many studies have which context. Both are shuffled by permuting the texts.
+    many studies have which context.
 
     Args:
         rows: with `prediction`, and `context` where a study has one.
         written: what `write_shuffled` gives, as texts.
+        permuted: `image_use.image_shuffle` of the texts, which shuffles both.
     """
     found: dict[str, Any] = {"with_context": dict(Counter(name for row in rows for name in row.get("context", {})))}
     none: dict[str, dict[str, Any]] = {
@@ -75,7 +76,7 @@ def gains(
     for what in SHUFFLED:
         gain = none
         if what == "both" and len(rows) > 1:
-            gain = image_shuffle(statistics, [row["prediction"] for row in rows], references, patients, seed)
+            gain = permuted
         elif runs := written.get(what):
             shuffled = [metrics.study_statistics(texts, references) for texts in runs]
             gain = bootstrap.image_gain(statistics, shuffled, patients, seed)
@@ -90,15 +91,15 @@ def signature() -> str:
     return (
         f"; shuffled images and shuffled context: texts written anew for {PERMUTATIONS} permutations each; both "
         f"shuffled: texts permuted, which is what the permutation p tests; images and context count as read by the "
-        f"bootstrap's interval and p ≤ {READS_P}"
+        f"bootstrap's interval and p ≤ {bootstrap.READS_P}"
     )
 
 
 def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     """`reads_images` and `reads_context` (true, false, or `None`: cannot be told), and `verdict`, one plain sentence.
 
-    Either is read if the 95 % interval of its gain lies above zero and the bootstrap's p is at most `READS_P`. (The
-    permutation test permutes texts, and with them both: it cannot tell which of the two was read.)
+    Either is read if the 95 % interval of its gain lies above zero and the bootstrap's p is at most
+    `bootstrap.READS_P`. (The permutation test permutes texts, and with them both: it cannot tell which was read.)
     """
     by, unread = report["gain_score"], unread_note(report)
     unknown = {"reads_images": None, "reads_context": None}
@@ -122,7 +123,7 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_read(report: Mapping[str, Any], what: str, by: str) -> bool:
-    return report[f"{what}_gain_ci95"][by][0] > 0 and report[f"{what}_gain_p"][by] <= READS_P
+    return report[f"{what}_gain_ci95"][by][0] > 0 and report[f"{what}_gain_p"][by] <= bootstrap.READS_P
 
 
 def _figures(report: Mapping[str, Any], what: str, by: str) -> str:

@@ -90,12 +90,12 @@ def build_report(
         knowing = oracle_predictions(train, references) if train and not unread else []
         report["oracle"] = _baseline_scores(knowing, references, train) if knowing else {}
         progress.update()
+        permuted: dict[str, Any] = {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
+        if len(rows) > 1:
+            permuted = image_shuffle(statistics, predictions, references, patients, seed)
         if shuffled is not None:
-            report |= context_use.gains(statistics, rows, references, shuffled, patients, seed)
-        elif len(rows) > 1:
-            report |= image_shuffle(statistics, predictions, references, patients, seed)
-        else:
-            report |= {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
+            permuted = context_use.gains(statistics, rows, references, shuffled, permuted, patients, seed)
+        report |= permuted
         report |= {"findings_unread": unread, "gain_score": by}
         report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
         progress.update()

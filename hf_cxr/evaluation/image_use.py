@@ -12,12 +12,10 @@ from accelerate.utils import broadcast_object_list
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.report.tables import best_blind, short_name, unread_note
+from hf_cxr.evaluation.report.tables import beside_blind, short_name, unread_note
 from hf_cxr.metrics import SCALARS
 from hf_cxr.metrics.overlap import permuted_cider
 from hf_cxr.metrics.texts import cider_tokens_all
-
-READS_P = 0.01  # the permutation test's p above which a model is not said to read the images
 
 
 def validation_scores(
@@ -125,18 +123,10 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
             "reads_images": None,
             "verdict": f"{unread} All texts are the same, so whether the model reads the images cannot be told.",
         }
-    reads = interval[0] > 0 and p <= READS_P
+    reads = interval[0] > 0 and p <= bootstrap.READS_P
     sentence = (
         f"{'Reads the images: yes' if reads else 'Does not read the images'} ({report['image_gain'][by]:+.2f} "
         f"{short_name(by)} over shuffled images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation "
         f"p = {p:.3f})"
     )
     return {"reads_images": reads, "verdict": f"{sentence}{beside_blind(report)}. {unread}".strip()}
-
-
-def beside_blind(report: Mapping[str, Any]) -> str:
-    """How a verdict ends: BLEU-4 beside that of the best image-blind baseline."""
-    if not (best := best_blind(report, "bleu4")):
-        return ""
-    beats = "better" if report["bleu4"] > best[1] else "no better"
-    return f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"

@@ -106,6 +106,14 @@ def best_blind(report: Mapping[str, Any], name: str) -> tuple[str, float] | None
     return max(blind.items(), key=lambda item: item[1], default=None)
 
 
+def beside_blind(report: Mapping[str, Any]) -> str:
+    """How a verdict ends: BLEU-4 beside that of the best image-blind baseline."""
+    if not (best := best_blind(report, "bleu4")):
+        return ""
+    beats = "better" if report["bleu4"] > best[1] else "no better"
+    return f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
+
+
 def score_table(report: Mapping[str, Any]) -> str:
     """The model, itself with shuffled images, every baseline and the label oracle, side by side."""
     rows, keys = {"**model**": report} | baselines(report), readable(report, COLUMNS)
