@@ -39,6 +39,7 @@ NOT_RUN = {
     "hf auth login": "asks for a token; the sandbox gives it as HF_TOKEN",
     "python benchmarks/": "takes minutes; tests/test_benchmarks.py runs some, here their arguments are checked",
     "python tests/hub_server.py": "runs until it is stopped; tests/hub/test_hub_server.py starts it",
+    "runs/theirs": "a model of others; tests/evaluation/test_single_image_models.py evaluates and compares one",
     "torchrun": "as `accelerate launch`, which is run",
     "accelerate launch --config_file": "several hosts; tests/training/test_distributed.py runs two on the loopback",
     "python -m hf_cxr.metrics.clinical": "needs the extra `clinical`; see tests/metrics/test_metrics_clinical.py",

@@ -15,7 +15,7 @@ from hf_cxr.cli.terminal import print_report
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, parse_arguments, recipe, resolved_config
 from hf_cxr.data.prepare import format_preparation, prepare
 from hf_cxr.data.prepared import load_prepared
-from hf_cxr.training.checkpoints import PROGRESS, only_run_in, read_progress
+from hf_cxr.training.checkpoints import PROGRESS, UNSAID, only_run_in, read_progress
 from hf_cxr.training.launch import cut_global_batch
 from hf_cxr.training.run import train
 from hf_cxr.training.samples import INK, LINE, MARGIN, text_font, wrap
@@ -83,7 +83,8 @@ def holds_a_demo(out: Path) -> bool:
     progress = read_progress(out) or {}
     if (out / MARKER).is_file():
         made = json_object(out / MARKER)
-        same = not progress or all(progress["config"].get(name) == value for name, value in made.items())
+        run = UNSAID | progress.get("config", {})
+        same = not progress or all(run.get(name) == value for name, value in made.items())
         if "dataset" in made and same:
             return True
     what = f"a training run ({progress['stage']})" if progress else "files"

@@ -73,7 +73,9 @@ class ImpressionConfig:
     decoder: str = field(default="mini", metadata={"help": "Hub id, folder, or from-scratch size: tiny … base."})
     init_from: str | None = field(
         default=None,
-        metadata={"help": "Whole checkpoint to continue, in place of encoder and decoder: a run folder or Hub id."},
+        metadata={
+            "help": "Whole checkpoint (run folder or Hub id) to continue in place of encoder and decoder; default: none."
+        },
     )
     target: str = field(
         default="impression",

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.prediction import Canvases, Writer, Written
 from hf_cxr.evaluation.report.tables import beside_blind, short_name, unread_note
+
+if TYPE_CHECKING:
+    from hf_cxr.evaluation.prediction import Canvases, Writer, Written
 
 PERMUTATIONS = 2  # of the images, and as many of the context: each costs writing the split once more
 SHUFFLED = {"image": "images", "context": "context", "both": "both"}

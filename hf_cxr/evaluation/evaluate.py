@@ -28,7 +28,6 @@ from hf_cxr.evaluation.prediction import (
     Written,
     mean_canvas,
     open_canvases,
-    top_section,
     views_shown,
     without,
 )
@@ -212,7 +211,7 @@ def _scored(
     shuffled = context_use.write_shuffled(writer, canvases, prompts, seed) if layout.context else None
     inputs = _other_inputs(writer, train, canvases, prompts, written, views)
     embeddings = _embeddings(writer, train, canvases)
-    reports, top = {}, top_section(layout)
+    reports, top = {}, layout.top
     for section in scored_sections(layout):
         references, said = truths(studies, section), [text.of(section) for text in written]
         confidence = None
@@ -293,7 +292,7 @@ def calibrate(
 
 
 def _fitted(writer: Writer, dataset: DatasetDict) -> dict[str, Any] | None:
-    studies, section = dataset.get("validation", ()), top_section(writer.layout)
+    studies, section = dataset.get("validation", ()), writer.layout.top
     if len(studies) < calibration.MIN_STUDIES or metrics.unread_findings(studies[section]):
         return None
     canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
@@ -317,7 +316,7 @@ def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[
         return (
             own,
             "checkpoint",
-            known == _digest_of(dataset[split], top_section(writer.layout)) if known else split == "validation",
+            known == _digest_of(dataset[split], writer.layout.top) if known else split == "validation",
         )
     return None if split == "validation" else _fitted(writer, dataset), "validation split", False
 

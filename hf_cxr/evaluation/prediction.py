@@ -23,7 +23,7 @@ from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.sections import contexts
 from hf_cxr.inference.checks import panel_size_of, panels_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, generate
-from hf_cxr.inference.sections import Layout, layout_of, prompt_ids, split_sections
+from hf_cxr.inference.sections import layout_of, prompt_ids, split_sections
 from hf_cxr.inference.views import VIEWS, read_radiograph
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
@@ -96,17 +96,12 @@ def predict_split(
     the radiologist's text under the name of its section.
     """
     canvases, writer = open_canvases(checkpoint, split, num_proc), Writer(checkpoint, batch_size, generate_kwargs)
-    section, prompts = top_section(writer.layout), writer.prompts(split)
+    section, prompts = writer.layout.top, writer.prompts(split)
     written = writer.write(canvases.canvas, range(len(canvases)), prompt=prompts.__getitem__)
     return [
         {"uid": uid, section: truth, "prediction": text.of(section), "sequence_probability": text.probability}
         for uid, truth, text in zip(split["uid"], split[section], written, strict=True)
     ]
-
-
-def top_section(layout: Layout) -> str:
-    """The section that a model is judged by first: the conclusion where it writes one."""
-    return layout.sections[-1]
 
 
 class Written(NamedTuple):

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, DatasetDict
 
 from hf_cxr import metrics
 from hf_cxr.data.sections import contexts, whole_texts
-from hf_cxr.evaluation.prediction import Written, top_section
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.sections import TARGETS, Layout
+
+if TYPE_CHECKING:
+    from hf_cxr.evaluation.prediction import Written
 
 
 def scored_sections(layout: Layout) -> tuple[str, ...]:
@@ -37,7 +39,7 @@ def study_rows(
     """One row per study for `predictions.jsonl`, with what its text gets right and wrong, if findings can be read."""
     patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
     projections = studies["projection"] if "projection" in studies.column_names else [""] * len(studies)
-    top, compared = top_section(layout), {name: _compared(studies, written, name) for name in layout.sections}
+    top, compared = layout.top, {name: _compared(studies, written, name) for name in layout.sections}
     rows = []
     columns = zip(studies["uid"], patients, views, projections, written, scores, strict=True)
     for place, (uid, patient, shown, projection, text, score) in enumerate(columns):

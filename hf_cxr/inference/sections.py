@@ -38,6 +38,11 @@ class Layout:
         return next(name for name, sections in TARGETS.items() if sections == self.sections)
 
     @property
+    def top(self) -> str:
+        """The section that a model is judged by first: the conclusion where it writes one."""
+        return self.sections[-1]
+
+    @property
     def tokens(self) -> list[str]:
         """The special tokens that its tokenizer needs."""
         marked = self.sections if self.context else self.sections[1:]

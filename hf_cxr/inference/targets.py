@@ -38,7 +38,9 @@ def target_ids(tokenizer: Any, texts: Iterable[str], max_length: int) -> list[li
     """
 
     def ids_of(texts: list[str]) -> list[list[int]]:
-        return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        # A text that happens to hold "<impression>" or "</s>" is that text, no token of ours.
+        written = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [[*ids, tokenizer.eos_token_id] for ids in written]
 
     texts = list(texts)
     targets = ids_of(texts)

@@ -32,6 +32,8 @@ from hf_cxr.utils.files import json_object, replace_files
 
 WHOLE = "complete"  # an empty file, the last to be written into a checkpoint's folder
 RUNNING_LOSS = "running_loss_{rank}.json"
+# Arguments that runs before them did not have, and what these were.
+UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 PROGRESS = "progress.json"
 # Arguments that may differ between the start of a run and its continuation: they change no weight.
 HARMLESS = {"num_proc", "log_samples", "share_samples", "output_dir", "report_to", "run_name", "disable_tqdm"}

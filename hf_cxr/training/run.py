@@ -54,6 +54,7 @@ from hf_cxr.models.starting import init_from
 from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     PROGRESS,
+    UNSAID,
     agreed,
     check_same_run,
     checkpoints,
@@ -73,8 +74,6 @@ from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 from hf_cxr.utils.files import json_object
 
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
-# Arguments that runs before them did not have, and what these were.
-UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
 
 
@@ -169,8 +168,7 @@ def _train_stages(
     state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
     given = [each[name] for each in contexts(dataset["train"]) for name in layout.context if name in each]
     tokenizer = load(AutoTokenizer, start) if start else None
-    texts = [*whole_texts(dataset["train"], layout), *given]
-    checkpoint = _begin(kit, texts, layout, tokenizer)
+    checkpoint = _begin(kit, [*whole_texts(dataset["train"], layout), *given], layout, tokenizer)
     if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
         raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
     _set_generation(checkpoint, args)

@@ -17,7 +17,7 @@ from transformers import Seq2SeqTrainer, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.inference import remote_code
-from hf_cxr.inference.pipeline import prompt_inputs, section_order
+from hf_cxr.inference.generation import prompt_inputs, section_order
 from hf_cxr.inference.sections import layout_of
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint

@@ -8,7 +8,7 @@ from helpers import radiograph, tiny_checkpoint
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation import bootstrap, prediction
-from hf_cxr.inference import pipeline
+from hf_cxr.inference import generation
 from hf_cxr.inference.pipeline import decode, generate
 
 
@@ -50,7 +50,7 @@ def test_the_sequence_probability_is_that_of_the_whole_text(phantom_folder):
 def test_the_logits_of_earlier_steps_are_not_kept_while_texts_are_written(monkeypatch):
     model, rows, alive = tiny_checkpoint(max_new_tokens=40).model.eval(), 8 * 4, []
     vocabulary = model.config.decoder.vocab_size
-    monkeypatch.setattr(pipeline, "LOGITS", rows * vocabulary)
+    monkeypatch.setattr(generation, "LOGITS", rows * vocabulary)
 
     def count(*_):
         tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape[-1:] == (vocabulary,)]

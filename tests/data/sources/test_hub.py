@@ -163,7 +163,7 @@ def rows_of(folder: Path) -> dict:
 
 
 def test_the_bytes_of_open_i_on_the_hub_become_a_dataset_that_counts_every_record(site, prepared):
-    out, report, _ = prepared("user/openi", *OPENI)
+    out, report, _ = prepared("user/openi", *OPENI, "--section", "impression")
     rows = rows_of(out)
     assert sorted(map(int, rows)) == [uid for uid in range(12) if uid != 5]
     assert [json.loads(line)["uid"] for line in (out / "rejects.jsonl").read_text().splitlines()] == ["5"]
@@ -227,7 +227,7 @@ def test_the_same_commit_is_prepared_whatever_is_pushed_later(site, prepared, cx
 def test_a_plan_fetches_no_images(site, cxr):
     size = sum(blob.size for blob in site.find("dataset", "user/heavy").at("main").tree.values())
     before = site.sent
-    status, stdout, stderr = cxr("prepare", "hub", "--root", "user/heavy", *OPENI, "--plan")
+    status, stdout, stderr = cxr("prepare", "hub", "--root", "user/heavy", *OPENI, "--section", "impression", "--plan")
     assert status == 0, stderr
     assert "studies with both: 7" in stdout
     assert "column img_lateral has gaps" in stderr

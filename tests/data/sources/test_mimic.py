@@ -78,7 +78,7 @@ def test_studies_equal_the_truth_in_the_order_of_time(tree, reports, truths):
 
 
 def test_one_command_prepares_the_tree_and_every_record_is_counted(tree, reports, truths, tmp_path):
-    rows = prepared(tmp_path / "out", "--images", tree, "--reports", reports)
+    rows = prepared(tmp_path / "out", "--images", tree, "--reports", reports, "--section", "impression")
     wanted = {}
     for truth in truths:
         views = [form.VIEWS[view][0] for _, view in truth.images]

@@ -29,7 +29,19 @@ def prepared(request, tmp_path_factory):
     truth = form.make(folder, NUMBER, seed=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        words = ["prepare", "table", "--preset", name, *form.OPTIONS, "--out", "out", "--size", "64"]
+        words = [
+            "prepare",
+            "table",
+            "--preset",
+            name,
+            "--section",
+            "impression",
+            *form.OPTIONS,
+            "--out",
+            "out",
+            "--size",
+            "64",
+        ]
         assert main(words) == 0
     return name, folder, truth, folder / "out", form.OPTIONS
 
@@ -172,7 +184,9 @@ def test_studies_of_a_patient_are_put_in_order_of_time_whatever_the_order_of_the
         rows = list(csv.DictReader(stream))
     write_csv(tmp_path / form.TABLE, reversed(rows))
     words = ["--root", str(tmp_path / form.TABLE), "--images", str(tmp_path / "PNG"), "--out", str(tmp_path / "out")]
-    assert main(["prepare", "table", "--preset", "chexpert_plus", *words, "--size", "64"]) == 0
+    assert (
+        main(["prepare", "table", "--preset", "chexpert_plus", *words, "--size", "64", "--section", "impression"]) == 0
+    )
     uids = [uid for split in datasets.load_dataset(str(tmp_path / "out")).values() for uid in split["uid"]]
     patients = dict.fromkeys(known.patient for known in truth)
     kept = {patient: [k.uid for k in truth if k.patient == patient and not k.left_out] for patient in patients}

@@ -308,7 +308,7 @@ def test_the_published_form_of_mimic_prepares_in_one_command_and_every_record_is
     assert (preparation["steps"][0]["kept"], preparation["steps"][-1]["kept"]) == (120, 120)
     assert preparation["collection"]["name"] == "MIMIC-CXR"
     assert "license_name: physionet-credentialed-1.5.0" in (tmp_path / "out" / "README.md").read_text()
-    rows = [(name, row) for name, part in load_prepared(tmp_path / "out", text="findings").items() for row in part]
+    rows = [(name, row) for name, part in load_prepared(tmp_path / "out").items() for row in part]
     patients = {row["uid"]: row["patient"] for _, row in rows}
     assert len(rows) == len(truth) == 120
     for split, row in rows:
