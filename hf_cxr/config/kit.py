@@ -74,7 +74,7 @@ class ImpressionConfig:
     init_from: str | None = field(
         default=None,
         metadata={
-            "help": "Whole checkpoint (run folder or Hub id) to continue in place of encoder and decoder; default: none."
+            "help": "Whole checkpoint (run folder or Hub id) to continue, not encoder and decoder; default: none."
         },
     )
     target: str = field(
