@@ -137,8 +137,8 @@ def _check_before_training(config: Path, told: dict[str, Any], overrides: Sequen
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
     """The command that continues an interrupted run, or starts it again where nothing was saved."""
+    from hf_cxr.training.beginning import trained_so_far
     from hf_cxr.training.checkpoints import read_progress
-    from hf_cxr.training.run import trained_so_far
 
     if (stage := (read_progress(options.out) or {}).get("stage")) == "finished":
         return ""

@@ -24,10 +24,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hf_cxr.data.augmentation import augment_panel
 from hf_cxr.data.sections import contexts, section_texts
 from hf_cxr.inference import decoding, levels, views
-from hf_cxr.inference.sections import Layout, prompt_ids, report_ids
+from hf_cxr.inference.sections import PLAIN, Layout, prompt_ids, report_ids
 from hf_cxr.inference.targets import IGNORED
 
-PLAIN, UNCUT = Layout(), 1 << 30
+UNCUT = 1 << 30
 CONTEXT_DRAWS = 1  # sets the random stream of context dropout apart from that of view dropout and augmentation
 
 

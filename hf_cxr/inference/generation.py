@@ -14,7 +14,7 @@ from transformers import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from .checks import check_options, first_position, positions_of
-from .sections import Layout, SectionOrder, layout_of, split_sections, token_of
+from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of
 
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
 
@@ -147,9 +147,7 @@ def _log_probabilities(
     return torch.cat(steps)
 
 
-def decode(
-    tokenizer, sequences: torch.Tensor, scores: torch.Tensor, layout: Layout | None = None
-) -> list[dict[str, Any]]:
+def decode(tokenizer, sequences: torch.Tensor, scores: torch.Tensor, layout: Layout = PLAIN) -> list[dict[str, Any]]:
     """The texts of one study, (texts, length) and (texts,), as `[{section: str, …, "score": float}]`."""
     rows = zip(sequences.tolist(), scores.tolist(), strict=True)
-    return [split_sections(tokenizer, layout or Layout(), ids) | {"score": score} for ids, score in rows]
+    return [split_sections(tokenizer, layout, ids) | {"score": score} for ids, score in rows]

@@ -53,6 +53,9 @@ class Layout:
         return None if self == Layout() else {"sections": list(self.sections), "context": list(self.context)}
 
 
+PLAIN = Layout()  # an impression, without context
+
+
 def token_of(name: str) -> str:
     """The special token that stands before a section or a context."""
     return f"<{name}>"
@@ -62,7 +65,7 @@ def layout_of(config: Any) -> Layout:
     """The layout that a model's config carries. Raises `UnusableCheckpoint` for what is none."""
     carried = getattr(config, LAYOUT, None)
     if carried is None:
-        return Layout()
+        return PLAIN
     try:
         layout = Layout(tuple(carried["sections"]), tuple(carried["context"]))
         known = layout.sections in TARGETS.values() and set(layout.context) <= set(CONTEXT)

@@ -33,7 +33,7 @@ from transformers.utils import is_torchvision_available
 from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, no_tokens, panels_of, positions_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
-from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout, layout_of
+from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, PLAIN, Layout, layout_of
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
 from hf_cxr.models.loading import NEVER_READ, OUR_FILES, check_files, load, load_config, load_model, loading
@@ -49,7 +49,6 @@ DECODER_SIZES: dict[str, dict[str, Any]] = {
 CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn", "enc_to_dec_proj")  # new to a pretrained pair
 GPT2_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 DROPOUT = (*GPT2_DROPOUT, "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-PLAIN = Layout()  # an impression, without context
 MAX_NEW_TOKENS = 128  # the longest of the 3,921 Indiana impressions has 130 words, the 95th percentile 36
 
 
@@ -155,7 +154,6 @@ def build(
         max_new_tokens: the longest text that `generate` writes by default.
         tokenizer: takes the place of one trained on `texts`.
         decoder_dropout: `None`: a pretrained decoder keeps its own, a from-scratch one has none.
-
         layout: the sections that are written and the context that is given; its tokens are added to the tokenizer.
 
     Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for

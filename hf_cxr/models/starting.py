@@ -11,12 +11,11 @@ from torch import nn
 from transformers import VisionEncoderDecoderModel
 
 from hf_cxr.inference.checks import CALIBRATION, panel_size_of, panels_of
-from hf_cxr.inference.sections import Layout
+from hf_cxr.inference.sections import PLAIN, Layout
 from hf_cxr.models.encoders import PANELS, canvas_processor, on_canvas
 from hf_cxr.models.modeling import (
     DROPOUT,
     MAX_NEW_TOKENS,
-    PLAIN,
     Checkpoint,
     fit_decoder,
     load_checkpoint,

@@ -35,6 +35,7 @@ RUNNING_LOSS = "running_loss_{rank}.json"
 # Arguments that runs before them did not have, and what these were.
 UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 PROGRESS = "progress.json"
+STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # of stage one, in the run folder: checkpoints, result
 # Arguments that may differ between the start of a run and its continuation: they change no weight.
 HARMLESS = {"num_proc", "log_samples", "share_samples", "output_dir", "report_to", "run_name", "disable_tqdm"}
 HARMLESS |= {"dataloader_num_workers", "dataloader_prefetch_factor", "save_total_limit", "project"}
@@ -296,7 +297,7 @@ def read_progress(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def write_progress(folder: str | os.PathLike, stage: str, config: dict[str, Any]) -> None:
-    """Note that a run stands in `stage` (see `hf_cxr.training.run.start_or_resume`); whole or not at all."""
+    """Note that a run stands in `stage` (see `hf_cxr.training.beginning.start_or_resume`); whole or not at all."""
     text = json.dumps({"stage": stage, "config": config}, indent=2, default=str)
     replace_files(Path(folder), {PROGRESS: f"{text}\n"})
 

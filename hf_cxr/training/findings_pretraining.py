@@ -32,7 +32,7 @@ from hf_cxr.metrics.content import unread_findings
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint
 from hf_cxr.training.callbacks import EpochCallback
-from hf_cxr.training.checkpoints import ResumableTrainer, agreed, whole_again
+from hf_cxr.training.checkpoints import ENCODER, STAGE, ResumableTrainer, agreed, whole_again
 from hf_cxr.training.launch import is_sharded
 from hf_cxr.utils.files import staging_folder
 
@@ -40,7 +40,6 @@ MIN_POSITIVES = 10  # a finding with fewer positive training studies cannot be l
 # Tags of a study of which nothing is known: the kit's own, Indiana's, PadChest's.
 UNTAGGED = {"unlabelled", "no indexing", "technical quality of image unsatisfactory", "exclude", "suboptimal study"}
 SAME = "unchanged"  # PadChest's: what was there before is still there, whatever it was
-STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # in the run folder: checkpoints, result
 
 
 class FindingsModel(torch.nn.Module):

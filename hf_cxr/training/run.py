@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import os
 import shlex
 import shutil
 import sys
@@ -40,7 +38,6 @@ from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_tex
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
-from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
@@ -49,32 +46,25 @@ from hf_cxr.inference.sections import Layout, layout_of, split_sections
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.loading import load
 from hf_cxr.models.lora import adapters
-from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint, weights_digest
+from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
 from hf_cxr.models.starting import init_from
-from hf_cxr.training.callbacks import EVALUATIONS, EarlyStopping, EpochCallback, ImageUseCallback
+from hf_cxr.training.beginning import RESULTS, SAMPLES, STATES, identity, remove, start_or_resume
+from hf_cxr.training.callbacks import EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
-    PROGRESS,
-    UNSAID,
     agreed,
-    check_same_run,
-    checkpoints,
     load_weights,
     only_run_in,
     read_progress,
-    remove_checkpoints,
     whole_again,
     write_progress,
 )
 from hf_cxr.training.checks import asked_of, check_feasible
 from hf_cxr.training.feature_cache import check_disk_space, encode_once
-from hf_cxr.training.findings_pretraining import ENCODER, STAGE, pretrain_on_findings
+from hf_cxr.training.findings_pretraining import STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
 from hf_cxr.training.samples import SampleCallback
 from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
 from hf_cxr.utils.files import json_object
-
-STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
-RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
 
 
 def train(
@@ -227,82 +217,6 @@ def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -
         own.num_beams = args.generation_num_beams
 
 
-def identity(
-    kit: ImpressionConfig, args: ImpressionTrainingArguments, dataset: DatasetDict, layout: Layout
-) -> dict[str, Any]:
-    """What a run is: all that its weights depend on. A continuation has to be the same."""
-    studies = hashlib.sha256()
-    for split in (dataset[name] for name in ("train", "validation") if name in dataset):
-        columns = [split["uid"], *section_texts(split, layout).values()]
-        if layout.context:
-            columns.append([[given.get(name) for name in layout.context] for given in contexts(split)])
-        for row in zip(*columns, strict=True):
-            studies.update(repr(row).encode())
-    around: dict[str, Any] = {
-        "processes": args.world_size,
-        "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
-    }
-    config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
-    config = {name: value for name, value in config.items() if name not in UNSAID or UNSAID[name] != value}
-    if kit.init_from:
-        around["init_from_sha256"] = weights_digest(kit.init_from)
-    return config | around | {"studies_sha256": studies.hexdigest()}
-
-
-def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, config: dict[str, Any]) -> str:
-    """Decide where the run begins: "findings_pretraining", "impressions", "evaluation" or "finished".
-
-    Raises `ValueError` if `output_dir` holds a run, finished or not, or others' checkpoints, and neither `resume` nor
-    `restart` is set, if a run would be resumed with other arguments, or if it begins from what it would delete.
-    """
-    output = Path(args.output_dir)
-    progress = read_progress(output)
-    if kit.resume and progress:
-        check_same_run(output, progress["config"], config)
-        print(f"Resuming {output}: {_progress_so_far(output, progress['stage'])}", flush=True)
-        return progress["stage"]
-    saved = trained_so_far(output)
-    if not progress:  # of others; half a checkpoint of ours is nothing that could be continued
-        saved += [*output.glob("checkpoint-*"), *output.glob(f"{STAGE}/checkpoint-*")]
-    stage = progress["stage"] if progress else None
-    if (saved or stage in ("evaluation", "finished")) and not kit.restart:
-        what = "an interrupted run; continue it with --resume" if progress else "others' checkpoints; move them away"
-        if stage == "finished":
-            what = "a finished run; name another output_dir"
-        raise ValueError(f"{output}: holds {what} or delete it with --restart")
-    for name in ("encoder", "decoder", "init_from", "resume_from_checkpoint"):
-        start = getattr(kit, name, None) or getattr(args, name, None)
-        place = Path(start).resolve() if start else None
-        if place and any(place.is_relative_to(path.resolve()) or place == output.resolve() for path in saved):
-            raise ValueError(f"{name}: {start} lies in the output_dir, which is emptied; name another output_dir")
-    if kit.resume:
-        print(f"Nothing to resume in {output}: starting anew", flush=True)
-    _remove(output, PROGRESS, ENCODER, STAGE, STATES, SAMPLES)
-    remove_checkpoints(output)
-    _remove(output, "model*.safetensors", EVALUATIONS, *RESULTS)
-    stage = "findings_pretraining" if kit.findings_pretraining_epochs else "impressions"
-    write_progress(output, stage, config)
-    return stage
-
-
-def trained_so_far(output: Path) -> list[Path]:
-    """What an interrupted run in `output` can be continued from."""
-    found = [*output.glob(ENCODER), *checkpoints(output / STAGE), *checkpoints(output)]
-    return [*found, *output.glob("model*.safetensors")]
-
-
-def _progress_so_far(output: Path, stage: str) -> str:
-    if stage in ("evaluation", "finished"):
-        return f"trained already, {'evaluating' if stage == 'evaluation' else 'nothing left to do'}"
-    saved = checkpoints(output / STAGE if stage == "findings_pretraining" else output)
-    return f"stage {stage}, " + (f"from {saved[-1].name}" if saved else "from its start")
-
-
-def _remove(folder: Path, *patterns: str) -> None:
-    for path in (path for pattern in patterns for path in folder.glob(pattern)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def save_run(
     checkpoint: Checkpoint, kit: ImpressionConfig, args: ImpressionTrainingArguments, trainer: Trainer, output: Path
 ) -> None:
@@ -311,7 +225,7 @@ def save_run(
     They are written beside and moved in at the end, so that an interruption or a full disk leaves no half checkpoint.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _remove(output, ".saving-*")
+    remove(output, ".saving-*")
     with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as name:
         folder = Path(name)
         remote_code.add_pipeline_code(checkpoint.model, folder)
@@ -319,7 +233,7 @@ def save_run(
         config = yaml.safe_dump(resolved_config(kit, args), sort_keys=False)
         (folder / "config.yaml").write_text(config, encoding="utf-8")
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        _remove(output, *RESULTS)  # they are of other weights
+        remove(output, *RESULTS)  # they are of other weights
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
             file.replace(output / file.name)
 

@@ -17,8 +17,9 @@ from hf_cxr.inference.sections import Layout, layout_of, split_sections
 from hf_cxr.models.modeling import build, load_checkpoint
 from hf_cxr.training import findings_pretraining
 from hf_cxr.training import run as training
+from hf_cxr.training.beginning import identity
 from hf_cxr.training.checks import asked_of, check_feasible
-from hf_cxr.training.run import fine_tune, identity
+from hf_cxr.training.run import fine_tune
 
 REPORT = {"target": "report", "context": ["indication"], "context_dropout": 0.3}
 LAYOUT = Layout(("findings", "impression"), ("indication",))
