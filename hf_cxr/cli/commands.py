@@ -125,6 +125,8 @@ def _check_before_training(config: Path, told: dict[str, Any], overrides: Sequen
     except OSError as error:
         own = "" if "dataset" in _values(overrides) else "; name your own with --dataset FOLDER"
         raise type(error)(f"{error}{own}") from None
+    if told.get("init_from"):  # encoder and decoder are then ignored
+        return check_checkpoint(told["init_from"])
     for part in ("encoder", "decoder"):
         name = str(told.get(part, SIZES[0]))
         if "/" in name or Path(name).exists():

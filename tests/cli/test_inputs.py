@@ -75,6 +75,7 @@ def test_bad_inputs_are_told_within_two_seconds_without_a_model_a_dataset_or_the
         ("explore", "runs/data", "--out", "page"): "runs/data: no such prepared dataset; runs has first",
         ("train", "demo", "--dataset", "runs/data"): "runs/data: no such prepared dataset",
         ("train", "demo", "--dataset", data, "--encoder", "runs/frist"): "no such encoder; did you mean 'runs/first'?",
+        ("train", "demo", "--dataset", data, "--encoder", "a/b/c", "--init_from", "half"): "half: its weights (model.",
         ("train", "demo", "--dataset", data, "--output_dir", "frontal.png/x"): "cannot be written to",
         ("compare", run, "runs/frist"): "no such run folder; did you mean 'runs/first'?",
         ("push", "runs/frist", "user/name"): "no such folder; did you mean 'runs/first'?",

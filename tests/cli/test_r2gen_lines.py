@@ -26,7 +26,8 @@ def test_r2gens_collection_is_prepared_learned_and_evaluated_by_the_lines_of_the
         assert main([*words, *(f"{SMALLER} {SHORTER}".split() if words[0] == "train" else ())]) == 0
     assert json.loads(Path("runs/r2gen/trainer_state.json").read_text())["global_step"] == 2
     report = json.loads(Path("runs/r2gen/test/report.json").read_text())
-    rows = [json.loads(line) for line in Path("runs/r2gen/test/predictions.jsonl").open(encoding="utf-8")]
+    lines = Path("runs/r2gen/test/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     pairs = [(f"CXR{uid}_IM-{uid:04d}", text) for uid, text, views in drawn if len(views) == 2]
     assert {row["uid"]: row["findings"] for row in rows} == dict(pairs[9::10]), "its own test split"
     assert (report["target"], report["n"]) == ("findings", len(rows))
