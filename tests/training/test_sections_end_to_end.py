@@ -63,7 +63,7 @@ def launch(script: Path, *words: object, **environment: str) -> subprocess.Compl
     command = [Path(sys.executable).with_name("accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", port, script, *words]
     env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
