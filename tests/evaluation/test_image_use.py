@@ -82,6 +82,21 @@ def test_the_gain_told_in_training_is_that_of_the_report_in_either_score(spanish
         assert [scores["image_gain_low"], scores["image_gain_high"]] == pytest.approx(report["image_gain_ci95"][by])
 
 
+def test_texts_written_from_other_images_take_the_place_of_the_permuted_ones(mostly_right):
+    for said, truth in ((mostly_right, SPANISH), (TRUTHS[1:] + TRUTHS[:1], TRUTHS)):
+        permuted = [[said[i] for i in order] for order in bootstrap.derangements(len(said), 0)]
+        assert image_use.validation_scores(said, truth, shuffled=permuted) == pytest.approx(
+            image_use.validation_scores(said, truth)
+        )
+        none = image_use.validation_scores(said, truth, shuffled=[said])
+        assert [none[f"image_gain{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    said = [*TRUTHS[:30], *["Cardiomegaly."] * 10]
+    scores = image_use.validation_scores(said, TRUTHS, shuffled=[["Scoliosis."] * 40, TRUTHS])
+    # Findings are in 30 studies of 40, in 10 of them scoliosis: precision 1 / 4, recall 1 / 3; the truth has F1 1.
+    assert scores["image_gain"] == pytest.approx(scores["finding_f1_micro"] - (2 / 7 + 1) / 2)
+    assert scores["image_gain_low"] < scores["image_gain"] < scores["image_gain_high"]
+
+
 def test_the_composite_of_spanish_texts_prefers_the_model_that_looks(mostly_right):
     looking, constant = (image_use.validation_scores(said, SPANISH) for said in (mostly_right, [NORMAL] * 60))
     assert looking["composite"] > 2 * constant["composite"]

@@ -94,6 +94,12 @@ def test_long_sections_are_cut_at_the_end_of_a_sentence_and_both_stay(tokenizer)
     [ids] = report_ids(tokenizer, REPORT, one, longest)
     assert split_sections(tokenizer, REPORT, ids) == {"findings": "No effusion.", "impression": "Large heart."}
     assert (len(ids), ids[-1]) == (longest, tokenizer.eos_token_id)
+    sizes = {text: len(tokenizer(text).input_ids) for text in (FINDINGS, "Large heart.", IMPRESSION)}
+    longest = sizes[FINDINGS] + sizes["Large heart."] + 2
+    assert sizes[IMPRESSION] < longest, "the impression alone would fit"
+    [ids] = report_ids(tokenizer, REPORT, {"findings": [FINDINGS], "impression": [IMPRESSION]}, longest)
+    assert split_sections(tokenizer, REPORT, ids) == {"findings": FINDINGS, "impression": "Large heart."}
+    assert (len(ids), ids[-1]) == (longest, tokenizer.eos_token_id)
     [ids] = report_ids(tokenizer, REPORT, long, 80)
     marker = ids.index(tokenizer.convert_tokens_to_ids("<impression>"))
     assert len(ids) <= 80
