@@ -149,6 +149,7 @@ def test_a_prompt_that_leaves_no_room_is_cut_before_its_last_token():
     together = generate(checkpoint.model, pixels(2), [long, [40] * 52 + [50]])
     assert [len(ids) for ids in together["prompts"]] == [53, 53]
     assert together["prompts"][0][-1] == 50
+    assert [len(ids) for ids in generate(checkpoint.model, pixels(1), [long], max_new_tokens=20)["prompts"]] == [43]
     with pytest.raises(ValueError, match=r"^2 prompts for 1 studies$"):
         generate(checkpoint.model, pixels(1), [[3], [4]])
 
