@@ -33,6 +33,8 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     state. The stock class would upload the optimizer's state too, to a repository that is public by default.
     """
 
+    image_before: torch.Tensor  # of the study before the batch that is evaluated
+
     def __init__(
         self,
         *args,

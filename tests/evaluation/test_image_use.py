@@ -74,6 +74,12 @@ def test_spanish_texts_of_other_studies_do_not_read_the_images(seed):
     assert report["reads_images"] is False
 
 
+def test_a_model_that_says_what_is_not_there_is_harmed_by_the_images():
+    report = evaluation.build_report(rows_of(TRUTHS[1:] + TRUTHS[:1], TRUTHS))
+    assert report["reads_images"] is False
+    assert report["verdict"].startswith("Harmed by the images (-0.")
+
+
 def test_the_gain_told_in_training_is_that_of_the_report_in_either_score(spanish, mostly_right):
     english = evaluation.build_report(rows_of(TRUTHS[1:] + TRUTHS[:1], TRUTHS))
     for report, said, truth in ((spanish, mostly_right, SPANISH), (english, TRUTHS[1:] + TRUTHS[:1], TRUTHS)):
