@@ -117,7 +117,8 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     def evaluation_loop(self, dataloader, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
         self.gather_function, studies = self.accelerator.gather_for_metrics, dataloader.dataset
-        self.image_before = self.data_collator([studies[len(studies) - 1]])["pixel_values"]
+        if layout_of(self.model.config).context:
+            self.image_before = self.data_collator([studies[len(studies) - 1]])["pixel_values"]
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
 
