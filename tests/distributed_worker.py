@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from helpers import TINY_RECIPE, talkative, tiny_checkpoint, write_config
 from safetensors.torch import save_file
@@ -18,6 +19,8 @@ from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.prediction import predict_split
+from hf_cxr.inference.sections import Layout
+from hf_cxr.models.modeling import Checkpoint, build
 from hf_cxr.training import findings_pretraining
 from hf_cxr.training import run as training
 from hf_cxr.training.callbacks import EpochCallback
@@ -27,6 +30,7 @@ SPLIT_SIZES = (1, 2, 7)
 
 
 CUTS = [("words", 1), ("words", 2), ("words", 4), ("smoothed", 2), ("findings", 1), ("findings", 2), ("findings", 4)]
+CUTS += [("asked", 1), ("asked", 2)]  # both sections behind a context that is dropped now and then
 
 
 def main(dataset: str, folder: Path) -> None:
@@ -71,11 +75,12 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
         lr_scheduler_type="constant",
         optim="sgd",
         max_grad_norm=1000.0,  # logs the norm, clips nothing: clipping would hide a wrong scale
+        context_dropout=0.3 if stage == "asked" else 0.0,
         label_smoothing_factor=0.1 if stage == "smoothed" else 0.0,
         disable_tqdm=True,
     )
     kit, args = parse_arguments(config)
-    checkpoint = tiny_checkpoint()
+    checkpoint = reporter(packed) if stage == "asked" else tiny_checkpoint()
     if stage == "findings":
         log = []
         listen = {"on_log": lambda *_, logs, **__: log.append(logs)}  # findings pretraining keeps its log to itself
@@ -86,6 +91,12 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
         log = training.fine_tune(checkpoint, {"train": packed}, kit, args).state.log_history
     weights = {name: value.detach().clone() for name, value in checkpoint.model.named_parameters()}
     return [entry for entry in log if "grad_norm" in entry], weights
+
+
+def reporter(packed) -> Checkpoint:
+    torch.manual_seed(0)
+    layout = Layout(("findings", "impression"), ("indication",))
+    return build("tiny", "tiny", 32, texts=packed["findings"][:100], vocab_size=350, max_new_tokens=24, layout=layout)
 
 
 def evaluate_at_start(packed: dict, folder: Path) -> None:

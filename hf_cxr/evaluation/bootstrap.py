@@ -6,7 +6,7 @@ the scores by a matrix product. Nothing here generates text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -127,6 +127,12 @@ def image_gain(
         "image_gain_ci95": intervals(samples),
         "image_gain_p": {name: two_sided_p(values) for name, values in samples.items()},
     }
+
+
+def harms(report: Mapping[str, Any], what: str) -> bool:
+    """Whether texts are shown to be better with another study's images or context (`what`: "image", "context")."""
+    by = report["gain_score"]
+    return report[f"{what}_gain_ci95"][by][1] < 0 and report[f"{what}_gain_p"][by] <= READS_P
 
 
 def score_gain(

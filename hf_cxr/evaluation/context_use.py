@@ -77,7 +77,7 @@ def gains(
     }
     for what in SHUFFLED:
         gain = none
-        if what == "both" and len(rows) > 1:
+        if what == "both":
             gain = permuted
         elif runs := written.get(what):
             shuffled = [metrics.study_statistics(texts, references) for texts in runs]
@@ -101,7 +101,8 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     """`reads_images` and `reads_context` (true, false, or `None`: cannot be told), and `verdict`, one plain sentence.
 
     Either is read if the 95 % interval of its gain lies above zero and the bootstrap's p is at most
-    `bootstrap.READS_P`. (The permutation test permutes texts, and with them both: it cannot tell which was read.)
+    `bootstrap.READS_P`, and harms if it lies below. (The permutation test permutes texts, and with them both: it
+    cannot tell which was read.)
     """
     by, unread = report["gain_score"], unread_note(report)
     unknown = {"reads_images": None, "reads_context": None}
@@ -113,13 +114,17 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     images = _is_read(report, "image", by)
     context = _is_read(report, "context", by) if report["with_context"] else None
     seen, heard = _figures(report, "image", by), _figures(report, "context", by)
-    sentence = f"Reads the images: yes ({seen})" if images else f"Does not read the images ({seen})"
+    blind = not images and not bootstrap.harms(report, "image")
+    lead = "Does not read the images" if blind else "Reads the images: yes" if images else "Harmed by the images"
+    sentence = f"{lead} ({seen})"
     if context is None:
         sentence += "; no study has a context, so whether it reads that cannot be told"
     elif context:
-        sentence += f"; reads the context: yes ({heard})" if images else f": it reads the context ({heard})"
+        sentence += f": it reads the context ({heard})" if blind else f"; reads the context: yes ({heard})"
+    elif bootstrap.harms(report, "context"):
+        sentence += f"; harmed by the context ({heard})"
     else:
-        sentence += f"; does not read the context ({heard})" if images else f" nor the context ({heard})"
+        sentence += f" nor the context ({heard})" if blind else f"; does not read the context ({heard})"
     told = f"{sentence}{beside_blind(report)}. {unread}".strip()
     return {"reads_images": images, "reads_context": context, "verdict": told}
 

@@ -112,7 +112,8 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     """`reads_images` (true, false, or `None`: cannot be told) and `verdict`, one plain sentence that says so.
 
     A model reads the images if the 95 % interval of its gain in finding F1 over shuffled images lies above zero and
-    the permutation test of the same has p ≤ 0.01; where findings cannot be read from the texts, in CIDEr.
+    the permutation test of the same has p ≤ 0.01; where findings cannot be read from the texts, in CIDEr. One whose
+    interval lies below zero is harmed by them.
     """
     by, p = report["gain_score"], report["permutation_p"]
     interval, unread = report["image_gain_ci95"].get(by), unread_note(report)
@@ -124,8 +125,9 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
             "verdict": f"{unread} All texts are the same, so whether the model reads the images cannot be told.",
         }
     reads = interval[0] > 0 and p <= bootstrap.READS_P
+    lead = "Reads the images: yes" if reads else "Does not read the images"
     sentence = (
-        f"{'Reads the images: yes' if reads else 'Does not read the images'} ({report['image_gain'][by]:+.2f} "
+        f"{'Harmed by the images' if bootstrap.harms(report, 'image') else lead} ({report['image_gain'][by]:+.2f} "
         f"{short_name(by)} over shuffled images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation "
         f"p = {p:.3f})"
     )

@@ -33,6 +33,8 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     state. The stock class would upload the optimizer's state too, to a repository that is public by default.
     """
 
+    image_before: torch.Tensor  # of the study before the batch that is evaluated
+
     def __init__(
         self,
         *args,
@@ -84,7 +86,8 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         """As in the stock class, with the prompts and the order of the sections. The predictions are the tokens after
-        the prompts; where the model takes context, beside them those that it writes from another study's images."""
+        the prompts; where the model takes context, beside them those that it writes from the images of the study
+        before (for the first from those of the last), so that a batch of one is shuffled too."""
         # The stock class writes every default into the model's generation config. Saved with the weights, they would
         # have `generate` warn of `max_length` at each call, for ever.
         own, layout = copy.deepcopy(self.model.generation_config), layout_of(self.model.config)
@@ -98,7 +101,9 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             loss, written, labels = super().prediction_step(model, inputs, False, ignore_keys, **asked)
             if not layout.context:
                 return loss, written, labels
-            others = self._prepare_inputs(inputs)["pixel_values"].roll(1, 0)
+            own_images = self._prepare_inputs(inputs)["pixel_values"]
+            others = torch.cat([self.image_before.to(own_images), own_images[:-1]])
+            self.image_before = own_images[-1:]
             elsewhere = self.model.generate(pixel_values=others, **asked)
             return loss, (written[:, before:], elsewhere[:, before:]), labels
         finally:
@@ -109,10 +114,12 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             gen_kwargs["synced_gpus"] = True
         return super().evaluate(*args, **gen_kwargs)
 
-    def evaluation_loop(self, *args, **kwargs):
+    def evaluation_loop(self, dataloader, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
-        self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*args, **kwargs)
+        self.gather_function, studies = self.accelerator.gather_for_metrics, dataloader.dataset
+        if layout_of(self.model.config).context:
+            self.image_before = self.data_collator([studies[len(studies) - 1]])["pixel_values"]
+        return super().evaluation_loop(dataloader, *args, **kwargs)
 
 
 def prompts_of(inputs: Mapping[str, torch.Tensor]) -> list[list[int]]:

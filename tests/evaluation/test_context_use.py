@@ -33,6 +33,9 @@ PLANTED = {
     "image reader": lambda image, prompt: SEEN[IMAGE[image]],
     "reader of both": lambda image, prompt: f"{SEEN[IMAGE[image]]} {TOLD[prompt[0]] if prompt else NORMAL}",
     "constant": lambda image, prompt: "Cardiomegaly.",
+    "misled by the images": lambda image, prompt: f"{SEEN[(IMAGE[image] + 1) % 4]} {TOLD[prompt[0]]}",
+    "misled by the context": lambda image, prompt: f"{SEEN[IMAGE[image]]} {TOLD[(prompt[0] + 1) % 4]}",
+    "misled by the context alone": lambda image, prompt: TOLD[(prompt[0] + 1) % 4],
 }
 
 
@@ -71,6 +74,35 @@ def test_each_planted_model_gets_the_verdict_that_it_earns(name, images, context
     assert (report["image_gain"]["finding_f1_micro"] > 0.05) == images
     assert (report["context_gain"]["finding_f1_micro"] > 0.05) == context
     assert (report["both_gain"]["finding_f1_micro"] > 0.05) == (images or context)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("misled by the images", ("Harmed by the images (-0.", "; reads the context: yes (+0.")),
+        ("misled by the context", ("Reads the images: yes (+0.", "; harmed by the context (-0.")),
+        ("misled by the context alone", ("Does not read the images (+0.00", "; harmed by the context (-0.")),
+    ],
+)
+def test_a_model_that_is_misled_is_told_by_what(name, told):
+    report, _ = planted_report(PLANTED[name])
+    assert report["verdict"].startswith(told[0])
+    assert told[1] in report["verdict"]
+    assert (report["reads_images"], report["reads_context"]) == tuple("yes" in part for part in told)
+
+
+@pytest.mark.parametrize("what", ["image", "context"])
+def test_what_is_read_needs_both_an_interval_above_zero_and_a_small_p(what):
+    report, _ = planted_report(PLANTED["reader of both"])
+    key, by, told = "reads_images" if what == "image" else "reads_context", "finding_f1_micro", context_use.verdict
+    assert told(report)[key]
+    assert not told(report | {f"{what}_gain_p": {by: 0.02}})[key]
+    assert not told(report | {f"{what}_gain_ci95": {by: [-0.01, 0.3]}})[key]
+    assert not told(report | {f"{what}_gain_ci95": {by: [0.0, 0.3]}})[key]
+    harmed = report | {f"{what}_gain_ci95": {by: [-0.3, -0.1]}}
+    assert "armed by the" in told(harmed)["verdict"]
+    assert "armed by the" not in told(harmed | {f"{what}_gain_p": {by: 0.02}})["verdict"]
+    assert "All texts are the same" in told(report | {"permutation_p": None})["verdict"]
 
 
 def test_the_parrot_passes_the_test_that_permutes_texts_which_is_why_its_verdict_goes_by_another():

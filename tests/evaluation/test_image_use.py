@@ -74,12 +74,33 @@ def test_spanish_texts_of_other_studies_do_not_read_the_images(seed):
     assert report["reads_images"] is False
 
 
+def test_a_model_that_says_what_is_not_there_is_harmed_by_the_images():
+    report = evaluation.build_report(rows_of(TRUTHS[1:] + TRUTHS[:1], TRUTHS))
+    assert report["reads_images"] is False
+    assert report["verdict"].startswith("Harmed by the images (-0.")
+
+
 def test_the_gain_told_in_training_is_that_of_the_report_in_either_score(spanish, mostly_right):
     english = evaluation.build_report(rows_of(TRUTHS[1:] + TRUTHS[:1], TRUTHS))
     for report, said, truth in ((spanish, mostly_right, SPANISH), (english, TRUTHS[1:] + TRUTHS[:1], TRUTHS)):
         scores, by = image_use.validation_scores(said, truth), report["gain_score"]
         assert scores["image_gain"] == pytest.approx(report["image_gain"][by])
         assert [scores["image_gain_low"], scores["image_gain_high"]] == pytest.approx(report["image_gain_ci95"][by])
+
+
+def test_texts_written_from_other_images_take_the_place_of_the_permuted_ones(mostly_right):
+    for said, truth in ((mostly_right, SPANISH), (TRUTHS[1:] + TRUTHS[:1], TRUTHS)):
+        permuted = [[said[i] for i in order] for order in bootstrap.derangements(len(said), 0)]
+        assert image_use.validation_scores(said, truth, shuffled=permuted) == pytest.approx(
+            image_use.validation_scores(said, truth)
+        )
+        none = image_use.validation_scores(said, truth, shuffled=[said])
+        assert [none[f"image_gain{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    said = [*TRUTHS[:30], *["Cardiomegaly."] * 10]
+    scores = image_use.validation_scores(said, TRUTHS, shuffled=[["Scoliosis."] * 40, TRUTHS])
+    # Findings are in 30 studies of 40, in 10 of them scoliosis: precision 1 / 4, recall 1 / 3; the truth has F1 1.
+    assert scores["image_gain"] == pytest.approx(scores["finding_f1_micro"] - (2 / 7 + 1) / 2)
+    assert scores["image_gain_low"] < scores["image_gain"] < scores["image_gain_high"]
 
 
 def test_the_composite_of_spanish_texts_prefers_the_model_that_looks(mostly_right):

@@ -84,6 +84,30 @@ def test_a_batch_of_unequal_prompts_gives_exactly_the_texts_of_one_by_one(checkp
     assert rows(generate(checkpoint.model, pixels(), other, **options)) != texts, "a prompt is read"
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4, "num_return_sequences": 3}])
+def test_a_score_behind_a_prompt_is_the_probability_of_the_text_and_0_where_it_is_cut_short(
+    checkpoint, monkeypatch, options
+):
+    model = checkpoint.model
+    written = [set(text[3:-1]) for [text] in rows(generate(model, pixels(), PROMPTS))]
+    end = next(token for tokens in written for token in tokens if sum(token in some for some in written) < 4)
+    monkeypatch.setattr(model.generation_config, "eos_token_id", end)
+    monkeypatch.setattr(generation, "LOGITS", 2 * 3 * 15 * 350)  # two studies at a time
+    output = generate(model, pixels(), PROMPTS, **options)
+    ended = [[text[-1] == end for text in texts] for texts in rows(output)]
+    assert {True, False} == {whole for texts in ended for whole in texts}
+    assert output["truncated"].tolist() == [[not whole for whole in texts] for texts in ended]
+    for place, prompt in enumerate(PROMPTS):
+        for text, score, whole in zip(
+            rows(output)[place], output["scores"][place].tolist(), ended[place], strict=True
+        ):
+            ids = torch.tensor([text[:1] + prompt + text[1:]])
+            with torch.inference_mode():
+                logits = model(pixels()[place, None], decoder_input_ids=ids[:, :-1]).logits[0, len(prompt) :]
+            likely = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) + 1 :, None]).sum().exp().item()
+            assert score == pytest.approx(likely * whole, rel=1e-3, abs=0)
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 4}])
 def test_the_stock_class_gives_these_texts_from_prompt_inputs(checkpoint, options):
     model = checkpoint.model
@@ -126,6 +150,7 @@ def test_a_prompt_that_leaves_no_room_is_cut_before_its_last_token():
     together = generate(checkpoint.model, pixels(2), [long, [40] * 52 + [50]])
     assert [len(ids) for ids in together["prompts"]] == [53, 53]
     assert together["prompts"][0][-1] == 50
+    assert [len(ids) for ids in generate(checkpoint.model, pixels(1), [long], max_new_tokens=20)["prompts"]] == [43]
     with pytest.raises(ValueError, match=r"^2 prompts for 1 studies$"):
         generate(checkpoint.model, pixels(1), [[3], [4]])
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import TEXTS, TINY_RECIPE, gpt2_folder, noise, run_cxr, tiny_checkpoint, vit_folder, write_config
-from single_image import SIDE, published
+from safetensors.torch import load_file
+from single_image import SIDE, edit, published
 from test_encoders import encoder_folder
-from transformers import AutoModel, VisionEncoderDecoderModel
+from transformers import AutoModel, CvtConfig, VisionEncoderDecoderModel
 
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.prepared import load_prepared
+from hf_cxr.inference.checks import UnusableCheckpoint
 from hf_cxr.inference.sections import Layout, layout_of
 from hf_cxr.models.encoders import UnsupportedPart
 from hf_cxr.models.modeling import build, load_checkpoint
 from hf_cxr.models.starting import init_from
+from hf_cxr.training.beginning import identity, start_or_resume
+from hf_cxr.training.checks import check_feasible
+from hf_cxr.training.run import train
 
 REPORT = Layout(("findings", "impression"), ("indication",))
 
@@ -121,7 +132,100 @@ def test_what_cannot_be_continued_is_one_line(tmp_path):
         parts = {"encoder": "tiny", "decoder": "tiny", part: str(folder)}
         with pytest.raises(UnsupportedPart, match=f"{part} .*: is a whole checkpoint; use --init_from"):
             build(parts["encoder"], parts["decoder"], 32, texts=TEXTS)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    edit(folder / "config.json", encoder=CvtConfig().to_dict())
+    with pytest.raises(UnusableCheckpoint, match="its 'cvt' encoder gives a map of features, not the sequence of tok"):
+        init_from(folder, SIDE)
+    edit(folder / "config.json", encoder=config["encoder"])
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         init_from(folder, SIDE)
+
+
+# --- runs that begin from one -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parent(tmp_path) -> Path:
+    """It knows other texts than the dataset's."""
+    tiny_checkpoint(max_new_tokens=24).save_pretrained(tmp_path / "parent")
+    return tmp_path / "parent"
+
+
+def arguments(folder: Path, dataset: Path, parent: Path, **values):
+    values = (
+        TINY_RECIPE | {"dataset": str(dataset), "output_dir": str(folder / "run"), "init_from": str(parent)} | values
+    )
+    return parse_arguments(write_config(folder / "config.yaml", **values))
+
+
+def test_a_run_goes_on_from_another_on_other_studies_through_findings_adapters_and_dropout(
+    parent, phantom_folder, tmp_path
+):
+    options = {"findings_pretraining_epochs": 1, "lora_rank": 2, "decoder_dropout": 0.2, "max_steps": 2}
+    train(*arguments(tmp_path, phantom_folder, parent, **options, learning_rate=0.01))
+    run, before = load_checkpoint(tmp_path / "run"), load_file(parent / "model.safetensors")
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    assert after.keys() == before.keys(), "adapters are merged"
+    assert run.tokenizer.get_vocab() == load_checkpoint(parent).tokenizer.get_vocab(), "not trained on the new texts"
+    assert run.model.config.decoder.attn_pdrop == run.model.config.decoder.resid_pdrop == 0.2
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert any(key.startswith("encoder.") for key in changed)
+    assert any(key.startswith("decoder.") for key in changed)
+    assert "decoder.transformer.wte.weight" not in changed, "an adapter leaves the embeddings of the parent"
+    told = load_file(tmp_path / "run" / "findings_encoder" / "model.safetensors")
+    assert any(not torch.equal(before[f"encoder.{key}"], value) for key, value in told.items())
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["n"] == len(load_prepared(str(phantom_folder))["test"])
+
+
+def test_dropout_that_a_config_names_acts_in_the_decoder_that_is_continued(parent):
+    plain, dropping = (init_from(parent, 32, decoder_dropout=p).model.train() for p in (None, 0.5))
+    ids, pixels = torch.arange(3, 12)[None], noise(1)
+    for model, same in ((plain, True), (dropping, False)):
+        one, other = (model(pixel_values=pixels, decoder_input_ids=ids).logits for _ in range(2))
+        assert torch.equal(one, other) == same
+
+
+def test_a_run_resumes_from_its_parent_as_it_was_alone(parent, phantom_folder, tmp_path):
+    dataset = load_prepared(str(phantom_folder))
+    kit, args = arguments(tmp_path, phantom_folder, parent, resume=True)
+    kit.resume = False
+    begun = identity(kit, args, dataset, Layout())
+    assert start_or_resume(kit, args, begun) == "impressions"
+    kit.resume = True
+    assert start_or_resume(kit, args, identity(kit, args, dataset, Layout())) == "impressions"
+    tiny = build("tiny", "tiny", 32, texts=TEXTS, vocab_size=350, max_new_tokens=24)  # other weights
+    tiny.save_pretrained(parent)
+    with pytest.raises(ValueError, match=r"cannot resume with other arguments \(init_from_sha256 \w+ → \w+\)"):
+        start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
+
+
+def test_a_run_that_began_before_targets_and_context_were_arguments_resumes(parent, phantom_folder, tmp_path):
+    dataset = load_prepared(str(phantom_folder))
+    kit, args = arguments(tmp_path, phantom_folder, parent, init_from=None)
+    new = {"init_from", "target", "context", "context_dropout"}
+    start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
+    begun = json.loads((tmp_path / "run" / "progress.json").read_text(encoding="utf-8"))["config"]
+    assert not new & set(begun), "as an earlier version wrote it"
+    said = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0, "resume": True}
+    kit, args = arguments(tmp_path, phantom_folder, parent, **said)
+    assert start_or_resume(kit, args, identity(kit, args, dataset, Layout())) == "impressions"
+    kit, args = arguments(tmp_path, phantom_folder, parent, **said | {"target": "findings"})
+    with pytest.raises(ValueError, match="target not set → findings"):
+        start_or_resume(kit, args, identity(kit, args, dataset, Layout(("findings",))))
+
+
+def test_a_run_begins_from_one_place_that_it_does_not_empty(parent, phantom_folder, tmp_path):
+    dataset = load_prepared(str(phantom_folder))
+    kit, args = arguments(tmp_path, phantom_folder, parent, resume_from_checkpoint=str(parent))
+    with pytest.raises(ValueError, match="init_from or resume_from_checkpoint: a run begins from one of them"):
+        check_feasible(dataset, kit, args)
+    for inside in ("run", "run/checkpoint-5"):
+        shutil.copytree(parent, tmp_path / inside, dirs_exist_ok=True)
+        (tmp_path / inside / "complete").touch()
+        kit, args = arguments(tmp_path, phantom_folder, tmp_path / inside, restart=True)
+        with pytest.raises(ValueError, match=rf"^init_from: \S+{inside} lies in the output_dir, which is emptied"):
+            start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
+        assert (tmp_path / inside / "model.safetensors").is_file()
