@@ -1,14 +1,15 @@
 """Runs `hf-cxr` commands and Python snippets one after another, each in a process of its own, forked from one that has
 imported everything: as separate as a user's, without five seconds of imports each.
 
-Reads JSON lines `{"words": ["predict", …]}` or `{"code": "…"}` from stdin and answers each with
-`{"status", "stdout", "stderr"}`. Working directory and environment are those it was started with, or `"folder"` and
-`"environment"` of the task. With `"processes": 2` as many do the task at once, joined as `torchrun` joins them; the
-status is then the first that is not 0.
+Reads JSON lines `{"words": ["predict", …]}`, `{"script": ["scripts/train.py", …]}` or `{"code": "…"}` from stdin and
+answers each with `{"status", "stdout", "stderr"}`. Working directory and environment are those it was started with, or
+`"folder"` and `"environment"` of the task. With `"processes": 2` as many do the task at once, joined as `torchrun`
+joins them; the status is then the first that is not 0.
 """
 
 import json
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -20,6 +21,11 @@ from pathlib import Path
 def work(task: dict) -> int:
     if "code" in task:
         exec(compile(task["code"], "<documentation>", "exec"), {"__name__": "__main__"})
+        return 0
+    if "script" in task:
+        sys.argv = task["script"]
+        sys.path[0] = str(Path(sys.argv[0]).parent.absolute())
+        runpy.run_path(sys.argv[0], run_name="__main__")
         return 0
     from hf_cxr.cli.parser import main
 

@@ -108,9 +108,14 @@ def run_cxr(*words: object, **task: object) -> subprocess.CompletedProcess:
 def run_forked(**task: object) -> subprocess.CompletedProcess:
     """A task of tests/command_runner.py, in the environment that this process has now."""
     runner = _runner()
-    runner.stdin.write(json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd())} | task) + "\n")
-    runner.stdin.flush()
-    answer = json.loads(runner.stdout.readline())
+    try:
+        runner.stdin.write(json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd())} | task) + "\n")
+        runner.stdin.flush()
+        answer = json.loads(runner.stdout.readline())
+    except BaseException:  # a timeout: the next task must not get this one's answer
+        runner.kill()
+        _runner.cache_clear()
+        raise
     return subprocess.CompletedProcess([], answer["status"], answer["stdout"], answer["stderr"])
 
 
@@ -118,7 +123,8 @@ def run_forked(**task: object) -> subprocess.CompletedProcess:
 def _runner() -> subprocess.Popen:
     """Ends with this process, which holds its stdin."""
     words = [sys.executable, str(ROOT / "tests" / "command_runner.py")]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a fork that inherits a pool of threads waits for ever
+    return subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def copy_folder(source: Path, target: Path) -> Path:
