@@ -252,7 +252,7 @@ def test_a_demo_too_small_for_a_test_split_says_that_nothing_was_evaluated(tmp_p
 
 @pytest.mark.slow
 def test_the_demo_goes_the_whole_way(tmp_path):
-    result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "60")
+    result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "100")
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count("truth:") == 3
     assert "\nmodel   " in result.stdout
