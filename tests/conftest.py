@@ -10,6 +10,16 @@ from hypothesis import settings
 # The same examples every time, however slow the machine; HYPOTHESIS_PROFILE=default searches at random.
 settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # each more is a process that imports torch
+
+# `make test` gives whole files to its workers, in this order: the longest first, so that the workers end together.
+LONGEST = """documentation resume distributed interoperability real_input notebooks push trainer demo run parts parser
+hub_faults recipes samples python_face model_card benchmarks prepare""".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """One of several training processes that tests/training/test_distributed.py starts: the kit's own stages on a tiny
 model, with the same global batch cut in several ways. Process 0 writes what the test compares into the folder that is
-named.
+named. By hand:
 
     torchrun --nproc_per_node=2 tests/distributed_worker.py DATASET FOLDER
 """

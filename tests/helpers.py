@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -92,10 +94,37 @@ LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler
 """First line of a process to be interrupted: one started in the background (`make test &`) inherits deaf ears."""
 
 
-def run_cxr(*words: object, timeout: float | None = 300) -> subprocess.CompletedProcess:
+def run_installed(*words: object, timeout: float | None = 300) -> subprocess.CompletedProcess:
     """The installed `hf-cxr` command, as a user runs it."""
     command = Path(sys.executable).with_name("hf-cxr")
     return subprocess.run([str(command), *map(str, words)], capture_output=True, text=True, timeout=timeout)
+
+
+def run_cxr(*words: object, **task: object) -> subprocess.CompletedProcess:
+    """An `hf-cxr` command in a process of its own, which spares itself the seconds of imports."""
+    return run_forked(words=list(map(str, words)), **task)
+
+
+def run_forked(**task: object) -> subprocess.CompletedProcess:
+    """A task of tests/command_runner.py, in the environment that this process has now."""
+    runner = _runner()
+    try:
+        runner.stdin.write(json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd())} | task) + "\n")
+        runner.stdin.flush()
+        answer = json.loads(runner.stdout.readline())
+    except BaseException:  # a timeout: the next task must not get this one's answer
+        runner.kill()
+        _runner.cache_clear()
+        raise
+    return subprocess.CompletedProcess([], answer["status"], answer["stdout"], answer["stderr"])
+
+
+@functools.cache
+def _runner() -> subprocess.Popen:
+    """Ends with this process, which holds its stdin."""
+    words = [sys.executable, str(ROOT / "tests" / "command_runner.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a fork that inherits a pool of threads waits for ever
+    return subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def copy_folder(source: Path, target: Path) -> Path:

@@ -84,7 +84,7 @@ class Sandbox:
         self.folder, self.done = folder, set[frozenset[str]]()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         modules = os.pathsep.join(filter(None, (str(folder / "scripts"), os.environ.get("PYTHONPATH"))))
-        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "2", "PYTHONPATH": modules}
+        self.env = os.environ | hub.env | {"PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": modules}
         runner = [sys.executable, str(ROOT / "tests" / "command_runner.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.runner = subprocess.Popen(runner, cwd=folder, env=self.env, **pipes)
@@ -109,6 +109,8 @@ class Sandbox:
             words += ["--mirror", self.mirror]
         if words[0] == "hf-cxr":
             status, told, error = self.ask({"words": words[1:]})
+        elif words[0] == "python":
+            status, told, error = self.ask({"script": words[1:]})
         else:
             result = subprocess.run(words, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=300)
             status, told, error = result.returncode, result.stdout, result.stderr

@@ -3,7 +3,7 @@ import json
 import re
 
 import pytest
-from helpers import radiograph, run_cxr, vit_folder, write_config
+from helpers import radiograph, run_cxr, run_installed, vit_folder, write_config
 from PIL import Image
 
 from hf_cxr.cli.commands import COMMANDS
@@ -112,11 +112,11 @@ def test_a_plan_counts_studies_and_views_without_an_image_and_writes_nothing(iu,
 
 
 def test_prepare_and_explore_through_the_installed_command(tmp_path):
-    done = run_cxr("prepare", "phantom", "--num-studies", "60", "--size", "48", "--out", tmp_path / "data")
+    done = run_installed("prepare", "phantom", "--num-studies", "60", "--size", "48", "--out", tmp_path / "data")
     assert done.returncode == 0, done.stderr
     assert "in the source" in done.stdout
     assert "\nNext: hf-cxr explore " in done.stdout
-    done = run_cxr("explore", tmp_path / "data", "--out", tmp_path / "page", "--findings", "cardiomegaly")
+    done = run_installed("explore", tmp_path / "data", "--out", tmp_path / "page", "--findings", "cardiomegaly")
     assert done.returncode == 0, done.stderr
     assert f"\nNext: open {tmp_path / 'page' / 'index.html'} · hf-cxr train " in done.stdout
     assert (tmp_path / "page" / "index.html").is_file()
@@ -252,7 +252,7 @@ def test_a_demo_too_small_for_a_test_split_says_that_nothing_was_evaluated(tmp_p
 
 @pytest.mark.slow
 def test_the_demo_goes_the_whole_way(tmp_path):
-    result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "250")
+    result = run_cxr("demo", "--out", tmp_path / "demo", "--num-studies", "100")
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count("truth:") == 3
     assert "\nmodel   " in result.stdout

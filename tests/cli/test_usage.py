@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, run_cxr, write_config
+from helpers import ROOT, run_installed, write_config
 
 from hf_cxr.cli.commands import COMMANDS
 from hf_cxr.cli.parser import SHELLS, _spelled, main, make_parser
@@ -158,7 +158,7 @@ def test_a_config_that_cannot_be_used_is_one_line_with_what_to_do(tmp_path, caps
 
 
 def test_completion_knows_commands_and_options():
-    done = run_cxr("--print-completion", "bash")
+    done = run_installed("--print-completion", "bash")
     assert done.returncode == 0, done.stderr
     for word in (*COMMANDS, "--num-proc", "--abstain-below", "--findings_pretraining_epochs"):
         assert word in done.stdout

@@ -91,7 +91,7 @@ def test_a_truncated_image_is_listed_and_the_rest_goes_on(iu, tmp_path):
 
 
 def test_full_size_parts_build_train_reload_bit_equal_and_answer_in_time(shared_data, tmp_path):
-    prepare("phantom", tmp_path / "dataset", size=32, num_studies=30, seed=0)  # few: the encoder reads them all
+    prepare("phantom", tmp_path / "dataset", size=32, num_studies=12, seed=0)  # few: the encoder reads them all
     vit, gpt2 = tmp_path / "vit-base", tmp_path / "gpt2"
     ViTModel(ViTConfig()).save_pretrained(vit)
     ViTImageProcessorPil().save_pretrained(vit)

@@ -12,7 +12,7 @@ import distributed_worker
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from helpers import ROOT, TINY_RECIPE, write_config
+from helpers import ROOT, TINY_RECIPE, run_forked, write_config
 from safetensors.torch import load_file
 
 from hf_cxr.config import parse_arguments
@@ -53,10 +53,10 @@ def cuts(phantom_folder, tmp_path_factory) -> dict[int, Path]:
     folders = {processes: tmp_path_factory.mktemp(f"processes{processes}") for processes in (1, 2, 3)}
     distributed_worker.main(str(phantom_folder), folders[1])
     for processes in (2, 3):
-        several = ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", free_port()]
-        finish(
-            start([*ACCELERATE, *several, distributed_worker.__file__, str(phantom_folder), str(folders[processes])])
-        )
+        words = [str(phantom_folder), str(folders[processes])]
+        code = f"import distributed_worker, pathlib; distributed_worker.main({words[0]!r}, pathlib.Path({words[1]!r}))"
+        done = run_forked(code=code, processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
     return folders
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, TINY_RECIPE, copy_folder, tiny_checkpoint, write_config
+from helpers import ROOT, TINY_RECIPE, copy_folder, run_forked, tiny_checkpoint, write_config
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerState
 
@@ -25,7 +25,7 @@ from hf_cxr.training.run import train
 RECIPE = TINY_RECIPE | {
     "findings_pretraining_epochs": 1,
     "num_train_epochs": 2,
-    "per_device_train_batch_size": 16,
+    "per_device_train_batch_size": 32,
     "learning_rate": 1e-3,
     "save_strategy": "steps",
     "save_steps": 5,
@@ -122,9 +122,7 @@ def test_a_run_killed_in_a_push_goes_on_from_the_checkpoint_that_was_pushed(
 @pytest.mark.slow
 def test_killed_runs_resume_bit_for_bit_whenever_they_are_killed():
     script = str(ROOT / "benchmarks" / "interruptions.py")
-    result = subprocess.run(
-        [sys.executable, script, "--kills", "5", "--seed", "1"], capture_output=True, text=True, timeout=500
-    )
+    result = run_forked(script=[script, "--kills", "5", "--seed", "1"])
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     stages = set(re.findall(r"\), (\w+), ", result.stdout))
     assert {"findings_pretraining", "impressions"} <= stages, "the seed no longer kills in both stages"

@@ -1,12 +1,9 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY_RECIPE, tiny_checkpoint, write_config
+from helpers import TINY_RECIPE, run_cxr, tiny_checkpoint, write_config
 from PIL import Image
 from transformers import TrainerControl, TrainerState
 
@@ -114,10 +111,7 @@ def test_two_processes_write_what_one_would(packed, phantom_folder, tmp_path):
             per_device_eval_batch_size=3,  # 20 studies: the last round of batches is padded
             log_samples=3,
         )
-        command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "--num_processes"]
-        command += [str(processes), str(ROOT / "scripts" / "train.py"), str(config)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+        result = run_cxr("train", config, processes=processes)
         assert result.returncode == 0, result.stderr[-3000:]
         assert result.stderr.count("model learns to write: 0 of 1 steps") == 1, "of process 0 alone"
     one, two = (rows_of(tmp_path / f"run{processes}" / "samples") for processes in (1, 2))

@@ -22,9 +22,9 @@ RUNNER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import hf_cxr.data.prepare, hf_cxr.data.sources.hub
-from command_runner import in_a_fork
+from command_runner import in_forks
 for line in sys.stdin:
-    print(json.dumps(in_a_fork(json.loads(line))), flush=True)
+    print(json.dumps(in_forks(json.loads(line))), flush=True)
 """
 OPENI = ("--columns", "frontal=img_frontal", "lateral=img_lateral", "tags=Problems")
 SHARDS = ("--columns", "uid=study", "patient=who")
