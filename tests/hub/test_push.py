@@ -16,11 +16,13 @@ from helpers import TINY_RECIPE, copy_folder, radiograph, state_licence, write_c
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError
+from single_image import published, stock_texts
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import hf_cxr  # noqa: F401  (registers the task)
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.evaluation.evaluate import evaluate
 from hf_cxr.evaluation.report.figures import CARD_FIGURES
 from hf_cxr.hub import privacy
 from hf_cxr.hub import push as hub
@@ -430,6 +432,43 @@ def test_what_comes_back_from_the_hub_writes_the_same_on_fifty_studies_and_needs
     assert there == [here(study) for study in studies]
     assert len({rows[0]["impression"] for rows in there}) > 30
     assert len({rows[0]["score"] for rows in there}) > 30
+
+
+def test_a_model_of_others_is_not_pushed_without_a_card_and_code_and_with_them_writes_the_same(
+    site, ask, phantom_folder, tmp_path
+):
+    theirs = published("swin", tmp_path / "theirs")
+    evaluate(theirs, str(phantom_folder), out=theirs)
+    status, _, error = ask("push", theirs, "user/theirs")
+    assert status == 2
+    assert error.count("\n") == 1
+    assert "no run of hf-cxr (card.json is not there), so it makes no card for it; nothing was pushed" in error
+    saved = tmp_path / "saved"
+    load_checkpoint(theirs).save_pretrained(saved)
+    for name in ("report.json", "report.md", "report.html", "predictions.jsonl"):
+        (theirs / name).rename(saved / name)
+    (saved / "README.md").write_text("Their own card.", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"Write a README\.md with `pipeline_tag: image-to-text` in its head"):
+        hub.push(saved, "user/theirs")
+    card = "---\npipeline_tag: image-to-text\n---\n\nTheirs.\n"
+    (saved / "README.md").write_text(card, encoding="utf-8")
+    assert ask("push", saved, "user/theirs")[0] == 0
+    files = site.files("user/theirs")
+    assert files["README.md"].decode() == card
+    assert b"Single image" in files["report.md"]
+    assert not {"predictions.jsonl", "report.html"} & set(files)
+    images = [row["frontal"] for row in load_prepared(str(phantom_folder))["test"] if row["frontal"]][:5]
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    paths = [str(tmp_path / f"{number}.png") for number in range(5)]
+    code = "import json, sys; sys.modules['hf_cxr'] = None; from transformers import pipeline\n"
+    code += "pipe = pipeline(model='user/theirs', trust_remote_code=True)\n"
+    code += "print(json.dumps([rows[0]['impression'] for rows in pipe(sys.argv[1:])]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *paths], env=site.env, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert json.loads(result.stdout) == stock_texts(theirs, images)
 
 
 @pytest.mark.parametrize("name", REMOTE_CODE_FILES)
