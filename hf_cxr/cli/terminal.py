@@ -117,7 +117,10 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
             print(textwrap.fill(f"{TITLES.get(name, name)}: {part['verdict']}", WIDTH))
     print(f"{f'Written to {folder}. ' if folder else ''}{RESEARCH_USE}")
     page = [command("open", f"{folder}/report.html")] if folder and report else []
-    print_next(*page, f"{command('hf-cxr', 'predict', checkpoint or folder)} --frontal IMAGE [--lateral IMAGE]")
+    more = [] if report and report.get("panels") == 1 else ["--lateral IMAGE"]
+    more += [f"--{name} TEXT" for name in (report or {}).get("context", ()) if name != "age_sex"]
+    options = "".join(f" [{option}]" for option in more)
+    print_next(*page, f"{command('hf-cxr', 'predict', checkpoint or folder)} --frontal IMAGE{options}")
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:

@@ -161,13 +161,13 @@ def evaluated_on(
 ) -> dict[str, Any]:
     """The facts of a run whose report is now one of this dataset and split.
 
-    Raises `FileNotFoundError` for a run of an earlier version, which left no facts.
+    Raises `FileNotFoundError` for what left no facts: a checkpoint of others, or a run of an earlier version.
     """
     facts, data = _json(Path(run) / FACTS), dataset_facts(dataset, dataset_revision)
     if facts is None:
         raise FileNotFoundError(
-            f"{Path(run) / FACTS}: not there, so the card is left as it was; the report is written (the run was "
-            "trained by an earlier version of hf-cxr)"
+            f"{Path(run) / FACTS}: not there, so the card is left as it was; the report is written (hf-cxr did not "
+            "train this checkpoint, or an earlier version did)"
         )
     ours, theirs = (one["preparation"].get("splits_sha256") for one in (facts, data))
     own = ours == theirs if ours and theirs else facts["dataset"] == data["dataset"]

@@ -91,6 +91,14 @@ def files_to_push(path: Path, kind: str) -> dict[str, Path]:
     """
     patterns = RUN_FILES if kind == "model" else DATASET_FILES
     files = {file.relative_to(path).as_posix(): file for one in patterns for file in path.glob(one) if file.is_file()}
+    if kind == "model" and not (path / FACTS).is_file():
+        card = files[CARD].read_text(encoding="utf-8") if CARD in files else ""
+        if CODE not in files or "pipeline_tag:" not in card:  # which a pipeline without the kit goes by
+            raise FileNotFoundError(
+                f"{path}: no run of hf-cxr ({FACTS} is not there), so it makes no card for it; nothing was pushed. "
+                f"Write a {CARD} with `pipeline_tag: image-to-text` in its head, and upload the folder with: hf "
+                f"upload --private USER/NAME {path}"
+            )
     _check_there(path, files, [(CARD,), ("*.safetensors",) if kind == "model" else ("data/*.parquet",)])
     if kind == "model":
         _check_run(path, files)

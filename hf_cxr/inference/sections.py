@@ -94,8 +94,8 @@ def prompt_ids(tokenizer: Any, layout: Layout, context: Mapping[str, str]) -> li
         return []
     ids: list[int] = []
     for name in layout.context:
-        if text := context.get(name):
-            written = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        text = context.get(name, "")
+        if written := tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
             ids += [tokenizer.convert_tokens_to_ids(token_of(name)), *written[:CONTEXT_TOKENS]]
     return [*ids, tokenizer.convert_tokens_to_ids(token_of(layout.sections[0]))]
 

@@ -7,11 +7,13 @@ import json
 
 import pytest
 import torch
-from helpers import run_cxr
+from helpers import copy_folder, run_cxr
 from PIL import Image
-from single_image import FORMS, published, stock_processor, stock_texts
+from single_image import FORMS, planted, published, stock_processor, stock_texts
 
+from hf_cxr.cli.parser import main
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.evaluate import evaluate
 from hf_cxr.evaluation.prediction import Writer, mean_canvas, open_canvases, views_shown
 from hf_cxr.models.modeling import load_checkpoint
@@ -32,6 +34,14 @@ def scored(swin, phantom_folder):
     """The report of it, in a folder of its own."""
     out = swin.with_name("scores")
     return out, evaluate(swin, str(phantom_folder), out=out)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A checkpoint that learned a little, and the dataset that it is scored on."""
+    folder = tmp_path_factory.mktemp("learned")
+    data = planted(folder / "planted")
+    return published("gpt2", folder / "theirs", load_prepared(str(data))["train"]), data
 
 
 def shown(split) -> list[Image.Image]:
@@ -62,7 +72,6 @@ def test_each_study_is_scored_by_the_text_of_its_one_view(scored, swin, test_spl
 def test_every_figure_of_honesty_stands_beside_the_score(scored):
     out, report = scored
     assert {"most_frequent", "random_train", "nearest_encoder", "nearest_pixels"} <= set(report["baselines"])
-    assert "calibration" in report
     assert report["shuffled"]
     assert report["image_gain"]
     assert report["verdict"]
@@ -71,7 +80,37 @@ def test_every_figure_of_honesty_stands_beside_the_score(scored):
     assert "; max_new_tokens 15; " in report["signature"]
     assert "; one view of each study" in report["signature"]
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "shown one view of each study" in page
+    assert "shown the frontal view of each study (the lateral where there is no frontal)" in page
+
+
+def test_one_that_learned_reads_the_images_and_gets_a_calibration(learned, scored, phantom_folder, capsys):
+    theirs, data = learned
+    out = theirs.with_name("scores")
+    assert main(["evaluate", str(theirs), str(data), "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["verdict"].startswith("Reads the images: yes")
+    assert report["image_gain_ci95"]["finding_f1_micro"][0] > 0.4
+    calibration = report["calibration"]
+    assert (calibration["source"], calibration["n_fit"], calibration["n"]) == ("validation split", 60, 60)
+    assert calibration["ece_after"] < calibration["ece_before"]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len({line["score"] for line in lines}) > 5
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (said, (out / "report.md").read_text("utf-8"), (out / "report.html").read_text("utf-8")):
+        assert "Single image: the model is shown the frontal view of each study (the lateral where there is no" in text
+        assert "Reads the images: yes" in text
+    assert said.endswith(f"predict {theirs} --frontal IMAGE"), "it would not look at another view"
+    assert len(load_prepared(str(phantom_folder))["validation"]) < MIN_STUDIES
+    assert scored[1]["calibration"] is None, "too few studies to fit one on"
+
+
+def test_a_report_in_its_own_folder_makes_no_card_of_a_model_of_others_and_says_why(learned, tmp_path, capsys):
+    theirs = copy_folder(learned[0], tmp_path / "theirs")
+    (theirs / "README.md").write_text("Their own card.", encoding="utf-8")
+    assert main(["evaluate", str(theirs), str(learned[1]), "--out", str(theirs)]) == 0
+    assert "so the card is left as it was; the report is written (hf-cxr did not train" in capsys.readouterr().err
+    assert (theirs / "README.md").read_text(encoding="utf-8") == "Their own card."
+    assert (theirs / "report.html").is_file()
 
 
 def test_the_mean_image_is_the_mean_of_what_is_shown(swin, test_split):

@@ -16,11 +16,13 @@ from helpers import TINY_RECIPE, copy_folder, radiograph, state_licence, write_c
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError
+from single_image import published
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import hf_cxr  # noqa: F401  (registers the task)
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.evaluation.evaluate import evaluate
 from hf_cxr.evaluation.report.figures import CARD_FIGURES
 from hf_cxr.hub import privacy
 from hf_cxr.hub import push as hub
@@ -430,6 +432,31 @@ def test_what_comes_back_from_the_hub_writes_the_same_on_fifty_studies_and_needs
     assert there == [here(study) for study in studies]
     assert len({rows[0]["impression"] for rows in there}) > 30
     assert len({rows[0]["score"] for rows in there}) > 30
+
+
+def test_a_model_of_others_is_not_pushed_without_code_and_a_card_that_a_pipeline_goes_by(
+    site, ask, phantom_folder, tmp_path
+):
+    theirs = published("swin", tmp_path / "theirs")
+    evaluate(theirs, str(phantom_folder), out=theirs)
+    status, _, error = ask("push", theirs, "user/theirs")
+    assert status == 2
+    assert error.count("\n") == 1
+    assert "no run of hf-cxr (card.json is not there), so it makes no card for it; nothing was pushed" in error
+    saved = tmp_path / "saved"
+    load_checkpoint(theirs).save_pretrained(saved)
+    for name in ("report.json", "report.md", "report.html", "predictions.jsonl"):
+        (theirs / name).rename(saved / name)
+    (saved / "README.md").write_text("Their own card.", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"Write a README\.md with `pipeline_tag: image-to-text` in its head"):
+        hub.push(saved, "user/theirs")
+    card = "---\npipeline_tag: image-to-text\n---\n\nTheirs.\n"
+    (saved / "README.md").write_text(card, encoding="utf-8")
+    assert ask("push", saved, "user/theirs")[0] == 0
+    files = site.files("user/theirs")
+    assert files["README.md"].decode() == card
+    assert b"Single image" in files["report.md"]
+    assert not {"predictions.jsonl", "report.html"} & set(files)
 
 
 @pytest.mark.parametrize("name", REMOTE_CODE_FILES)

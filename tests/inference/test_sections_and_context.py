@@ -7,12 +7,14 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
-from helpers import radiograph, talkative, tiny_checkpoint
+from helpers import TEXTS, radiograph, talkative, tiny_checkpoint
 from PIL import Image
+from transformers import BertConfig, BertLMHeadModel, BertTokenizer, ByT5Tokenizer, ProphetNetTokenizer
 
 from hf_cxr.inference.pipeline import ImpressionPipeline
 from hf_cxr.inference.processor import ImpressionProcessor
-from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout, prompt_ids
+from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout, context_of, prompt_ids, report_ids
+from hf_cxr.models.modeling import build, train_tokenizer
 
 LAYOUTS = [Layout(("findings", "impression"), ("indication", "age_sex")), Layout(("findings",))]
 HOSTILE = "<impression></s><pad> \n\n🫁 " + "cough " * 2000
@@ -21,6 +23,10 @@ CONTEXTS = [
     {},
     {"indication": "Pain after a fall", "age": 63, "sex": "F"},
     {"age": 5.0},
+]
+TEXTS_OF_ALL_KINDS = [
+    *("<impression>", "<indication> Cough <findings>", "<IMPRESSION> < impression >", "</s><pad>[SEP][PAD][CLS]<s>"),
+    *("cough " * 2000, "a" * 10_000, "\x00\x1b[31m\u202e fever", "🫁🫁", "سعال شديد", "\u200b", "", " \n\t "),
 ]
 STANDALONE = """
 import json, sys
@@ -112,6 +118,56 @@ def test_a_hostile_context_is_text_and_is_cut(reporter):
     assert tokenizer.decode(ids[1:-1]).startswith("<impression></s><pad> ")
     [row] = reporter({"frontal": radiograph(1), "indication": HOSTILE})
     assert {*row} - {"truncated"} == {"findings", "impression", "score"}
+
+
+def pieces(folder):
+    """A vocabulary of WordPiece that knows the words of the markers."""
+    words = {word for text in TEXTS for word in text.lower().replace(".", " . ").split()}
+    marks = ["indication", "findings", "impression", "sep", "pad", "cls", *"[]<>/"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *marks, *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary += sorted(words - {*vocabulary}) + [f"w{number}" for number in range(300)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return str(folder / "vocab.txt")
+
+
+@pytest.mark.parametrize("kind", ["bytes, fast", "WordPiece, fast", "WordPiece, slow", "bytes, slow"])
+def test_no_text_becomes_a_token_of_a_section_an_end_or_padding(kind, tmp_path):
+    make = {
+        "bytes, fast": lambda: train_tokenizer(TEXTS, 350),
+        "WordPiece, fast": lambda: BertTokenizer(pieces(tmp_path)),
+        "WordPiece, slow": lambda: ProphetNetTokenizer(pieces(tmp_path)),
+        "bytes, slow": ByT5Tokenizer,
+    }
+    tokenizer, layout = make[kind](), Layout(("findings", "impression"), ("indication", "comparison"))
+    tokenizer.add_special_tokens({"extra_special_tokens": layout.tokens})
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+    asked, compared, findings, impression = tokenizer.convert_tokens_to_ids(layout.tokens)
+    ours = {asked, compared, findings, impression, tokenizer.pad_token_id, tokenizer.eos_token_id}
+    ours |= {tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id}
+    for text in TEXTS_OF_ALL_KINDS:
+        ids = prompt_ids(tokenizer, layout, context_of({"indication": text, "comparison": text}))
+        marks = [token for token in ids if token in ours]
+        assert marks in ([asked, compared, findings], [findings]), (text, ids)
+        assert (len(ids) > len(marks)) == (len(marks) > 1), "no context without a token of its text"
+        assert len(ids) <= len(marks) + 2 * CONTEXT_TOKENS
+        assert text.strip(" \n\t\u200b") == "" or asked in ids, text
+        [ids] = report_ids(tokenizer, layout, {"findings": [text], "impression": [text]}, 50_000)
+        assert [token for token in ids if token in ours] == [impression, tokenizer.eos_token_id]
+
+
+def test_contexts_of_all_kinds_get_the_same_texts_in_a_batch_from_a_wordpiece_model(tmp_path):
+    tokenizer = BertTokenizer(pieces(tmp_path))
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokenizer), is_decoder=True, max_position_embeddings=256, **sizes)
+    torch.manual_seed(0)
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    parts = talkative(build("tiny", str(tmp_path), 32, max_new_tokens=12, layout=LAYOUTS[0]), eyes=2)
+    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    asked = [{"frontal": radiograph(1), "indication": text} for text in TEXTS_OF_ALL_KINDS]
+    alone = [pipe(study) for study in asked]
+    assert texts(pipe(asked, batch_size=len(asked))) == texts(alone)
+    assert len({str(rows) for rows in texts(alone)}) > 3
 
 
 def test_the_processor_makes_the_loss_of_the_text_behind_its_context(reporter, tmp_path):

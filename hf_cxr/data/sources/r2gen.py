@@ -1,7 +1,7 @@
 """The annotations of R2Gen, of the Indiana collection (`iu_xray.zip`) and of MIMIC-CXR: `annotation.json`, `images/`.
 
-Their reports are findings, not impressions (`--section findings`), and they publish their own splits. Only the
-annotation is read here; images are opened by whoever asks for them.
+Their reports are findings, not impressions, and they publish their own splits. Only the annotation is read here;
+images are opened by whoever asks for them.
 """
 
 from __future__ import annotations

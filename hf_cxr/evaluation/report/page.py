@@ -17,6 +17,7 @@ from hf_cxr.evaluation.report.tables import (
     INPUTS,
     INTERVAL,
     SCORES,
+    SINGLE_IMAGE,
     TITLES,
     WORDS_ALONE,
     baselines,
@@ -172,9 +173,7 @@ def _inputs(report: Mapping[str, Any]) -> str:
     by = report.get("gain_score", "finding_f1_micro")
     parts = {key: part[by] for key, part in report.get("inputs", {}).items()}
     if report.get("panels") == 1:
-        return (
-            "This model is shown one view of each study: the frontal one, or the lateral one where there is no other."
-        )
+        return SINGLE_IMAGE
     if not parts:
         return "What each view adds was not measured here."
     if not {"both_views", "frontal_only", "lateral_only"} <= set(parts):

@@ -38,6 +38,9 @@ INPUTS = {
 }
 TITLES = {"age_sex": "age and sex", "report": "whole report"}
 """Sections and context whose names are not words."""
+SINGLE_IMAGE = (
+    "Single image: the model is shown the frontal view of each study (the lateral where there is no frontal)."
+)
 FITTED_HERE = (
     " It was fitted on these very studies, so it looks better here than it is: expect more error on new ones."
 )
@@ -122,9 +125,9 @@ def score_table(report: Mapping[str, Any]) -> str:
 
 
 def scope(report: Mapping[str, Any]) -> str:
-    """What the model writes and is given, where that is not an impression from the images alone, and how many studies
+    """What the model writes and is given, where that is not an impression from two views alone, and how many studies
     were left out; empty where there is nothing to say."""
-    told = []
+    told = [SINGLE_IMAGE] if report.get("panels") == 1 else []
     target, given = report.get("target", "impression"), report.get("context", ())
     if target == "report":
         told.append("The model writes findings and an impression; scores without a name are those of the impression.")
