@@ -26,9 +26,14 @@ TOLD = {"context": ["indication"], "context_dropout": 0.2}
 # Part → run → the arguments in which it differs from the recipe.
 RUNS: dict[str, dict[str, dict[str, Any]]] = {
     "targets": {name: {"target": name} for name in ("impression", "findings", "report")},
-    "context": {"impression": {}, "context": TOLD, "parrot": TOLD},
+    "context": {
+        "impression": {},
+        "context": TOLD,
+        "context_half": TOLD | {"context_dropout": 0.5},
+        "parrot": TOLD,
+    },
 }
-ASKED = ("shuffled", "image_gain", "shuffled_context", "context_gain", "shuffled_both", "both_gain")
+ASKED = ("shuffled", "image_gain", "shuffled_context", "context_gain", "shuffled_both", "both_gain", "inputs")
 
 
 def deal_images(folder: Path, out: Path, seed: int) -> Path:
