@@ -101,7 +101,7 @@ def test_a_split_without_any_context_is_told_and_so_is_one_study():
 def test_page_and_markdown_show_what_images_and_context_are_worth():
     report, rows = planted_report(PLANTED["parrot"])
     html, text = page.report_page(report, rows), report_markdown(report)
-    assert "Nothing shows that this model reads the images: it reads the context." in html
+    assert "This model does not read the images: it reads the context." in html
     for name in ("image", "context", "both"):
         assert f"{report[f'{name}_gain']['finding_f1_micro']:+.3f}" in html
         assert f"{report[f'{name}_gain']['finding_f1_micro']:+.3f}" in text
