@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
+from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 
 import hf_cxr
 from hf_cxr import metrics
@@ -33,7 +34,6 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.compare import compare
 from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.prediction import Writer, open_canvases
-from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 from hf_cxr.models.modeling import build
 
 FOLDS = 5
@@ -106,7 +106,10 @@ def probes_of(dataset: DatasetDict, encoder: str, file: Path, seed: int) -> dict
         embeddings = {name: (there[name], here[name]) for name in here}
         texts, patients = dataset["train"]["impression"], dataset["train"]["patient"]
         probes = fit_probes(texts, patients, embeddings, seed)
-        told = {name: probe._replace(probabilities=probe.probabilities.tolist(), stated=probe.stated.tolist())._asdict() for name, probe in probes.items()}
+        told = {
+            name: probe._asdict() | {"probabilities": probe.probabilities.tolist(), "stated": probe.stated.tolist()}
+            for name, probe in probes.items()
+        }
         file.write_text(json.dumps(told) + "\n", encoding="utf-8")
     kept = {name: Probe(**row) for name, row in json.loads(file.read_text(encoding="utf-8")).items()}
     return {
@@ -207,16 +210,18 @@ def show(trial: str, row: dict[str, Any]) -> None:
         if name.startswith("probe on"):
             (a, b), (c, d) = part["gain_ci95"], part["normal_gain_ci95"]
             print(
-                f"  {name}: normal or abnormal {part['normal_accuracy']:.3f} (AUC {part['normal_auc']:.3f}), finding F1 "
-                f"{part['finding_f1_micro']:.3f}; the text minus the probe: {part['normal_gain']:+.3f} ({c:+.3f} to "
+                f"  {name}: normal or abnormal {part['normal_accuracy']:.3f} (AUC {part['normal_auc']:.3f}), "
+                f"finding F1 {part['finding_f1_micro']:.3f}; the text minus the probe: {part['normal_gain']:+.3f} ({c:+.3f} to "
                 f"{d:+.3f}) and {part['gain']:+.3f} ({a:+.3f} to {b:+.3f})"
             )
     for name, part in row["per_finding"].items():
         if part["n"]:
-            print(f"  {name}: n {part['n']}, precision {part['precision']:.2f}, recall {part['recall']:.2f}, {part['ci95']}")
+            told = f"precision {part['precision']:.2f}, recall {part['recall']:.2f}, F1 {part['f1']:.2f}"
+            print(f"  {name}: n {part['n']}, {told}, {part['ci95']}")
     for name in ("finding_f1_micro", "normal_accuracy") if "against" in row else ():
         part = row["against"][name]
-        print(f"  {name} against the first trial: {part['difference']:+.3f} ({part['ci95'][0]:+.3f} to {part['ci95'][1]:+.3f})")
+        low, high = part["ci95"]
+        print(f"  {name} against the first trial: {part['difference']:+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def draw(run: Path, out: Path) -> None:
         if predictions[row["uid"]]["matched"]
     )
     answer = predictions[study["uid"]]
-    verdict = "Reads the images: yes" if report["reads_images"] else "Does not read the images"
+    told = {True: "Reads the images: yes", False: "Does not read the images", None: "Not shown to read the images"}
+    verdict = told[report["reads_images"]]
     heads = (
         (0.02, "Input", "Both views of one study"),
         (0.36, "Output", "The impression"),

@@ -11,7 +11,8 @@ import numpy as np
 from hf_cxr import metrics
 from hf_cxr.inference.labeler import positive_findings
 
-BLIND = ("most_frequent", "best_constant", "length_matched", "random_train")
+CONSTANTS = ("most_frequent", "best_constant", "best_findings", "length_matched")
+BLIND = (*CONSTANTS, "random_train")
 NEAREST = ("nearest_pixels", "nearest_encoder")
 _CHUNK = 512  # rows of the similarity matrix at a time
 
@@ -20,15 +21,17 @@ def blind_predictions(train: Sequence[str], validation: Sequence[str], n: int, s
     """What image-blind baselines that know the training texts would write for `n` studies; none without such texts.
 
     Constants are chosen on the validation split (on the training split where there is none): `best_constant` is the
-    training impression of highest BLEU-4 there, `length_matched` the most frequent one of those whose length is the
-    mean length there, which pays no brevity penalty.
+    training impression of highest BLEU-4 there, `best_findings` that of highest finding F1 (left out where findings
+    cannot be read), `length_matched` the most frequent one of those whose length is the mean length there, which pays
+    no brevity penalty.
     """
     if not train:
         return {}
-    rng = np.random.default_rng(seed)
+    rng, unread = np.random.default_rng(seed), metrics.unread_findings(train)
     return {
         "most_frequent": [most_frequent(train)] * n,
         "best_constant": [best_constant(train, validation or train)] * n,
+        **({} if unread else {"best_findings": [best_findings(train, validation or train)] * n}),
         "length_matched": [length_matched(train, validation or train)] * n,
         "random_train": [train[index] for index in rng.integers(len(train), size=n)],
     }
@@ -65,6 +68,20 @@ def best_constant(candidates: Sequence[str], references: Sequence[str]) -> str:
         return metrics.bleu_from_statistics(totals)[-1]
 
     return max(sorted(set(candidates)), key=score)
+
+
+def best_findings(candidates: Sequence[str], references: Sequence[str]) -> str:
+    """The candidate that, given as the answer to every study, has the highest finding F1 (micro) against `references`;
+    of several that state the same findings the most frequent."""
+    true = Counter(name for text in references for name in positive_findings(text))
+    by_findings: dict[frozenset[str], list[str]] = defaultdict(list)
+    for text in candidates:
+        by_findings[positive_findings(text)].append(text)
+
+    def f1(names: frozenset[str]) -> float:
+        return 2 * sum(true[name] for name in names) / max(1, len(names) * len(references) + true.total())
+
+    return most_frequent(by_findings[max(sorted(by_findings, key=sorted), key=f1)])
 
 
 def length_matched(candidates: Sequence[str], references: Sequence[str]) -> str:

@@ -1,5 +1,5 @@
 """Which of the two a model with context reads: texts written anew with the images or the context of other studies,
-what each is worth, and the verdict. Texts of a model without context are permuted as they are: see `image_use`."""
+and what each is worth. Texts of a model without context are permuted as they are: see `image_use`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.report.tables import beside_blind, short_name, unread_note
 
 if TYPE_CHECKING:
     from hf_cxr.evaluation.prediction import Canvases, Writer, Written
@@ -94,48 +93,4 @@ def signature() -> str:
         f"; shuffled images and shuffled context: texts written anew for {PERMUTATIONS} permutations each; both "
         f"shuffled: texts permuted, which is what the permutation p tests; images and context count as read by the "
         f"bootstrap's interval and p ≤ {bootstrap.READS_P}"
-    )
-
-
-def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
-    """`reads_images` and `reads_context` (true, false, or `None`: cannot be told), and `verdict`, one plain sentence.
-
-    Either is read if the 95 % interval of its gain lies above zero and the bootstrap's p is at most
-    `bootstrap.READS_P`, and harms if it lies below. (The permutation test permutes texts, and with them both: it
-    cannot tell which was read.)
-    """
-    by, unread = report["gain_score"], unread_note(report)
-    unknown = {"reads_images": None, "reads_context": None}
-    if by not in report["image_gain_ci95"]:
-        return unknown | {"verdict": "Too few studies to say whether the model reads the images or the context."}
-    if report["permutation_p"] is None:
-        told = f"{unread} All texts are the same, so what the model reads cannot be told."
-        return unknown | {"verdict": told}
-    images = _is_read(report, "image", by)
-    context = _is_read(report, "context", by) if report["with_context"] else None
-    seen, heard = _figures(report, "image", by), _figures(report, "context", by)
-    blind = not images and not bootstrap.harms(report, "image")
-    lead = "Does not read the images" if blind else "Reads the images: yes" if images else "Harmed by the images"
-    sentence = f"{lead} ({seen})"
-    if context is None:
-        sentence += "; no study has a context, so whether it reads that cannot be told"
-    elif context:
-        sentence += f": it reads the context ({heard})" if blind else f"; reads the context: yes ({heard})"
-    elif bootstrap.harms(report, "context"):
-        sentence += f"; harmed by the context ({heard})"
-    else:
-        sentence += f" nor the context ({heard})" if blind else f"; does not read the context ({heard})"
-    told = f"{sentence}{beside_blind(report)}. {unread}".strip()
-    return {"reads_images": images, "reads_context": context, "verdict": told}
-
-
-def _is_read(report: Mapping[str, Any], what: str, by: str) -> bool:
-    return report[f"{what}_gain_ci95"][by][0] > 0 and report[f"{what}_gain_p"][by] <= bootstrap.READS_P
-
-
-def _figures(report: Mapping[str, Any], what: str, by: str) -> str:
-    low, high = report[f"{what}_gain_ci95"][by]
-    return (
-        f"{report[f'{what}_gain'][by]:+.2f} {short_name(by)} over shuffled {SHUFFLED[what]}, 95 % CI {low:+.2f} to "
-        f"{high:+.2f}, p = {report[f'{what}_gain_p'][by]:.3f}"
     )

@@ -20,7 +20,7 @@ from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
 from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.image_use import composite as composite
-from hf_cxr.evaluation.image_use import image_shuffle, permutation_p, verdict
+from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
 from hf_cxr.evaluation.prediction import (
     Canvases,
@@ -33,6 +33,7 @@ from hf_cxr.evaluation.prediction import (
 )
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
+from hf_cxr.evaluation.report.verdict import verdict
 from hf_cxr.evaluation.study_rows import rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups
@@ -82,6 +83,7 @@ def build_report(
     with ProgressBar(total=6, desc="Scoring", disable=not PartialState().is_main_process) as progress:
         statistics = metrics.study_statistics(predictions, references)
         report = {"n": len(rows), "patients": len(set(patients)), **metrics.score_sheet(statistics, predictions)}
+        report["distinct_references"] = len(set(references))
         progress.update()
         baselines = blind_predictions(train, validation, len(rows), seed) | dict(nearest or {})
         report["baselines"] = {name: _baseline_scores(texts, references, train) for name, texts in baselines.items()}
@@ -97,6 +99,7 @@ def build_report(
         report |= permuted
         report |= {"findings_unread": unread, "gain_score": by}
         report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
+        report |= constant_gain(statistics, baselines, report["baselines"], references, by, patients, seed)
         progress.update()
         report["ci95"] = bootstrap.study_intervals(statistics, patients, seed)
         bounds = bootstrap.finding_intervals(statistics, patients, seed)
@@ -117,10 +120,9 @@ def build_report(
         f"{bootstrap.BOOTSTRAP_SAMPLES} bootstrap samples of patients; permutation p: "
         f"{SCORES[by]}, {bootstrap.PERMUTATIONS} permutations; seed {seed}"
     )
-    if shuffled is None:
-        return report | verdict(report)
-    report["signature"] += context_use.signature()
-    return report | context_use.verdict(report)
+    if shuffled is not None:
+        report["signature"] += context_use.signature()
+    return report | verdict(report)
 
 
 def _baseline_scores(texts: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, Any]:

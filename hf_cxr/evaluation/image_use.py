@@ -1,5 +1,5 @@
 """Whether a model reads the images: the gain over shuffled images in finding F1, or in words where findings cannot be
-read from the texts. What is told of it during training, and the verdict of a report."""
+read from the texts, the gain over the best constant, and what is told of both during training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.report.tables import beside_blind, short_name, unread_note
+from hf_cxr.evaluation.baselines import CONSTANTS
 from hf_cxr.metrics import SCALARS
 from hf_cxr.metrics.overlap import permuted_cider
 from hf_cxr.metrics.texts import cider_tokens_all
@@ -25,10 +25,12 @@ def validation_scores(
     seed: int = 0,
     shuffled: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, float]:
-    """What is told of each evaluation during training: every scalar, `n`, `distinct_outputs`, `modal_share`,
-    `composite`, and `image_gain`, the gain in `gain_score` over shuffled images, with its 95 % interval
-    `image_gain_low`, `image_gain_high`. `shuffled`: texts of all studies, each written from another study's images and
-    the study's own context; default: the predictions permuted. The first process computes, the others are told."""
+    """What is told of each evaluation during training: every scalar, `n`, `distinct_outputs`, `distinct_references`,
+    `modal_share`, `composite`, and `image_gain`, the gain in `gain_score` over shuffled images, with its 95 % interval
+    `image_gain_low`, `image_gain_high`; where findings can be read, `constant_f1`, the finding F1 of the reference
+    that has most as the answer to all, and `constant_gain`, the model's minus it, with its interval. `shuffled`: texts
+    of all studies, each written from another study's images and the study's own context; default: the predictions
+    permuted. The first process computes, the others are told."""
     told: list[Any] = [None]
     if PartialState().is_main_process:
         statistics, by = metrics.study_statistics(predictions, references), metrics.gain_score(references)
@@ -39,7 +41,10 @@ def validation_scores(
             real, others, score = _shuffled_numbers(statistics, predictions, references, by, seed, shuffled)
             owners = patients or range(len(predictions))
             gain, (low, high) = bootstrap.score_gain(score, real, others, owners, seed)
+            if by != "cider":
+                numbers |= _beside_constant(statistics, owners, seed)
         numbers |= {"image_gain": gain, "image_gain_low": low, "image_gain_high": high}
+        numbers["distinct_references"] = float(len(set(references)))
         told = [{"n": len(references)} | numbers | {"composite": composite(numbers, by)}]
     return broadcast_object_list(told)[0]
 
@@ -71,12 +76,25 @@ def _shuffled_numbers(
         real, *shuffled = (np.stack([values, np.ones_like(values)], axis=1) for values in each)
         return real, shuffled, lambda sums: sums[..., 0] / sums[..., 1]
     stated, true = _stated_and_true(statistics)
-
-    def counts(said: np.ndarray) -> np.ndarray:
-        return np.stack([(said & true).sum(1), (said & ~true).sum(1), (true & ~said).sum(1)], axis=1)
-
     others = [_stated_and_true(metrics.study_statistics(texts, references))[0] for texts in written or ()]
-    return counts(stated), [counts(said) for said in (*(stated[order] for order in orders), *others)], metrics.f1
+    others = [_counts(said, true) for said in (*(stated[order] for order in orders), *others)]
+    return _counts(stated, true), others, metrics.f1
+
+
+def _beside_constant(statistics: metrics.Statistics, patients: Sequence[Any], seed: int) -> dict[str, float]:
+    stated, true = _stated_and_true(statistics)
+    sets = np.unique(true, axis=0)
+    hits = sets @ true.sum(0)  # of each set of findings, given as the answer to all studies
+    best = sets[np.argmax(2 * hits / np.maximum(1, sets.sum(1) * len(true) + true.sum()))]
+    constant = _counts(np.broadcast_to(best, true.shape), true)
+    gain, (low, high) = bootstrap.score_gain(metrics.f1, _counts(stated, true), [constant], patients, seed)
+    names = ("constant_f1", "constant_gain", "constant_gain_low", "constant_gain_high")
+    return dict(zip(names, (float(metrics.f1(constant.sum(0))), gain, low, high), strict=True))
+
+
+def _counts(stated: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """True positives, false positives, false negatives of each study, (studies, 3)."""
+    return np.stack([(stated & true).sum(1), (stated & ~true).sum(1), (true & ~stated).sum(1)], axis=1)
 
 
 def _stated_and_true(statistics: metrics.Statistics) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +117,29 @@ def image_shuffle(
     return bootstrap.image_gain(statistics, shuffled, patients, seed)
 
 
+def constant_gain(
+    statistics: metrics.Statistics,
+    baselines: Mapping[str, Sequence[str]],
+    scores: Mapping[str, Mapping[str, float]],
+    references: Sequence[str],
+    by: str,
+    patients: Sequence[Any],
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """The score `by` minus that of the constant baseline that is best in it on these very studies: `constant_gain`,
+    `constant_gain_ci95` and `constant_gain_p`, each score → value, by a bootstrap over patients, paired. Empty without
+    constants and for one patient. `scores` are those of the `baselines`."""
+    constants = [name for name in CONSTANTS if name in baselines]
+    found: dict[str, dict[str, Any]] = {"constant_gain": {}, "constant_gain_ci95": {}, "constant_gain_p": {}}
+    if constants and len(set(patients)) > 1:
+        best = max(constants, key=lambda name: scores[name][by])
+        constant = metrics.study_statistics(baselines[best], references)
+        row = bootstrap.paired_difference(constant, statistics, patients, seed)[by]
+        keys = ("difference", "ci95", "p")
+        found = {name: {by: row[key]} for name, key in zip(found, keys, strict=True)}
+    return found
+
+
 def permutation_p(
     statistics: metrics.Statistics, predictions: Sequence[str], references: Sequence[str], by: str, seed: int
 ) -> float | None:
@@ -106,29 +147,3 @@ def permutation_p(
     if by != "cider":
         return bootstrap.permutation_p(*_stated_and_true(statistics), seed)
     return bootstrap.word_permutation_p(predictions, references, seed) if len(set(references)) > 1 else None
-
-
-def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
-    """`reads_images` (true, false, or `None`: cannot be told) and `verdict`, one plain sentence that says so.
-
-    A model reads the images if the 95 % interval of its gain in finding F1 over shuffled images lies above zero and
-    the permutation test of the same has p ≤ 0.01; where findings cannot be read from the texts, in CIDEr. One whose
-    interval lies below zero is harmed by them.
-    """
-    by, p = report["gain_score"], report["permutation_p"]
-    interval, unread = report["image_gain_ci95"].get(by), unread_note(report)
-    if interval is None:
-        return {"reads_images": None, "verdict": "Too few studies to say whether the model reads the images."}
-    if p is None:
-        return {
-            "reads_images": None,
-            "verdict": f"{unread} All texts are the same, so whether the model reads the images cannot be told.",
-        }
-    reads = interval[0] > 0 and p <= bootstrap.READS_P
-    lead = "Reads the images: yes" if reads else "Does not read the images"
-    sentence = (
-        f"{'Harmed by the images' if bootstrap.harms(report, 'image') else lead} ({report['image_gain'][by]:+.2f} "
-        f"{short_name(by)} over shuffled images, 95 % CI {interval[0]:+.2f} to {interval[1]:+.2f}, permutation "
-        f"p = {p:.3f})"
-    )
-    return {"reads_images": reads, "verdict": f"{sentence}{beside_blind(report)}. {unread}".strip()}

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_cxr.data.collator import CanvasDataset
+from hf_cxr.evaluation.report.verdict import few_texts, is_shown, studies_needed
 from hf_cxr.metrics.content import gain_score
 from hf_cxr.utils.files import replace_files
 from hf_cxr.utils.progress import ProgressBar
@@ -115,25 +116,46 @@ class ImageUseCallback(TrainerCallback):
 
 
 def scores_line(scores: dict[str, Any], by: str = "finding_f1_micro") -> str:
-    """One line: distinct outputs, modal share and image gain (in the score `by`) of one evaluation."""
+    """One line: distinct outputs, modal share and image gain (in the score `by`) of one evaluation, and finding F1
+    beside that of one constant sentence."""
+    constant = ""
+    if "constant_f1" in scores:
+        ours, theirs = scores["finding_f1_micro"], scores["constant_f1"]
+        constant = f"; finding F1 {ours:.3f}, one constant sentence's {theirs:.3f}"
     return (
         f"step {scores['step']}: composite {scores['composite']:.3f}; {scores['distinct_outputs']:.0f} distinct "
         f"outputs on {scores['n']:.0f} studies, the commonest on {scores['modal_share']:.0%}; image gain "
         f"{scores['image_gain']:+.3f} {'CIDEr' if by == 'cider' else 'finding F1'} over shuffled images "
-        f"(95 % CI {scores['image_gain_low']:+.3f} to {scores['image_gain_high']:+.3f})"
+        f"(95 % CI {scores['image_gain_low']:+.3f} to {scores['image_gain_high']:+.3f}){constant}"
     )
 
 
 def warning_of(
     scores: dict[str, Any], used_before: bool, share_of_truth: float, by: str = "finding_f1_micro"
 ) -> str | None:
-    """Plain words for a model that does not look at the images, or says one sentence; `None` where all is well."""
-    if scores["image_gain_low"] <= 0:
+    """Plain words for a model that does not look at the images, or to no use, or says one sentence; `None` where all
+    is well. It weighs as the report's verdict does."""
+    n, interval = scores["n"], (scores["image_gain_low"], scores["image_gain_high"])
+    if interval[0] <= 0:
+        if scores["distinct_outputs"] > 1 and is_shown(interval, by, n) is None:
+            since = "is no longer shown to look" if used_before else "is not shown to look (yet)"
+            return f"the model {since} at the images: {studies_needed(interval, by, n)}."
         since = "has stopped looking" if used_before else "does not look (yet)"
         return (
             f"the model {since} at the images: with the images of other patients its texts would be as right as they "
             f"are. If this stays so, lower the learning rates{'' if by == 'cider' else ADVICE}."
         )
+    told = []
+    if scores.get("constant_gain", 1) <= 0:
+        told.append(
+            f"states findings no better than one constant sentence would (finding F1 {scores['finding_f1_micro']:.3f} "
+            f"against {scores['constant_f1']:.3f})"
+        )
+    if few_texts(scores["distinct_outputs"], scores["distinct_references"]):
+        few = f"{scores['distinct_outputs']:.0f} distinct texts where the radiologists wrote"
+        told.append(f"writes only {few} {scores['distinct_references']:.0f}")
+    if told:
+        return f"the model uses the images, but {' and '.join(told)}."
     if scores["modal_share"] > max(COLLAPSED_SHARE, share_of_truth):
         return (
             f"the model says one sentence to {scores['modal_share']:.0%} of the studies; the radiologists' commonest "

@@ -54,6 +54,7 @@ STYLE = {
 BASELINES = {
     "most_frequent": "the most frequent training impression",
     "best_constant": "the constant of best BLEU-4",
+    "best_findings": "the constant of best finding F1",
     "length_matched": "the constant of matched length",
     "random_train": "a random training impression",
     "nearest_pixels": "the nearest training study by pixels",

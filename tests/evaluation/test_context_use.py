@@ -94,7 +94,7 @@ def test_a_model_that_is_misled_is_told_by_what(name, told):
 @pytest.mark.parametrize("what", ["image", "context"])
 def test_what_is_read_needs_both_an_interval_above_zero_and_a_small_p(what):
     report, _ = planted_report(PLANTED["reader of both"])
-    key, by, told = "reads_images" if what == "image" else "reads_context", "finding_f1_micro", context_use.verdict
+    key, by, told = "reads_images" if what == "image" else "reads_context", "finding_f1_micro", verdict
     assert told(report)[key]
     assert not told(report | {f"{what}_gain_p": {by: 0.02}})[key]
     assert not told(report | {f"{what}_gain_ci95": {by: [-0.01, 0.3]}})[key]
@@ -133,7 +133,7 @@ def test_a_split_without_any_context_is_told_and_so_is_one_study():
 def test_page_and_markdown_show_what_images_and_context_are_worth():
     report, rows = planted_report(PLANTED["parrot"])
     html, text = page.report_page(report, rows), report_markdown(report)
-    assert "Nothing shows that this model reads the images: it reads the context." in html
+    assert "This model does not read the images: it reads the context." in html
     for name in ("image", "context", "both"):
         assert f"{report[f'{name}_gain']['finding_f1_micro']:+.3f}" in html
         assert f"{report[f'{name}_gain']['finding_f1_micro']:+.3f}" in text

@@ -88,11 +88,12 @@ def test_one_constant_sentence_does_not_read_the_images(truths):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_texts_drawn_blindly_do_not_read_the_images_however_varied(truths, seed):
+def test_texts_drawn_blindly_are_not_shown_to_read_the_images_however_varied(truths, seed):
     blind = [truths[index] for index in np.random.default_rng(seed).permutation(len(truths))]
     report = evaluation.build_report(rows_of(blind, truths), truths, truths)
     assert report["distinct_outputs"] > 1
-    assert report["verdict"].startswith("Does not read the images")
+    assert not report["reads_images"]
+    assert report["verdict"].startswith(("Not shown whether the model reads the images", "Does not read the images"))
 
 
 def test_a_split_without_findings_cannot_tell_whether_the_model_looks():
@@ -154,8 +155,9 @@ def test_evaluating_a_checkpoint_fills_the_folder(evaluated):
     assert "split test; max_new_tokens 12; num_beams 1" in report["signature"]
 
 
-def test_an_untrained_model_does_not_read_the_images(evaluated):
-    assert evaluated[0]["reads_images"] is False
+def test_an_untrained_model_is_not_shown_to_read_the_images_of_40_studies(evaluated):
+    assert evaluated[0]["reads_images"] is None
+    assert "too few to tell with 40 studies" in evaluated[0]["verdict"]
 
 
 def test_every_baseline_is_there_with_the_nearest_neighbours(evaluated):

@@ -108,7 +108,7 @@ def test_the_verdict_stands_on_top_and_research_use_is_said(report, rows):
     ("reads", "told"),
     [
         (True, "This model reads the images."),
-        (False, "Nothing shows that this model reads the images."),
+        (False, "This model does not read the images."),
         (None, "These studies cannot tell whether the model reads the images."),
     ],
 )

@@ -31,6 +31,7 @@ from hf_cxr.evaluation.report.tables import (
     truth_of,
     unread_note,
 )
+from hf_cxr.evaluation.report.verdict import plain, shortcomings
 from hf_cxr.inference.views import fit_panel
 from hf_cxr.utils.plots import BASELINES, counted, data_address, percent, score, template
 
@@ -47,6 +48,7 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
         report=report,
         figures=figures.draw(report),
         sentences=sentences(report),
+        weak=bool(shortcomings(report)),
         columns={key: COLUMNS[key] for key in readable(report, COLUMNS)},
         names={key: SCORES[key] for key in readable(report, SCORES)},
         gain=report.get("gain_score", "finding_f1_micro"),
@@ -114,15 +116,6 @@ def thresholds(report: Mapping[str, Any]) -> list[dict[str, float]]:
 # --- what the figures mean ---------------------------------------------------------------------------------------
 
 
-def _verdict(report: Mapping[str, Any]) -> str:
-    if report["reads_images"] is None:
-        return "These studies cannot tell whether the model reads the images."
-    context = report.get("reads_context")
-    if report["reads_images"]:
-        return f"This model reads the images{' and the context' if context else ''}."
-    return f"Nothing shows that this model reads the images{': it reads the context' if context else ''}."
-
-
 def _summary(report: Mapping[str, Any]) -> str:
     said = [note] if (note := unread_note(report)) else []
     if not said and any(row["n"] for row in report["per_finding"].values()):
@@ -143,9 +136,9 @@ def _beside(ours: float, theirs: float) -> str:
 def _image_shuffle(report: Mapping[str, Any]) -> str:
     if not report["shuffled"]:
         return "One study alone cannot tell whether the model looks at it."
-    if report["reads_images"] is None:
-        return "Whether the model reads the images cannot be told from these studies."
     by = report.get("gain_score", "finding_f1_micro")
+    if by not in report["image_gain_ci95"] or report["permutation_p"] is None:
+        return "Whether the model reads the images cannot be told from these studies."
     name, real, blind = short_name(by), score(report[by]), score(report["shuffled"][by])
     if "shuffled_context" in report:
         context, both = score(report["shuffled_context"][by]), score(report["shuffled_both"][by])
@@ -294,5 +287,5 @@ def _risk(report: Mapping[str, Any]) -> str:
 
 def sentences(report: Mapping[str, Any]) -> dict[str, str]:
     """Section → what it means, in plain words made of the numbers."""
-    makers = (_verdict, _summary, _image_shuffle, _inputs, _scores, _findings, _subgroups, _calibration, _risk)
-    return {make.__name__[1:]: make(report) for make in makers}
+    makers = (_summary, _image_shuffle, _inputs, _scores, _findings, _subgroups, _calibration, _risk)
+    return {"verdict": plain(report), **{make.__name__[1:]: make(report) for make in makers}}

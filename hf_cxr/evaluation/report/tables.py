@@ -109,14 +109,6 @@ def best_blind(report: Mapping[str, Any], name: str) -> tuple[str, float] | None
     return max(blind.items(), key=lambda item: item[1], default=None)
 
 
-def beside_blind(report: Mapping[str, Any]) -> str:
-    """How a verdict ends: BLEU-4 beside that of the best image-blind baseline."""
-    if not (best := best_blind(report, "bleu4")):
-        return ""
-    beats = "better" if report["bleu4"] > best[1] else "no better"
-    return f"; BLEU-4 {report['bleu4']:.3f}, {beats} than an image-blind baseline's {best[1]:.3f}"
-
-
 def score_table(report: Mapping[str, Any]) -> str:
     """The model, itself with shuffled images, every baseline and the label oracle, side by side."""
     rows, keys = {"**model**": report} | baselines(report), readable(report, COLUMNS)
@@ -168,7 +160,7 @@ def section_cells(report: Mapping[str, Any]) -> Cells | None:
     return ["section", *COLUMNS.values(), *gains], rows
 
 
-ANSWERS = {True: "yes", False: "not shown", None: "cannot be told"}
+ANSWERS = {True: "yes", False: "no", None: "not shown"}
 
 
 def context_cells(report: Mapping[str, Any]) -> Cells | None:
@@ -246,7 +238,8 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     """The report as a page of Markdown."""
     modal = " ".join(report["modal_output"].replace("`", " ").split()) or "(nothing)"
     parts = [
-        f"# {report['verdict']}",
+        "# Evaluation report",
+        report["verdict"],
         f"{counted(report['n'], 'study', 'studies')}. Research use only, not for diagnosis.",
         *filter(None, [scope(report)]),
         *(f"## {title}\n\n{table(*cells)}" for title, cells in extra_tables(report).items()),
