@@ -180,7 +180,7 @@ def _train_stages(
     if start:
         print(f"Begins from {start}: its encoder needs no findings pretraining", flush=True)
     elif kit.findings_pretraining_epochs:
-        pretrain_on_findings(checkpoint, packed["train"], kit, args)
+        pretrain_on_findings(checkpoint, packed["train"], kit, args, packed.get("validation"))
         if state.is_main_process:
             write_progress(output, "impressions", config)
             shutil.rmtree(output / STAGE, ignore_errors=True)
