@@ -117,6 +117,13 @@ class ImpressionConfig:
             "help": "What stage one learns: findings read from the texts, or the dataset's column tags.",
         },
     )
+    findings_loss: str = field(
+        default="bce",
+        metadata={
+            "choices": ["bce", "focal", "asymmetric"],
+            "help": "Loss of stage one: cross entropy, or one that counts what is told already less.",
+        },
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -74,19 +75,29 @@ class FindingsModel(torch.nn.Module):
 
 
 def finding_loss(
-    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+    outputs: SequenceClassifierOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | None = None,
+    kind: str = "bce",
 ) -> torch.Tensor:
     """Binary cross entropy summed over the known labels, divided by their number in the *global* batch.
 
     As `hf_cxr.training.trainer.token_mean_loss`, it does not depend on how a global batch is cut. `labels`: (batch,
     findings) of 1, 0, or `IGNORED` where the report leaves it open.
+
+    `kind` "focal" weighs each label by the square of how wrong it is told (Lin et al. 2017); "asymmetric" weighs the
+    negatives alone, by the fourth power, and forgives them 0.05 (Ridnik et al. 2021: γ+ = 0, γ- = 4, m = 0.05).
     """
     known = labels != IGNORED
-    total = torch.nn.functional.binary_cross_entropy_with_logits(
-        outputs["logits"][known].float(), labels[known], reduction="sum"
-    )
+    logits, truths = outputs["logits"][known].float(), labels[known]
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, truths, reduction="none")
+    if kind == "focal":
+        losses = losses * (logits.sigmoid() - truths).abs().square()
+    elif kind == "asymmetric":
+        wrong = (logits.sigmoid() - 0.05).clamp(min=0)
+        losses = torch.where(truths == 1, losses, -(wrong**4) * torch.log1p(-wrong))
     count = known.sum() if num_items_in_batch is None else num_items_in_batch
-    return total / torch.as_tensor(count).clamp(min=1)  # a small batch may hold nothing that is known
+    return losses.sum() / torch.as_tensor(count).clamp(min=1)  # a small batch may hold nothing that is known
 
 
 def area_under_curve(scores: np.ndarray, truths: np.ndarray) -> float:
@@ -273,7 +284,7 @@ def pretrain_on_findings(
             train_dataset=canvases,
             eval_dataset=unseen,
             data_collator=CanvasCollator(checkpoint.image_processor),
-            compute_loss_func=finding_loss,
+            compute_loss_func=functools.partial(finding_loss, kind=kit.findings_loss),
             callbacks=[EpochCallback(canvases)],
             stage="stage 1 of 2: encoder learns findings",
             names=names,

@@ -1,6 +1,7 @@
 """Stage one is judged after each epoch, by the findings that it tells on unseen studies; the best epoch is kept."""
 
 import json
+import math
 import shutil
 from itertools import product
 from pathlib import Path
@@ -26,6 +27,7 @@ from hf_cxr.training.findings_pretraining import (
     FindingsTrainer,
     area_under_curve,
     best_step,
+    finding_loss,
     judged_findings,
     pretrain_on_findings,
 )
@@ -103,6 +105,29 @@ def test_of_equal_epochs_the_earlier_is_kept():
     assert best_step([{"loss": 1.0, "step": 30}, *log]) == 12
     assert best_step(log, until=7) == 6
     assert best_step([]) == 0
+
+
+# --- the loss ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [
+        ("bce", lambda p, truth: -math.log(p if truth else 1 - p)),
+        ("focal", lambda p, truth: -((1 - p if truth else p) ** 2) * math.log(p if truth else 1 - p)),
+        (
+            "asymmetric",
+            lambda p, truth: -math.log(p) if truth else -(max(p - 0.05, 0) ** 4) * math.log(1.05 - max(p, 0.05)),
+        ),
+    ],
+)
+def test_each_loss_is_that_of_its_paper(kind, weight):
+    logits, truths = torch.tensor([[-4.0, -0.5, 2.0], [3.0, 0.5, -1.0]]), torch.tensor([[0.0, 0, 1], [1, IGNORED, 0]])
+    expected = [
+        weight(p, t) for p, t in zip(logits.sigmoid().flatten().tolist(), truths.flatten(), strict=True) if t >= 0
+    ]
+    loss = finding_loss({"logits": logits}, truths, kind=kind)
+    assert loss.item() == pytest.approx(sum(expected) / 5, rel=1e-5)
 
 
 # --- which epoch is kept -----------------------------------------------------------------------------------------
