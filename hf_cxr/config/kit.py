@@ -124,6 +124,10 @@ class ImpressionConfig:
             "help": "Loss of stage one: cross entropy, or one that counts what is told already less.",
         },
     )
+    findings_class_weights: bool = field(
+        default=False,
+        metadata={"help": "In stage one a positive counts negatives / positives of its finding times, 10 at most."},
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
     )

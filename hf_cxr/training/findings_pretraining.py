@@ -29,7 +29,7 @@ from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset
 from hf_cxr.data.sections import whole_texts
 from hf_cxr.inference.remote_code import share_weights
-from hf_cxr.inference.sections import layout_of
+from hf_cxr.inference.sections import Layout, layout_of
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.metrics.content import unread_findings
 from hf_cxr.models.lora import adapters
@@ -52,6 +52,7 @@ from hf_cxr.utils.files import replace_files, staging_folder
 from hf_cxr.utils.progress import ProgressBar
 
 MIN_KNOWN = 5  # a finding is judged where so many validation studies have it, and as many have not
+MAX_WEIGHT = 10
 BEST = "best-*.safetensors"  # among the checkpoints of stage one: the encoder after the best step so far
 
 
@@ -79,6 +80,7 @@ def finding_loss(
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | None = None,
     kind: str = "bce",
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Binary cross entropy summed over the known labels, divided by their number in the *global* batch.
 
@@ -87,6 +89,7 @@ def finding_loss(
 
     `kind` "focal" weighs each label by the square of how wrong it is told (Lin et al. 2017); "asymmetric" weighs the
     negatives alone, by the fourth power, and forgives them 0.05 (Ridnik et al. 2021: γ+ = 0, γ- = 4, m = 0.05).
+    `weights`: (findings,), what a positive counts.
     """
     known = labels != IGNORED
     logits, truths = outputs["logits"][known].float(), labels[known]
@@ -96,8 +99,17 @@ def finding_loss(
     elif kind == "asymmetric":
         wrong = (logits.sigmoid() - 0.05).clamp(min=0)
         losses = torch.where(truths == 1, losses, -(wrong**4) * torch.log1p(-wrong))
+    if weights is not None:
+        losses = losses * torch.where(truths == 1, weights.to(losses.device).expand_as(labels)[known], 1.0)
     count = known.sum() if num_items_in_batch is None else num_items_in_batch
     return losses.sum() / torch.as_tensor(count).clamp(min=1)  # a small batch may hold nothing that is known
+
+
+def class_weights(targets: np.ndarray) -> torch.Tensor:
+    """What a positive counts: negatives / positives of its finding, `MAX_WEIGHT` at most. `targets`: (studies, names),
+    with one positive at least of each."""
+    ratios = (targets == 0).sum(0) / (targets == 1).sum(0)
+    return torch.from_numpy(ratios.clip(max=MAX_WEIGHT)).float()
 
 
 def area_under_curve(scores: np.ndarray, truths: np.ndarray) -> float:
@@ -223,6 +235,20 @@ def _labels(
     return finding_targets(texts, names)
 
 
+def _unseen(
+    validation: Dataset | None, kit: ImpressionConfig, layout: Layout, names: list[str]
+) -> tuple[dict[str, dict[str, int]], CanvasDataset | None]:
+    """The findings that can be judged, and the studies to judge them by; a line where there are none."""
+    judged, unseen = {}, None
+    if validation is not None:
+        _, truths = _labels(validation, kit, whole_texts(validation, layout), names)
+        judged, unseen = judged_findings(names, truths), CanvasDataset(validation, kit.panel_size, targets=truths)
+    if not judged and PartialState().is_main_process:
+        why = f"no finding has {MIN_KNOWN} positive and {MIN_KNOWN} negative" if unseen else "there are no"
+        print(f"findings pretraining: its last epoch is kept, as {why} validation studies", flush=True)
+    return judged, unseen
+
+
 def pretrain_on_findings(
     checkpoint: Checkpoint,
     packed: Dataset,
@@ -265,13 +291,7 @@ def pretrain_on_findings(
         augmentation=kit.augmentation,
         seed=args.seed,
     )
-    judged, unseen = {}, None
-    if validation is not None:
-        _, truths = _labels(validation, kit, whole_texts(validation, layout), names)
-        judged, unseen = judged_findings(names, truths), CanvasDataset(validation, kit.panel_size, targets=truths)
-    if not judged and PartialState().is_main_process:
-        why = f"no finding has {MIN_KNOWN} positive and {MIN_KNOWN} negative" if unseen else "there are no"
-        print(f"findings pretraining: its last epoch is kept, as {why} validation studies", flush=True)
+    judged, unseen = _unseen(validation, kit, layout, names)
     model = FindingsModel(checkpoint.model.encoder, len(names))
     if args.gradient_checkpointing:  # the wrapper is no `PreTrainedModel`, so the encoder is told itself
         checkpoint.model.encoder.gradient_checkpointing_enable()
@@ -284,7 +304,11 @@ def pretrain_on_findings(
             train_dataset=canvases,
             eval_dataset=unseen,
             data_collator=CanvasCollator(checkpoint.image_processor),
-            compute_loss_func=functools.partial(finding_loss, kind=kit.findings_loss),
+            compute_loss_func=functools.partial(
+                finding_loss,
+                kind=kit.findings_loss,
+                weights=class_weights(targets) if kit.findings_class_weights else None,
+            ),
             callbacks=[EpochCallback(canvases)],
             stage="stage 1 of 2: encoder learns findings",
             names=names,

@@ -27,6 +27,7 @@ from hf_cxr.training.findings_pretraining import (
     FindingsTrainer,
     area_under_curve,
     best_step,
+    class_weights,
     finding_loss,
     judged_findings,
     pretrain_on_findings,
@@ -128,6 +129,16 @@ def test_each_loss_is_that_of_its_paper(kind, weight):
     ]
     loss = finding_loss({"logits": logits}, truths, kind=kind)
     assert loss.item() == pytest.approx(sum(expected) / 5, rel=1e-5)
+
+
+def test_a_positive_counts_as_often_as_its_finding_has_negatives_for_it_ten_times_at_most():
+    targets = np.array([[1, 1, 1], [0, 0, 1], [0, 0, 0], [0, IGNORED, IGNORED], *[[0, IGNORED, IGNORED]] * 20])
+    weights = class_weights(targets)
+    assert weights.tolist() == [10, 2, 0.5]
+    logits, truths = torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[1.0, 0.0, 1.0]])
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, truths, reduction="none")[0]
+    loss = finding_loss({"logits": logits}, truths, weights=weights)
+    assert loss.item() == pytest.approx((10 * each[0] + each[1] + 0.5 * each[2]).item() / 3)
 
 
 # --- which epoch is kept -----------------------------------------------------------------------------------------
