@@ -128,6 +128,9 @@ class ImpressionConfig:
         default=False,
         metadata={"help": "In stage one a positive counts negatives / positives of its finding times, 10 at most."},
     )
+    findings_frozen_epochs: int = field(
+        default=0, metadata={"help": "First epochs of stage one that train the head alone, the encoder frozen."}
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
     )

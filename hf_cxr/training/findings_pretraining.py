@@ -22,7 +22,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import EvalPrediction, set_seed
+from transformers import EvalPrediction, TrainerCallback, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments
@@ -63,6 +63,7 @@ class FindingsModel(torch.nn.Module):
     """
 
     accepts_loss_kwargs = False
+    frozen = False  # the head alone learns
 
     def __init__(self, encoder: Any, labels: int) -> None:
         super().__init__()
@@ -71,8 +72,19 @@ class FindingsModel(torch.nn.Module):
         self.head = torch.nn.Linear(2 * encoder.config.hidden_size, labels)
 
     def forward(self, pixel_values: torch.Tensor) -> SequenceClassifierOutput:
-        states = self.encoder(pixel_values=pixel_values)[0]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            states = self.encoder(pixel_values=pixel_values)[0]
         return SequenceClassifierOutput(logits=self.head(torch.cat([states.mean(1), states.amax(1)], dim=-1)))
+
+
+class FreezeCallback(TrainerCallback):
+    """The encoder of `model` is frozen in the first `steps` steps, which are whole epochs."""
+
+    def __init__(self, model: FindingsModel, steps: int) -> None:
+        self.model, self.steps = model, steps
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.model.frozen = state.global_step < self.steps
 
 
 def finding_loss(
@@ -314,6 +326,8 @@ def pretrain_on_findings(
             names=names,
             judged=judged,
         )
+        if kit.findings_frozen_epochs:
+            trainer.add_callback(FreezeCallback(model, kit.findings_frozen_epochs * int(trainer.args.eval_steps or 0)))
         trainer.resume_or_train()
         if unsharded is not None:
             checkpoint.model.encoder = whole_again(trainer.accelerator.unwrap_model(trainer.model).encoder, unsharded)
@@ -341,6 +355,7 @@ def _stage_arguments(
         "eval_steps": math.ceil(batches / args.gradient_accumulation_steps),
         "eval_delay": 0,
         "label_names": ["labels"],
+        "ddp_find_unused_parameters": bool(kit.findings_frozen_epochs) or args.ddp_find_unused_parameters,
         "predict_with_generate": False,
         "metric_for_best_model": None,
         "save_strategy": "epoch" if args.save_strategy == "best" else args.save_strategy,

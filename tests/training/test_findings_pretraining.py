@@ -260,6 +260,25 @@ def test_evaluations_change_nothing_of_the_training(packed, tmp_path, monkeypatc
     assert not list(tmp_path.glob(f"[bf]*/{RECORD}"))
 
 
+def test_the_head_learns_alone_in_the_first_epochs_then_all_of_it_also_where_killed(packed, tmp_path, monkeypatch):
+    before = tiny_checkpoint().model.encoder.state_dict()
+    plant(monkeypatch, 0.6, 0.7, 0.8, 0.9)
+    assert same(pretrain(packed, tmp_path / "one", findings_frozen_epochs=1, findings_pretraining_epochs=1), before)
+    options = {
+        "findings_frozen_epochs": 1,
+        "findings_pretraining_epochs": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    peace = pretrain(packed, tmp_path / "two", **options)
+    assert not same(peace, before)
+    with monkeypatch.context() as patch:
+        kill(patch, "on_step_end", 3)
+        with pytest.raises(Killed):
+            pretrain(packed, tmp_path / "killed", **options)
+    assert same(pretrain(packed, tmp_path / "killed", **options), peace)
+
+
 def test_each_study_is_judged_once_and_as_it_is(packed, tmp_path, monkeypatch):
     seen, forward = [], FindingsModel.forward
 
