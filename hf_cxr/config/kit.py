@@ -134,6 +134,10 @@ class ImpressionConfig:
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
     )
+    encoder_layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of an encoder block / that of the next block, in both stages; 1: the same."},
+    )
     cross_attention_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the decoder's new cross-attention; default: learning_rate."}
     )

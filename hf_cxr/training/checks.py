@@ -129,7 +129,8 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, not {value}")
-    for name in ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor"):
+    shares = ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor")
+    for name in (*shares, "encoder_layer_decay"):
         if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
     counts = ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs")

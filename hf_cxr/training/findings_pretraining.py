@@ -32,6 +32,7 @@ from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.inference.sections import Layout, layout_of
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.metrics.content import unread_findings
+from hf_cxr.models.layer_decay import blocks_above, decay_layers
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint
 from hf_cxr.training.callbacks import EpochCallback
@@ -160,11 +161,20 @@ class FindingsTrainer(ResumableTrainer):
     Args:
         names: findings, in the order of the labels.
         judged: those of them whose AUC is taken, with their counts.
+        layer_decay: the learning rate of a block of the encoder / that of the next.
     """
 
-    def __init__(self, *args, names: list[str], judged: dict[str, dict[str, int]], **kwargs) -> None:
+    def __init__(
+        self, *args, names: list[str], judged: dict[str, dict[str, int]], layer_decay: float = 1.0, **kwargs
+    ) -> None:
         super().__init__(*args, compute_metrics=self.aucs, **kwargs)
-        self.names, self.judged = names, judged
+        self.names, self.judged, self.layer_decay = names, judged, layer_decay
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.layer_decay != 1:
+            decay_layers(optimizer, blocks_above(self.model.encoder), self.layer_decay)
+        return optimizer
 
     def aucs(self, prediction: EvalPrediction) -> dict[str, float]:
         scores: Any = prediction.predictions
@@ -325,6 +335,7 @@ def pretrain_on_findings(
             stage="stage 1 of 2: encoder learns findings",
             names=names,
             judged=judged,
+            layer_decay=kit.encoder_layer_decay,
         )
         if kit.findings_frozen_epochs:
             trainer.add_callback(FreezeCallback(model, kit.findings_frozen_epochs * int(trainer.args.eval_steps or 0)))

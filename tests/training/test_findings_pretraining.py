@@ -279,6 +279,14 @@ def test_the_head_learns_alone_in_the_first_epochs_then_all_of_it_also_where_kil
     assert same(pretrain(packed, tmp_path / "killed", **options), peace)
 
 
+def test_the_decay_of_the_layers_is_at_work_in_stage_one(packed, tmp_path):
+    step = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "findings_pretraining_epochs": 0.2}
+    plain, decayed = (pretrain(packed, tmp_path / str(rate), encoder_layer_decay=rate, **step) for rate in (1.0, 0.5))
+    name = "layers.3.mlp.fc2.bias" if "layers.3.mlp.fc2.bias" in plain else max(n for n in plain if ".3." in n)
+    assert torch.equal(plain[name], decayed[name]), "the last block learns at the full rate"
+    assert not torch.equal(plain[name.replace(".3.", ".2.")], decayed[name.replace(".3.", ".2.")])
+
+
 def test_each_study_is_judged_once_and_as_it_is(packed, tmp_path, monkeypatch):
     seen, forward = [], FindingsModel.forward
 
