@@ -27,6 +27,7 @@ from hf_cxr.training.callbacks import EpochCallback
 
 GLOBAL_BATCH, STEPS = 24, 5
 SPLIT_SIZES = (1, 2, 7)
+JUDGED = 101  # studies that stage one is judged by: no number of processes shares them equally
 
 
 CUTS = [("words", 1), ("words", 2), ("words", 4), ("smoothed", 2), ("findings", 1), ("findings", 2), ("findings", 4)]
@@ -85,7 +86,7 @@ def train(stage: str, accumulation: int, packed, dataset: str, folder: Path) -> 
         log = []
         listen = {"on_log": lambda *_, logs, **__: log.append(logs)}  # findings pretraining keeps its log to itself
         findings_pretraining.EpochCallback = type("Listener", (EpochCallback,), listen)
-        findings_pretraining.pretrain_on_findings(checkpoint, packed, kit, args)
+        findings_pretraining.pretrain_on_findings(checkpoint, packed, kit, args, packed.select(range(JUDGED)))
         findings_pretraining.EpochCallback = EpochCallback
     else:
         log = training.fine_tune(checkpoint, {"train": packed}, kit, args).state.log_history

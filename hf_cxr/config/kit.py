@@ -117,8 +117,26 @@ class ImpressionConfig:
             "help": "What stage one learns: findings read from the texts, or the dataset's column tags.",
         },
     )
+    findings_loss: str = field(
+        default="bce",
+        metadata={
+            "choices": ["bce", "focal", "asymmetric"],
+            "help": "Loss of stage one: cross entropy, or one that counts what is told already less.",
+        },
+    )
+    findings_class_weights: bool = field(
+        default=False,
+        metadata={"help": "In stage one a positive counts negatives / positives of its finding times, 10 at most."},
+    )
+    findings_frozen_epochs: int = field(
+        default=0, metadata={"help": "First epochs of stage one that train the head alone, the encoder frozen."}
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the encoder in stage two; default: learning_rate."}
+    )
+    encoder_layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of an encoder block / that of the next block, in both stages; 1: the same."},
     )
     cross_attention_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the decoder's new cross-attention; default: learning_rate."}

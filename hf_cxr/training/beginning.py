@@ -23,6 +23,7 @@ from hf_cxr.training.callbacks import EVALUATIONS
 from hf_cxr.training.checkpoints import (
     ENCODER,
     PROGRESS,
+    RECORD,
     STAGE,
     UNSAID,
     check_same_run,
@@ -86,7 +87,7 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
             raise ValueError(f"{name}: {start} lies in the output_dir, which is emptied; name another output_dir")
     if kit.resume:
         print(f"Nothing to resume in {output}: starting anew", flush=True)
-    remove(output, PROGRESS, ENCODER, STAGE, STATES, SAMPLES)
+    remove(output, PROGRESS, ENCODER, STAGE, STATES, SAMPLES, RECORD)
     remove_checkpoints(output)
     remove(output, "model*.safetensors", EVALUATIONS, *RESULTS)
     stage = "findings_pretraining" if kit.findings_pretraining_epochs else "impressions"

@@ -34,8 +34,11 @@ WHOLE = "complete"  # an empty file, the last to be written into a checkpoint's 
 RUNNING_LOSS = "running_loss_{rank}.json"
 # Arguments that runs before them did not have, and what these were.
 UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
+UNSAID |= {"findings_loss": "bce", "findings_class_weights": False, "findings_frozen_epochs": 0}
+UNSAID |= {"encoder_layer_decay": 1.0}
 PROGRESS = "progress.json"
 STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # of stage one, in the run folder: checkpoints, result
+RECORD = f"{STAGE}.json"  # how each of its epochs was judged
 # Arguments that may differ between the start of a run and its continuation: they change no weight.
 HARMLESS = {"num_proc", "log_samples", "share_samples", "output_dir", "report_to", "run_name", "disable_tqdm"}
 HARMLESS |= {"dataloader_num_workers", "dataloader_prefetch_factor", "save_total_limit", "project"}
@@ -44,10 +47,11 @@ HARMLESS |= {"dataloader_num_workers", "dataloader_prefetch_factor", "save_total
 def checkpoints(folder: str | os.PathLike) -> list[Path]:
     """The whole checkpoints in `folder`, oldest step first."""
     found = (path for path in Path(folder).glob("checkpoint-*") if (path / WHOLE).is_file())
-    return sorted(found, key=_step)
+    return sorted(found, key=step_in_name)
 
 
-def _step(path: Path) -> int:
+def step_in_name(path: Path) -> int:
+    """The number in a name such as `checkpoint-12`."""
     return int(re.sub(r"\D", "", path.name) or -1)
 
 
@@ -84,11 +88,14 @@ def whole_again(trained: torch.nn.Module, unsharded: torch.nn.Module) -> torch.n
     Every process has to call it: the pieces are gathered one weight at a time. Saving and generating then go the same
     way as with one process.
     """
-    weights = trained.state_dict().items()
-    unsharded.load_state_dict(
-        {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights}
-    )
+    unsharded.load_state_dict(whole_weights(trained))
     return unsharded
+
+
+def whole_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a module that may be in pieces: gathered one weight at a time, by every process together."""
+    weights = module.state_dict().items()
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights}
 
 
 def load_weights(model: torch.nn.Module, folder: str | os.PathLike, hint: str = "") -> None:

@@ -129,10 +129,12 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, not {value}")
-    for name in ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor"):
+    shares = ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor")
+    for name in (*shares, "encoder_layer_decay"):
         if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
-    for name in ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs"):
+    counts = ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs")
+    for name in (*counts, "findings_frozen_epochs"):
         if values[name] < 0:
             raise ValueError(f"{name} is 0 or more, not {values[name]}")
     if kit.max_target_length < 2:

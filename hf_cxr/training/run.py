@@ -180,7 +180,7 @@ def _train_stages(
     if start:
         print(f"Begins from {start}: its encoder needs no findings pretraining", flush=True)
     elif kit.findings_pretraining_epochs:
-        pretrain_on_findings(checkpoint, packed["train"], kit, args)
+        pretrain_on_findings(checkpoint, packed["train"], kit, args, packed.get("validation"))
         if state.is_main_process:
             write_progress(output, "impressions", config)
             shutil.rmtree(output / STAGE, ignore_errors=True)
@@ -307,6 +307,7 @@ def fine_tune(
         callbacks=[*told, *callbacks],
         encoder_learning_rate=kit.encoder_learning_rate,
         cross_attention_learning_rate=kit.cross_attention_learning_rate,
+        encoder_layer_decay=kit.encoder_layer_decay,
         push=_push_in_progress,
         stage=f"{'stage 2 of 2' if kit.findings_pretraining_epochs else 'stage 1 of 1'}: model learns to write",
     )

@@ -20,6 +20,7 @@ from hf_cxr.inference import remote_code
 from hf_cxr.inference.generation import prompt_inputs, section_order
 from hf_cxr.inference.sections import layout_of
 from hf_cxr.inference.targets import IGNORED
+from hf_cxr.models.layer_decay import blocks_above, decay_layers
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
 from hf_cxr.training.checkpoints import ResumableTrainer
 
@@ -41,10 +42,11 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         image_processor: BaseImageProcessor | None = None,
         encoder_learning_rate: float | None = None,
         cross_attention_learning_rate: float | None = None,
+        encoder_layer_decay: float = 1.0,
         push: Callable[[str, TrainingArguments, TrainerState], object] | None = None,
         **kwargs,
     ) -> None:
-        self.image_processor, self.push = image_processor, push
+        self.image_processor, self.push, self.layer_decay = image_processor, push, encoder_layer_decay
         self.learning_rates = {"encoder": encoder_learning_rate, "cross-attention": cross_attention_learning_rate}
         super().__init__(*args, **kwargs)
 
@@ -59,6 +61,8 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             if members:
                 own = {"params": members, "lr": group["lr"] if rate is None else rate}
                 optimizer.add_param_group(group | own)
+        if self.layer_decay != 1:
+            decay_layers(optimizer, blocks_above(self.model.encoder), self.layer_decay)
         return optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

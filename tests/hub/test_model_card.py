@@ -406,6 +406,8 @@ def test_the_recipe_says_what_was_trained_and_for_how_long(tmp_path, facts):
         in plain
     )
     assert "1.5 minutes on CPU, Linux x86_64, 1 process. Energy: not measured" in plain
+    judged = card_of(tmp_path, facts | {"findings_kept": {"epoch": 2.0, "mean_auc": 0.81234, "findings": 9}})
+    assert "0 epochs (epoch 2 kept: mean AUC 0.812 over 9 findings on the validation split), then" in judged
     recipe = {"lora_rank": 8, "freeze_encoder": True, "view_dropout": 0.0}
     text = card_of(tmp_path, facts | {"recipe": recipe, "resumed": True, "findings_pretrained": False, "processes": 2})
     assert "Sequence-to-sequence fine-tuning of low-rank adapters (rank 8, merged into the weights)" in text

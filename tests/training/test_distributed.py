@@ -16,6 +16,7 @@ from helpers import ROOT, TINY_RECIPE, run_forked, write_config
 from safetensors.torch import load_file
 
 from hf_cxr.config import parse_arguments
+from hf_cxr.training.checkpoints import RECORD
 from hf_cxr.training.launch import accelerate_config, check_workers
 from hf_cxr.training.run import train
 
@@ -94,6 +95,18 @@ def test_an_evaluation_while_training_sets_each_text_beside_its_own_study(cuts, 
     assert len({row["prediction"] for row in expected}) == 7
     for key in ("uid", "impression", "prediction"):
         assert [row[key] for row in shown] == [row[key] for row in expected], key
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("name", ["findings-1", "findings-4"])
+def test_stage_one_is_judged_the_same_by_any_number_of_processes(cuts, processes, name):
+    one, several = (json.loads((cuts[n] / name / RECORD).read_text()) for n in (1, processes))
+    assert several["validation_studies"] == distributed_worker.JUDGED
+    assert len(one["epochs"]) == len(several["epochs"]) == 1
+    theirs = several["epochs"][0]["findings"]
+    for finding, row in one["epochs"][0]["findings"].items():
+        assert theirs[finding] == {**row, "auc": pytest.approx(row["auc"], abs=1e-3)}
+    assert len(theirs) > 1
 
 
 # --- the same run, however it is launched -------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def arguments(folder, phantom_folder, *words, **values):
 
 def interrupt(monkeypatch, trainer_name: str, step: int) -> None:
     """Let the next training of this kind be interrupted after `step` steps."""
-    module = findings_pretraining if trainer_name == "ResumableTrainer" else training
+    module = findings_pretraining if trainer_name == "FindingsTrainer" else training
     kind = getattr(module, trainer_name)
 
     class Stop(TrainerCallback):
@@ -129,7 +129,7 @@ def test_killed_runs_resume_bit_for_bit_whenever_they_are_killed():
 
 
 @pytest.mark.parametrize(
-    ("trainer_name", "step"), [("ResumableTrainer", 7), ("ImpressionTrainer", 2), ("ImpressionTrainer", 13)]
+    ("trainer_name", "step"), [("FindingsTrainer", 7), ("ImpressionTrainer", 2), ("ImpressionTrainer", 13)]
 )
 def test_both_stages_resume_with_the_same_weights_and_losses(
     whole_run, phantom_folder, tmp_path, monkeypatch, capsys, trainer_name, step
@@ -141,7 +141,7 @@ def test_both_stages_resume_with_the_same_weights_and_losses(
     assert not (tmp_path / "run" / "model.safetensors").exists()
     capsys.readouterr()
     train(*arguments(tmp_path, phantom_folder, "--resume"))
-    stage = "stage 1 of 2: encoder" if trainer_name == "ResumableTrainer" else "stage 2 of 2: model"
+    stage = "stage 1 of 2: encoder" if trainer_name == "FindingsTrainer" else "stage 2 of 2: model"
     shown = re.search(rf"{stage} learns .*: (\d+) of \d+ steps", capsys.readouterr().err)
     assert int(shown[1]) == step // 5 * 5, "its progress begins at the last checkpoint"
     assert same(weights(whole_run), weights(tmp_path / "run"))
@@ -343,11 +343,11 @@ def test_another_number_of_processes_or_other_studies_are_not_the_same_run(inter
             train(*arguments(tmp_path, phantom_folder, "--resume"))
 
 
-@pytest.mark.parametrize(("trainer_name", "step"), [("ResumableTrainer", 2), ("ImpressionTrainer", 2)])
+@pytest.mark.parametrize(("trainer_name", "step"), [("FindingsTrainer", 2), ("ImpressionTrainer", 2)])
 def test_a_run_that_was_interrupted_before_its_first_checkpoint_just_starts_again(
     whole_run, phantom_folder, tmp_path, monkeypatch, trainer_name, step
 ):
-    options = {} if trainer_name == "ResumableTrainer" else {"findings_pretraining_epochs": 0}
+    options = {} if trainer_name == "FindingsTrainer" else {"findings_pretraining_epochs": 0}
     options |= {"max_steps": 3, "eval_strategy": "no", "load_best_model_at_end": False}
     with monkeypatch.context() as patch:
         interrupt(patch, trainer_name, step)

@@ -95,7 +95,7 @@ def test_studies_without_the_section_are_left_out_and_counted_in_one_line(some, 
 
 def test_findings_pretraining_reads_the_texts_of_the_target(some, tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(findings_pretraining, "finding_targets", lambda texts: read.append(texts) or ([], None))
+    monkeypatch.setattr(findings_pretraining, "finding_targets", lambda texts, _: read.append(texts) or ([], None))
     packed = pack_dataset(some["validation"], 32)
     for target, layout in (("findings", Layout(("findings",))), ("report", LAYOUT)):
         kit, args = arguments(tmp_path, "data", target=target)

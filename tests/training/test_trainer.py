@@ -46,6 +46,17 @@ def losses(trainer) -> list[float]:
 # --- parameter groups --------------------------------------------------------------------------------------------
 
 
+def test_the_decay_of_the_layers_multiplies_the_rate_of_the_encoder_alone(packed, tmp_path):
+    checkpoint = tiny_checkpoint()
+    rates = {"encoder_learning_rate": 1e-5, "encoder_layer_decay": 0.5, "lr_scheduler_type": "constant"}
+    trainer = run(checkpoint, packed, tmp_path, max_steps=1, **rates)
+    names = {parameter: name for name, parameter in checkpoint.model.named_parameters()}
+    rate = {names[parameter]: group["lr"] for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    encoder = {value for name, value in rate.items() if part_name(name) == "encoder"}
+    assert encoder == {1e-5 * 0.5**above for above in range(5)}
+    assert {value for name, value in rate.items() if part_name(name) != "encoder"} == {1e-3}
+
+
 def test_encoder_cross_attention_and_decoder_have_learning_rates_of_their_own(packed, tmp_path):
     encoder, decoder = vit_folder(tmp_path / "vit", image_size=32), gpt2_folder(tmp_path / "gpt2")
     checkpoint = build(encoder, decoder, 32, max_new_tokens=20)
