@@ -211,8 +211,8 @@ def show(trial: str, row: dict[str, Any]) -> None:
             (a, b), (c, d) = part["gain_ci95"], part["normal_gain_ci95"]
             print(
                 f"  {name}: normal or abnormal {part['normal_accuracy']:.3f} (AUC {part['normal_auc']:.3f}), "
-                f"finding F1 {part['finding_f1_micro']:.3f}; the text minus the probe: {part['normal_gain']:+.3f} ({c:+.3f} to "
-                f"{d:+.3f}) and {part['gain']:+.3f} ({a:+.3f} to {b:+.3f})"
+                f"finding F1 {part['finding_f1_micro']:.3f}; the text minus the probe: "
+                f"{part['normal_gain']:+.3f} ({c:+.3f} to {d:+.3f}) and {part['gain']:+.3f} ({a:+.3f} to {b:+.3f})"
             )
     for name, part in row["per_finding"].items():
         if part["n"]:

@@ -16,6 +16,7 @@ from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.compare import compare, comparison_table
 from hf_cxr.evaluation.prediction import Writer, Written, contexts, open_canvases
 from hf_cxr.evaluation.report import page, report_markdown, tables
+from hf_cxr.evaluation.report.verdict import verdict
 from hf_cxr.inference.pipeline import generate
 from hf_cxr.inference.sections import Layout, prompt_ids, split_sections
 from hf_cxr.models.modeling import build

@@ -56,7 +56,7 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 
     Images are read if the 95 % interval of the gain over shuffled images in `gain_score` lies above zero and p ≤ 0.01
     (of the permutation test; with context, where permuting texts permutes both, of the bootstrap). They are not read
-    if that gain is shown to be smaller than `SMALL_GAIN`, or if all texts are one.
+    if that gain is shown to be smaller than `SMALL_GAIN`, to be a loss, or if all texts are one.
     """
     by, note, asked = report["gain_score"], unread_note(report), "with_context" in report
     unknown: dict[str, Any] = {"reads_images": None} | ({"reads_context": None} if asked else {})
@@ -127,7 +127,7 @@ def rivals(report: Mapping[str, Any]) -> list[Rival]:
 
 def _reads(report: Mapping[str, Any], what: str) -> bool | None:
     by = report["gain_score"]
-    if report["distinct_outputs"] == 1:
+    if report["distinct_outputs"] == 1 or harms(report, what):
         return False
     return is_shown(report[f"{what}_gain_ci95"][by], by, report["patients"], _p(report, what))
 
