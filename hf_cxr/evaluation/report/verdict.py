@@ -139,7 +139,8 @@ def _p(report: Mapping[str, Any], what: str) -> float:
 def _sentence(report: Mapping[str, Any]) -> str:
     """The first sentence, without its end."""
     images, gain = report["reads_images"], _gain(report, "image", report["reads_images"])
-    beaten, others = [], []
+    beaten: list[str] = []
+    others: list[str] = []
     for rival in rivals(report):
         (beaten if rival.beaten else others).append(_against(report, rival))
     texts = counted(report["distinct_outputs"], "distinct text")
