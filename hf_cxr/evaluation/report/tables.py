@@ -36,6 +36,7 @@ INPUTS = {
     "without_context": "images alone, no context",
     "context_only": "context alone, mean training image",
 }
+PROBES = {"encoder": "the model's encoder", "pixels": "16 × 16 pixels of each view"}
 TITLES = {"age_sex": "age and sex", "report": "whole report"}
 """Sections and context whose names are not words."""
 FITTED_HERE = (
@@ -96,6 +97,7 @@ def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     beside = {"model, images shuffled": report["shuffled"]}
     beside |= {f"model, {what} shuffled": report.get(f"shuffled_{what}", {}) for what in ("context", "both")}
     beside |= {f"baseline: {BASELINES.get(name, name)}": scores for name, scores in report["baselines"].items()}
+    beside |= {f"linear probe on {PROBES[name]}": scores for name, scores in report.get("probes", {}).items()}
     beside["oracle: the commonest text with the true findings"] = report.get("oracle", {})
     return {name: scores for name, scores in beside.items() if scores}
 
@@ -115,10 +117,24 @@ def beside_blind(report: Mapping[str, Any]) -> str:
 
 
 def score_table(report: Mapping[str, Any]) -> str:
-    """The model, itself with shuffled images, every baseline and the label oracle, side by side."""
+    """The model, itself with shuffled images, every baseline, the probes and the label oracle, side by side."""
     rows, keys = {"**model**": report} | baselines(report), readable(report, COLUMNS)
     cells = [[name, *(score(scores.get(key)) for key in keys)] for name, scores in rows.items()]
     return table(["", *(COLUMNS[key] for key in keys)], cells)
+
+
+def probe_cells(report: Mapping[str, Any]) -> Cells | None:
+    """How well linear probes tell findings and normal from abnormal, and what the model adds; `None` without them."""
+    if not (probes := report.get("probes")):
+        return None
+    rows = []
+    for name, probe in probes.items():
+        row = [PROBES[name]]
+        for key in ("finding_f1_micro", "normal_accuracy"):
+            row += [score(probe[key]), f"{probe['gain'][key]:+.3f}", bounds(probe["gain_ci95"].get(key), sign=True)]
+        rows.append([*row, score(probe["abnormal"]["auc"])])
+    gain = ["the model adds", INTERVAL]
+    return ["linear probe on", "finding F1", *gain, "normal or abnormal", *gain, "AUC of the latter"], rows
 
 
 def scope(report: Mapping[str, Any]) -> str:
@@ -249,6 +265,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         *(f"## {title}\n\n{table(*cells)}" for title, cells in extra_tables(report).items()),
         *["## Beside baselines"] * bool(extra_tables(report)),
         score_table(report),
+        *(table(*cells) for cells in filter(None, [probe_cells(report)])),
         f"{counted(report['distinct_outputs'], 'different text')}. The commonest goes to "
         f"{percent(report['modal_share'])} of the studies: `{modal}`",
         *(f"{note} {WORDS_ALONE}" for note in filter(None, [unread_note(report)])),
