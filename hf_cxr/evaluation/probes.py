@@ -12,7 +12,7 @@ import torch
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
 from hf_cxr.inference.labeler import ABNORMAL, FINDINGS, UNKNOWN, normality, positive_findings
-from hf_cxr.metrics.content import f1, macro_f1, per_finding, precision, ratio, recall
+from hf_cxr.metrics.content import area_under_curve, f1, macro_f1, per_finding, precision, ratio, recall
 
 FOLDS = 5
 LEAST = 5  # training studies with a finding, and without it, that are left when any fold is taken away
@@ -180,67 +180,46 @@ def probe_scores(
 ) -> dict[str, Any]:
     """A probe's part of a report: its statements scored as those of a text are, and what the model gains on it.
 
-    `gain` (score → model minus probe), `gain_ci95` and `gain_p` are of finding F1 (micro) and `normal_accuracy`, by
-    the paired bootstrap over patients. `auc` is the area under the ROC curve of the probabilities, `None` where all
-    studies are of one kind; that of `abnormal` is among the `n` studies whose text says either.
+    `gain` is of finding F1 (micro), `normal_gain` of `normal_accuracy`, model minus probe; each has `_ci95` and `_p`
+    by the paired bootstrap over patients, `None` for one patient. `auc` and `normal_auc` are areas under the ROC curve
+    of the probabilities, `None` where all studies are of one kind; the latter of the `normal_n` studies whose text
+    says either.
     """
     truth, known = targets(references)
-    said = probe.stated
+    said, odds, either = probe.stated, probe.probabilities, known[:, -1]
     counts = np.stack([said & truth, said & ~truth, ~said & truth], axis=-1)[:, :-1].astype(np.int64)
-    either = known[:, -1]
     normal = np.stack([either & (said == truth)[:, -1], either], axis=-1).astype(np.int64)
-    summed = counts.sum(0)
-    micro = summed.sum(0)
-    areas = [auc(probe.probabilities[:, place], truth[:, place]) for place in range(len(FINDINGS))]
-    table = per_finding(summed)
+    table, summed = per_finding(counts.sum(0)), counts.sum((0, 1))
     for name, row in table.items():
-        row["auc"] = areas[FINDINGS.index(name)]
-    ours, theirs = (_numbers(*pair) for pair in ((model.findings, model.normal), (counts, normal)))
+        place = FINDINGS.index(name)
+        row["auc"] = area_under_curve(odds[:, place], truth[:, place])
+    # per study true and false positives, false negatives; right and decided on normal or abnormal
+    ours, theirs = (np.hstack([a.sum(1), b]) for a, b in ((model.findings, model.normal), (counts, normal)))
 
     def difference(weights: np.ndarray) -> bootstrap.Samples:
-        pair = [_scores(weights @ numbers) for numbers in (ours, theirs)]
-        return {name: pair[0][name] - pair[1][name] for name in pair[0]}
+        a, b = weights @ ours, weights @ theirs
+        right = ratio(a[..., 3], a[..., 4]) - ratio(b[..., 3], b[..., 4])
+        return {"gain": f1(a[..., :3]) - f1(b[..., :3]), "normal_gain": right}
 
     samples = bootstrap.bootstrap(difference, patients, seed) if len(set(patients)) > 1 else {}
+    bounds, gains = bootstrap.intervals(samples), dict[str, Any]()
+    for name, value in difference(np.ones(len(references))).items():
+        gains |= {name: float(value), f"{name}_ci95": bounds.get(name)}
+        gains[f"{name}_p"] = bootstrap.two_sided_p(samples[name]) if samples else None
     return {
-        "finding_precision_micro": float(precision(micro)),
-        "finding_recall_micro": float(recall(micro)),
-        "finding_f1_micro": float(f1(micro)),
-        "finding_f1_macro": float(macro_f1(summed)),
+        "finding_precision_micro": float(precision(summed)),
+        "finding_recall_micro": float(recall(summed)),
+        "finding_f1_micro": float(f1(summed)),
+        "finding_f1_macro": float(macro_f1(counts.sum(0))),
         "normal_accuracy": float(ratio(*normal.sum(0))),
+        "normal_auc": area_under_curve(odds[either, -1], truth[either, -1]),
+        "normal_n": int(either.sum()),
         "per_finding": table,
-        "abnormal": {
-            "n": int(either.sum()),
-            "auc": auc(probe.probabilities[either, -1], truth[either, -1]),
-        },
-        "gain": {name: float(value) for name, value in difference(np.ones(len(references))).items()},
-        "gain_ci95": bootstrap.intervals(samples),
-        "gain_p": {name: bootstrap.two_sided_p(values) for name, values in samples.items()},
+        **gains,
         "threshold": probe.threshold,
         "studies": probe.studies,
         "dimensions": probe.dimensions,
     }
-
-
-def _numbers(findings: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Per study what the compared scores are made of, (studies, 5), from the counts of `metrics.Statistics`."""
-    return np.concatenate([findings.sum(1), normal], axis=1)
-
-
-def _scores(sums: np.ndarray) -> bootstrap.Samples:
-    return {"finding_f1_micro": f1(sums[..., :3]), "normal_accuracy": ratio(sums[..., 3], sums[..., 4])}
-
-
-def auc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
-    """The chance that a study of which it is true has a higher probability than one of which it is not, ties halved
-    (Mann and Whitney 1947); `None` where there is none of either kind."""
-    positive = int(truth.sum())
-    if positive in (0, len(truth)):
-        return None
-    _, place, number = np.unique(probabilities, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(number) - (number - 1) / 2
-    above = ranks[place][truth].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * (len(truth) - positive)))
 
 
 def signature(probes: Mapping[str, Probe]) -> str:

@@ -36,7 +36,7 @@ INPUTS = {
     "without_context": "images alone, no context",
     "context_only": "context alone, mean training image",
 }
-PROBES = {"encoder": "the model's encoder", "pixels": "16 × 16 pixels of each view"}
+PROBES = {"encoder": "a linear probe on its own encoder", "pixels": "a linear probe on 16 × 16 pixels"}
 TITLES = {"age_sex": "age and sex", "report": "whole report"}
 """Sections and context whose names are not words."""
 FITTED_HERE = (
@@ -97,7 +97,7 @@ def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     beside = {"model, images shuffled": report["shuffled"]}
     beside |= {f"model, {what} shuffled": report.get(f"shuffled_{what}", {}) for what in ("context", "both")}
     beside |= {f"baseline: {BASELINES.get(name, name)}": scores for name, scores in report["baselines"].items()}
-    beside |= {f"linear probe on {PROBES[name]}": scores for name, scores in report.get("probes", {}).items()}
+    beside |= {PROBES[name]: scores for name, scores in report.get("probes", {}).items()}
     beside["oracle: the commonest text with the true findings"] = report.get("oracle", {})
     return {name: scores for name, scores in beside.items() if scores}
 
@@ -130,11 +130,11 @@ def probe_cells(report: Mapping[str, Any]) -> Cells | None:
     rows = []
     for name, probe in probes.items():
         row = [PROBES[name]]
-        for key in ("finding_f1_micro", "normal_accuracy"):
-            row += [score(probe[key]), f"{probe['gain'][key]:+.3f}", bounds(probe["gain_ci95"].get(key), sign=True)]
-        rows.append([*row, score(probe["abnormal"]["auc"])])
-    gain = ["the model adds", INTERVAL]
-    return ["linear probe on", "finding F1", *gain, "normal or abnormal", *gain, "AUC of the latter"], rows
+        for key, gain in (("finding_f1_micro", "gain"), ("normal_accuracy", "normal_gain")):
+            row += [score(probe[key]), f"{probe[gain]:+.3f}", bounds(probe[f"{gain}_ci95"], sign=True)]
+        rows.append([*row, score(probe["normal_auc"])])
+    adds = ["the model adds", INTERVAL]
+    return ["", "finding F1", *adds, "normal or abnormal", *adds, "AUC of the latter"], rows
 
 
 def scope(report: Mapping[str, Any]) -> str:
