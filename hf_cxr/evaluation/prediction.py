@@ -123,14 +123,14 @@ class Written(NamedTuple):
 
 @dataclass
 class Writer:
-    """A checkpoint at work. It keeps what it wrote for each canvas and prompt, and the encoder's states of each canvas
-    pooled, not those themselves: no text is written twice, and memory grows by some kilobytes a canvas."""
+    """A checkpoint at work. It keeps what it wrote for each canvas and prompt, and the mean of the encoder's states of
+    each canvas, not those themselves: no text is written twice, and memory grows by some kilobytes a canvas."""
 
     checkpoint: Checkpoint
     batch_size: int = 32
     generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
     texts: dict[tuple[bytes, tuple[int, ...]], Written] = field(default_factory=dict)
-    pooled: dict[bytes, np.ndarray] = field(default_factory=dict)
+    means: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.checkpoint.model.eval().to(PartialState().device)
@@ -166,34 +166,32 @@ class Writer:
             texts = [split_sections(tokenizer, self.layout, ids) for ids in output["sequences"][:, 0].tolist()]
             scores, cut = output["scores"][:, 0].tolist(), output["truncated"][:, 0].tolist()
             written = map(Written, texts, scores, cut)
-            return list(zip(written, _pooled(output["states"]), strict=True))
+            return list(zip(written, _means(output["states"]), strict=True))
 
         keys = [(_key(canvas(index)), asked(index)) for index in indices]
         new = {key: index for key, index in zip(keys, indices, strict=True) if key not in self.texts}
         done = _shared_out(write, list(new.values()), self.batch_size, description)
         self.texts |= {key: text for key, (text, _) in zip(new, done, strict=True)}
-        self.pooled |= {key: states for (key, _), (_, states) in zip(new, done, strict=True)}
+        self.means |= {key: mean for (key, _), (_, mean) in zip(new, done, strict=True)}
         return [self.texts[key] for key in keys]
 
     def embed(self, canvases: Canvases, description: str = "Encoding") -> dict[str, np.ndarray]:
-        """Three embeddings of every study, float32 (studies, dimensions), on every process.
+        """Two embeddings of every study, float32 (studies, dimensions), on every process.
 
         `nearest_pixels`: the canvas shrunk to 16 × 32 pixels. `nearest_encoder`: the mean of the encoder's states.
-        `pooled`: that and their maximum, as the head of the findings pretraining sees them.
         """
 
         def encode(batch: Sequence[int]) -> list[np.ndarray]:
             with torch.inference_mode():
                 pixels = self._pixels(map(canvases.canvas, batch)).to(self.model.device, self.model.dtype)
-                return list(_pooled(self.model.encoder(pixels)[0]))
+                return list(_means(self.model.encoder(pixels)[0]))
 
         keys = [_key(canvases.canvas(index)) for index in range(len(canvases))]
-        new = {key: index for index, key in enumerate(keys) if key not in self.pooled}
+        new = {key: index for index, key in enumerate(keys) if key not in self.means}
         done = _shared_out(encode, list(new.values()), self.batch_size, description)
-        self.pooled |= dict(zip(new, done, strict=True))
+        self.means |= dict(zip(new, done, strict=True))
         small = np.concatenate([_shrunk(canvases.canvas(index)) for index in range(len(canvases))])
-        pooled = np.stack([self.pooled[key] for key in keys])
-        return {"nearest_pixels": small, "nearest_encoder": np.hsplit(pooled, 2)[0], "pooled": pooled}
+        return {"nearest_pixels": small, "nearest_encoder": np.stack([self.means[key] for key in keys])}
 
     def _pixels(self, canvases: Iterable[Canvas]) -> torch.Tensor:
         processor = self.checkpoint.image_processor
@@ -207,8 +205,8 @@ def _key(canvas: Canvas) -> bytes:
     return hashlib.sha256(repr(canvas.shape).encode() + canvas.tobytes()).digest()
 
 
-def _pooled(states: torch.Tensor) -> np.ndarray:
-    return torch.cat([states.mean(1), states.amax(1)], dim=1).float().cpu().numpy()
+def _means(states: torch.Tensor) -> np.ndarray:
+    return states.mean(1).float().cpu().numpy()
 
 
 def _shrunk(canvas: Canvas) -> np.ndarray:

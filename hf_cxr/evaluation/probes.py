@@ -1,4 +1,4 @@
-"""Linear probes: what a logistic regression reads of the images, from the states of the run's own encoder or from
+"""Linear probes: what a logistic regression reads of the images, from the mean state of the run's own encoder or from
 16 × 16 grey pixels of each view. They learn from the findings of the training texts, and write no text."""
 
 from __future__ import annotations
