@@ -166,6 +166,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
     settings = chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams")
+    settings["probes"] = not options.no_probes
     report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))

@@ -111,6 +111,7 @@ def _evaluate(parser: Parser) -> None:
     parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
     parser.option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     parser.option("--seed", "seed of baselines, shuffles and intervals", type=int, default=0)
+    parser.option("--no-probes", "no linear probes on the encoder and on pixels", action="store_true")
     parser.option("--json", "print the report as JSON, and nothing else, to stdout", action="store_true")
 
 

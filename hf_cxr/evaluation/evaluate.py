@@ -31,10 +31,12 @@ from hf_cxr.evaluation.prediction import (
     views_shown,
     without,
 )
+from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
+from hf_cxr.evaluation.probes import signature as probe_signature
 from hf_cxr.evaluation.report import write_report
-from hf_cxr.evaluation.report.tables import SCORES
+from hf_cxr.evaluation.report.tables import PROBES, SCORES
 from hf_cxr.evaluation.report.verdict import verdict
-from hf_cxr.evaluation.study_rows import rows_of, scored_sections, study_rows, truths
+from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups
 from hf_cxr.inference.checks import curve_of, panels_of
@@ -61,6 +63,7 @@ def build_report(
     calibrated: dict[str, Any] | None = None,
     section: str = "impression",
     shuffled: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    probes: Mapping[str, Probe] | None = None,
 ) -> dict[str, Any]:
     """The report of one section on one split, all but generation.
 
@@ -73,6 +76,7 @@ def build_report(
         calibrated: the report's `calibration` part.
         section: whose texts these are: the key of the radiologist's in `rows`.
         shuffled: of a model with context, the texts of `context_use.write_shuffled`.
+        probes: name → what a linear probe says of the studies (see `probes.fit_probes`).
 
     Raises `ValueError` for a split without studies.
     """
@@ -90,6 +94,10 @@ def build_report(
         unread, by = metrics.unread_findings(references), metrics.gain_score(references)
         knowing = oracle_predictions(train, references) if train and not unread else []
         report["oracle"] = _baseline_scores(knowing, references, train) if knowing else {}
+        probes = {} if unread else dict(probes or {})
+        report["probes"] = {
+            name: probe_scores(probe, references, statistics, patients, seed) for name, probe in probes.items()
+        }
         progress.update()
         permuted: dict[str, Any] = {"shuffled": {}, "image_gain": {}, "image_gain_ci95": {}, "image_gain_p": {}}
         if len(rows) > 1:
@@ -118,7 +126,7 @@ def build_report(
     report["signature"] = (
         f"{metrics.signature()}; shuffled: mean of {bootstrap.SHUFFLES} permutations; ci95: percentiles of "
         f"{bootstrap.BOOTSTRAP_SAMPLES} bootstrap samples of patients; permutation p: "
-        f"{SCORES[by]}, {bootstrap.PERMUTATIONS} permutations; seed {seed}"
+        f"{SCORES[by]}, {bootstrap.PERMUTATIONS} permutations; seed {seed}{probe_signature(probes)}"
     )
     if shuffled is not None:
         report["signature"] += context_use.signature()
@@ -143,6 +151,7 @@ def evaluate(
     seed: int = 0,
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
+    probes: bool = True,
     **generate_kwargs,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
@@ -150,8 +159,9 @@ def evaluate(
     The model writes once for the split as it is, once more for each view alone, and once from the mean training
     image; one with context also for shuffled images, shuffled context, without context and from the context alone
     (see `context_use`). Its encoder reads the training split, or a sample of a large one, for the nearest-neighbour
-    baseline. No text is written twice. Studies that lack a section which the model writes are left out and counted. A
-    checkpoint without a calibration is calibrated on the validation split for this report alone.
+    baseline and the linear probes. No text is written twice. Studies that lack a section which the model writes are
+    left out and counted. A checkpoint without a calibration is calibrated on the validation split for this report
+    alone.
 
     Args:
         checkpoint, dataset: a folder, a Hub id, or what `load_checkpoint` and `load_prepared` give.
@@ -159,6 +169,7 @@ def evaluate(
         batch_size: studies generated at once.
         seed: of permutations, samples of the training split and bootstrap samples.
         revision, dtype: as in `load_checkpoint`; a checkpoint that is loaded already stays as it is.
+        probes: also score linear probes (see `probes`).
         generate_kwargs: passed on to `model.generate`, as `num_beams`; the checkpoint's `generation_config` gives the
             others, as in the pipeline.
 
@@ -179,7 +190,7 @@ def evaluate(
     studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
     if not len(studies):
         raise ValueError(f"nothing to evaluate: no study of the split {split!r} has {_asked(writer)}")
-    report, rows = _scored(writer, dataset, split, train, seed)
+    report, rows = _scored(writer, dataset, split, train, seed, probes)
     report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
     report["panels"] = panels_of(checkpoint.image_processor)
     report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
@@ -199,7 +210,7 @@ def _asked(writer: Writer) -> str:
 
 
 def _scored(
-    writer: Writer, dataset: DatasetDict, split: str, train: Dataset, seed: int
+    writer: Writer, dataset: DatasetDict, split: str, train: Dataset, seed: int, probes: bool
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The report of every section, that of the top one above the others, and the rows of `predictions.jsonl`."""
     studies, layout = dataset[split], writer.layout
@@ -213,6 +224,7 @@ def _scored(
     shuffled = context_use.write_shuffled(writer, canvases, prompts, seed) if layout.context else None
     inputs = _other_inputs(writer, train, canvases, prompts, written, views)
     embeddings = _embeddings(writer, train, canvases)
+    probed = {name: embeddings[f"nearest_{name}"] for name in PROBES if probes and embeddings}
     reports, top = {}, layout.top
     for section in scored_sections(layout):
         references, said = truths(studies, section), [text.of(section) for text in written]
@@ -231,6 +243,7 @@ def _scored(
             calibrated=confidence,
             section=section,
             shuffled=said_shuffled,
+            probes=fit_probes(truths(train, section), patients_of(train), probed, seed),
         )
     report = {"target": layout.target, **({"context": list(layout.context)} if layout.context else {}), **reports[top]}
     return report | ({"sections": reports} if len(reports) > 1 else {}), rows
@@ -324,7 +337,7 @@ def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[
 
 
 def _embeddings(writer: Writer, train: Dataset, canvases: Canvases) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What the two baselines that copy the nearest training study go by: of the training studies, and of these."""
+    """What the nearest training study is found by, and the probes see: of the training studies, and of these."""
     if not len(train):
         return {}
     there = writer.embed(open_canvases(writer.checkpoint, train), "Encoding training studies")

@@ -33,15 +33,19 @@ def truths(studies: Dataset, section: str) -> list[str]:
     return whole_texts(studies, Layout(TARGETS[section]))
 
 
+def patients_of(studies: Dataset) -> list[str]:
+    """Whose studies they are; where that is not known each is a patient of its own."""
+    return studies["patient" if "patient" in studies.column_names else "uid"][:]
+
+
 def study_rows(
     studies: Dataset, layout: Layout, written: Sequence[Written], scores: Sequence[float], views: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row per study for `predictions.jsonl`, with what its text gets right and wrong, if findings can be read."""
-    patients = studies["patient"] if "patient" in studies.column_names else studies["uid"]
     projections = studies["projection"] if "projection" in studies.column_names else [""] * len(studies)
     top, compared = layout.top, {name: _compared(studies, written, name) for name in layout.sections}
     rows = []
-    columns = zip(studies["uid"], patients, views, projections, written, scores, strict=True)
+    columns = zip(studies["uid"], patients_of(studies), views, projections, written, scores, strict=True)
     for place, (uid, patient, shown, projection, text, score) in enumerate(columns):
         said = {name: parts[place] for name, parts in compared.items()}
         rows.append(

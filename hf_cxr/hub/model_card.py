@@ -273,6 +273,7 @@ def _card(
         show_texts = source in SYNTHETIC and scored_on["source"] in SYNTHETIC
         shown |= {
             "score_table": tables.score_table(report),
+            "probe_table": (cells := tables.probe_cells(report)) and tables.table(*cells),
             "scope": tables.scope(report),
             "extra_tables": {title: tables.table(*cells) for title, cells in tables.extra_tables(report).items()},
             "every_score": tables.every_score(report),

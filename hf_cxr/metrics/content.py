@@ -90,6 +90,22 @@ def f1(counts: np.ndarray) -> np.ndarray:
     return ratio(2 * counts[..., 0], 2 * counts[..., 0] + counts[..., 1] + counts[..., 2])
 
 
+def area_under_curve(scores: np.ndarray, truths: np.ndarray) -> float | None:
+    """The share of pairs of a positive and a negative study in which the positive has the higher score, a tie being
+    half a pair: the area under the ROC curve, as the rank statistic of Mann and Whitney.
+
+    Args:
+        scores, truths: (studies,); a truth is 1, 0, or something else, which is left out.
+
+    Returns `None` where there is no pair.
+    """
+    positives, negatives = scores[truths == 1], np.sort(scores[truths == 0])
+    if not len(positives) or not len(negatives):
+        return None
+    below, not_above = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(negatives)))
+
+
 def macro_f1(counts: np.ndarray) -> np.ndarray:
     """Mean F1 over the findings that the references hold; counts of shape (..., findings, 3)."""
     held = counts[..., 0] + counts[..., 2] > 0

@@ -31,7 +31,7 @@ from hf_cxr.data.sections import whole_texts
 from hf_cxr.inference.remote_code import share_weights
 from hf_cxr.inference.sections import Layout, layout_of
 from hf_cxr.inference.targets import IGNORED
-from hf_cxr.metrics.content import unread_findings
+from hf_cxr.metrics.content import area_under_curve, unread_findings
 from hf_cxr.models.layer_decay import blocks_above, decay_layers
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint
@@ -123,20 +123,6 @@ def class_weights(targets: np.ndarray) -> torch.Tensor:
     with one positive at least of each."""
     ratios = (targets == 0).sum(0) / (targets == 1).sum(0)
     return torch.from_numpy(ratios.clip(max=MAX_WEIGHT)).float()
-
-
-def area_under_curve(scores: np.ndarray, truths: np.ndarray) -> float:
-    """The share of pairs of a positive and a negative study in which the positive has the higher score.
-
-    A tie is half a pair. This is the area under the ROC curve, as the rank statistic of Mann and Whitney.
-
-    Args:
-        scores: (studies,), the higher the surer.
-        truths: (studies,) of 1, 0, or `IGNORED`, which is left out. There is one 1 and one 0 at least.
-    """
-    positives, negatives = scores[truths == 1], np.sort(scores[truths == 0])
-    below, not_above = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
-    return float((below + not_above).mean() / (2 * len(negatives)))
 
 
 def judged_findings(names: list[str], targets: np.ndarray) -> dict[str, dict[str, int]]:

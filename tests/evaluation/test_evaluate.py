@@ -27,6 +27,7 @@ STABLE |= {
     "modal_output",
     "modal_share",
     "baselines",
+    "probes",
     "shuffled",
     "image_gain",
     "ci95",
@@ -162,6 +163,18 @@ def test_an_untrained_model_is_not_shown_to_read_the_images_of_40_studies(evalua
 
 def test_every_baseline_is_there_with_the_nearest_neighbours(evaluated):
     assert tuple(evaluated[0]["baselines"]) == (*BLIND, *NEAREST)
+
+
+def test_probes_learn_from_the_training_split_are_the_same_twice_and_have_a_switch(evaluated):
+    report, _, _, dataset, checkpoint = evaluated
+    again = evaluation.evaluate(checkpoint, dataset, batch_size=16)
+    assert {probe["studies"] for probe in report["probes"].values()} == {60}
+    assert list(report["probes"]) == ["encoder", "pixels"]
+    assert again["probes"] == report["probes"]
+    off = evaluation.evaluate(checkpoint, dataset, batch_size=16, probes=False)
+    assert off["probes"] == {}
+    assert off["baselines"] == report["baselines"]
+    assert "probe" not in off["signature"]
 
 
 def test_the_model_is_also_asked_with_less_input(evaluated):

@@ -72,6 +72,7 @@ def test_each_study_is_scored_by_the_text_of_its_one_view(scored, swin, test_spl
 def test_every_figure_of_honesty_stands_beside_the_score(scored):
     out, report = scored
     assert {"most_frequent", "random_train", "nearest_encoder", "nearest_pixels"} <= set(report["baselines"])
+    assert set(report["probes"]) == {"encoder", "pixels"}
     assert report["shuffled"]
     assert report["image_gain"]
     assert report["verdict"]

@@ -527,7 +527,8 @@ def evaluate(*words: object) -> None:
 def test_an_evaluation_into_the_runs_own_folder_writes_its_card_anew(run, phantom_folder, tmp_path, capsys):
     before = (run / "README.md").read_text()
     (run / "report.json").write_text("{}")
-    evaluate(run, phantom_folder, "--split", "validation", "--out", tmp_path / "elsewhere")
+    evaluate(run, phantom_folder, "--split", "validation", "--no-probes", "--out", tmp_path / "elsewhere")
+    assert report_of(tmp_path / "elsewhere")["probes"] == {}
     assert (run / "README.md").read_text() == before
     assert "hf-cxr evaluate:" not in capsys.readouterr().err
     evaluate(run, phantom_folder, "--split", "validation", "--out", run)
@@ -535,6 +536,7 @@ def test_an_evaluation_into_the_runs_own_folder_writes_its_card_anew(run, phanto
     assert_well_formed(text)
     assert report_of(run)["split"] == "validation"
     assert score_table(report_of(run)) in text
+    assert text.count("| a linear probe on its own encoder |") == 2
     assert "on the validation split of `phantom`, the studies that its weights and its score were chosen on" in text
     assert {result.dataset_split for result in ModelCard.load(run / "README.md").data.eval_results} == {"validation"}
     (run / model_card.FACTS).unlink()

@@ -140,3 +140,11 @@ def test_findings_can_be_read_from_the_real_reports_and_no_text_of_them_looks_fo
         texts = [row[section] for row in rows if row[section].strip()]
         assert metrics.unread_findings(texts) is None
         assert not any(_looks_foreign(_LETTERS.findall(text.lower())) for text in texts)
+
+
+def test_the_area_under_the_curve_counts_pairs_in_the_right_order():
+    rng = np.random.default_rng(0)
+    scores, truths = rng.integers(5, size=40) / 5, rng.integers(-1, 2, size=40)
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[truths == 1] for b in scores[truths == 0]]
+    assert metrics.content.area_under_curve(scores, truths) == pytest.approx(np.mean(pairs))
+    assert metrics.content.area_under_curve(scores, np.ones(40)) is None

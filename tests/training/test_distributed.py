@@ -181,6 +181,13 @@ def test_every_test_study_is_evaluated_exactly_once(runs, way):
 
 
 @pytest.mark.parametrize("way", WAYS[1:])
+def test_probes_are_the_same_however_many_processes_encode(runs, way):
+    one, several = (json.loads((runs[name] / "report.json").read_text())["probes"] for name in ("one", way))
+    assert several["pixels"] == one["pixels"]
+    assert several["encoder"]["normal_auc"] == pytest.approx(one["encoder"]["normal_auc"], abs=0.05)
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
 def test_the_weights_are_saved_whole_and_load_with_stock_classes(runs, way):
     from transformers import VisionEncoderDecoderModel
 

@@ -3,15 +3,12 @@
 import json
 import math
 import shutil
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import TINY_RECIPE, copy_folder, tiny_checkpoint, write_config
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -25,7 +22,6 @@ from hf_cxr.training.checkpoints import RECORD
 from hf_cxr.training.findings_pretraining import (
     FindingsModel,
     FindingsTrainer,
-    area_under_curve,
     best_step,
     class_weights,
     finding_loss,
@@ -83,16 +79,7 @@ def kept(run: Path) -> float:
     return json.loads((run / RECORD).read_text())["kept_epoch"]
 
 
-# --- the score ---------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0, 1, IGNORED])), max_size=30))
-def test_the_area_is_the_share_of_pairs_in_order_and_a_tie_is_half_a_pair(studies):
-    studies = [*studies, (1, 1), (2, 0)]
-    positives, negatives = ([score for score, truth in studies if truth == kind] for kind in (1, 0))
-    pairs = [(mine > other) + (mine == other) / 2 for mine, other in product(positives, negatives)]
-    scores, truths = np.array(studies, dtype=np.float32).T
-    assert area_under_curve(scores, truths) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+# --- what is judged --------------------------------------------------------------------------------------------------
 
 
 def test_a_finding_is_judged_where_five_have_it_and_five_have_not():

@@ -36,6 +36,7 @@ INPUTS = {
     "without_context": "images alone, no context",
     "context_only": "context alone, mean training image",
 }
+PROBES = {"encoder": "a linear probe on its own encoder", "pixels": "a linear probe on 16 × 16 pixels"}
 TITLES = {"age_sex": "age and sex", "report": "whole report"}
 """Sections and context whose names are not words."""
 SINGLE_IMAGE = (
@@ -99,6 +100,7 @@ def baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     beside = {"model, images shuffled": report["shuffled"]}
     beside |= {f"model, {what} shuffled": report.get(f"shuffled_{what}", {}) for what in ("context", "both")}
     beside |= {f"baseline: {BASELINES.get(name, name)}": scores for name, scores in report["baselines"].items()}
+    beside |= {PROBES[name]: scores for name, scores in report.get("probes", {}).items()}
     beside["oracle: the commonest text with the true findings"] = report.get("oracle", {})
     return {name: scores for name, scores in beside.items() if scores}
 
@@ -110,10 +112,24 @@ def best_blind(report: Mapping[str, Any], name: str) -> tuple[str, float] | None
 
 
 def score_table(report: Mapping[str, Any]) -> str:
-    """The model, itself with shuffled images, every baseline and the label oracle, side by side."""
+    """The model, itself with shuffled images, every baseline, the probes and the label oracle, side by side."""
     rows, keys = {"**model**": report} | baselines(report), readable(report, COLUMNS)
     cells = [[name, *(score(scores.get(key)) for key in keys)] for name, scores in rows.items()]
     return table(["", *(COLUMNS[key] for key in keys)], cells)
+
+
+def probe_cells(report: Mapping[str, Any]) -> Cells | None:
+    """How well linear probes tell findings and normal from abnormal, and what the model adds; `None` without them."""
+    if not (probes := report.get("probes")):
+        return None
+    rows = []
+    for name, probe in probes.items():
+        row = [PROBES[name]]
+        for key, gain in (("finding_f1_micro", "gain"), ("normal_accuracy", "normal_gain")):
+            row += [score(probe[key]), f"{probe[gain]:+.3f}", bounds(probe[f"{gain}_ci95"], sign=True)]
+        rows.append([*row, score(probe["normal_auc"])])
+    adds = ["the model adds", INTERVAL]
+    return ["", "finding F1", *adds, "normal or abnormal", *adds, "AUC of the latter"], rows
 
 
 def scope(report: Mapping[str, Any]) -> str:
@@ -245,6 +261,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         *(f"## {title}\n\n{table(*cells)}" for title, cells in extra_tables(report).items()),
         *["## Beside baselines"] * bool(extra_tables(report)),
         score_table(report),
+        *(table(*cells) for cells in filter(None, [probe_cells(report)])),
         f"{counted(report['distinct_outputs'], 'different text')}. The commonest goes to "
         f"{percent(report['modal_share'])} of the studies: `{modal}`",
         *(f"{note} {WORDS_ALONE}" for note in filter(None, [unread_note(report)])),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hf_cxr.evaluation.bootstrap import READS_P, harms
-from hf_cxr.evaluation.report.tables import best_blind, short_name, unread_note
+from hf_cxr.evaluation.report.tables import PROBES, best_blind, short_name, unread_note
 from hf_cxr.utils.plots import NBSP, counted, percent
 
 SMALL_GAIN = {"finding_f1_micro": 0.05, "cider": 0.2}
@@ -15,7 +15,6 @@ SMALL_GAIN = {"finding_f1_micro": 0.05, "cider": 0.2}
 1,000 studies tell it from none. Of CIDEr, which goes to 10, it is as little as so many studies can tell."""
 FEWEST = 60
 """Patients below which no gain is called small: what none of n does, up to 3 / n may do (the rule of three)."""
-PROBES = {"encoder": "a linear probe on its own encoder", "pixels": "a linear probe on 16 × 16 pixels"}
 
 
 class Rival(NamedTuple):
