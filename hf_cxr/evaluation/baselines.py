@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from hf_cxr import metrics
+from hf_cxr.evaluation import bootstrap
 from hf_cxr.inference.labeler import positive_findings
 
 CONSTANTS = ("most_frequent", "best_constant", "best_findings", "length_matched")
@@ -40,6 +42,29 @@ def blind_predictions(train: Sequence[str], validation: Sequence[str], n: int, s
 def most_frequent(texts: Sequence[str]) -> str:
     """The commonest text; of equally common ones the first in the alphabet."""
     return Counter(sorted(texts)).most_common(1)[0][0]
+
+
+def constant_gain(
+    statistics: metrics.Statistics,
+    baselines: Mapping[str, Sequence[str]],
+    scores: Mapping[str, Mapping[str, float]],
+    references: Sequence[str],
+    by: str,
+    patients: Sequence[Any],
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """The score `by` minus that of the constant baseline that is best in it on these very studies: `constant_gain`,
+    `constant_gain_ci95` and `constant_gain_p`, each score → value, by a bootstrap over patients, paired. Empty without
+    constants and for one patient. `scores` are those of the `baselines`."""
+    constants = [name for name in CONSTANTS if name in baselines]
+    found: dict[str, dict[str, Any]] = {"constant_gain": {}, "constant_gain_ci95": {}, "constant_gain_p": {}}
+    if constants and len(set(patients)) > 1:
+        best = max(constants, key=lambda name: scores[name][by])
+        constant = metrics.study_statistics(baselines[best], references)
+        row = bootstrap.paired_difference(constant, statistics, patients, seed)[by]
+        keys = ("difference", "ci95", "p")
+        found = {name: {by: row[key]} for name, key in zip(found, keys, strict=True)}
+    return found
 
 
 def best_constant(candidates: Sequence[str], references: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ the scores by a matrix product. Nothing here generates text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -22,7 +22,6 @@ BOOTSTRAP_SAMPLES = 1000
 PERMUTATIONS = 999
 SHUFFLES = 5
 LEVEL = 0.95
-READS_P = 0.01  # the p above which a model is not said to read the images, or the context
 _CHUNK = 250  # bootstrap samples at a time: memory is chunk × studies
 
 Samples = dict[str, np.ndarray]
@@ -127,12 +126,6 @@ def image_gain(
         "image_gain_ci95": intervals(samples),
         "image_gain_p": {name: two_sided_p(values) for name, values in samples.items()},
     }
-
-
-def harms(report: Mapping[str, Any], what: str) -> bool:
-    """Whether texts are shown to be better with another study's images or context (`what`: "image", "context")."""
-    by = report["gain_score"]
-    return report[f"{what}_gain_ci95"][by][1] < 0 and report[f"{what}_gain_p"][by] <= READS_P
 
 
 def score_gain(

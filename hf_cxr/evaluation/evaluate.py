@@ -18,9 +18,9 @@ from hf_cxr import metrics
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
-from hf_cxr.evaluation.baselines import blind_predictions, nearest_predictions, oracle_predictions
+from hf_cxr.evaluation.baselines import blind_predictions, constant_gain, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.image_use import composite as composite
-from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
+from hf_cxr.evaluation.image_use import image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
 from hf_cxr.evaluation.prediction import (
     Canvases,

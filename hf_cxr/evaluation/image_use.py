@@ -1,5 +1,5 @@
 """Whether a model reads the images: the gain over shuffled images in finding F1, or in words where findings cannot be
-read from the texts, the gain over the best constant, and what is told of both during training."""
+read from the texts, and what is told of it, and of the gain over the best constant, during training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from accelerate.utils import broadcast_object_list
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.baselines import CONSTANTS
 from hf_cxr.metrics import SCALARS
 from hf_cxr.metrics.overlap import permuted_cider
 from hf_cxr.metrics.texts import cider_tokens_all
@@ -115,29 +114,6 @@ def image_shuffle(
         for order in bootstrap.derangements(len(predictions), seed)
     ]
     return bootstrap.image_gain(statistics, shuffled, patients, seed)
-
-
-def constant_gain(
-    statistics: metrics.Statistics,
-    baselines: Mapping[str, Sequence[str]],
-    scores: Mapping[str, Mapping[str, float]],
-    references: Sequence[str],
-    by: str,
-    patients: Sequence[Any],
-    seed: int,
-) -> dict[str, dict[str, Any]]:
-    """The score `by` minus that of the constant baseline that is best in it on these very studies: `constant_gain`,
-    `constant_gain_ci95` and `constant_gain_p`, each score → value, by a bootstrap over patients, paired. Empty without
-    constants and for one patient. `scores` are those of the `baselines`."""
-    constants = [name for name in CONSTANTS if name in baselines]
-    found: dict[str, dict[str, Any]] = {"constant_gain": {}, "constant_gain_ci95": {}, "constant_gain_p": {}}
-    if constants and len(set(patients)) > 1:
-        best = max(constants, key=lambda name: scores[name][by])
-        constant = metrics.study_statistics(baselines[best], references)
-        row = bootstrap.paired_difference(constant, statistics, patients, seed)[by]
-        keys = ("difference", "ci95", "p")
-        found = {name: {by: row[key]} for name, key in zip(found, keys, strict=True)}
-    return found
 
 
 def permutation_p(

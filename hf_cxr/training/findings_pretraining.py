@@ -165,7 +165,7 @@ class FindingsTrainer(ResumableTrainer):
     def aucs(self, prediction: EvalPrediction) -> dict[str, float]:
         scores: Any = prediction.predictions
         columns = {name: self.names.index(name) for name in self.judged}
-        aucs = {
+        aucs: dict[str, Any] = {
             f"auc_{name}": area_under_curve(scores[:, column], prediction.label_ids[:, column])
             for name, column in columns.items()
         }

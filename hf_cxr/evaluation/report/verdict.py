@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hf_cxr.evaluation.bootstrap import READS_P, harms
 from hf_cxr.evaluation.report.tables import PROBES, best_blind, short_name, unread_note
 from hf_cxr.utils.plots import NBSP, counted, percent
 
+READS_P = 0.01  # the p above which a model is not said to read the images, or the context
 SMALL_GAIN = {"finding_f1_micro": 0.05, "cider": 0.2}
 """The smallest gain of interest. One finding in twenty: a model worth its name gains several times as much, and some
 1,000 studies tell it from none. Of CIDEr, which goes to 10, it is as little as so many studies can tell."""
@@ -34,6 +34,12 @@ def is_shown(interval: Sequence[float], by: str, patients: int, p: float = 0.0) 
     if interval[0] > 0 and p <= READS_P:
         return True
     return False if interval[1] < SMALL_GAIN[by] and patients >= FEWEST else None
+
+
+def harms(report: Mapping[str, Any], what: str) -> bool:
+    """Whether texts are shown to be better with another study's images or context (`what`: "image", "context")."""
+    by = report["gain_score"]
+    return report[f"{what}_gain_ci95"][by][1] < 0 and report[f"{what}_gain_p"][by] <= READS_P
 
 
 def few_texts(distinct: float, of_truth: float) -> bool:
