@@ -23,7 +23,7 @@ def blind_predictions(train: Sequence[str], validation: Sequence[str], n: int, s
     """What image-blind baselines that know the training texts would write for `n` studies; none without such texts.
 
     Constants are chosen on the validation split (on the training split where there is none): `best_constant` is the
-    training impression of highest BLEU-4 there, `best_findings` that of highest finding F1 (left out where findings
+    training text of highest BLEU-4 there, `best_findings` that of highest finding F1 (left out where findings
     cannot be read), `length_matched` the most frequent one of those whose length is the mean length there, which pays
     no brevity penalty.
     """
@@ -142,9 +142,9 @@ def _unit(array: np.ndarray) -> np.ndarray:
 
 
 def oracle_predictions(train: Sequence[str], references: Sequence[str]) -> list[str]:
-    """The label oracle: for each reference, the most frequent training impression that states the same findings.
+    """The label oracle: for each reference, the most frequent training text that states the same findings.
 
-    Sides are told apart. Where no training impression states just these findings, the nearest set of findings stands
+    Sides are told apart. Where no training text states just these findings, the nearest set of findings stands
     in (Jaccard similarity, then the commoner set). What a model could gain by knowing every finding, without wording.
     """
     by_findings: dict[frozenset[str], Counter[str]] = defaultdict(Counter)

@@ -52,11 +52,11 @@ STYLE = {
     "svg.hashsalt": "hf-cxr",
 }
 BASELINES = {
-    "most_frequent": "the most frequent training impression",
+    "most_frequent": "the most frequent training text",
     "best_constant": "the constant of best BLEU-4",
     "best_findings": "the constant of best finding F1",
     "length_matched": "the constant of matched length",
-    "random_train": "a random training impression",
+    "random_train": "a random training text",
     "nearest_pixels": "the nearest training study by pixels",
     "nearest_encoder": "the nearest training study by the model's encoder",
 }
