@@ -33,6 +33,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "parrot": TOLD,
     },
 }
+SCORE = "finding_f1_micro"
 ASKED = ("shuffled", "image_gain", "shuffled_context", "context_gain", "shuffled_both", "both_gain", "inputs")
 
 
@@ -64,8 +65,8 @@ def finished(run: Path, dataset: Path, arguments: dict[str, Any]) -> dict[str, A
 
 def scores(report: dict[str, Any]) -> dict[str, Any]:
     """The figures of a report, or of one of its sections, that this benchmark asks for."""
-    kept = {"n": report["n"], "finding_f1_micro": report["finding_f1_micro"], "verdict": report["verdict"]}
-    kept["finding_f1_micro_ci95"] = report["ci95"].get("finding_f1_micro")
+    kept = {"n": report["n"], SCORE: report[SCORE], "verdict": report["verdict"]}
+    kept[f"{SCORE}_ci95"] = report["ci95"].get(SCORE)
     for name in ASKED:
         kept |= {key: report[key] for key in (name, f"{name}_ci95", f"{name}_p") if key in report}
     return kept
@@ -102,18 +103,18 @@ def main() -> None:
             results[name]["both sections"] = both_sections(run)
         (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    print(f"{'run':12} {'section':11} {'F1':>6} {'image gain':>26} {'context gain':>26}  verdict")
+    print(f"{'run':12} {'section':11} {'F1':>6} {'image gain':>26} {'context gain':>26}")
     for name, parts in results.items():
         for section, row in parts.items():
             if section == "both sections":
                 print(f"{name:12} both sections in {row['with both']} of {row['n']} texts")
                 continue
-            gains = [
-                f"{row.get(f'{k}_gain', '')!s:.6} {row.get(f'{k}_gain_ci95', '')!s:.19}" for k in ("image", "context")
-            ]
-            print(
-                f"{name:12} {section:11} {row['finding_f1_micro']:6.3f} {gains[0]:>26} {gains[1]:>26} {row['verdict']}"
-            )
+            gains = []
+            for what in ("image", "context"):
+                if value := row.get(f"{what}_gain", {}).get(SCORE):
+                    low, high = row[f"{what}_gain_ci95"][SCORE]
+                    gains.append(f"{value:+.3f} ({low:+.3f} to {high:+.3f})")
+            print(f"{name:12} {section:11} {row[SCORE]:6.3f} {' '.join(f'{gain:>26}' for gain in gains)}")
 
 
 if __name__ == "__main__":
