@@ -91,7 +91,7 @@ def files_to_push(path: Path, kind: str) -> dict[str, Path]:
     """
     patterns = RUN_FILES if kind == "model" else DATASET_FILES
     files = {file.relative_to(path).as_posix(): file for one in patterns for file in path.glob(one) if file.is_file()}
-    if kind == "model" and not (path / FACTS).is_file():
+    if kind == "model" and not (path / FACTS).is_file() and any(path.glob("*.safetensors")):
         card = files[CARD].read_text(encoding="utf-8") if CARD in files else ""
         if CODE not in files or "pipeline_tag:" not in card:  # which a pipeline without the kit goes by
             raise FileNotFoundError(

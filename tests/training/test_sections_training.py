@@ -154,7 +154,10 @@ def test_an_evaluation_writes_what_the_pipeline_writes_and_again_from_images_of_
 
 def test_a_run_with_context_and_dropout_resumes_bit_for_bit(some, tmp_path, monkeypatch):
     values = (
-        RECIPE | REPORT | {"view_dropout": 0.3, "findings_pretraining_epochs": 0, "save_steps": 2, "eval_steps": 2}
+        RECIPE
+        | REPORT
+        | {"view_dropout": 0.3, "findings_pretraining_epochs": 0, "save_steps": 2, "eval_steps": 2}
+        | {"per_device_train_batch_size": 16}
     )
     monkeypatch.setattr(training, "load_prepared", lambda folder: some)
     seen = []
