@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
-from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 
 import hf_cxr
 from hf_cxr import metrics
@@ -34,6 +33,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.compare import compare
 from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.prediction import Writer, open_canvases
+from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 from hf_cxr.models.modeling import build
 
 RECIPE = Path(__file__).with_name("small_collection.yaml")  # a draft: what wins becomes a recipe of the kit
@@ -57,7 +57,16 @@ UNFROZEN = TODAY | {
     "encoder_learning_rate": 2e-5,
 }
 # Trial → in what it differs from the recipe small_collection.
-TRIALS: dict[str, dict[str, Any]] = {"today": TODAY, "unfrozen": UNFROZEN, "small_collection": {}}
+TRIALS: dict[str, dict[str, Any]] = {
+    "today": TODAY | {"patch_dropout": 0},
+    "unfrozen": UNFROZEN | {"patch_dropout": 0},
+    "small_collection": {},
+    "all_patches": {"patch_dropout": 0},
+    "fewer_patches": {"patch_dropout": 0.9, "num_train_epochs": 30},
+    "pretrained_on_findings": TODAY | {"panel_size": 112},
+    "label_smoothing": {"label_smoothing_factor": 0.1},
+    "beams": {"generation_num_beams": 4},
+}
 
 
 def folds_of(patients: Sequence[str], seed: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from hf_cxr.inference.sections import PLAIN, Layout, prompt_ids, report_ids
 from hf_cxr.inference.targets import IGNORED
 
 UNCUT = 1 << 30
-CONTEXT_DRAWS = 1  # sets the random stream of context dropout apart from that of view dropout and augmentation
+CONTEXT_DRAWS, PATCH_DRAWS = 1, 2  # set random streams apart from that of view dropout and augmentation
 
 
 def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None) -> Dataset:
@@ -94,7 +94,8 @@ class CanvasDataset(torch.utils.data.Dataset):
     distribution; `augmentation` is the strength given to `augment_panel`. The draws depend only on (seed, epoch, row):
     not on the number of processes, workers or resumes.
 
-    With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas.
+    With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas, but
+    for a share of `patch_dropout` that is drawn anew in each epoch.
 
     Where `layout` takes context, `prompt` is the tokens that stand before the labels. `context_dropout` leaves out
     each context with that probability, by draws of its own.
@@ -118,6 +119,7 @@ class CanvasDataset(torch.utils.data.Dataset):
         self.view_dropout, self.augmentation, self.seed = view_dropout, augmentation, seed
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
         self.states: np.ndarray | None = None
+        self.patch_dropout = 0.0
         self.labels = targets
         self.context_dropout = context_dropout
         self.first: list[int] = []  # the token of the first section, where the layout takes context
@@ -139,9 +141,7 @@ class CanvasDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item: dict[str, Any] = (
-            {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
-        )
+        item: dict[str, Any] = {"canvas": self.canvas(index)} if self.states is None else {"states": self.kept(index)}
         if self.labels is not None:
             item["labels"] = self.labels[index]
         if self.contexts is not None:
@@ -154,6 +154,16 @@ class CanvasDataset(torch.utils.data.Dataset):
             rng = np.random.default_rng((self.seed, int(self.epoch), index, CONTEXT_DRAWS))
             given = [part for part in given if rng.random() >= self.context_dropout]
         return [*chain.from_iterable(given), *self.first]
+
+    def kept(self, index: int) -> np.ndarray:
+        """The encoder states of one row that this epoch shows, in their order: (tokens, hidden)."""
+        assert self.states is not None
+        states = self.states[index]
+        if not self.patch_dropout:
+            return states
+        rng = np.random.default_rng((self.seed, int(self.epoch), index, PATCH_DRAWS))
+        number = max(1, round((1 - self.patch_dropout) * len(states)))
+        return states[np.sort(rng.choice(len(states), number, replace=False))]
 
     def canvas(self, index: int) -> np.ndarray:
         """The canvas of one row as this epoch shows it: `uint8`, (panel_size, 2 * panel_size)."""

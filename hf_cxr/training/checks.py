@@ -129,7 +129,14 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, not {value}")
-    shares = ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor")
+    shares = (
+        "view_dropout",
+        "augmentation",
+        "context_dropout",
+        "decoder_dropout",
+        "label_smoothing_factor",
+        "patch_dropout",
+    )
     for name in (*shares, "encoder_layer_decay"):
         if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
@@ -161,6 +168,8 @@ def _check_together(kit: ImpressionConfig, args: ImpressionTrainingArguments) ->
         raise ValueError(
             "freeze_encoder: view_dropout and augmentation act in the findings pretraining only, and there is none"
         )
+    if kit.patch_dropout and not kit.freeze_encoder:
+        raise ValueError("patch_dropout is of a frozen encoder's states: set freeze_encoder: true")
     if kit.lora_rank and not kit.init_from and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
     if args.push_to_hub and args.hub_strategy == "every_save" and (kit.lora_rank or is_sharded(args)):

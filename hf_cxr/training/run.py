@@ -264,6 +264,7 @@ def fine_tune(
         model.encoder.requires_grad_(False)
         batch_size = args.per_device_eval_batch_size
         canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
+        canvases["train"].patch_dropout = kit.patch_dropout
     else:
         canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
     whole = whole_texts(packed["validation"], layout) if "validation" in packed else []

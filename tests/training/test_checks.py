@@ -66,6 +66,7 @@ def test_an_argument_that_would_break_the_run_or_do_nothing_is_refused(phantom_f
         ({"dataloader_drop_last": True, **EVALUATED}, "dataloader_drop_last leaves studies out of the evaluations"),
         ({"fp16": True}, "fp16 needs a GPU"),
         ({"label_smoothing_factor": 1.5}, "label_smoothing_factor is between 0 and 1, not 1.5"),
+        ({"patch_dropout": 0.5}, "patch_dropout is of a frozen encoder's states: set freeze_encoder: true"),
         ({"decoder_dropout": 1.5}, "decoder_dropout is between 0 and 1, not 1.5"),
         ({"train_sampling_strategy": "group_by_length"}, "group_by_length makes batches of like length, which teach"),
         ({"train_sampling_strategy": "batch_rebalance"}, "batch_rebalance makes batches of like length, which teach"),
