@@ -316,19 +316,34 @@ def first_is_best(dataset: str, run: str) -> dict:
     return seen | {"kept": weights}
 
 
-def test_every_one_of_two_processes_goes_on_with_the_best_epoch_as_one_would(phantom_folder, tmp_path):
-    one = first_is_best(str(phantom_folder), str(tmp_path / "one"))
-    words = f"{str(phantom_folder)!r}, {str(tmp_path / 'two')!r}"
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import {__name__} as stage"
-    done = run_forked(code=f"{code}; stage.first_is_best({words})", processes=2)
+@pytest.fixture(scope="module")
+def alone(phantom_folder, tmp_path_factory) -> tuple[Path, dict]:
+    run = tmp_path_factory.mktemp("alone") / "run"
+    return run, first_is_best(str(phantom_folder), str(run))
+
+
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+
+
+@pytest.mark.parametrize(("environment", "kind"), [({}, "Tensor"), (SHARDED, "DTensor")], ids=["ddp", "fsdp2"])
+def test_each_of_two_processes_goes_on_with_the_best_epoch_as_one_would(
+    phantom_folder, alone, tmp_path, monkeypatch, environment, kind
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code = ["import fsdp_on_cpu", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"]
+    code += [f"import {__name__} as stage"]
+    code += [f"seen = stage.first_is_best({str(phantom_folder)!r}, {str(tmp_path)!r})"]
+    code += [f"assert type(seen[1][stage.ADAPTED]).__name__ == {kind!r}"]
+    done = run_forked(code="\n".join(code[0 if environment else 1 :]), processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    two = load_file(tmp_path / "two" / "findings_encoder" / "model.safetensors")
-    saved = load_file(tmp_path / "one" / "findings_encoder" / "model.safetensors")
+    run, one = alone
+    two, saved = (load_file(folder / "findings_encoder" / "model.safetensors") for folder in (tmp_path, run))
     assert same(one["kept"], one[1])
     apart = {name: (two[name] - value).abs().max().item() for name, value in saved.items()}
     assert max(apart.values()) <= 1e-5, max(apart, key=apart.__getitem__)
     assert max((one[2][name] - value).abs().max().item() for name, value in one[1].items()) > 1e-3, "epochs differ"
-    records = [json.loads((tmp_path / name / RECORD).read_text()) for name in ("one", "two")]
+    records = [json.loads((folder / RECORD).read_text()) for folder in (run, tmp_path)]
     aucs = [
         [finding.pop("auc") for row in record["epochs"] for finding in row["findings"].values()] for record in records
     ]
