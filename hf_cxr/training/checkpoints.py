@@ -88,14 +88,15 @@ def whole_again(trained: torch.nn.Module, unsharded: torch.nn.Module) -> torch.n
     Every process has to call it: the pieces are gathered one weight at a time. Saving and generating then go the same
     way as with one process.
     """
-    unsharded.load_state_dict(whole_weights(trained))
+    unsharded.load_state_dict(dict(whole_weights(trained)))
     return unsharded
 
 
-def whole_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a module that may be in pieces: gathered one weight at a time, by every process together."""
-    weights = module.state_dict().items()
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights}
+def whole_weights(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The state of a module that may be in pieces, in main memory: gathered one weight at a time, by every process
+    together, each of which has to take them all."""
+    for name, value in module.state_dict().items():
+        yield name, (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
 
 
 def load_weights(model: torch.nn.Module, folder: str | os.PathLike, hint: str = "") -> None:

@@ -129,17 +129,12 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, not {value}")
-    shares = (
-        "view_dropout",
-        "augmentation",
-        "context_dropout",
-        "decoder_dropout",
-        "label_smoothing_factor",
-        "patch_dropout",
-    )
-    for name in (*shares, "encoder_layer_decay"):
+    shares = ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor")
+    for name in (*shares, "patch_dropout"):
         if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
+    if not 0 < kit.encoder_layer_decay <= 1:
+        raise ValueError(f"encoder_layer_decay is above 0 and at most 1, not {kit.encoder_layer_decay}")
     counts = ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs")
     for name in (*counts, "findings_frozen_epochs"):
         if values[name] < 0:
@@ -156,6 +151,9 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
 
 
 def _check_together(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> None:
+    if 0 < kit.findings_frozen_epochs >= kit.findings_pretraining_epochs:
+        epochs = f"findings_pretraining_epochs: {kit.findings_pretraining_epochs:g}"
+        raise ValueError(f"findings_frozen_epochs: {kit.findings_frozen_epochs}, but {epochs}: no encoder would learn")
     if kit.resume and kit.restart:
         raise ValueError("resume or restart: not both")
     if kit.init_from and args.resume_from_checkpoint:

@@ -68,6 +68,12 @@ def test_an_argument_that_would_break_the_run_or_do_nothing_is_refused(phantom_f
         ({"label_smoothing_factor": 1.5}, "label_smoothing_factor is between 0 and 1, not 1.5"),
         ({"patch_dropout": 0.5}, "patch_dropout is of a frozen encoder's states: set freeze_encoder: true"),
         ({"decoder_dropout": 1.5}, "decoder_dropout is between 0 and 1, not 1.5"),
+        ({"encoder_layer_decay": 0.0}, "encoder_layer_decay is above 0 and at most 1, not 0.0"),
+        ({"encoder_layer_decay": 1.1}, "encoder_layer_decay is above 0 and at most 1, not 1.1"),
+        (
+            {"findings_frozen_epochs": 2, "findings_pretraining_epochs": 2},
+            "findings_frozen_epochs: 2, but findings_pretraining_epochs: 2: no encoder would learn",
+        ),
         ({"train_sampling_strategy": "group_by_length"}, "group_by_length makes batches of like length, which teach"),
         ({"train_sampling_strategy": "batch_rebalance"}, "batch_rebalance makes batches of like length, which teach"),
         ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size is 1 or more, not 0"),
