@@ -103,7 +103,7 @@ def test_what_is_read_needs_both_an_interval_above_zero_and_a_small_p(what):
     harmed = report | {f"{what}_gain_ci95": {by: [-0.3, -0.1]}}
     assert "armed by the" in told(harmed)["verdict"]
     assert "armed by the" not in told(harmed | {f"{what}_gain_p": {by: 0.02}})["verdict"]
-    assert "All texts are the same" in told(report | {"permutation_p": None})["verdict"]
+    assert "All radiologists' texts state the same" in told(report | {"permutation_p": None})["verdict"]
 
 
 def test_the_parrot_passes_the_test_that_permutes_texts_which_is_why_its_verdict_goes_by_another():
