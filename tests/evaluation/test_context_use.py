@@ -119,6 +119,9 @@ def test_a_split_without_any_context_is_told_and_so_is_one_study():
     assert (report["reads_images"], report["reads_context"], report["with_context"]) == (True, None, {})
     assert "no study has a context, so whether it reads that cannot be told" in report["verdict"]
     assert "indication (0 of 160 studies)" in tables.scope(report)
+    head, rows = tables.section_cells(report | {"sections": {"impression": report, "report": report}})
+    told = dict(zip(head, rows[0], strict=True))
+    assert (told["reads the images"], told["reads the context"]) == ("yes", "cannot be told")
     one, rows = planted_report(PLANTED["parrot"], studies=1)
     assert (one["reads_images"], one["reads_context"], one["shuffled_context"], one["both_gain"]) == (
         None,

@@ -220,7 +220,7 @@ def test_pages_tables_and_signature_show_probes_and_nothing_of_them_without(seei
     report = report_of(TEXTS, TEXTS, seeing)
     shown = page.report_page(report, []), report_markdown(report)
     for text in shown:
-        assert text.count("a linear probe on 16 × 16 pixels") == 2
+        assert text.count("a linear probe on 16 × 16 pixels") == 3  # in the verdict and in two tables
         assert f"{report['probes']['pixels']['gain']:+.3f}" in text
         assert "probes: L2-regularised logistic regression per finding on 200 training studies" in text
     assert "All other rows named “baseline” are image-blind. Linear probes look at the images." in shown[0]

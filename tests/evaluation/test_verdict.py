@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hf_cxr import metrics
+from hf_cxr.evaluation import bootstrap, image_use
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.report import page, report_markdown
 from hf_cxr.evaluation.report.verdict import plain, verdict
@@ -272,6 +273,35 @@ def test_training_warns_of_what_the_verdict_says(name, n):
     assert said.startswith(told)
     for part in (NO_BETTER, UNSURE_BETTER, "writes only 2 distinct texts"):
         assert (part in warning) == (part in said.split("(")[0])
+
+
+def test_training_says_that_looking_harms_where_the_verdict_does():
+    said = [NORMAL if text != NORMAL else PNEUMONIA for text in TRUTHS[:100]]
+    scores = {"step": 1} | evaluation.validation_scores(said, TRUTHS[:100])
+    assert warning_of(scores, False, 0.5).startswith("the model is harmed by looking at the images")
+    few = {"step": 1} | evaluation.validation_scores(said[:30], TRUTHS[:30])
+    assert "is not shown to look" in warning_of(few, False, 0.5)
+
+
+def test_texts_written_from_other_images_are_weighed_by_the_bootstrap_as_in_the_report():
+    said, true = planted("good", 100)
+    scores = {"step": 1} | evaluation.validation_scores(said, true, shuffled=[said[1:] + said[:1]])
+    assert warning_of(scores, False, 0.5) is None
+    assert "is not shown to look (yet)" in warning_of(scores | {"image_gain_p": 0.02}, False, 0.5)
+    few = evaluation.validation_scores(said[:30], true[:30], shuffled=[said[1:30] + said[:1]])
+    assert "is not shown to look (yet)" in warning_of({"step": 1} | few, False, 0.5)
+
+
+@pytest.mark.parametrize("by", ["finding_f1_micro", "cider"])
+def test_the_gain_over_the_best_constant_is_that_of_the_whole_paired_bootstrap(by):
+    said, true = planted("two sentences", 60)
+    statistics, constants = metrics.study_statistics(said, true), {"best_constant": [NORMAL] * 60, "other": said}
+    scores = {"best_constant": {by: 1.0}, "other": {by: 0.0}}
+    found = image_use.constant_gain(statistics, constants, scores, true, by, range(60), 3)
+    row = bootstrap.paired_difference(metrics.study_statistics([NORMAL] * 60, true), statistics, range(60), 3)[by]
+    assert found["constant_gain"][by] == pytest.approx(row["difference"])
+    assert found["constant_gain_ci95"][by] == pytest.approx(row["ci95"])
+    assert found["constant_gain_p"][by] == pytest.approx(row["p"])
 
 
 def test_the_constant_of_an_evaluation_in_training_is_the_best_one_of_the_split():
