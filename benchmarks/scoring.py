@@ -28,9 +28,10 @@ def probe_seconds(train: list[str], said: list[str], truth: list[str]) -> None:
     statistics = study_statistics(said, truth)
     for name, width in WIDTHS.items():
         mixed = rng.normal(size=(targets(train)[0].shape[1], width))
-        pair = [targets(texts)[0] @ mixed + 3 * rng.normal(size=(len(texts), width)) for texts in (train, truth)]
+        found = [targets(texts)[0] @ mixed for texts in (train, truth)]
+        there, here = [some + 3 * rng.normal(size=some.shape) for some in found]
         started = time.process_time()
-        probe = fit_probes(train, patients, {name: tuple(pair)}, 0)[name]
+        probe = fit_probes(train, patients, {name: (there, here)}, 0)[name]
         fitted = time.process_time()
         f1 = probe_scores(probe, truth, statistics, patients, 0)["finding_f1_micro"]
         scored = time.process_time() - fitted
