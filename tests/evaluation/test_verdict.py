@@ -197,7 +197,9 @@ def test_patients_are_counted_not_studies():
         {"uid": str(i), "patient": i // 3, "impression": text, "prediction": words, "score": 0.5}
         for i, (words, text) in enumerate(zip(said, true, strict=True))
     ]
-    assert "too few to tell with 30 patients, about " in evaluation.build_report(rows, TRAIN, TRAIN)["verdict"]
+    verdict_of_30 = evaluation.build_report(rows, TRAIN, TRAIN)["verdict"]
+    assert "too few to tell with 30 patients, about " in verdict_of_30
+    assert "with 90" not in verdict_of_30
     scores = evaluation.validation_scores(said, true, [row["patient"] for row in rows])
     assert "too few to tell with 30 patients, about " in warning_of({"step": 1} | scores, False, 0.5)
 
