@@ -134,8 +134,9 @@ def score_gain(
     shuffled: Sequence[np.ndarray],
     patients: Sequence[Any],
     seed: int,
-) -> tuple[float, list[float]]:
-    """One score's gain of `image_gain` and its 95 % interval (both ends 0 for one patient), without any other score.
+) -> tuple[float, list[float], float]:
+    """One score's gain of `image_gain`, its 95 % interval (both ends 0 for one patient) and two-sided p-value (1 for
+    one patient), without any other score.
 
     Args:
         score: gives the score, (…), of summed per-study numbers, (…, k).
@@ -146,7 +147,8 @@ def score_gain(
         return {"gain": score(weights @ real) - np.mean([score(weights @ other) for other in shuffled], axis=0)}
 
     samples = bootstrap(difference, patients, seed) if len(set(patients)) > 1 else {}
-    return float(difference(np.ones(len(real)))["gain"]), intervals(samples).get("gain", [0.0, 0.0])
+    gain, interval = float(difference(np.ones(len(real)))["gain"]), intervals(samples).get("gain", [0.0, 0.0])
+    return gain, interval, two_sided_p(samples["gain"]) if samples else 1.0
 
 
 def permutation_p(stated: np.ndarray, true: np.ndarray, seed: int, permutations: int = PERMUTATIONS) -> float:

@@ -18,9 +18,9 @@ from hf_cxr import metrics
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
-from hf_cxr.evaluation.baselines import blind_predictions, constant_gain, nearest_predictions, oracle_predictions
+from hf_cxr.evaluation.baselines import CONSTANTS, NEAREST, blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.image_use import composite as composite
-from hf_cxr.evaluation.image_use import image_shuffle, permutation_p
+from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
 from hf_cxr.evaluation.prediction import (
     Canvases,
@@ -34,7 +34,7 @@ from hf_cxr.evaluation.prediction import (
 from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 from hf_cxr.evaluation.probes import signature as probe_signature
 from hf_cxr.evaluation.report import write_report
-from hf_cxr.evaluation.report.tables import PROBES, SCORES
+from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.report.verdict import verdict
 from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
@@ -107,7 +107,8 @@ def build_report(
         report |= permuted
         report |= {"findings_unread": unread, "gain_score": by}
         report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
-        report |= constant_gain(statistics, baselines, report["baselines"], references, by, patients, seed)
+        constants = {name: baselines[name] for name in CONSTANTS if name in baselines}
+        report |= constant_gain(statistics, constants, report["baselines"], references, by, patients, seed)
         progress.update()
         report["ci95"] = bootstrap.study_intervals(statistics, patients, seed)
         bounds = bootstrap.finding_intervals(statistics, patients, seed)
@@ -224,7 +225,9 @@ def _scored(
     shuffled = context_use.write_shuffled(writer, canvases, prompts, seed) if layout.context else None
     inputs = _other_inputs(writer, train, canvases, prompts, written, views)
     embeddings = _embeddings(writer, train, canvases)
-    probed = {name: embeddings[f"nearest_{name}"] for name in PROBES if probes and embeddings}
+    nearest = {name: embeddings[name] for name in NEAREST if embeddings}
+    seen = {"encoder": "encoder", "pixels": "nearest_pixels"} if probes and embeddings else {}
+    probed = {name: embeddings[of] for name, of in seen.items()}
     reports, top = {}, layout.top
     for section in scored_sections(layout):
         references, said = truths(studies, section), [text.of(section) for text in written]
@@ -238,7 +241,7 @@ def _scored(
             texts_of(dataset, "train", section),
             texts_of(dataset, "validation", section),
             seed,
-            nearest=nearest_predictions(truths(train, section), embeddings),
+            nearest=nearest_predictions(truths(train, section), nearest),
             inputs={name: (chosen, [text.of(section) for text in texts]) for name, (chosen, texts) in inputs.items()},
             calibrated=confidence,
             section=section,
