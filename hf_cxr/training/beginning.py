@@ -18,6 +18,7 @@ from hf_cxr.data.sections import contexts, section_texts
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.inference.sections import Layout
+from hf_cxr.models.loading import load_config
 from hf_cxr.models.modeling import weights_digest
 from hf_cxr.training.callbacks import EVALUATIONS
 from hf_cxr.training.checkpoints import (
@@ -54,8 +55,12 @@ def identity(
     }
     config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
     config = {name: value for name, value in config.items() if name not in UNSAID or UNSAID[name] != value}
-    if kit.init_from:
+    if kit.init_from and not Path(kit.init_from).exists():
+        around["init_from_commit"] = load_config(kit.init_from)._commit_hash
+    elif kit.init_from:
         around["init_from_sha256"] = weights_digest(kit.init_from)
+        if (tokenizer := Path(kit.init_from, "tokenizer.json")).is_file():
+            around["init_from_tokenizer_sha256"] = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
     return config | around | {"studies_sha256": studies.hexdigest()}
 
 
