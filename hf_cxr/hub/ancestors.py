@@ -22,7 +22,7 @@ def ancestors(starts: Iterable[str]) -> list[dict[str, Any]]:
     """The checkpoints that a run begins from, and those that these began from.
 
     Each has `name` (a Hub id, or the last part of a run's folder), `on_hub`, and of its training `dataset`, `licence`,
-    `base_models` and `preparation` (`source`, `collection`, `splits_sha256`), `None` or empty where no card.json tells.
+    `base_models` and `preparation` (`source`, `collection`, `splits_sha256`): empty where no card.json tells.
     """
     found: list[dict[str, Any]] = []
     for start in starts:
