@@ -145,10 +145,9 @@ def _check_data(path: Path, files: Mapping[str, Path]) -> None:
             raise ValueError(f"{path}: split {split} has {rows.get(split, 0)} of {count} rows; nothing was pushed")
 
 
-def preparation_of(run: Path) -> dict[str, Any]:
-    """The preparation report of the dataset that a run was trained on, from its card.json; empty where there is
-    none."""
-    return json_object(run / FACTS).get("preparation", {}) if (run / FACTS).is_file() else {}
+def facts_of(run: Path) -> dict[str, Any]:
+    """The card.json of a run; empty where there is none."""
+    return json_object(run / FACTS) if (run / FACTS).is_file() else {}
 
 
 def dataset_of(run: Path) -> str | None:
