@@ -38,6 +38,7 @@ from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_tex
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
+from hf_cxr.evaluation.bootstrap import of_other_patients
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.inference import remote_code
@@ -290,6 +291,8 @@ def fine_tune(
 
     told: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
+        if layout.context and args.predict_with_generate:
+            canvases["validation"].others = of_other_patients(packed["validation"]["patient"], args.seed)
         told.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
         told.append(EarlyStopping(kit.early_stopping_patience))
