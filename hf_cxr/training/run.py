@@ -292,7 +292,7 @@ def fine_tune(
     told: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
         if layout.context and args.predict_with_generate:
-            canvases["validation"].others = of_other_patients(packed["validation"]["patient"], args.seed)
+            canvases["validation"].others = of_other_patients(packed["validation"]["patient"], args.seed).tolist()
         told.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
         told.append(EarlyStopping(kit.early_stopping_patience))

@@ -140,7 +140,7 @@ def test_an_evaluation_writes_what_the_pipeline_writes_and_again_from_images_of_
     whole = shown.data_collator([canvases[i] for i in range(len(canvases))])
     prompts = [canvases[i]["prompt"] for i in range(len(canvases))]
     assert len(set(map(len, prompts))) > 1
-    places = canvases.others.tolist()
+    places = canvases.others
     assert sorted(places) == list(range(7))
     assert all(patients[place] != patients[other] for place, other in enumerate(places))
     for pixels, texts in ((whole["pixel_values"], said), (whole["pixel_values"][places], elsewhere)):
