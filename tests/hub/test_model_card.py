@@ -396,7 +396,8 @@ def test_a_run_without_evaluation_says_so(tmp_path, facts):
         (["findings"], "a text of such a probability stated exactly the findings of the radiologist's findings"),
         (
             ["findings", "impression"],
-            "the impression of a text of such a probability stated exactly the findings of the radiologist's impression",
+            "the impression of a text of such a probability stated exactly the findings of the radiologist's "
+            "impression",
         ),
     ],
 )
