@@ -165,7 +165,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from hf_cxr.evaluation.evaluate import evaluate
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
-    settings = chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams")
+    settings = chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams", "max_new_tokens", "target")
     settings["probes"] = not options.no_probes
     report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:

@@ -109,6 +109,13 @@ def _evaluate(parser: Parser) -> None:
     parser.option("--out", "folder for report.html, .md, .json and predictions.jsonl (default: none is written)")
     parser.option("--batch-size", "studies at once", type=count, default=32)
     parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
+    parser.option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=count)
+    parser.option(
+        "--target",
+        "what a model that others made writes, so what it is scored by (default: what the checkpoint says, or the "
+        "impression)",
+        choices=("impression", "findings"),
+    )
     parser.option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     parser.option("--seed", "seed of baselines, shuffles and intervals", type=int, default=0)
     parser.option("--no-probes", "no linear probes on the encoder and on pixels", action="store_true")

@@ -99,6 +99,8 @@ class CanvasDataset(torch.utils.data.Dataset):
 
     Where `layout` takes context, `prompt` is the tokens that stand before the labels. `context_dropout` leaves out
     each context with that probability, by draws of its own.
+
+    With `others`, the place of another study for each, `other_canvas` is that study's canvas.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class CanvasDataset(torch.utils.data.Dataset):
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
         self.states: np.ndarray | None = None
         self.patch_dropout = 0.0
+        self.others: Sequence[int] | None = None
         self.labels = targets
         self.context_dropout = context_dropout
         self.first: list[int] = []  # the token of the first section, where the layout takes context
@@ -146,6 +149,8 @@ class CanvasDataset(torch.utils.data.Dataset):
             item["labels"] = self.labels[index]
         if self.contexts is not None:
             item["prompt"] = self.prompt(self.contexts[index], index)
+        if self.others is not None:
+            item["other_canvas"] = self.canvas(int(self.others[index]))
         return item
 
     def prompt(self, given: list[list[int]], index: int) -> list[int]:
@@ -185,7 +190,7 @@ class CanvasCollator:
     """Batch rows into `pixel_values` (batch, 3, height, width), normalised exactly as the checkpoint's image processor
     would, and text labels padded to the longest with the decoder's shifted input beside them, a prompt before the text
     being input without a label; class targets, which have no decoder, are stacked as floats. Rows of encoder states
-    become `encoder_outputs` in place of the pixels."""
+    become `encoder_outputs` in place of the pixels; another study's canvas becomes `other_pixel_values`."""
 
     def __init__(
         self, image_processor: BaseImageProcessor, pad_token_id: int | None = None, start_token_id: int | None = None
@@ -207,8 +212,9 @@ class CanvasCollator:
         if "states" in items[0]:
             batch = {"encoder_outputs": (torch.from_numpy(np.stack([item["states"] for item in items])),)}
         else:
-            grey = torch.from_numpy(np.stack([item["canvas"] for item in items]))[:, None]
-            batch = {"pixel_values": (grey * self.scale).sub_(self.shift).expand(-1, self.channels, -1, -1)}
+            batch = {"pixel_values": self._pixels(items, "canvas")}
+        if "other_canvas" in items[0]:
+            batch["other_pixel_values"] = self._pixels(items, "other_canvas")
         if "labels" not in items[0]:
             return batch
         if self.pad_token_id is None:
@@ -219,6 +225,10 @@ class CanvasCollator:
         batch["labels"] = _padded(([IGNORED] * len(prompt) + text for prompt, text in pairs), IGNORED)
         whole = _padded(([self.start_token_id, *prompt, *text] for prompt, text in pairs), self.pad_token_id)
         return batch | {"decoder_input_ids": whole[:, :-1]}
+
+    def _pixels(self, items: list[dict[str, Any]], name: str) -> torch.Tensor:
+        grey = torch.from_numpy(np.stack([item[name] for item in items]))[:, None]
+        return (grey * self.scale).sub_(self.shift).expand(-1, self.channels, -1, -1)
 
 
 def _padded(rows: Iterable[list[int]], value: int) -> torch.Tensor:

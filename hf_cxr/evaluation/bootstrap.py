@@ -102,6 +102,21 @@ def derangements(n: int, seed: int, count: int = SHUFFLES) -> Iterator[np.ndarra
         yield permutation
 
 
+def of_other_patients(patients: Sequence[Any], seed: int) -> np.ndarray:
+    """For each study the place of one of another patient: a permutation, unless one patient has more than half of the
+    studies. The studies of one patient alone are permuted among themselves."""
+    rng = np.random.default_rng(seed)
+    _, owner, counts = np.unique(np.asarray(patients, dtype=str), return_inverse=True, return_counts=True)
+    drawn = rng.permutation(len(owner))
+    order = drawn[np.argsort(rng.permutation(len(counts))[owner[drawn]], kind="stable")]  # a patient's side by side
+    others = np.empty_like(order)
+    others[order] = np.roll(order, -counts.max() if len(counts) > 1 else 1)
+    same = owner[others] == owner  # of the patient who has more than half
+    if len(counts) > 1 and same.any():
+        others[same] = rng.choice(np.flatnonzero(owner != counts.argmax()), same.sum())
+    return others
+
+
 def image_gain(
     real: Statistics, shuffled: Sequence[Statistics], patients: Sequence[Any], seed: int
 ) -> dict[str, dict[str, Any]]:

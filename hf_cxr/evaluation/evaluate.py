@@ -135,7 +135,7 @@ def build_report(
 
 
 def _baseline_scores(texts: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, Any]:
-    """A baseline's scores. A text that one training patient alone has is not told: reports are shared."""
+    """A baseline's scores. A text that one training study alone has is not told: reports are shared."""
     scores = metrics.study_statistics(texts, references).scores() | metrics.diversity(texts)
     return scores if train.count(scores["modal_output"]) > 1 else scores | {"modal_output": None}
 
@@ -153,6 +153,7 @@ def evaluate(
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     probes: bool = True,
+    target: str | None = None,
     **generate_kwargs,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
@@ -171,11 +172,13 @@ def evaluate(
         seed: of permutations, samples of the training split and bootstrap samples.
         revision, dtype: as in `load_checkpoint`; a checkpoint that is loaded already stays as it is.
         probes: also score linear probes (see `probes`).
-        generate_kwargs: passed on to `model.generate`, as `num_beams`; the checkpoint's `generation_config` gives the
-            others, as in the pipeline.
+        target: "impression" or "findings", of a checkpoint that others made: which of the radiologist's texts its own
+            is held against. Default: what the checkpoint says, or the impression.
+        generate_kwargs: passed on to `model.generate`, as `num_beams` or `max_new_tokens`; the checkpoint's
+            `generation_config` gives the others, as in the pipeline.
 
     Raises `FileNotFoundError` where there is no such checkpoint or dataset, `ValueError` for a split that is absent or
-    empty, and for weights that change meanwhile.
+    empty, for a `target` that is not what the checkpoint writes, and for weights that change meanwhile.
     """
     if isinstance(dataset, (str, os.PathLike)):
         dataset = load_prepared(os.fspath(dataset))
@@ -186,7 +189,7 @@ def evaluate(
     if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
         raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
     checkpoint, check = _opened(checkpoint, out, revision, dtype)
-    writer = Writer(checkpoint, batch_size, generate_kwargs)
+    writer = Writer(checkpoint, batch_size, generate_kwargs, target)
     dataset, left_out = with_sections(dataset, writer.layout)
     studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
     if not len(studies):

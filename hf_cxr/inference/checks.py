@@ -115,7 +115,7 @@ def _complete(model: Any, tokenizer: Any) -> None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = settings.pad_token_id
     if settings.max_new_tokens is None:
-        most = model.config.decoder.max_position_embeddings - 1
+        most = positions_of(model.decoder) - 1
         if settings.max_length is None:
             logger.warning("nothing says how long a text of this checkpoint may be: %d tokens", DEFAULT_TOKENS)
             settings.max_new_tokens = min(DEFAULT_TOKENS, most)

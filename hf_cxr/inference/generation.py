@@ -14,7 +14,7 @@ from transformers import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from .checks import check_options, first_position, positions_of, start_of
-from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of
+from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of, words_of
 
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
 
@@ -111,10 +111,18 @@ def section_order(model, tokenizer: Any, before: int, options: Mapping[str, Any]
     if not layout.tokens:
         return LogitsProcessorList()
     markers = [tokenizer.convert_tokens_to_ids(token_of(name)) for name in layout.sections[1:]]
-    forbidden = [i for i in tokenizer.convert_tokens_to_ids(layout.tokens) if i not in markers]
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    return LogitsProcessorList([SectionOrder(markers, forbidden, ends, before, _longest(model, options))])
+    size = model.config.decoder.vocab_size
+    special = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(layout.tokens)} - {*markers, *ends}
+    forbidden, longest = sorted(token for token in special if token < size), _longest(model, options)
+
+    def text(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    return LogitsProcessorList(
+        [SectionOrder(markers, forbidden, ends, before, longest, words_of(tokenizer, size), text)]
+    )
 
 
 def _log_probabilities(

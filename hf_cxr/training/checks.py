@@ -17,7 +17,7 @@ from transformers.integrations import get_available_reporting_integrations, get_
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.sections import contexts, with_sections
-from hf_cxr.inference.sections import CONTEXT, TARGETS, Layout
+from hf_cxr.inference.sections import CONTEXT, SHORTEST_REPORT, TARGETS, Layout
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.encoders import ENCODER_SIZES
 from hf_cxr.models.loading import load, loading
@@ -141,6 +141,11 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
             raise ValueError(f"{name} is 0 or more, not {values[name]}")
     if kit.max_target_length < 2:
         raise ValueError(f"max_target_length is 2 or more, a token and the end, not {kit.max_target_length}")
+    if kit.target == "report" and kit.max_target_length < SHORTEST_REPORT:
+        raise ValueError(
+            f"max_target_length is {SHORTEST_REPORT} or more for target: report, so that both sections and the end "
+            f"have room, not {kit.max_target_length}"
+        )
     if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
         raise ValueError(
             f"train_sampling_strategy: {args.train_sampling_strategy} makes batches of like length, which teach the "

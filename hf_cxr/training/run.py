@@ -39,6 +39,7 @@ from hf_cxr.data.collection import collection_of
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
+from hf_cxr.evaluation.bootstrap import of_other_patients
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.hub.ancestors import ancestors, split_otherwise
@@ -299,6 +300,8 @@ def fine_tune(
 
     told: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
+        if layout.context and args.predict_with_generate:
+            canvases["validation"].others = of_other_patients(packed["validation"]["patient"], args.seed).tolist()
         told.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
         told.append(EarlyStopping(kit.early_stopping_patience))

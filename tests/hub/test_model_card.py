@@ -389,6 +389,25 @@ def test_a_run_without_evaluation_says_so(tmp_path, facts):
     assert "Energy: not measured" in text
 
 
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        (None, "a text of such a probability stated exactly the findings of the radiologist's impression"),
+        (["findings"], "a text of such a probability stated exactly the findings of the radiologist's findings"),
+        (
+            ["findings", "impression"],
+            "the impression of a text of such a probability stated exactly the findings of the radiologist's "
+            "impression",
+        ),
+    ],
+)
+def test_a_card_says_of_which_section_a_score_speaks(tmp_path, facts, sections, told):
+    layout = {"cxr_layout": {"sections": sections, "context": []}} if sections else {}
+    curve = {"x": [0.0, 1.0], "y": [0.0, 1.0], "n": 60}
+    (tmp_path / "config.json").write_text(json.dumps(layout | {"cxr_calibration": curve}))
+    assert f"on 60 validation studies, {told}, sides told apart." in " ".join(card_of(tmp_path, facts).split())
+
+
 def test_one_study_makes_a_whole_card_without_intervals(tmp_path, facts):
     text = card_of(tmp_path, facts, ("Small right pleural effusion.", "Normal | chest.\nNormal."))
     assert "it is not calibrated" in text

@@ -80,6 +80,7 @@ def test_an_argument_that_would_break_the_run_or_do_nothing_is_refused(phantom_f
         ({"weight_decay": float("nan")}, "weight_decay is a finite number, not nan"),
         ({"max_target_length": 0}, "max_target_length is 2 or more, .* not 0"),
         ({"max_target_length": 1}, "max_target_length is 2 or more, .* not 1"),
+        ({"max_target_length": 8, "target": "report"}, "max_target_length is 9 or more for target: report, .* not 8"),
         ({"learning_rate": -1.0}, r"optimizer \(.*\) or schedule \(.*\): Invalid learning rate: -1.0"),
         ({"optim": "adamw_bnb_8bit"}, r"optimizer \(adamw_bnb_8bit\) or schedule \(.*bitsandbytes"),
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"cycles": 2}}, "or schedule .*'cycles'"),
