@@ -182,7 +182,8 @@ class Writer:
         """Embeddings of every study, float32 (studies, dimensions), on every process.
 
         `nearest_pixels`: the canvas shrunk to 16 × 32 pixels, a single view to 16 × 16. `nearest_encoder`: the mean of
-        the encoder's states. `encoder`: the same and, of an encoder that has one, the state of its class token behind it.
+        the encoder's states. `encoder`: the same and, of an encoder that has one, behind it the state of its class
+        token.
         """
 
         def encode(batch: Sequence[int]) -> list[np.ndarray]:
