@@ -35,6 +35,7 @@ from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.prediction import Writer, open_canvases
 from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 from hf_cxr.models.modeling import build
+from hf_cxr.utils.plots import score
 
 RECIPE = Path(__file__).with_name("small_collection.yaml")  # a draft: what wins becomes a recipe of the kit
 FOLDS = 5
@@ -226,7 +227,7 @@ def show(trial: str, row: dict[str, Any]) -> None:
             )
     for name, part in row["per_finding"].items():
         if part["n"]:
-            told = f"precision {part['precision']:.2f}, recall {part['recall']:.2f}, F1 {part['f1']:.2f}"
+            told = ", ".join(f"{key} {score(part[key], 2)}" for key in ("precision", "recall", "f1"))
             print(f"  {name}: n {part['n']}, {told}, {part['ci95']}")
     for name in ("finding_f1_micro", "normal_accuracy") if "against" in row else ():
         part = row["against"][name]
