@@ -6,10 +6,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,11 +140,8 @@ def answer_rexrank(
             raise ValueError(f"{studies}: study {uid} lists no frontal and no lateral image")
     parts = load_checkpoint(checkpoint)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
-
-    def one_by_one() -> Iterator[dict[str, Any]]:
-        yield from asked
-
-    for study, answer in zip(known.values(), pipe(one_by_one(), batch_size=BATCH), strict=True):
+    answers = pipe((views for views in asked), batch_size=BATCH)
+    for study, answer in zip(known.values(), answers, strict=True):
         study["model_prediction"] = _headed({name: answer[0][name] for name in pipe.layout.sections})
     _write(out, json.dumps(known, indent=4) + "\n")
     return len(known)
@@ -165,18 +161,16 @@ def _study(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _context(told: Any) -> dict[str, Any]:
     """What the pipeline takes of "Age:50-60.Gender:M.Indication: Cough. Comparison: None."; a range of ages counts as
     its middle."""
-    text = told if isinstance(told, str) else ""
-    marks = [*re.finditer(r"(Age|Gender|Indication|Comparison):", text)]
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    parts = {mark[1].lower(): text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)}
+    _, *cut = re.split("(Age|Gender|Indication|Comparison):", told if isinstance(told, str) else "")
+    parts = {name.lower(): part.strip() for name, part in zip(cut[::2], cut[1::2], strict=True)}
     parts = {name: part for name, part in parts.items() if part.strip(". ") not in ("", "nan")}
     years = [float(year) for year in re.findall(r"\d+(?:\.\d+)?", parts.pop("age", ""))]
     sex = parts.pop("gender", "").strip(". ")
-    return parts | ({"age": math.fsum(years) / len(years)} if years else {}) | ({"sex": sex} if sex else {})
+    return parts | ({"age": sum(years) / len(years)} if years else {}) | ({"sex": sex} if sex else {})
 
 
 def _headed(texts: Mapping[str, str]) -> str:
-    """ "Findings: … Impression: …", as ReXrank writes reports."""
+    """The sections as ReXrank writes reports: "Findings: … Impression: …"."""
     return " ".join(f"{name.capitalize()}: {texts[name]}" for name in SECTIONS if name in texts)
 
 
