@@ -41,6 +41,8 @@ NOT_RUN = {
     "python tests/hub_server.py": "runs until it is stopped; tests/hub/test_hub_server.py starts it",
     "hf-cxr evaluate user/their-model": "a model of others; tests/evaluation/test_single_image_models.py has some",
     "hf-cxr compare runs/theirs": "the same",
+    "hf-cxr evaluate --predictions": "texts of others; tests/evaluation/test_external.py has some",
+    "hf-cxr export-predictions rexrank": "studies of ReXrank; tests/evaluation/test_export.py has some",
     "hf-cxr prepare r2gen": "tests/cli/test_r2gen_lines.py runs these three lines",
     "hf-cxr train iu_xray_small --dataset data/r2gen": "the same",
     "hf-cxr evaluate runs/r2gen": "the same",

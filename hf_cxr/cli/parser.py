@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
 from hf_cxr.cli.options import BAD_INPUT, Parser, count
+from hf_cxr.cli.predictions import define_export_predictions
 from hf_cxr.cli.prepare import define_prepare, table_options
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
@@ -20,6 +21,7 @@ from hf_cxr.utils.places import advice, is_full
 
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 DTYPES = ("float32", "bfloat16", "float16")
+SECTIONS = ("impression", "findings")  # those of hf_cxr.inference.sections, whose import would be slow
 
 
 class Override(argparse.Action):
@@ -97,12 +99,28 @@ def _train(parser: Parser) -> None:
 
 
 def _evaluate(parser: Parser) -> None:
-    """Score a checkpoint on a split, beside image-blind baselines and shuffled images.
+    """Score a checkpoint on a split, or the texts of any system, beside image-blind baselines and shuffled images.
 
     hf-cxr evaluate runs/iu data/indiana --split test --out runs/iu
+    hf-cxr evaluate --predictions theirs.csv data/indiana --out runs/theirs
     """
-    parser.add_argument("checkpoint", help="run folder or Hub id")
-    parser.add_argument("dataset", help="prepared folder or Hub id")
+    parser.usage = "hf-cxr evaluate CHECKPOINT DATASET [options]\n       "
+    parser.usage += "hf-cxr evaluate --predictions FILE [DATASET | --train-texts FILE] [options]"
+    parser.add_argument("checkpoint", nargs="?", help="run folder or Hub id (none with --predictions)")
+    parser.add_argument("dataset", nargs="?", help="prepared folder or Hub id")
+    parser.option(
+        "--predictions",
+        "texts of any system: a table with columns uid and prediction and, without a dataset, reference "
+        "(default: the checkpoint's)",
+        metavar="FILE",
+    )
+    parser.option("--section", "--predictions only: what the texts are (default: impression)", choices=SECTIONS)
+    parser.option(
+        "--train-texts",
+        "--predictions without a dataset: texts that baselines know, a .txt file with one a line or a table with a "
+        "column reference (default: no baselines)",
+        metavar="FILE",
+    )
     parser.option("--split", "split to evaluate on", default="test")
     parser.option("--revision", "branch, tag or commit of a checkpoint on the Hub (default: its main branch)")
     parser.option("--dataset-revision", "the same of a dataset on the Hub (default: its main branch)")
@@ -205,7 +223,8 @@ def _demo(parser: Parser) -> None:
     parser.option("--num-studies", "how many synthetic studies to draw", type=count, default=8000)
 
 
-PARSERS = (define_prepare, _explore, _download, _train, _evaluate, _compare, _predict, _push, _demo)
+PARSERS = [define_prepare, _explore, _download, _train, _evaluate, _compare, define_export_predictions]
+PARSERS += [_predict, _push, _demo]
 
 
 def make_parser() -> Parser:
@@ -222,7 +241,7 @@ def make_parser() -> Parser:
         said, _, example = inspect.cleandoc(define.__doc__ or "").partition("\n\n")
         help = " ".join(said.split())
         command = commands.add_parser(
-            define.__name__.rpartition("_")[2],
+            define.__name__.removeprefix("define").lstrip("_").replace("_", "-"),
             help=help,
             description=textwrap.fill(help, WIDTH),
             epilog="example:\n" + textwrap.indent(example, "  "),
@@ -259,6 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.command:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command = parser.commands[options.command]
+    if options.command == "evaluate" and len(rest) == 1 and not (rest[0].startswith("-") or options.dataset):
+        [options.dataset], rest = rest, []  # Python 3.11 gives it back where an option is before it
     if options.command == "train":
         if foreign := next((word for word in rest if word[2:].split("=")[0] in FOREIGN), None):
             name = foreign[2:].split("=")[0]

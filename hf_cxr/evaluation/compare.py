@@ -31,7 +31,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
     for uid in sorted(set(a) | set(b)):
         if uid not in a or uid not in b:
             raise ValueError(f"study {uid} is in {run_a if uid in a else run_b} only: compare runs on the same split")
-    ours, theirs = (_texts(run[uids[0]]) for run in (a, b))
+    ours, theirs = (texts_of_row(run[uids[0]]) for run in (a, b))
     common = [name for name in reversed(SECTIONS) if name in ours and name in theirs]
     if not common:
         raise ValueError(
@@ -41,7 +41,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
     if len(set(patients)) < 2:
         raise ValueError(f"{run_a}: {len(uids)} studies of one patient are too few to compare runs on")
     parts = {
-        name: _compared([[_texts(run[uid])[name] for uid in uids] for run in (a, b)], uids, patients, seed)
+        name: _compared([[texts_of_row(run[uid])[name] for uid in uids] for run in (a, b)], uids, patients, seed)
         for name in common
     }
     return {
@@ -57,7 +57,7 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _texts(row: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def texts_of_row(row: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Section → the radiologist's text and the model's."""
     if parts := row.get("sections"):
         return {name: (part["reference"], part["prediction"]) for name, part in parts.items()}
@@ -86,7 +86,7 @@ def read_predictions(run: str) -> dict[str, dict[str, Any]]:
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            uid, _ = row["uid"], _texts(row)
+            uid, _ = row["uid"], texts_of_row(row)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{file}, line {number}: not a row with uid, impression and prediction") from None
         if uid in rows:

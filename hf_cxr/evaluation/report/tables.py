@@ -41,6 +41,10 @@ TITLES = {"age_sex": "age and sex", "report": "whole report"}
 SINGLE_IMAGE = (
     "Single image: the model is shown the frontal view of each study (the lateral where there is no frontal)."
 )
+NOT_RUN = (
+    "So there are no linear probes, no nearest training studies, no scores by view and no confidence score. The texts "
+    "stand for the images in the image-shuffle test: what they rest on beside the images counts too."
+)
 FITTED_HERE = (
     " It was fitted on these very studies, so it looks better here than it is: expect more error on new ones."
 )
@@ -140,6 +144,8 @@ def scope(report: Mapping[str, Any]) -> str:
     """What the model writes and is given, where that is not an impression from two views alone, and how many studies
     were left out; empty where there is nothing to say."""
     told = [SINGLE_IMAGE] if report.get("panels") == 1 else []
+    if file := report.get("texts_of"):
+        told.append(f"The texts are those of {file}, written by a system that was not run here. {NOT_RUN}")
     target, given = report.get("target", "impression"), report.get("context", ())
     if target == "report":
         told.append("The model writes findings and an impression; scores without a name are those of the impression.")
