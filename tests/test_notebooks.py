@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-IMAGES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4}
+IMAGES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4, "5_real_radiographs": 3}
 SMALL = {"HF_CXR_NUM_STUDIES": "600", "HF_CXR_EPOCHS": "1", "HF_CXR_PRETRAINING_EPOCHS": "1"}
 
 
