@@ -26,6 +26,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.report.tables import report_markdown
 
 PANEL = 112
+RECIPE = Path(__file__).with_name("small_collection.yaml")
 
 
 def join(nih: Path, phantom: Path, covid: Path, out: Path) -> Path:
@@ -75,7 +76,7 @@ def main() -> None:
     if not (run / "report.json").is_file():
         before = time.process_time()
         size = {"panel_size": PANEL, "seed": options.seed}
-        hf_cxr.train(dataset, run, "small_collection", encoder=options.encoder, restart=True, **size)
+        hf_cxr.train(dataset, run, RECIPE, encoder=options.encoder, restart=True, **size)
         print(f"training and its report: {time.process_time() - before:.0f} CPU seconds")
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     print(f"With the training studies at hand\n\n{report_markdown(report)}")

@@ -119,7 +119,8 @@ def image_shuffle(
 def permutation_p(
     statistics: metrics.Statistics, predictions: Sequence[str], references: Sequence[str], by: str, seed: int
 ) -> float | None:
-    """The permutation test of the score `by`; `None` where all references are the same."""
+    """The permutation test of the score `by`; `None` where all references are the same, or state the same findings."""
     if by != "cider":
-        return bootstrap.permutation_p(*_stated_and_true(statistics), seed)
+        stated, true = _stated_and_true(statistics)
+        return bootstrap.permutation_p(stated, true, seed) if (true != true[0]).any() else None
     return bootstrap.word_permutation_p(predictions, references, seed) if len(set(references)) > 1 else None

@@ -70,7 +70,9 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         return unknown | {"verdict": f"Too few studies to say whether the model reads {what}."}
     if report["permutation_p"] is None:
         what = f"{'what the model reads' if asked else 'whether the model reads the images'} cannot be told"
-        return unknown | {"verdict": f"{note} All texts are the same, so {what}."}
+        alike = f"All texts are the same{'' if by == 'cider' else ' in the findings that radiologists state'}"
+        beside = "; ".join(_against(report, rival) for rival in rivals(report))
+        return unknown | {"verdict": f"{note} {alike}, so {what}{f' ({beside})' if beside else ''}.".strip()}
     read = {"reads_images": _reads(report, "image")}
     if asked:
         read["reads_context"] = _reads(report, "context") if report["with_context"] else None
