@@ -75,7 +75,8 @@ def test_a_table_of_ones_own_is_learned_from_its_own_texts(tmp_path, monkeypatch
         draw(0, index, "frontal", size=32).save(tmp_path / f"{index}.png")
         rows.append(f"u{index},p{index // 2},{index}.png,{('PA', 'AP')[index % 2]},Mass,{texts[index % 3]}")
     (tmp_path / "mine.csv").write_text("\n".join(rows), encoding="utf-8")
-    for name, value in SMALL | {"HF_CXR_TABLE": str(tmp_path / "mine.csv"), "HF_CXR_PRETRAINING_EPOCHS": "0"}.items():
+    given = {"HF_CXR_TABLE": str(tmp_path / "mine.csv"), "HF_CXR_PRETRAINING_EPOCHS": "0"}
+    for name, value in (SMALL | given).items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(NOTEBOOKS[4], as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -105,7 +105,8 @@ def test_studies_that_all_have_the_same_findings_cannot_tell_whether_images_are_
     ]
     report = evaluation.build_report(rows, TRAIN, TRAIN)
     assert (report["reads_images"], report["permutation_p"]) == (None, None)
-    assert "so whether the model reads the images cannot be told (finding F1 " in report["verdict"]
+    told = "so whether the model reads the images cannot be told, and it states findings no better than one constant "
+    assert f"{told}sentence (finding F1 " in report["verdict"]
     assert "against 1.000 of one constant sentence" in report["verdict"]
     assert "would tell a gain" not in report["verdict"], "no number of such studies would"
     assert "cannot be told" in page.sentences(report)["image_shuffle"]

@@ -72,6 +72,7 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         what = f"{'what the model reads' if asked else 'whether the model reads the images'} cannot be told"
         alike = f"All texts are the same{'' if by == 'cider' else ' in the findings that radiologists state'}"
         beside = "; ".join(_against(report, rival) for rival in rivals(report))
+        what += f", and it {worse}" if (worse := _no_better(report)) else ""
         return unknown | {"verdict": f"{note} {alike}, so {what}{f' ({beside})' if beside else ''}.".strip()}
     read = {"reads_images": _reads(report, "image")}
     if asked:
