@@ -31,7 +31,7 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html; with its search: python3 -m http.server --directory build/site"
 
-# Runs the four notebooks from the first to the last, some 15 minutes, and keeps their outputs in them.
+# Runs the five notebooks from the first to the last, some 15 minutes, and keeps their outputs in them.
 notebooks: export OMP_NUM_THREADS = 1
 notebooks: export TQDM_DISABLE = 1
 notebooks: export HF_DATASETS_DISABLE_PROGRESS_BARS = 1

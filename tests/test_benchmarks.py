@@ -7,6 +7,8 @@ import pytest
 import torch
 from helpers import ROOT, write_config
 
+from hf_cxr.data.prepared import load_prepared
+
 PEAK = 71.0  # TFLOP/s
 
 
@@ -148,6 +150,18 @@ def test_shares_of_the_gradient_are_those_of_the_loss(monkeypatch):
         assert share.sum().item() == pytest.approx(1)
         assert share[48:].sum().item() == pytest.approx(longest, abs=0.01), (order, clipped)
     assert 2 / 8 < grouping.shares(lengths, "random", 8, seed=0)[48:].sum() < 480 / 624
+
+
+def test_joined_datasets_share_no_patient(monkeypatch, phantom_folder: Path, tmp_path: Path):
+    """Each dataset numbers its patients from 0, so that three of them side by side would have the same."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import two_views_real
+
+    joined = load_prepared(two_views_real.join(*[phantom_folder] * 3, tmp_path / "joined", 20, 0))
+    train, test = joined["train"], joined["test"]
+    assert (len(train), len(set(train["patient"]))) == (40, 40)
+    assert len(test) == len(set(test["patient"])) == 238
+    assert set(test["patient"]).isdisjoint([*train["patient"], *joined["validation"]["patient"]])
 
 
 @pytest.mark.slow

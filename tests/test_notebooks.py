@@ -14,8 +14,11 @@ from helpers import ROOT, copy_folder
 from nbclient import NotebookClient
 from PIL import Image
 
+from hf_cxr.data.prepared import load_prepared
+from hf_cxr.data.sources.phantom import draw
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-IMAGES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4}
+IMAGES = {"1_explore": 6, "2_finetune": 2, "3_pipeline": 2, "4_read_the_report": 4, "5_real_radiographs": 3}
 SMALL = {"HF_CXR_NUM_STUDIES": "600", "HF_CXR_EPOCHS": "1", "HF_CXR_PRETRAINING_EPOCHS": "1"}
 
 
@@ -61,6 +64,28 @@ def test_a_run_of_ones_own_is_read_with_its_own_dataset(run_folder, tmp_path, mo
     monkeypatch.setenv("HF_CXR_DATASET", str(tmp_path / "absent"))
     with pytest.raises(Exception, match=r"absent"):
         NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+@pytest.mark.slow
+def test_a_table_of_ones_own_is_learned_from_its_own_texts(tmp_path, monkeypatch):
+    """Frontals alone, with PA or AP and an impression, as the notebook on real radiographs is told to take them."""
+    texts = ["No acute disease.", "Cardiomegaly.", "Small left pleural effusion."]
+    rows = ["uid,patient,frontal,view,labels,impression"]
+    for index in range(40):
+        draw(0, index, "frontal", size=32).save(tmp_path / f"{index}.png")
+        rows.append(f"u{index},p{index // 2},{index}.png,{('PA', 'AP')[index % 2]},Mass,{texts[index % 3]}")
+    (tmp_path / "mine.csv").write_text("\n".join(rows), encoding="utf-8")
+    given = {"HF_CXR_TABLE": str(tmp_path / "mine.csv"), "HF_CXR_PRETRAINING_EPOCHS": "0"}
+    for name, value in (SMALL | given).items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(NOTEBOOKS[4], as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    kept = load_prepared(tmp_path / "work" / "own" / "dataset")
+    studies = [row for split in kept.values() for row in split]
+    assert sorted(row["impression"] for row in studies) == sorted(texts[index % 3] for index in range(40))
+    assert {(row["lateral"], *row["tags"]) for row in studies} == {(None, "mass")}
+    assert {row["projection"] for row in studies} == {"PA", "AP"}
+    assert (tmp_path / "work" / "own" / "run" / "report.json").is_file()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -189,6 +189,12 @@ def test_small_subgroups_and_findings_are_marked(report, rows):
     assert re.search(r"<tr><td>two views</td>", report_page(report, rows))
 
 
+def test_a_finding_that_fewer_than_five_studies_have_is_shown_without_an_interval():
+    row = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "ci95": [1.0, 1.0]}
+    shown = tables.finding_table({"n": 40, "per_finding": {"edema": {"n": 5} | row, "nodule": {"n": 4} | row}})
+    assert [line.split(" | ")[5] for line in shown.splitlines()[2:]] == ["1.000 to 1.000", "–"]
+
+
 @pytest.mark.parametrize("missing", ["calibration", "baselines", "images", "intervals", "everything"])
 def test_a_page_without_some_part_says_so_and_does_not_fail(missing, rows):
     if missing == "calibration":

@@ -98,6 +98,22 @@ def test_each_planted_model_gets_the_verdict_that_it_earns(name, n, reads, told)
     assert ('class="yes"' in html.split("</h1>")[0]) == (told == YES)
 
 
+@pytest.mark.parametrize("said", [lambda i: PNEUMONIA, lambda i: (NORMAL, PNEUMONIA)[i % 2]], ids=["right", "mixed"])
+def test_studies_that_all_have_the_same_findings_cannot_tell_whether_images_are_read(said):
+    """However many there are: the text of another patient is as right as one's own."""
+    rows = [
+        {"uid": str(i), "impression": f"{PNEUMONIA} Cause {i % 7}.", "prediction": said(i), "score": 0.5}
+        for i in range(80)
+    ]
+    report = evaluation.build_report(rows, TRAIN, TRAIN)
+    assert (report["reads_images"], report["permutation_p"]) == (None, None)
+    told = "so whether the model reads the images cannot be told, and it states findings no better than one constant "
+    assert f"{told}sentence (finding F1 " in report["verdict"]
+    assert "against 1.000 of one constant sentence" in report["verdict"]
+    assert "would tell a gain" not in report["verdict"], "no number of such studies would"
+    assert "cannot be told" in page.sentences(report)["image_shuffle"]
+
+
 def test_the_constant_that_a_model_is_measured_by_is_the_best_in_findings_not_in_words():
     report = report_of("two sentences", 250)
     baselines = report["baselines"]
@@ -212,7 +228,7 @@ def test_where_all_radiologists_state_the_same_nothing_can_be_told():
     ]
     report = evaluation.build_report(rows, TRAIN, TRAIN)
     assert (report["finding_f1_micro"], report["permutation_p"], report["reads_images"]) == (1, None, None)
-    told = "All radiologists' texts state the same, so whether the model reads the images cannot be told."
+    told = "All radiologists' texts state the same, so whether the model reads the images cannot be told"
     assert told in report["verdict"]
     assert plain(report) == "These studies cannot tell whether the model reads the images."
     assert "cannot be told from these studies" in page.report_page(report, [])

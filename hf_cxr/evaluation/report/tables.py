@@ -49,6 +49,8 @@ FITTED_HERE = (
     " It was fitted on these very studies, so it looks better here than it is: expect more error on new ones."
 )
 INTERVAL = f"95{NBSP}% interval"
+FEWEST_STATED = 5
+"""Studies with a finding below which its table shows no interval: a bootstrap of one or two may give a point."""
 
 
 def short_name(name: str) -> str:
@@ -232,7 +234,8 @@ def finding_table(report: Mapping[str, Any]) -> str:
     rows = []
     for name, row in sorted(report["per_finding"].items(), key=lambda item: -item[1]["n"]):
         shares = (score(row[key], 2) for key in ("precision", "recall", "f1"))
-        rows.append([name, str(row["n"]), *shares, bounds(row.get("ci95")), score(chance_f1(row, report["n"]), 2)])
+        interval = bounds(row.get("ci95") if row["n"] >= FEWEST_STATED else None)
+        rows.append([name, str(row["n"]), *shares, interval, score(chance_f1(row, report["n"]), 2)])
     return table(["finding", "n", "precision", "recall", "F1", INTERVAL, "F1 by chance"], rows)
 
 

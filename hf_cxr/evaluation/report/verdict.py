@@ -34,7 +34,10 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         return unknown | {"verdict": f"Too few studies to say whether the model reads {what}."}
     if report["permutation_p"] is None:
         what = f"{'what the model reads' if asked else 'whether the model reads the images'} cannot be told"
-        return unknown | {"verdict": f"{note} All radiologists' texts state the same, so {what}."}
+        beside = "; ".join(_against(dict(report) | unknown, rival) for rival in rivals(report))
+        what += f", and it {worse}" if (worse := _no_better(report)) else ""
+        told = f"{note} All radiologists' texts state the same, so {what}{f' ({beside})' if beside else ''}."
+        return unknown | {"verdict": told.strip()}
     read = {"reads_images": reads(report)}
     if asked:
         read["reads_context"] = reads(report, "context") if report["with_context"] else None
