@@ -14,7 +14,7 @@ from hf_cxr.evaluation.report.tables import COLUMNS, INTERVAL, SCORES, bounds, t
 from hf_cxr.inference.sections import SECTIONS
 from hf_cxr.utils.plots import counted, score
 
-SHOWN = (*COLUMNS, "finding_f1_micro_sided", "normal_accuracy")
+SHOWN = (*COLUMNS, "meteor", "finding_f1_micro_sided", "normal_accuracy")
 
 
 class Runs(NamedTuple):

@@ -17,7 +17,8 @@ const seen = [], shown = () => [...document.querySelectorAll("#browse .case")].f
 const note = (what) => seen.push([what, document.querySelector("#browse output").textContent,
   shown().map((card) => card.querySelector("dt").textContent.match(/u\\d+/)[0]), document.activeElement.className]);
 const press = (key, more) => (document.activeElement.closest("#browse") ? document.activeElement
-  : document.querySelector("#browse summary")).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...more }));
+  : document.querySelector("#browse summary"))
+  .dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...more }));
 const choose = (place, value) => { const field = document.querySelectorAll("#browse select, #browse input")[place];
   field.value = value; field.dispatchEvent(new Event("input", { bubbles: true })); return field; };
 document.querySelector("#browse").open = true;
