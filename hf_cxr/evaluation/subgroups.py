@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_cxr.evaluation.bootstrap import study_intervals
 from hf_cxr.inference.labeler import ABNORMAL, FINDINGS, NORMAL, UNKNOWN, normality, positive_findings
+from hf_cxr.metrics.content import unread_findings
 from hf_cxr.metrics.study import Statistics
 from hf_cxr.metrics.texts import tokenize_13a
 
@@ -48,6 +49,18 @@ def subgroups(
         }
         for kind, group in masks.items()
     }
+
+
+def with_subgroups(rows: Sequence[dict[str, Any]], section: str) -> list[dict[str, Any]]:
+    """The rows of predictions.jsonl with `subgroups`: kind → name, but for those of a single finding."""
+    references, views, projections = ([row[name] for row in rows] for name in (section, "views", "projection"))
+    groups: list[dict[str, str]] = [{} for _ in rows]
+    unread = unread_findings(references)
+    for kind, masks in subgroup_masks(references, views, projections).items():
+        for name, mask in masks.items():
+            for i in np.flatnonzero(mask if kind != "finding" and not (unread and kind == "findings") else ()):
+                groups[i][kind] = name
+    return [row | {"subgroups": group} for row, group in zip(rows, groups, strict=True)]
 
 
 def subgroup_masks(

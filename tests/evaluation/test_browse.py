@@ -11,6 +11,7 @@ from test_report import NORMAL, SAID, TRUTH, report_of, rows_of
 
 from hf_cxr.evaluation.report import browse
 from hf_cxr.evaluation.report.page import report_page
+from hf_cxr.evaluation.subgroups import with_subgroups
 
 ACTIONS = """
 const seen = [], shown = () => [...document.querySelectorAll("#browse .case")].filter((card) => !card.hidden);
@@ -33,7 +34,7 @@ document.title = JSON.stringify(seen);
 
 @pytest.fixture(scope="module")
 def rows():
-    return rows_of(SAID, TRUTH)
+    return with_subgroups(rows_of(SAID, TRUTH, projection=""), "impression")
 
 
 def test_the_wrong_ones_come_first_then_the_least_sure_of_the_right():
@@ -68,11 +69,11 @@ def test_all_studies_of_a_small_split_are_there_and_without_a_script_they_are_re
 
 
 def test_every_study_carries_its_subgroups_as_the_report_counts_them(rows):
-    report, tags = report_of(rows), browse.tags_of(rows)
+    report, tags = report_of(rows), [browse.tags_of(row) for row in rows]
     for kind in ("findings", "length", "views"):
         for name, row in report["subgroups"][kind].items():
             assert sum(f"{kind}: {name}" in each for each in tags) == row["n"]
-    counted = browse.filters(tags, range(len(rows)))["finding"]
+    counted = browse.filters(rows)["finding"]
     assert counted["missed"] == {"left pleural effusion": 15, "right pneumothorax": 15}
     assert counted["invented"] == {"right pleural effusion": 15}
 
@@ -106,3 +107,13 @@ def test_filters_and_keys_step_through_the_studies_in_a_browser(rows, tmp_path):
         ["none", "no such study", [], ""],
         ["in a field", "1 of 5", ["u043"], ""],
     ]
+
+
+def test_a_run_tells_each_studys_subgroups_and_its_page_filters_by_them(run_folder):
+    lines = (run_folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    groups = [json.loads(line)["subgroups"] for line in lines]
+    html = (run_folder / "report.html").read_text(encoding="utf-8")
+    for kind, name in {item for group in groups for item in group.items()}:
+        studies = sum(group.get(kind) == name for group in groups)
+        assert f'<option value="{kind}: {name}">{name} ({studies})</option>' in html
+    assert all({"findings", "length", "views"} <= set(group) for group in groups)

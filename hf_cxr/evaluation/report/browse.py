@@ -12,9 +12,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hf_cxr.evaluation.report.tables import truth_of
-from hf_cxr.evaluation.subgroups import subgroup_masks
-
 MOST = 300
 ROOM = 3_600_000
 """Bytes of their images and texts, so that the page stays under 5 MB."""
@@ -44,31 +41,17 @@ def _wrong(row: Mapping[str, Any]) -> int:
     return len(row["missed"]) + len(row["invented"])
 
 
-def tags_of(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """What each study can be filtered by, as "missed: edema", "findings: normal", "views: two views"."""
-    columns = (
-        [row[truth_of(row)] for row in rows],
-        *([row.get(name, default) for row in rows] for name, default in (("views", "both"), ("projection", ""))),
-    )
-    masks = subgroup_masks(*columns)
-    return [
-        [
-            *(f"{kind}: {name}" for kind in ("missed", "invented") for name in row.get(kind, ())),
-            *(
-                f"{kind}: {name}"
-                for kind, group in masks.items()
-                for name, mask in group.items()
-                if kind != "finding" and mask[i]
-            ),
-        ]
-        for i, row in enumerate(rows)
+def tags_of(row: Mapping[str, Any]) -> list[str]:
+    """What a study can be filtered by, as "missed: edema", "findings: normal", "views: two views"."""
+    return [f"{kind}: {name}" for kind in ("missed", "invented") for name in row.get(kind, ())] + [
+        f"{kind}: {name}" for kind, name in row.get("subgroups", {}).items()
     ]
 
 
-def filters(tags: Sequence[Sequence[str]], browsed: Iterable[int]) -> dict[str, dict[str, dict[str, int]]]:
+def filters(browsed: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
     """Title of a choice → kind → tag's name → how many of the browsed studies have it, the commonest first."""
     counts: dict[str, dict[str, int]] = {}
-    for tag, number in Counter(tag for i in browsed for tag in tags[i]).most_common():
+    for tag, number in Counter(tag for row in browsed for tag in tags_of(row)).most_common():
         kind, name = tag.split(": ", 1)
         counts.setdefault(kind, {})[name] = number
     parts = {"finding": ("missed", "invented"), "subgroup": ("findings", "length", "views", "projection")}

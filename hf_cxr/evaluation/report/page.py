@@ -47,7 +47,6 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
     """One HTML file: no network, and no script but that of `browse`, without which it can be read as well. `images`
     gives frontal and lateral view of a row by its number."""
     browsed = browse.chosen(rows, lambda index: _study(rows, index, images, browse.QUALITY))
-    tags = browse.tags_of(rows)
     return template(TEMPLATE).render(
         report=report,
         figures=figures.draw(report),
@@ -68,8 +67,8 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
         p_value=p_value,
         thresholds=thresholds(report),
         browsed=browsed,
-        tags=tags,
-        filters=browse.filters(tags, browsed),
+        tags_of=browse.tags_of,
+        filters=browse.filters(browsed.values()),
         script=browse.SCRIPT,
         script_hash=browse.SCRIPT_HASH,
         of=len(rows),
