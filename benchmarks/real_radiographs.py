@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
-from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 
 import hf_cxr
 from hf_cxr import metrics
@@ -34,8 +33,11 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.compare import compare
 from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.prediction import Writer, open_canvases
+from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 from hf_cxr.models.modeling import build
+from hf_cxr.utils.plots import score
 
+RECIPE = Path(__file__).with_name("small_collection.yaml")  # a draft: what wins becomes a recipe of the kit
 FOLDS = 5
 VALIDATION = 0.1  # of the patients that are not in the fold
 PROBED = 224  # pixels a panel, of the probe on the encoder as it came
@@ -56,7 +58,16 @@ UNFROZEN = TODAY | {
     "encoder_learning_rate": 2e-5,
 }
 # Trial → in what it differs from the recipe small_collection.
-TRIALS: dict[str, dict[str, Any]] = {"today": TODAY, "unfrozen": UNFROZEN, "small_collection": {}}
+TRIALS: dict[str, dict[str, Any]] = {
+    "today": TODAY | {"patch_dropout": 0},
+    "unfrozen": UNFROZEN | {"patch_dropout": 0},
+    "small_collection": {},
+    "all_patches": {"patch_dropout": 0},
+    "fewer_patches": {"patch_dropout": 0.9, "num_train_epochs": 30},
+    "pretrained_on_findings": TODAY | {"panel_size": 112},
+    "label_smoothing": {"label_smoothing_factor": 0.1},
+    "beams": {"generation_num_beams": 4},
+}
 
 
 def folds_of(patients: Sequence[str], seed: int) -> np.ndarray:
@@ -92,7 +103,7 @@ def trained(run: Path, dataset: Path, encoder: str, arguments: dict[str, Any]) -
     if (run / "report.json").is_file():
         return
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    hf_cxr.train(dataset, run, "small_collection", encoder=encoder, **arguments)
+    hf_cxr.train(dataset, run, RECIPE, encoder=encoder, **arguments)
     seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
     run.with_suffix(".json").write_text(json.dumps({"cpu_seconds": round(seconds)}) + "\n", encoding="utf-8")
 
@@ -216,7 +227,7 @@ def show(trial: str, row: dict[str, Any]) -> None:
             )
     for name, part in row["per_finding"].items():
         if part["n"]:
-            told = f"precision {part['precision']:.2f}, recall {part['recall']:.2f}, F1 {part['f1']:.2f}"
+            told = ", ".join(f"{key} {score(part[key], 2)}" for key in ("precision", "recall", "f1"))
             print(f"  {name}: n {part['n']}, {told}, {part['ci95']}")
     for name in ("finding_f1_micro", "normal_accuracy") if "against" in row else ():
         part = row["against"][name]

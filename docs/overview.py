@@ -17,6 +17,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from hf_cxr.data.prepared import load_prepared
+from hf_cxr.evaluation.report.verdict import plain
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.views import pack_views
 from hf_cxr.utils.plots import INK, MAIN, MUTED, QUIET, STYLE, THIRD
@@ -38,8 +39,7 @@ def draw(run: Path, out: Path) -> None:
         if predictions[row["uid"]]["matched"]
     )
     answer = predictions[study["uid"]]
-    told = {True: "Reads the images: yes", False: "Does not read the images", None: "Not shown to read the images"}
-    verdict = told[report["reads_images"]]
+    verdict = textwrap.fill(plain(report), 48)
     heads = (
         (0.02, "Input", "Both views of one study"),
         (0.36, "Output", "The impression"),

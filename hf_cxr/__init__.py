@@ -28,6 +28,7 @@ _EXPORTS = {
     "build": "models.modeling",
     "load_checkpoint": "models.modeling",
     "evaluate": "evaluation.evaluate",
+    "evaluate_texts": "evaluation.external",
     "predict": "evaluation.prediction",
     "train": "training.api",
     "ImpressionTrainer": "training.trainer",

@@ -116,5 +116,21 @@ def evaluate_at_start(packed: dict, folder: Path) -> None:
     training.fine_tune(talkative(tiny_checkpoint(), eyes=3), packed, *parse_arguments(config))
 
 
+def evaluate_elsewhere(dataset: str, folder: str) -> None:
+    """The texts of an evaluation within a training with context: from a study's own images, and from another's."""
+    parts, rank = load_prepared(dataset), os.environ.get("RANK", "0")
+    packed = {"train": pack_dataset(parts["train"].select(range(100)), 32)}
+    packed["validation"] = pack_dataset(parts["test"].select(range(max(SPLIT_SIZES))), 32)
+    values = {"context": ["indication"], "max_steps": 1, "eval_on_start": True, "log_samples": 0, "disable_tqdm": True}
+    values |= {"dataset": "unused", "output_dir": str(Path(folder) / "run"), "per_device_eval_batch_size": 2}
+    config = write_config(Path(folder) / f"config-{rank}.yaml", **TINY_RECIPE, **values)
+    told: list = []
+    given = training.evaluation.validation_scores
+    training.evaluation.validation_scores = lambda *all: told.append((all[0], all[4][0])) or given(*all)
+    training.fine_tune(talkative(reporter(packed["train"]), eyes=3), packed, *parse_arguments(config))
+    if rank == "0":
+        (Path(folder) / "elsewhere.json").write_text(json.dumps(told[0]))
+
+
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))

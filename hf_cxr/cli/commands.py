@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_cxr.cli.options import chosen
+from hf_cxr.cli.predictions import evaluate_predictions, run_export_predictions
 from hf_cxr.cli.prepare import run_prepare, table_settings
 from hf_cxr.cli.terminal import (
     command,
@@ -162,6 +163,11 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    if options.predictions:
+        return evaluate_predictions(options)
+    if not options.dataset or options.section or options.train_texts:
+        what = "--section and --train-texts go with" if options.dataset else "name a checkpoint and a dataset, or"
+        raise ValueError(f"{what} --predictions FILE")
     check_checkpoint(options.checkpoint)
     check_dataset(options.dataset)
     splits = {file.name.split("-")[0] for file in Path(options.dataset).glob("data/*-*.parquet")}
@@ -173,7 +179,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from hf_cxr.evaluation.evaluate import evaluate
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
-    settings = chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams")
+    settings = chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams", "max_new_tokens", "target")
     settings["probes"] = not options.no_probes
     report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
@@ -381,5 +387,6 @@ def run_demo(options: argparse.Namespace) -> None:
     demo(Path(options.out), seed=options.seed, num_studies=options.num_studies)
 
 
-WORK = [run_prepare, run_explore, run_download, run_train, run_evaluate, run_compare, run_predict, run_push, run_demo]
-COMMANDS = {function.__name__.removeprefix("run_"): function for function in WORK}
+WORK = [run_prepare, run_explore, run_download, run_train, run_evaluate, run_compare, run_export_predictions]
+WORK += [run_predict, run_push, run_demo]
+COMMANDS = {function.__name__.removeprefix("run_").replace("_", "-"): function for function in WORK}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
 from hf_cxr.cli.options import BAD_INPUT, Parser, count
+from hf_cxr.cli.predictions import define_export_predictions
 from hf_cxr.cli.prepare import define_prepare, table_options
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
@@ -20,6 +21,7 @@ from hf_cxr.utils.places import advice, is_full
 
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 DTYPES = ("float32", "bfloat16", "float16")
+SECTIONS = ("impression", "findings")  # those of hf_cxr.inference.sections, whose import would be slow
 
 
 class Override(argparse.Action):
@@ -97,18 +99,41 @@ def _train(parser: Parser) -> None:
 
 
 def _evaluate(parser: Parser) -> None:
-    """Score a checkpoint on a split, beside image-blind baselines and shuffled images.
+    """Score a checkpoint on a split, or the texts of any system, beside image-blind baselines and shuffled images.
 
     hf-cxr evaluate runs/iu data/indiana --split test --out runs/iu
+    hf-cxr evaluate --predictions theirs.csv data/indiana --out runs/theirs
     """
-    parser.add_argument("checkpoint", help="run folder or Hub id")
-    parser.add_argument("dataset", help="prepared folder or Hub id")
+    parser.usage = "hf-cxr evaluate CHECKPOINT DATASET [options]\n       "
+    parser.usage += "hf-cxr evaluate --predictions FILE [DATASET | --train-texts FILE] [options]"
+    parser.add_argument("checkpoint", nargs="?", help="run folder or Hub id (none with --predictions)")
+    parser.add_argument("dataset", nargs="?", help="prepared folder or Hub id")
+    parser.option(
+        "--predictions",
+        "texts of any system: a table with columns uid and prediction and, without a dataset, reference "
+        "(default: the checkpoint's)",
+        metavar="FILE",
+    )
+    parser.option("--section", "--predictions only: what the texts are (default: impression)", choices=SECTIONS)
+    parser.option(
+        "--train-texts",
+        "--predictions without a dataset: texts that baselines know, a .txt file with one a line or a table with a "
+        "column reference (default: no baselines)",
+        metavar="FILE",
+    )
     parser.option("--split", "split to evaluate on", default="test")
     parser.option("--revision", "branch, tag or commit of a checkpoint on the Hub (default: its main branch)")
     parser.option("--dataset-revision", "the same of a dataset on the Hub (default: its main branch)")
     parser.option("--out", "folder for report.html, .md, .json and predictions.jsonl (default: none is written)")
     parser.option("--batch-size", "studies at once", type=count, default=32)
     parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
+    parser.option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=count)
+    parser.option(
+        "--target",
+        "what a model that others made writes, so what it is scored by (default: what the checkpoint says, or the "
+        "impression)",
+        choices=("impression", "findings"),
+    )
     parser.option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     parser.option("--seed", "seed of baselines, shuffles and intervals", type=int, default=0)
     parser.option("--no-probes", "no linear probes on the encoder and on pixels", action="store_true")
@@ -201,7 +226,8 @@ def _demo(parser: Parser) -> None:
     parser.option("--num-studies", "how many synthetic studies to draw", type=count, default=8000)
 
 
-PARSERS = (define_prepare, _explore, _download, _train, _evaluate, _compare, _predict, _push, _demo)
+PARSERS = [define_prepare, _explore, _download, _train, _evaluate, _compare, define_export_predictions]
+PARSERS += [_predict, _push, _demo]
 
 
 def make_parser() -> Parser:
@@ -218,7 +244,7 @@ def make_parser() -> Parser:
         said, _, example = inspect.cleandoc(define.__doc__ or "").partition("\n\n")
         help = " ".join(said.split())
         command = commands.add_parser(
-            define.__name__.rpartition("_")[2],
+            define.__name__.removeprefix("define").lstrip("_").replace("_", "-"),
             help=help,
             description=textwrap.fill(help, WIDTH),
             epilog="example:\n" + textwrap.indent(example, "  "),
@@ -255,6 +281,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.command:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command = parser.commands[options.command]
+    if options.command == "evaluate" and len(rest) == 1 and not (rest[0].startswith("-") or options.dataset):
+        [options.dataset], rest = rest, []  # Python 3.11 gives it back where an option is before it
     if options.command == "train":
         if foreign := next((word for word in rest if word[2:].split("=")[0] in FOREIGN), None):
             name = foreign[2:].split("=")[0]

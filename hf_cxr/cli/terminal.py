@@ -120,6 +120,8 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
     more = [] if report and report.get("panels") == 1 else ["--lateral IMAGE"]
     more += [f"--{name} TEXT" for name in (report or {}).get("context", ()) if name != "age_sex"]
     options = "".join(f" [{option}]" for option in more)
+    if report and "texts_of" in report:
+        return print_next(*page, f"{command('hf-cxr', 'compare', folder or 'OUT')} RUN")
     print_next(*page, f"{command('hf-cxr', 'predict', checkpoint or folder)} --frontal IMAGE{options}")
 
 

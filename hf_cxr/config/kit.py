@@ -149,6 +149,9 @@ class ImpressionConfig:
         default=False,
         metadata={"help": "No encoder training in stage two; its states (of unchanged images) are computed once."},
     )
+    patch_dropout: float = field(
+        default=0.0, metadata={"help": "Share of a frozen encoder's states that the decoder is not shown in training."}
+    )
     lora_rank: int = field(
         default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs peft."}
     )

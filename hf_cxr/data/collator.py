@@ -28,7 +28,7 @@ from hf_cxr.inference.sections import PLAIN, Layout, prompt_ids, report_ids
 from hf_cxr.inference.targets import IGNORED
 
 UNCUT = 1 << 30
-CONTEXT_DRAWS = 1  # sets the random stream of context dropout apart from that of view dropout and augmentation
+CONTEXT_DRAWS, PATCH_DRAWS = 1, 2  # set random streams apart from that of view dropout and augmentation
 
 
 def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None) -> Dataset:
@@ -94,10 +94,13 @@ class CanvasDataset(torch.utils.data.Dataset):
     distribution; `augmentation` is the strength given to `augment_panel`. The draws depend only on (seed, epoch, row):
     not on the number of processes, workers or resumes.
 
-    With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas.
+    With `states`, an array of encoder states (studies, tokens, hidden), those are served in place of the canvas, but
+    for a share of `patch_dropout` that is drawn anew in each epoch.
 
     Where `layout` takes context, `prompt` is the tokens that stand before the labels. `context_dropout` leaves out
     each context with that probability, by draws of its own.
+
+    With `others`, the place of another study for each, `other_canvas` is that study's canvas.
     """
 
     def __init__(
@@ -118,6 +121,8 @@ class CanvasDataset(torch.utils.data.Dataset):
         self.view_dropout, self.augmentation, self.seed = view_dropout, augmentation, seed
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # data loader workers see it change
         self.states: np.ndarray | None = None
+        self.patch_dropout = 0.0
+        self.others: Sequence[int] | None = None
         self.labels = targets
         self.context_dropout = context_dropout
         self.first: list[int] = []  # the token of the first section, where the layout takes context
@@ -139,13 +144,13 @@ class CanvasDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item: dict[str, Any] = (
-            {"canvas": self.canvas(index)} if self.states is None else {"states": self.states[index]}
-        )
+        item: dict[str, Any] = {"canvas": self.canvas(index)} if self.states is None else {"states": self.kept(index)}
         if self.labels is not None:
             item["labels"] = self.labels[index]
         if self.contexts is not None:
             item["prompt"] = self.prompt(self.contexts[index], index)
+        if self.others is not None:
+            item["other_canvas"] = self.canvas(int(self.others[index]))
         return item
 
     def prompt(self, given: list[list[int]], index: int) -> list[int]:
@@ -154,6 +159,16 @@ class CanvasDataset(torch.utils.data.Dataset):
             rng = np.random.default_rng((self.seed, int(self.epoch), index, CONTEXT_DRAWS))
             given = [part for part in given if rng.random() >= self.context_dropout]
         return [*chain.from_iterable(given), *self.first]
+
+    def kept(self, index: int) -> np.ndarray:
+        """The encoder states of one row that this epoch shows, in their order: (tokens, hidden)."""
+        assert self.states is not None
+        states = self.states[index]
+        if not self.patch_dropout:
+            return states
+        rng = np.random.default_rng((self.seed, int(self.epoch), index, PATCH_DRAWS))
+        number = max(1, round((1 - self.patch_dropout) * len(states)))
+        return states[np.sort(rng.choice(len(states), number, replace=False))]
 
     def canvas(self, index: int) -> np.ndarray:
         """The canvas of one row as this epoch shows it: `uint8`, (panel_size, 2 * panel_size)."""
@@ -175,7 +190,7 @@ class CanvasCollator:
     """Batch rows into `pixel_values` (batch, 3, height, width), normalised exactly as the checkpoint's image processor
     would, and text labels padded to the longest with the decoder's shifted input beside them, a prompt before the text
     being input without a label; class targets, which have no decoder, are stacked as floats. Rows of encoder states
-    become `encoder_outputs` in place of the pixels."""
+    become `encoder_outputs` in place of the pixels; another study's canvas becomes `other_pixel_values`."""
 
     def __init__(
         self, image_processor: BaseImageProcessor, pad_token_id: int | None = None, start_token_id: int | None = None
@@ -197,8 +212,9 @@ class CanvasCollator:
         if "states" in items[0]:
             batch = {"encoder_outputs": (torch.from_numpy(np.stack([item["states"] for item in items])),)}
         else:
-            grey = torch.from_numpy(np.stack([item["canvas"] for item in items]))[:, None]
-            batch = {"pixel_values": (grey * self.scale).sub_(self.shift).expand(-1, self.channels, -1, -1)}
+            batch = {"pixel_values": self._pixels(items, "canvas")}
+        if "other_canvas" in items[0]:
+            batch["other_pixel_values"] = self._pixels(items, "other_canvas")
         if "labels" not in items[0]:
             return batch
         if self.pad_token_id is None:
@@ -209,6 +225,10 @@ class CanvasCollator:
         batch["labels"] = _padded(([IGNORED] * len(prompt) + text for prompt, text in pairs), IGNORED)
         whole = _padded(([self.start_token_id, *prompt, *text] for prompt, text in pairs), self.pad_token_id)
         return batch | {"decoder_input_ids": whole[:, :-1]}
+
+    def _pixels(self, items: list[dict[str, Any]], name: str) -> torch.Tensor:
+        grey = torch.from_numpy(np.stack([item[name] for item in items]))[:, None]
+        return (grey * self.scale).sub_(self.shift).expand(-1, self.channels, -1, -1)
 
 
 def _padded(rows: Iterable[list[int]], value: int) -> torch.Tensor:

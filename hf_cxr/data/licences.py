@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ def _known(preparation: Mapping[str, Any]) -> str:
     return "" if licence == "other" else licence
 
 
+def known_licence(facts: Mapping[str, Any]) -> str:
+    """That of a dataset, by what a card.json tells: its `preparation`, else its own card. Empty: not known."""
+    return _known(facts["preparation"]) or facts.get("licence") or ""
+
+
 def check_may_be_public(folder: Path, hold_rights: bool = False) -> None:
     """Raise `ValueError` unless a prepared dataset may be published: by its card, and by what it was prepared from,
     for a card can be edited. Who holds the rights may, but for credentialed data, of which nobody can."""
@@ -83,20 +88,24 @@ def note_on_a_dataset(folder: Path) -> str | None:
     )
 
 
-def note_on_weights(dataset: str | None, preparation: Mapping[str, Any]) -> str | None:
+def note_on_weights(
+    dataset: str | None, preparation: Mapping[str, Any], ancestors: Iterable[Mapping[str, Any]] = ()
+) -> str | None:
     """What to consider before weights become public, in a sentence; `None` where there is nothing.
 
     Args:
         dataset: what they were trained on: a folder, whose card is read if it is still there, or a name on the Hub.
         preparation: its `prepare.json`, as far as that is known.
+        ancestors: `continued_from` of the card.json: what they began from has learned as well.
     """
-    stated = stated_licence(Path(dataset)) if dataset else ""
-    licences = f"{stated} {_known(preparation)}".split()
-    bound = next((one for one in licences if not re.fullmatch(_FREE, one) or re.search(_NON_COMMERCIAL, one)), None)
-    if licences and not bound:
+    own = {"licence": stated_licence(Path(dataset)) if dataset else "", "preparation": preparation}
+    trained = [f"{one['licence'] or ''} {_known(one['preparation'])}".split() for one in (own, *ancestors)]
+    named = dict.fromkeys(one for licences in trained for one in licences)
+    bound = [one for one in named if not re.fullmatch(_FREE, one) or re.search(_NON_COMMERCIAL, one)]
+    terms = [f"under {one}" for one in bound] + ([] if all(trained) else ["of a licence that is not known"])
+    if not terms:
         return None
-    data = f"data under {bound}" if bound else "data of a licence that is not known"
-    said = f"these weights were trained on {data}: whether they may be public is yours to judge"
-    if bound and bound.startswith(CREDENTIALED):
+    said = f"these weights were trained on data {' and '.join(terms)}: whether they may be public is yours to judge"
+    if any(one.startswith(CREDENTIALED) for one in bound):
         said += "; PhysioNet asks to share what is derived from its data there, under the agreement of the data"
     return said

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from hf_cxr import metrics
-from hf_cxr.evaluation import bootstrap
-from hf_cxr.inference.labeler import positive_findings
+from hf_cxr.inference.labeler import FINDINGS, positive_findings
+from hf_cxr.metrics.content import best_for_all
 
 CONSTANTS = ("most_frequent", "best_constant", "best_findings", "length_matched")
 BLIND = (*CONSTANTS, "random_train")
@@ -42,29 +41,6 @@ def blind_predictions(train: Sequence[str], validation: Sequence[str], n: int, s
 def most_frequent(texts: Sequence[str]) -> str:
     """The commonest text; of equally common ones the first in the alphabet."""
     return Counter(sorted(texts)).most_common(1)[0][0]
-
-
-def constant_gain(
-    statistics: metrics.Statistics,
-    baselines: Mapping[str, Sequence[str]],
-    scores: Mapping[str, Mapping[str, float]],
-    references: Sequence[str],
-    by: str,
-    patients: Sequence[Any],
-    seed: int,
-) -> dict[str, dict[str, Any]]:
-    """The score `by` minus that of the constant baseline that is best in it on these very studies: `constant_gain`,
-    `constant_gain_ci95` and `constant_gain_p`, each score → value, by a bootstrap over patients, paired. Empty without
-    constants and for one patient. `scores` are those of the `baselines`."""
-    constants = [name for name in CONSTANTS if name in baselines]
-    found: dict[str, dict[str, Any]] = {"constant_gain": {}, "constant_gain_ci95": {}, "constant_gain_p": {}}
-    if constants and len(set(patients)) > 1:
-        best = max(constants, key=lambda name: scores[name][by])
-        constant = metrics.study_statistics(baselines[best], references)
-        row = bootstrap.paired_difference(constant, statistics, patients, seed)[by]
-        keys = ("difference", "ci95", "p")
-        found = {name: {by: row[key]} for name, key in zip(found, keys, strict=True)}
-    return found
 
 
 def best_constant(candidates: Sequence[str], references: Sequence[str]) -> str:
@@ -98,15 +74,15 @@ def best_constant(candidates: Sequence[str], references: Sequence[str]) -> str:
 def best_findings(candidates: Sequence[str], references: Sequence[str]) -> str:
     """The candidate that, given as the answer to every study, has the highest finding F1 (micro) against `references`;
     of several that state the same findings the most frequent."""
-    true = Counter(name for text in references for name in positive_findings(text))
     by_findings: dict[frozenset[str], list[str]] = defaultdict(list)
     for text in candidates:
         by_findings[positive_findings(text)].append(text)
-
-    def f1(names: frozenset[str]) -> float:
-        return 2 * sum(true[name] for name in names) / max(1, len(names) * len(references) + true.total())
-
-    return most_frequent(by_findings[max(sorted(by_findings, key=sorted), key=f1)])
+    sets = sorted(by_findings, key=sorted)
+    stated, true = (
+        np.array([[name in found for name in FINDINGS] for found in some])
+        for some in (sets, map(positive_findings, references))
+    )
+    return most_frequent(by_findings[sets[best_for_all(stated, true)]])
 
 
 def length_matched(candidates: Sequence[str], references: Sequence[str]) -> str:

@@ -102,6 +102,21 @@ def derangements(n: int, seed: int, count: int = SHUFFLES) -> Iterator[np.ndarra
         yield permutation
 
 
+def of_other_patients(patients: Sequence[Any], seed: int) -> np.ndarray:
+    """For each study the place of one of another patient: a permutation, unless one patient has more than half of the
+    studies. The studies of one patient alone are permuted among themselves."""
+    rng = np.random.default_rng(seed)
+    _, owner, counts = np.unique(np.asarray(patients, dtype=str), return_inverse=True, return_counts=True)
+    drawn = rng.permutation(len(owner))
+    order = drawn[np.argsort(rng.permutation(len(counts))[owner[drawn]], kind="stable")]  # a patient's side by side
+    others = np.empty_like(order)
+    others[order] = np.roll(order, -counts.max() if len(counts) > 1 else 1)
+    same = owner[others] == owner  # of the patient who has more than half
+    if len(counts) > 1 and same.any():
+        others[same] = rng.choice(np.flatnonzero(owner != counts.argmax()), same.sum())
+    return others
+
+
 def image_gain(
     real: Statistics, shuffled: Sequence[Statistics], patients: Sequence[Any], seed: int
 ) -> dict[str, dict[str, Any]]:
@@ -134,8 +149,9 @@ def score_gain(
     shuffled: Sequence[np.ndarray],
     patients: Sequence[Any],
     seed: int,
-) -> tuple[float, list[float]]:
-    """One score's gain of `image_gain` and its 95 % interval (both ends 0 for one patient), without any other score.
+) -> tuple[float, list[float], float]:
+    """One score's gain of `image_gain`, its 95 % interval (both ends 0 for one patient) and two-sided p-value (1 for
+    one patient), without any other score.
 
     Args:
         score: gives the score, (…), of summed per-study numbers, (…, k).
@@ -146,7 +162,8 @@ def score_gain(
         return {"gain": score(weights @ real) - np.mean([score(weights @ other) for other in shuffled], axis=0)}
 
     samples = bootstrap(difference, patients, seed) if len(set(patients)) > 1 else {}
-    return float(difference(np.ones(len(real)))["gain"]), intervals(samples).get("gain", [0.0, 0.0])
+    gain, interval = float(difference(np.ones(len(real)))["gain"]), intervals(samples).get("gain", [0.0, 0.0])
+    return gain, interval, two_sided_p(samples["gain"]) if samples else 1.0
 
 
 def permutation_p(stated: np.ndarray, true: np.ndarray, seed: int, permutations: int = PERMUTATIONS) -> float:

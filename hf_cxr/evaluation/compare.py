@@ -67,7 +67,7 @@ def read_runs(folders: Sequence[str]) -> Runs:
             where = folders[0] if uid in rows[0] else folder
             raise ValueError(f"study {uid} is in {where} only: compare runs on the same split")
     uids = sorted(rows[0])
-    written = [_texts(run[uids[0]]) for run in rows]
+    written = [texts_of_row(run[uids[0]]) for run in rows]
     common = [name for name in reversed(SECTIONS) if all(name in texts for texts in written)]
     if not common:
         held = (f"{run} holds the {' and '.join(texts)}" for run, texts in zip(folders, written, strict=True))
@@ -77,7 +77,7 @@ def read_runs(folders: Sequence[str]) -> Runs:
         raise ValueError(f"{folders[0]}: {len(uids)} studies of one patient are too few to compare runs on")
     sections = {}
     for name in common:
-        texts = [[_texts(run[uid])[name] for uid in uids] for run in rows]
+        texts = [[texts_of_row(run[uid])[name] for uid in uids] for run in rows]
         for uid, *truths in zip(uids, *([truth for truth, _ in run] for run in texts), strict=True):
             if len(set(truths)) > 1:
                 raise ValueError(f"study {uid}: the runs were given different texts by the radiologist")
@@ -95,7 +95,7 @@ def _names(folders: Sequence[str]) -> list[str]:
     return names
 
 
-def _texts(row: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def texts_of_row(row: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Section → the radiologist's text and the model's."""
     if parts := row.get("sections"):
         return {name: (part["reference"], part["prediction"]) for name, part in parts.items()}
@@ -111,7 +111,7 @@ def read_predictions(run: str) -> dict[str, dict[str, Any]]:
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            uid, _ = row["uid"], _texts(row)
+            uid, _ = row["uid"], texts_of_row(row)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{file}, line {number}: not a row with uid, impression and prediction") from None
         if uid in rows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.report.verdict import READS_P
+from hf_cxr.evaluation.rules import FEWEST, READS_P
 
 if TYPE_CHECKING:
     from hf_cxr.evaluation.prediction import Canvases, Writer, Written
@@ -93,5 +93,5 @@ def signature() -> str:
     return (
         f"; shuffled images and shuffled context: texts written anew for {PERMUTATIONS} permutations each; both "
         f"shuffled: texts permuted, which is what the permutation p tests; images and context count as read by the "
-        f"bootstrap's interval and p ≤ {READS_P}"
+        f"bootstrap's interval and p ≤ {READS_P}, from {FEWEST} patients on"
     )

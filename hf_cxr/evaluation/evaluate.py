@@ -18,9 +18,9 @@ from hf_cxr import metrics
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
-from hf_cxr.evaluation.baselines import blind_predictions, constant_gain, nearest_predictions, oracle_predictions
+from hf_cxr.evaluation.baselines import CONSTANTS, NEAREST, blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.image_use import composite as composite
-from hf_cxr.evaluation.image_use import image_shuffle, permutation_p
+from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
 from hf_cxr.evaluation.prediction import (
     Canvases,
@@ -34,7 +34,7 @@ from hf_cxr.evaluation.prediction import (
 from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 from hf_cxr.evaluation.probes import signature as probe_signature
 from hf_cxr.evaluation.report import write_report
-from hf_cxr.evaluation.report.tables import PROBES, SCORES
+from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.report.verdict import verdict
 from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
@@ -107,7 +107,8 @@ def build_report(
         report |= permuted
         report |= {"findings_unread": unread, "gain_score": by}
         report["permutation_p"] = permutation_p(statistics, predictions, references, by, seed)
-        report |= constant_gain(statistics, baselines, report["baselines"], references, by, patients, seed)
+        constants = {name: baselines[name] for name in CONSTANTS if name in baselines}
+        report |= constant_gain(statistics, constants, report["baselines"], references, by, patients, seed)
         progress.update()
         report["ci95"] = bootstrap.study_intervals(statistics, patients, seed)
         bounds = bootstrap.finding_intervals(statistics, patients, seed)
@@ -134,7 +135,7 @@ def build_report(
 
 
 def _baseline_scores(texts: Sequence[str], references: Sequence[str], train: Sequence[str]) -> dict[str, Any]:
-    """A baseline's scores. A text that one training patient alone has is not told: reports are shared."""
+    """A baseline's scores. A text that one training study alone has is not told: reports are shared."""
     scores = metrics.study_statistics(texts, references).scores() | metrics.diversity(texts)
     return scores if train.count(scores["modal_output"]) > 1 else scores | {"modal_output": None}
 
@@ -152,6 +153,7 @@ def evaluate(
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     probes: bool = True,
+    target: str | None = None,
     **generate_kwargs,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
@@ -170,11 +172,13 @@ def evaluate(
         seed: of permutations, samples of the training split and bootstrap samples.
         revision, dtype: as in `load_checkpoint`; a checkpoint that is loaded already stays as it is.
         probes: also score linear probes (see `probes`).
-        generate_kwargs: passed on to `model.generate`, as `num_beams`; the checkpoint's `generation_config` gives the
-            others, as in the pipeline.
+        target: "impression" or "findings", of a checkpoint that others made: which of the radiologist's texts its own
+            is held against. Default: what the checkpoint says, or the impression.
+        generate_kwargs: passed on to `model.generate`, as `num_beams` or `max_new_tokens`; the checkpoint's
+            `generation_config` gives the others, as in the pipeline.
 
     Raises `FileNotFoundError` where there is no such checkpoint or dataset, `ValueError` for a split that is absent or
-    empty, and for weights that change meanwhile.
+    empty, for a `target` that is not what the checkpoint writes, and for weights that change meanwhile.
     """
     if isinstance(dataset, (str, os.PathLike)):
         dataset = load_prepared(os.fspath(dataset))
@@ -185,7 +189,7 @@ def evaluate(
     if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
         raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
     checkpoint, check = _opened(checkpoint, out, revision, dtype)
-    writer = Writer(checkpoint, batch_size, generate_kwargs)
+    writer = Writer(checkpoint, batch_size, generate_kwargs, target)
     dataset, left_out = with_sections(dataset, writer.layout)
     studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
     if not len(studies):
@@ -224,7 +228,9 @@ def _scored(
     shuffled = context_use.write_shuffled(writer, canvases, prompts, seed) if layout.context else None
     inputs = _other_inputs(writer, train, canvases, prompts, written, views)
     embeddings = _embeddings(writer, train, canvases)
-    probed = {name: embeddings[f"nearest_{name}"] for name in PROBES if probes and embeddings}
+    nearest = {name: embeddings[name] for name in NEAREST if embeddings}
+    seen = {"encoder": "encoder", "pixels": "nearest_pixels"} if probes and embeddings else {}
+    probed = {name: embeddings[of] for name, of in seen.items()}
     reports, top = {}, layout.top
     for section in scored_sections(layout):
         references, said = truths(studies, section), [text.of(section) for text in written]
@@ -238,7 +244,7 @@ def _scored(
             texts_of(dataset, "train", section),
             texts_of(dataset, "validation", section),
             seed,
-            nearest=nearest_predictions(truths(train, section), embeddings),
+            nearest=nearest_predictions(truths(train, section), nearest),
             inputs={name: (chosen, [text.of(section) for text in texts]) for name, (chosen, texts) in inputs.items()},
             calibrated=confidence,
             section=section,

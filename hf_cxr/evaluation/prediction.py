@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ from PIL import Image
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.sections import contexts
-from hf_cxr.inference.checks import panel_size_of, panels_of
+from hf_cxr.inference.attention import grid
+from hf_cxr.inference.checks import LAYOUT, panel_size_of, panels_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, generate
-from hf_cxr.inference.sections import layout_of, prompt_ids, split_sections
-from hf_cxr.inference.views import VIEWS, read_radiograph
+from hf_cxr.inference.sections import SECTIONS, Layout, layout_of, prompt_ids, split_sections
+from hf_cxr.inference.views import VIEWS, read_radiograph, single_view
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.utils.progress import ProgressBar
 
@@ -67,8 +69,8 @@ class SingleViews:
         return len(self.rows)
 
     def view(self, index: int) -> tuple[str, bytes]:
-        row = self.rows[index]
-        return next((view, row[view]["bytes"]) for view in VIEWS if row[view] and row[view]["bytes"])
+        stored = {view: image["bytes"] for view, image in self.rows[index].items() if image and image["bytes"]}
+        return (name := single_view(stored)), stored[name]
 
     def canvas(self, index: int) -> Canvas:
         return np.asarray(read_radiograph(self.view(index)[1]))
@@ -123,18 +125,19 @@ class Written(NamedTuple):
 
 @dataclass
 class Writer:
-    """A checkpoint at work. It keeps what it wrote for each canvas and prompt, and the mean of the encoder's states of
-    each canvas, not those themselves: no text is written twice, and memory grows by some kilobytes a canvas."""
+    """A checkpoint at work. It keeps what it wrote for each canvas and prompt, and of the encoder's states of each
+    canvas the mean and the class token: no text is written twice, and memory grows by some kilobytes a canvas."""
 
     checkpoint: Checkpoint
     batch_size: int = 32
     generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None  # what a checkpoint of others writes, which does not say
     texts: dict[tuple[bytes, tuple[int, ...]], Written] = field(default_factory=dict)
-    means: dict[bytes, np.ndarray] = field(default_factory=dict)
+    pooled: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.checkpoint.model.eval().to(PartialState().device)
-        self.layout = layout_of(self.model.config)
+        self.layout = _layout(self.checkpoint, self.target)
         self.bare = prompt_ids(self.checkpoint.tokenizer, self.layout, {})  # the prompt of a study without context
 
     def prompts(self, studies: Dataset) -> list[list[int]]:
@@ -166,32 +169,45 @@ class Writer:
             texts = [split_sections(tokenizer, self.layout, ids) for ids in output["sequences"][:, 0].tolist()]
             scores, cut = output["scores"][:, 0].tolist(), output["truncated"][:, 0].tolist()
             written = map(Written, texts, scores, cut)
-            return list(zip(written, _means(output["states"]), strict=True))
+            return list(zip(written, self._pooled(output["states"]), strict=True))
 
         keys = [(_key(canvas(index)), asked(index)) for index in indices]
         new = {key: index for key, index in zip(keys, indices, strict=True) if key not in self.texts}
         done = _shared_out(write, list(new.values()), self.batch_size, description)
         self.texts |= {key: text for key, (text, _) in zip(new, done, strict=True)}
-        self.means |= {key: mean for (key, _), (_, mean) in zip(new, done, strict=True)}
+        self.pooled |= {key: pooled for (key, _), (_, pooled) in zip(new, done, strict=True)}
         return [self.texts[key] for key in keys]
 
     def embed(self, canvases: Canvases, description: str = "Encoding") -> dict[str, np.ndarray]:
-        """Two embeddings of every study, float32 (studies, dimensions), on every process.
+        """Embeddings of every study, float32 (studies, dimensions), on every process.
 
-        `nearest_pixels`: the canvas shrunk to 16 × 32 pixels. `nearest_encoder`: the mean of the encoder's states.
+        `nearest_pixels`: the canvas shrunk to 16 × 32 pixels, a single view to 16 × 16. `nearest_encoder`: the mean of
+        the encoder's states. `encoder`: the same and, of an encoder that has one, behind it the state of its class
+        token.
         """
 
         def encode(batch: Sequence[int]) -> list[np.ndarray]:
             with torch.inference_mode():
                 pixels = self._pixels(map(canvases.canvas, batch)).to(self.model.device, self.model.dtype)
-                return list(_means(self.model.encoder(pixels)[0]))
+                return list(self._pooled(self.model.encoder(pixels)[0]))
 
         keys = [_key(canvases.canvas(index)) for index in range(len(canvases))]
-        new = {key: index for index, key in enumerate(keys) if key not in self.means}
+        new = {key: index for index, key in enumerate(keys) if key not in self.pooled}
         done = _shared_out(encode, list(new.values()), self.batch_size, description)
-        self.means |= dict(zip(new, done, strict=True))
-        small = np.concatenate([_shrunk(canvases.canvas(index)) for index in range(len(canvases))])
-        return {"nearest_pixels": small, "nearest_encoder": np.stack([self.means[key] for key in keys])}
+        self.pooled |= dict(zip(new, done, strict=True))
+        panels = panels_of(self.checkpoint.image_processor)
+        small = np.concatenate([_shrunk(canvases.canvas(index), panels) for index in range(len(canvases))])
+        pooled = np.stack([self.pooled[key] for key in keys])
+        means = pooled[:, : self.model.encoder.config.hidden_size]
+        return {"nearest_pixels": small, "nearest_encoder": means, "encoder": pooled}
+
+    def _pooled(self, states: torch.Tensor) -> np.ndarray:
+        """The mean of the states (studies, tokens, dimensions) and, where tokens precede the patches, the first."""
+        parts = [states.mean(1)]
+        with suppress(ValueError):  # no grid of patches
+            if grid(states.shape[1], panels_of(self.checkpoint.image_processor))[1]:
+                parts.append(states[:, 0])
+        return torch.cat(parts, dim=1).float().cpu().numpy()
 
     def _pixels(self, canvases: Iterable[Canvas]) -> torch.Tensor:
         processor = self.checkpoint.image_processor
@@ -201,18 +217,26 @@ class Writer:
         return CanvasCollator(processor)([{"canvas": canvas} for canvas in canvases])["pixel_values"]
 
 
+def _layout(checkpoint: Checkpoint, target: str | None) -> Layout:
+    """What a checkpoint writes and is given; one of one view that does not say writes what `target` names."""
+    layout = layout_of(checkpoint.model.config)
+    if target in (None, layout.target):
+        return layout
+    if target not in SECTIONS:
+        raise ValueError(f"target: {' or '.join(SECTIONS)}, not {target!r}")
+    if getattr(checkpoint.model.config, LAYOUT, None) or panels_of(checkpoint.image_processor) > 1:
+        raise ValueError(f"target: {target}, but this checkpoint says that it writes: {layout.target}")
+    return Layout((target,))
+
+
 def _key(canvas: Canvas) -> bytes:
     return hashlib.sha256(repr(canvas.shape).encode() + canvas.tobytes()).digest()
 
 
-def _means(states: torch.Tensor) -> np.ndarray:
-    return states.mean(1).float().cpu().numpy()
-
-
-def _shrunk(canvas: Canvas) -> np.ndarray:
-    """(1, 512): the canvas as 16 × 32 pixels."""
+def _shrunk(canvas: Canvas, panels: int) -> np.ndarray:
+    """(1, 256 × panels): each panel as 16 × 16 pixels."""
     grey = torch.from_numpy(canvas.astype(np.float32))[None, None]
-    return torch.nn.functional.adaptive_avg_pool2d(grey, (THUMBNAIL, 2 * THUMBNAIL)).flatten(1).numpy()
+    return torch.nn.functional.adaptive_avg_pool2d(grey, (THUMBNAIL, panels * THUMBNAIL)).flatten(1).numpy()
 
 
 def without(canvas: Canvas, view: str) -> Canvas:

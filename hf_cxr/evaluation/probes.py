@@ -1,4 +1,4 @@
-"""Linear probes: what a logistic regression reads of the images, from the mean state of the run's own encoder or from
+"""Linear probes: what a logistic regression reads of the images, from the states of the run's own encoder or from
 16 × 16 grey pixels of each view. They learn from the findings of the training texts, and write no text."""
 
 from __future__ import annotations
@@ -85,9 +85,11 @@ def _fit_probe(
     truth, counted = labels[:, learned], known[:, learned]
     seen = counted[:, None] & (fold[:, None] != np.arange(FOLDS))[..., None]  # (studies, folds, columns)
     every = np.repeat(truth[:, None], FOLDS, axis=1)
+    left = n - np.bincount(fold, minlength=FOLDS)  # studies that each fold's regression learns from
     outside = np.empty((len(RIDGES), n, len(columns)))  # probabilities of studies that were held out
     for place, ridge in enumerate(RIDGES):
-        weights = logistic_regression(train, every.reshape(n, -1), seen.reshape(n, -1), ridge * n)
+        penalty = ridge * np.repeat(left, len(columns))
+        weights = logistic_regression(train, every.reshape(n, -1), seen.reshape(n, -1), penalty)
         outside[place] = _probabilities(train, weights).reshape(every.shape)[np.arange(n), fold]
     likelihood = np.clip(np.where(truth, outside, 1 - outside), 10.0**-PLACES, 1)
     best = (np.log(likelihood) * counted).sum(1).argmax(0)
@@ -182,8 +184,8 @@ def probe_scores(
 
     `gain` is of finding F1 (micro), `normal_gain` of `normal_accuracy`, model minus probe; each has `_ci95` and `_p`
     by the paired bootstrap over patients, `None` for one patient. `auc` and `normal_auc` are areas under the ROC curve
-    of the probabilities, `None` where all studies are of one kind; the latter of the `normal_n` studies whose text
-    says either.
+    of the probabilities, `None` where all studies are of one kind. What is told of normal or abnormal is of the
+    `normal_n` studies whose text says either, `None` where there is none.
     """
     truth, known = targets(references)
     said, odds, either = probe.stated, probe.probabilities, known[:, -1]
@@ -206,12 +208,14 @@ def probe_scores(
     for name, value in difference(np.ones(len(references))).items():
         gains |= {name: float(value), f"{name}_ci95": bounds.get(name)}
         gains[f"{name}_p"] = bootstrap.two_sided_p(samples[name]) if samples else None
+    if not either.any():
+        gains |= dict.fromkeys(("normal_gain", "normal_gain_ci95", "normal_gain_p"))
     return {
         "finding_precision_micro": float(precision(summed)),
         "finding_recall_micro": float(recall(summed)),
         "finding_f1_micro": float(f1(summed)),
         "finding_f1_macro": float(macro_f1(counts.sum(0))),
-        "normal_accuracy": float(ratio(*normal.sum(0))),
+        "normal_accuracy": float(ratio(*normal.sum(0))) if either.any() else None,
         "normal_auc": area_under_curve(odds[either, -1], truth[either, -1]),
         "normal_n": int(either.sum()),
         "per_finding": table,

@@ -43,7 +43,10 @@ def study_rows(
 ) -> list[dict[str, Any]]:
     """One row per study for `predictions.jsonl`, with what its text gets right and wrong, if findings can be read."""
     projections = studies["projection"] if "projection" in studies.column_names else [""] * len(studies)
-    top, compared = layout.top, {name: _compared(studies, written, name) for name in layout.sections}
+    top = layout.top
+    compared = {
+        name: compared_texts(truths(studies, name), [text.of(name) for text in written]) for name in layout.sections
+    }
     rows = []
     columns = zip(studies["uid"], patients_of(studies), views, projections, written, scores, strict=True)
     for place, (uid, patient, shown, projection, text, score) in enumerate(columns):
@@ -69,18 +72,16 @@ def study_rows(
     return rows
 
 
-def _compared(studies: Dataset, written: Sequence[Written], section: str) -> list[dict[str, Any]]:
-    """Both texts of a section of each study, and which findings they share and do not, sides told apart."""
-    references, compared = truths(studies, section), []
-    unread = metrics.unread_findings(references)
-    for truth, text in zip(references, written, strict=True):
-        there, stated = (
-            frozenset() if unread else positive_findings(said, sided=True) for said in (truth, text.of(section))
-        )
+def compared_texts(references: Sequence[str], predictions: Sequence[str]) -> list[dict[str, Any]]:
+    """Both texts of each study, and which findings they share and do not, sides told apart; none where findings cannot
+    be read."""
+    compared, unread = [], metrics.unread_findings(references)
+    for truth, text in zip(references, predictions, strict=True):
+        there, stated = (frozenset() if unread else positive_findings(said, sided=True) for said in (truth, text))
         compared.append(
             {
                 "reference": truth,
-                "prediction": text.of(section),
+                "prediction": text,
                 "matched": sorted(there & stated),
                 "missed": sorted(there - stated),
                 "invented": sorted(stated - there),

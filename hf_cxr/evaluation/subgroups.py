@@ -35,7 +35,7 @@ def subgroups(
     13a tokens than the median. The intervals are of the bootstrap over the subgroup's patients.
 
     Args:
-        views: "both", "frontal", "lateral" or "none" for each study.
+        views: "both", "frontal", "lateral", "none" or "" (not known) for each study.
         projections: "PA", "AP" or "" (not known) for each study.
         unread: findings cannot be read from the texts: there are no subgroups by them, and no scores of them.
     """
@@ -83,7 +83,7 @@ def subgroup_masks(
             "unknown": said == UNKNOWN,
         },
         "length": {"short": ~long, "long": long},
-        "views": {"one view": ~two, "two views": two},
+        "views": {"one view": ~two & (np.asarray(views) != ""), "two views": two},
         "projection": {name: np.asarray(projections) == name for name in ("PA", "AP")},
         "finding": {FINDINGS[i]: true[:, i] for i in np.argsort(-true.sum(0), kind="stable")},
     }

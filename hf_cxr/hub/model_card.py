@@ -24,11 +24,12 @@ from huggingface_hub.repocard_data import EvalResult
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.collection import INDIANA, collection_of
-from hf_cxr.data.licences import stated_licence
+from hf_cxr.data.licences import known_licence, stated_licence
 from hf_cxr.evaluation.report import tables
 from hf_cxr.evaluation.report.figures import CARD_FIGURES, draw_png
 from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card_tables
+from hf_cxr.hub.ancestors import SYNTHETIC, is_synthetic, split_otherwise, trainings
 from hf_cxr.inference import checks
 from hf_cxr.inference.sections import LAYOUT
 from hf_cxr.metrics.study import SCALARS
@@ -38,7 +39,6 @@ from hf_cxr.utils.plots import percent
 
 FACTS, CARD, FIGURES = "card.json", "README.md", "figures"
 WRITTEN = "card_sha256"  # in card.json: of README.md as it was written, to tell whether it was edited since
-SYNTHETIC = ("phantom",)  # sources whose texts may be shown: no patient is behind them
 HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 # Score → the Hub's name of the kind of metric, where it has one; the name in `report.json` is the metric's own.
 METRIC_TYPES = {
@@ -68,15 +68,16 @@ def training_facts(
     split_sizes: dict[str, int],
     seconds: float,
 ) -> dict[str, Any]:
-    """What the card says of a run: data (the `dataset_facts` of when it was loaded), recipe, environment. Paths are
-    cut to their last part."""
+    """What the card says of a run: data (`dataset_facts` and `ancestors`, of when it began), recipe, environment.
+    Paths are cut to their last part."""
+    inherited = (name for one in data.get("continued_from", ()) for name in one["base_models"])
     return {
         "folder": _as_given(Path(args.output_dir)),
         **data,
         "splits": split_sizes,
         "encoder": _part_name(kit.init_from or kit.encoder),
         "decoder": _part_name(kit.init_from or kit.decoder),
-        "base_models": _base_models(kit),
+        "base_models": list(dict.fromkeys((*_base_models(kit), *inherited))),
         "from_scratch": kit.encoder in ENCODER_SIZES
         and kit.decoder in DECODER_SIZES
         and not (kit.init_from or args.resume_from_checkpoint),
@@ -117,9 +118,20 @@ def trained_facts(run: Path, args: ImpressionTrainingArguments) -> dict[str, Any
 
 def _base_models(kit: ImpressionConfig) -> list[str]:
     """The parts that came from the Hub, each once."""
-    parts = [kit.init_from] if kit.init_from else dict.fromkeys((kit.encoder, kit.decoder))
+    return [part for part in _parts(kit) if re.fullmatch(HUB_ID, part) and not Path(part).exists()]
+
+
+def _parts(kit: ImpressionConfig) -> list[str]:
+    """What is not made from scratch, each once."""
     sizes = {*ENCODER_SIZES, *DECODER_SIZES}
-    return [part for part in parts if re.fullmatch(HUB_ID, part) and part not in sizes and not Path(part).exists()]
+    parts = [kit.init_from] if kit.init_from else dict.fromkeys((kit.encoder, kit.decoder))
+    return [part for part in parts if part not in sizes]
+
+
+def starting_points(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> list[str]:
+    """What a run takes its weights from, but for the encoders and decoders of the Hub."""
+    parts = [part for part in _parts(kit) if kit.init_from or Path(part).exists()]
+    return [args.resume_from_checkpoint, *parts] if args.resume_from_checkpoint else parts
 
 
 def _as_given(folder: Path) -> str:
@@ -260,17 +272,18 @@ def _card(
         "repo": repo_id or facts["folder"],
         "scored_on": scored_on,
         "report": report,
-        "synthetic": source in SYNTHETIC,
+        "synthetic": is_synthetic(facts),
+        "split_otherwise": split_otherwise(facts),
         "synthetic_alone": _is_synthetic_alone(facts),
         "collection": collection,
-        "indiana": collection.name == INDIANA.name,
-        "licence": facts.get("licence") if collection.licence == "other" else collection.licence,
+        "indiana": any(collection_of(one["preparation"]).name == INDIANA.name for one in trainings(facts)),
+        "licences": dict.fromkeys(map(known_licence, trainings(facts))),
     }
     if report:
         written = folder / "predictions.jsonl"
         rows = [json.loads(line) for line in written.read_text("utf-8").splitlines()] if written.is_file() else []
         # Not those of a model that learned from patients, either: it may know their reports by heart.
-        show_texts = source in SYNTHETIC and scored_on["source"] in SYNTHETIC
+        show_texts = is_synthetic(facts) and scored_on["source"] in SYNTHETIC
         shown |= {
             "score_table": tables.score_table(report),
             "probe_table": (cells := tables.probe_cells(report)) and tables.table(*cells),
@@ -294,7 +307,7 @@ def _card(
 
 def _is_synthetic_alone(facts: Mapping[str, Any]) -> bool:
     """Whether a model has seen nothing but synthetic images, its pretrained parts included."""
-    return facts["preparation"].get("source") in SYNTHETIC and facts.get("from_scratch", not facts["base_models"])
+    return is_synthetic(facts) and facts.get("from_scratch", not facts["base_models"])
 
 
 def _metadata(

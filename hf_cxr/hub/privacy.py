@@ -91,7 +91,7 @@ def files_to_push(path: Path, kind: str) -> dict[str, Path]:
     """
     patterns = RUN_FILES if kind == "model" else DATASET_FILES
     files = {file.relative_to(path).as_posix(): file for one in patterns for file in path.glob(one) if file.is_file()}
-    if kind == "model" and not (path / FACTS).is_file():
+    if kind == "model" and not (path / FACTS).is_file() and any(path.glob("*.safetensors")):
         card = files[CARD].read_text(encoding="utf-8") if CARD in files else ""
         if CODE not in files or "pipeline_tag:" not in card:  # which a pipeline without the kit goes by
             raise FileNotFoundError(
@@ -145,10 +145,9 @@ def _check_data(path: Path, files: Mapping[str, Path]) -> None:
             raise ValueError(f"{path}: split {split} has {rows.get(split, 0)} of {count} rows; nothing was pushed")
 
 
-def preparation_of(run: Path) -> dict[str, Any]:
-    """The preparation report of the dataset that a run was trained on, from its card.json; empty where there is
-    none."""
-    return json_object(run / FACTS).get("preparation", {}) if (run / FACTS).is_file() else {}
+def facts_of(run: Path) -> dict[str, Any]:
+    """The card.json of a run; empty where there is none."""
+    return json_object(run / FACTS) if (run / FACTS).is_file() else {}
 
 
 def dataset_of(run: Path) -> str | None:

@@ -132,7 +132,10 @@ def licence_note(folder: str | os.PathLike, public: bool = True) -> str | None:
         return licences.note_on_a_dataset(path)
     if not public or not (path / privacy.CONFIG).is_file():
         return None
-    return licences.note_on_weights(privacy.dataset_of(path), privacy.preparation_of(path))
+    facts = privacy.facts_of(path)
+    return licences.note_on_weights(
+        privacy.dataset_of(path), facts.get("preparation", {}), facts.get("continued_from", ())
+    )
 
 
 # --- the way there -----------------------------------------------------------------------------------------------

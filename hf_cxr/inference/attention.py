@@ -70,12 +70,12 @@ def cross_attention(
             decoder.set_attn_implementation(usual)
     weights = output.cross_attentions[-1][0, :, len(prompt) :].float().mean(0).cpu()  # (length - 1, encoder tokens)
     panels = pixel_values.shape[-1] // pixel_values.shape[-2]
-    rows, prefix = _grid(weights.shape[1], panels)
+    rows, prefix = grid(weights.shape[1], panels)
     maps = weights[:, prefix:].reshape(-1, rows, panels * rows)
     return torch.cat([torch.zeros_like(maps[:1]), maps])
 
 
-def _grid(tokens: int, panels: int = 2) -> tuple[int, int]:
+def grid(tokens: int, panels: int = 2) -> tuple[int, int]:
     """(rows, tokens before them) of an encoder's output: `prefix + rows × panels rows`, with few of the former."""
     rows = math.isqrt(tokens // panels)
     prefix = tokens - panels * rows * rows

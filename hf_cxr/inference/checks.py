@@ -75,8 +75,7 @@ def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
     except ValueError as error:
         raise UnusableCheckpoint(f"its generation_config.json does not work: {error}") from error
     ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    start = settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
-    for token in (start, settings.pad_token_id, *ends):
+    for token in (start_of(settings), settings.pad_token_id, *ends):
         if not isinstance(token, int) or not 0 <= token < vocabulary:
             there = f"there are 0 to {vocabulary - 1}"
             raise UnusableCheckpoint(f"its generation_config.json names the token {token!r}; {there}")
@@ -105,7 +104,7 @@ def no_tokens(kind: str) -> str:
 def _complete(model: Any, tokenizer: Any) -> None:
     settings, configs = model.generation_config, (model.config, model.config.decoder)
     lacking = [name for name in ("eos_token_id", "pad_token_id") if getattr(settings, name) is None]
-    if settings.decoder_start_token_id is None and settings.bos_token_id is None:
+    if start_of(settings) is None:
         lacking.append("decoder_start_token_id")
     for name in lacking:
         told = (value for config in configs if (value := getattr(config, name, None)) is not None)
@@ -116,12 +115,17 @@ def _complete(model: Any, tokenizer: Any) -> None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = settings.pad_token_id
     if settings.max_new_tokens is None:
-        most = model.config.decoder.max_position_embeddings - 1
+        most = positions_of(model.decoder) - 1
         if settings.max_length is None:
             logger.warning("nothing says how long a text of this checkpoint may be: %d tokens", DEFAULT_TOKENS)
             settings.max_new_tokens = min(DEFAULT_TOKENS, most)
         else:  # the start token is counted in it
             settings.max_new_tokens, settings.max_length = min(settings.max_length - 1, most), None
+
+
+def start_of(settings: Any) -> Any:
+    """The token that a text begins with, by a generation config."""
+    return settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
 
 
 def panel_size_of(image_processor: Any) -> int:

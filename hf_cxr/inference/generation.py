@@ -13,8 +13,8 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
-from .checks import check_options, first_position, positions_of
-from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of
+from .checks import check_options, first_position, positions_of, start_of
+from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of, words_of
 
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
 
@@ -64,7 +64,7 @@ def generate(
         written[padding] = model.generation_config.pad_token_id
         scores = _log_probabilities(model, states, sequences, before, prompt).masked_fill(padding, 0.0).sum(1).exp()
     batch, truncated = len(pixel_values), ~ends.any(1)
-    sequences = torch.cat([torch.full_like(written[:, :1], _start_of(model)), written], 1)
+    sequences = torch.cat([torch.full_like(written[:, :1], start_of(model.generation_config)), written], 1)
     return {
         "sequences": sequences.reshape(batch, -1, sequences.shape[1]).cpu(),
         "scores": scores.masked_fill(truncated, 0.0).reshape(batch, -1).cpu(),
@@ -83,11 +83,6 @@ def _longest(model, options: Mapping[str, Any]) -> int | None:
     return options.get("max_new_tokens") or model.generation_config.max_new_tokens
 
 
-def _start_of(model) -> int:
-    settings = model.generation_config
-    return settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
-
-
 def prompt_inputs(model, prompts: Sequence[Sequence[int]] | None, batch: int) -> dict[str, torch.Tensor]:
     """Prompts of unequal lengths as `generate` of the stock class takes them: filled up on the left, with the mask and
     the positions that make each text what it is alone. Nothing where no study has a prompt."""
@@ -99,7 +94,7 @@ def prompt_inputs(model, prompts: Sequence[Sequence[int]] | None, batch: int) ->
     if "position_ids" not in inspect.signature(model.decoder.forward).parameters:
         kind = model.config.decoder.model_type
         raise ValueError(f"a {kind!r} decoder takes no positions, so no context; GPT-2 or a BERT-style decoder does")
-    rows = [[pad] * (longest - len(ids)) + [_start_of(model), *ids] for ids in prompts]
+    rows = [[pad] * (longest - len(ids)) + [start_of(model.generation_config), *ids] for ids in prompts]
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * (len(ids) + 1) for ids in prompts], device=model.device)
     return {"decoder_input_ids": torch.tensor(rows, device=model.device)} | _places(model, mask)
 
@@ -116,10 +111,18 @@ def section_order(model, tokenizer: Any, before: int, options: Mapping[str, Any]
     if not layout.tokens:
         return LogitsProcessorList()
     markers = [tokenizer.convert_tokens_to_ids(token_of(name)) for name in layout.sections[1:]]
-    forbidden = [i for i in tokenizer.convert_tokens_to_ids(layout.tokens) if i not in markers]
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    return LogitsProcessorList([SectionOrder(markers, forbidden, ends, before, _longest(model, options))])
+    size = model.config.decoder.vocab_size
+    special = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(layout.tokens)} - {*markers, *ends}
+    forbidden, longest = sorted(token for token in special if token < size), _longest(model, options)
+
+    def text(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    return LogitsProcessorList(
+        [SectionOrder(markers, forbidden, ends, before, longest, words_of(tokenizer, size), text)]
+    )
 
 
 def _log_probabilities(

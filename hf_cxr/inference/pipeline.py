@@ -33,7 +33,7 @@ from .labeler import positive_findings
 from .plausibility import doubts
 from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
-from .sections import layout_of, prompt_ids, token_of
+from .sections import checked_layout, prompt_ids, token_of
 from .views import UnreadableImage, enough, shown_of
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
@@ -44,9 +44,9 @@ ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
 def calibrated(
     curve: Mapping[str, Any] | None, probabilities: Sequence[float], truncated: Sequence[bool] | None = None
 ) -> list[float]:
-    """What a text's probability is worth: the chance that its findings are exactly the radiologist's, by the curve
-    that `hf_cxr.evaluation.calibration` fitted on the validation split; the probabilities as they are where there is
-    none. A text that was cut short is worth 0."""
+    """What a text's probability is worth: the chance that the findings of its last section are exactly those of the
+    radiologist's, by the curve that `hf_cxr.evaluation.calibration` fitted on the validation split; the probabilities
+    as they are where there is none. A text that was cut short is worth 0."""
     values = np.interp(probabilities, curve["x"], curve["y"]) if curve else np.asarray(probabilities, dtype=np.float64)
     return (values if truncated is None else np.where(truncated, 0.0, values)).tolist()
 
@@ -65,11 +65,11 @@ class ImpressionPipeline(Pipeline):
     ones and of DICOM are stretched, which can change what is written: give an image as the training data were.
 
     Returns `[{"impression": str, "score": float}]` for a study (a model of findings has `findings` instead, one of
-    reports both): `num_return_sequences` of them, in the order of the search. A `score` is the chance that the text
-    states exactly the findings that a radiologist would, as seen on the validation split for the text of greedy search
-    (for sampled and for second texts it is an order, no chance); or, where the checkpoint carries no such calibration,
-    the text's probability under the model. A text that `max_new_tokens` cut short is marked `"truncated": True`, and
-    its score is 0.
+    reports both): `num_return_sequences` of them, in the order of the search. A `score` is the chance that the
+    impression (of a model of findings its text) states exactly the findings that a radiologist's does, as seen on the
+    validation split for the text of greedy search (for sampled and for second texts it is an order, no chance); or,
+    where the checkpoint carries no such calibration, the probability of the whole text under the model. A text that
+    `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
 
     Options:
         max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
@@ -95,8 +95,8 @@ class ImpressionPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         try:
-            self.layout = layout_of(self.model.config)
             check_parts(self.model, self.tokenizer, self.image_processor)
+            self.layout = checked_layout(self.model.config, self.tokenizer)
         except UnusableCheckpoint as error:
             raise UnusableCheckpoint(f"{self.model.name_or_path or 'this model'}: {error}") from error
 

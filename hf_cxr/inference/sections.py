@@ -8,8 +8,9 @@ one section without context has none of these tokens. A checkpoint brings this f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ TARGETS: dict[str, tuple[str, ...]] = {"impression": ("impression",), "findings"
 CONTEXT = ("indication", "comparison", "age_sex")
 CONTEXT_TOKENS = 64  # of one context's text; what is longer is cut
 FIRST_SHARE = 0.75  # of the tokens of a text: the most that its first section may take where there is another
+SHORTEST_REPORT = 9  # tokens: the first length whose share leaves the second its token, a token of text and the end
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,16 @@ def layout_of(config: Any) -> Layout:
         known = False
     if not known:
         raise UnusableCheckpoint(f"the {LAYOUT} of its config.json names no sections or context of this kit")
+    return layout
+
+
+def checked_layout(config: Any, tokenizer: Any) -> Layout:
+    """`layout_of` a model whose tokenizer has the layout's tokens. Raises `UnusableCheckpoint` where it lacks one."""
+    layout, known, size = layout_of(config), tokenizer.get_vocab(), config.decoder.vocab_size
+    if lacking := [token for token in layout.tokens if known.get(token, size) >= size]:
+        raise UnusableCheckpoint(
+            f"its tokenizer is damaged or another model's: it lacks {', '.join(lacking)}, which its {LAYOUT} needs"
+        )
     return layout
 
 
@@ -137,23 +149,45 @@ def split_sections(tokenizer: Any, layout: Layout, ids: Sequence[int]) -> dict[s
     return {name: texts.get(name, "") for name in layout.sections}
 
 
+@lru_cache(maxsize=4)
+def words_of(tokenizer: Any, size: int) -> torch.Tensor:
+    """Which of the first `size` tokens are text that is not white space, alone: bool, (size,)."""
+    ids = sorted(token for token in tokenizer.get_vocab().values() if token < size)
+    texts = tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=True)
+    words = torch.zeros(size, dtype=torch.bool)
+    words[ids] = torch.tensor([bool(text.replace("\ufffd", "").strip()) for text in texts])  # no half characters
+    return words
+
+
 class SectionOrder(LogitsProcessor):
-    """Holds a text to its sections: each marker once, nothing ends before the last section has begun, none is empty,
-    and the first leaves room for the next.
+    """Holds a text to its sections: each marker once, nothing ends before the last section has begun, each has a text
+    that is not white space, and the first leaves room for the next. Of fewer than 5 tokens the last may have no room.
 
     Args:
         markers: the tokens that begin the second and further sections, in order.
-        forbidden: tokens that a text never holds: those of context and of the first section.
+        forbidden: tokens that a text never holds: those of context and of the first section, padding and the like.
         ends: the end tokens.
         prompt: tokens before the text, the start and padding among them.
         longest: most tokens of a text; `None`: no limit is known.
+        words: which tokens are text alone (see `words_of`), bool, (vocabulary,).
+        decode: gives the text of tokens, as of letters that are several tokens.
     """
 
     def __init__(
-        self, markers: Sequence[int], forbidden: Sequence[int], ends: Sequence[int], prompt: int, longest: int | None
+        self,
+        markers: Sequence[int],
+        forbidden: Sequence[int],
+        ends: Sequence[int],
+        prompt: int,
+        longest: int | None,
+        words: torch.Tensor,
+        decode: Callable[[list[int]], str],
     ) -> None:
         self.markers, self.forbidden, self.ends = list(markers), list(forbidden), list(ends)
-        self.prompt, self.room = prompt, math.inf if longest is None else int(longest * FIRST_SHARE)
+        self.prompt, self.longest, self.decode = prompt, math.inf if longest is None else longest, decode
+        self.room = math.inf if longest is None else int(longest * FIRST_SHARE)
+        self.words = words.clone()
+        self.words[[*self.markers, *self.forbidden, *self.ends]] = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         lowest, written = float("-inf"), input_ids[:, self.prompt :]
@@ -163,15 +197,22 @@ class SectionOrder(LogitsProcessor):
             return scores
         [marker] = self.markers  # a report has two sections
         begun = (written == marker).any(1)
-        scores[begun, marker] = lowest
-        scores[:, self.ends] = scores[:, self.ends].masked_fill(~begun[:, None], lowest)
-        if written.shape[1] == 0:
-            scores[:, marker] = lowest
-        else:
-            just = written[:, -1] == marker
-            scores[:, self.ends] = scores[:, self.ends].masked_fill(just[:, None], lowest)
-            if written.shape[1] >= self.room:
-                only = torch.full_like(scores, lowest)
-                only[:, marker] = scores[:, marker]
-                scores = torch.where(begun[:, None], scores, only)  # type: ignore[assignment]
+        empty, words = self._empty(written, marker), self.words.to(scores.device)
+        ends_late = torch.where(begun, written.shape[1] >= self.longest - 1, written.shape[1] >= self.room - 1)
+        scores[begun | empty, marker] = lowest
+        scores[:, self.ends] = scores[:, self.ends].masked_fill((~begun | empty)[:, None], lowest)
+        scores = scores.masked_fill((empty & ends_late)[:, None] & ~words, lowest)  # type: ignore[assignment]
+        if written.shape[1] >= self.room:
+            only = torch.full_like(scores, lowest)
+            only[:, marker] = scores[:, marker]
+            scores = torch.where((begun | empty)[:, None], scores, only)  # type: ignore[assignment]
         return scores
+
+    def _empty(self, written: torch.Tensor, marker: int) -> torch.Tensor:
+        """Whether the section that each text is in has no text yet, bool, (texts,)."""
+        marks = (written == marker).cumsum(1)
+        inside = (marks == marks[:, -1:]) & (written != marker)
+        empty = ~(self.words.to(written.device)[written] & inside).any(1)
+        for row in empty.nonzero()[:, 0].tolist():
+            empty[row] = not self.decode(written[row][inside[row]].tolist()).strip()
+        return empty

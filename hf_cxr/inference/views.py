@@ -11,7 +11,7 @@ import io
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -142,14 +142,20 @@ def pack_views(frontal: ViewSource | None, lateral: ViewSource | None, size: int
 
 def shown_of(views: Mapping[str, Image.Image], size: int, panels: int) -> tuple[Image.Image, list[str]]:
     """What an image processor gets of a study, mode "RGB", and which views that shows: the canvas of both for two
-    panels; for one the view itself, the frontal one where there is one, for the image processor to resize or crop.
+    panels; for one the `single_view` itself, for the image processor to resize or crop.
 
     Raises `ValueError` for a study without views.
     """
     if panels > 1 or not views:
         return pack_views(views.get("frontal"), views.get("lateral"), size), list(views)
-    name = next(name for name in VIEWS if name in views)
+    name = single_view(views)
     return views[name].convert("RGB"), [name]
+
+
+def single_view(views: Container[str]) -> str:
+    """The one view of those that a study has that a checkpoint of one square image is shown: the frontal one, or the
+    lateral one where there is no other."""
+    return next(name for name in VIEWS if name in views)
 
 
 def pack_array(frontal: ViewSource | None, lateral: ViewSource | None, size: int = 224) -> np.ndarray:

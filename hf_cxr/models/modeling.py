@@ -33,7 +33,7 @@ from transformers.utils import is_torchvision_available
 from hf_cxr.inference.checks import UnusableCheckpoint, check_parts, no_tokens, panels_of, positions_of
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.remote_code import share_weights
-from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, PLAIN, Layout, layout_of
+from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, PLAIN, Layout, checked_layout, layout_of
 from hf_cxr.models import encoders
 from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, UnsupportedPart
 from hf_cxr.models.loading import NEVER_READ, OUR_FILES, check_files, load, load_config, load_model, loading
@@ -101,6 +101,7 @@ def load_checkpoint(
         if wrong := sorted(name for name in differ if not NEVER_READ.search(name)):
             raise UnusableCheckpoint(f"its weights are not those of its config ({len(wrong)} differ, as {wrong[0]})")
         check_parts(model, tokenizer, image_processor)
+        checked_layout(model.config, tokenizer)
     return Checkpoint(ready_for_trainer(model), tokenizer, image_processor)
 
 

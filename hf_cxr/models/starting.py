@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 
+from accelerate import PartialState
 from torch import nn
 from transformers import VisionEncoderDecoderModel
 
-from hf_cxr.inference.checks import CALIBRATION, panel_size_of, panels_of
+from hf_cxr.inference.checks import CALIBRATION, panel_size_of, panels_of, start_of
 from hf_cxr.inference.sections import PLAIN, Layout
 from hf_cxr.models.encoders import PANELS, canvas_processor, on_canvas
 from hf_cxr.models.modeling import (
@@ -50,7 +51,10 @@ def init_from(
     where, canvas = f"init_from {name}", (panel_size, PANELS * panel_size)
     checkpoint = load_checkpoint(name, dtype="float32")
     model, tokenizer, images = checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor
-    if (panels_of(images), panel_size_of(images)) != (PANELS, panel_size):
+    size = panel_size_of(images)
+    if size != panel_size and PartialState().is_main_process:
+        print(f"{where}: views of {size} × {size} pixels → panels of {panel_size} × {panel_size}", flush=True)
+    if (panels_of(images), size) != (PANELS, panel_size):
         images = canvas_processor(images.to_dict(), canvas)
     model.encoder = on_canvas(model.encoder, canvas, where)
     model.config.encoder = model.encoder.config
@@ -69,8 +73,8 @@ def _name_special_tokens(checkpoint: Checkpoint) -> None:
     """Have the tokenizer call those tokens begin, end and padding that the model was trained with."""
     own, tokenizer = checkpoint.model.generation_config, checkpoint.tokenizer
     ends = own.eos_token_id
-    start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id
-    ids = {"bos_token": start, "eos_token": ends[0] if isinstance(ends, list) else ends, "pad_token": own.pad_token_id}
+    end = ends[0] if isinstance(ends, list) else ends
+    ids = {"bos_token": start_of(own), "eos_token": end, "pad_token": own.pad_token_id}
     for kind, token in ids.items():
         if getattr(tokenizer, f"{kind}_id") != token:
             setattr(tokenizer, kind, tokenizer.convert_ids_to_tokens(token))

@@ -37,8 +37,8 @@ def train(
     Example:
         >>> report = hf_cxr.train(dataset="data/ours", output_dir="runs/ours", recipe="demo", learning_rate=1e-4)
     """
-    strange = next((one for one in callbacks if not isinstance(one, TrainerCallback)), None)
-    if strange is not None:
-        raise ValueError(f"callbacks: {strange!r} is no TrainerCallback; give instances of subclasses of it")
+    wrong = next((one for one in callbacks if not isinstance(one, TrainerCallback)), None)
+    if wrong is not None:
+        raise ValueError(f"callbacks: {wrong!r} is no TrainerCallback; give instances of subclasses of it")
     given = {"dataset": dataset, "output_dir": output_dir} | arguments
     return run.train(*config.parse_arguments(config.recipe(recipe), arguments=given), callbacks)

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.sections import contexts, section_texts
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.inference.sections import Layout
+from hf_cxr.models.loading import loading
 from hf_cxr.models.modeling import weights_digest
 from hf_cxr.training.callbacks import EVALUATIONS
 from hf_cxr.training.checkpoints import (
@@ -54,8 +57,13 @@ def identity(
     }
     config = {name: value for name, value in resolved_config(kit, args).items() if "hub" not in name.split("_")}
     config = {name: value for name, value in config.items() if name not in UNSAID or UNSAID[name] != value}
-    if kit.init_from:
+    if kit.init_from and not Path(kit.init_from).exists():
+        with loading(kit.init_from):
+            around["init_from_commit"] = extract_commit_hash(cached_file(kit.init_from, "config.json"), None)
+    elif kit.init_from:
         around["init_from_sha256"] = weights_digest(kit.init_from)
+        if (tokenizer := Path(kit.init_from, "tokenizer.json")).is_file():
+            around["init_from_tokenizer_sha256"] = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
     return config | around | {"studies_sha256": studies.hexdigest()}
 
 

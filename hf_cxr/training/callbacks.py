@@ -11,7 +11,8 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_cxr.data.collator import CanvasDataset
-from hf_cxr.evaluation.report.verdict import few_texts, is_shown, studies_needed
+from hf_cxr.evaluation.report.verdict import patients_needed, shortcomings
+from hf_cxr.evaluation.rules import few_texts, harms, reads
 from hf_cxr.metrics.content import gain_score
 from hf_cxr.utils.files import replace_files
 from hf_cxr.utils.progress import ProgressBar
@@ -135,33 +136,43 @@ def warning_of(
 ) -> str | None:
     """Plain words for a model that does not look at the images, or to no use, or says one sentence; `None` where all
     is well. It weighs as the report's verdict does."""
-    n, interval = scores["n"], (scores["image_gain_low"], scores["image_gain_high"])
-    if interval[0] <= 0:
-        if scores["distinct_outputs"] > 1 and is_shown(interval, by, n) is None:
-            since = "is no longer shown to look" if used_before else "is not shown to look (yet)"
-            return f"the model {since} at the images: {studies_needed(interval, by, n)}."
-        since = "has stopped looking" if used_before else "does not look (yet)"
+    if "image_gain_p" not in scores:
+        return "whether the model looks at the images cannot be told: all texts state the same, or are of one patient."
+    report = _as_report(scores, by)
+    interval, read = report["image_gain_ci95"][by], reads(report)
+    if read is None:
+        since = "is no longer shown to look" if used_before else "is not shown to look (yet)"
+        return f"the model {since} at the images: {patients_needed(interval, by, report['patients'])}."
+    if not read:
+        since, right = "has stopped looking" if used_before else "does not look (yet)", "as right as they are"
+        if harms(report, "image"):
+            since, right = "is harmed by looking", "more right than they are"
         return (
-            f"the model {since} at the images: with the images of other patients its texts would be as right as they "
-            f"are. If this stays so, lower the learning rates{'' if by == 'cider' else ADVICE}."
+            f"the model {since} at the images: with the images of other patients its texts would be {right}. If this "
+            f"stays so, lower the learning rates{'' if by == 'cider' else ADVICE}."
         )
-    told = []
-    if scores.get("constant_gain", 1) <= 0:
-        told.append(
-            f"states findings no better than one constant sentence would (finding F1 {scores['finding_f1_micro']:.3f} "
-            f"against {scores['constant_f1']:.3f})"
-        )
-    if few_texts(scores["distinct_outputs"], scores["distinct_references"]):
-        few = f"{scores['distinct_outputs']:.0f} distinct texts where the radiologists wrote"
-        told.append(f"writes only {few} {scores['distinct_references']:.0f}")
-    if told:
-        return f"the model uses the images, but {' and '.join(told)}."
+    if short := shortcomings(report):
+        few = few_texts(scores["distinct_outputs"], scores["distinct_references"])
+        where = f" where the radiologists wrote {scores['distinct_references']:.0f}" if few else ""
+        return f"the model uses the images, but {' and '.join(short)}{where}."
     if scores["modal_share"] > max(COLLAPSED_SHARE, share_of_truth):
         return (
             f"the model says one sentence to {scores['modal_share']:.0%} of the studies; the radiologists' commonest "
             f"sentence goes to {share_of_truth:.0%}."
         )
     return None
+
+
+def _as_report(scores: dict[str, Any], by: str) -> dict[str, Any]:
+    """The numbers of an evaluation as the verdict takes them from a report."""
+    report = dict(scores) | {"gain_score": by, "distinct_outputs": int(scores["distinct_outputs"])}
+    for name in ("image_gain", "constant_gain"):
+        if name in scores:
+            interval = [scores[f"{name}_low"], scores[f"{name}_high"]]
+            report |= {name: {by: scores[name]}, f"{name}_ci95": {by: interval}}
+    if "permutation_p" not in scores:
+        report["with_context"] = True
+    return report | {"image_gain_p": {by: scores["image_gain_p"]}}
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

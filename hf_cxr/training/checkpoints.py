@@ -35,7 +35,7 @@ RUNNING_LOSS = "running_loss_{rank}.json"
 # Arguments that runs before them did not have, and what these were.
 UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 UNSAID |= {"findings_loss": "bce", "findings_class_weights": False, "findings_frozen_epochs": 0}
-UNSAID |= {"encoder_layer_decay": 1.0}
+UNSAID |= {"encoder_layer_decay": 1.0, "patch_dropout": 0.0}
 PROGRESS = "progress.json"
 STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # of stage one, in the run folder: checkpoints, result
 RECORD = f"{STAGE}.json"  # how each of its epochs was judged
@@ -88,14 +88,15 @@ def whole_again(trained: torch.nn.Module, unsharded: torch.nn.Module) -> torch.n
     Every process has to call it: the pieces are gathered one weight at a time. Saving and generating then go the same
     way as with one process.
     """
-    unsharded.load_state_dict(whole_weights(trained))
+    unsharded.load_state_dict(dict(whole_weights(trained)))
     return unsharded
 
 
-def whole_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a module that may be in pieces: gathered one weight at a time, by every process together."""
-    weights = module.state_dict().items()
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights}
+def whole_weights(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The state of a module that may be in pieces, in main memory: gathered one weight at a time, by every process
+    together, each of which has to take them all."""
+    for name, value in module.state_dict().items():
+        yield name, (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
 
 
 def load_weights(model: torch.nn.Module, folder: str | os.PathLike, hint: str = "") -> None:

@@ -17,7 +17,7 @@ from transformers.integrations import get_available_reporting_integrations, get_
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.sections import contexts, with_sections
-from hf_cxr.inference.sections import CONTEXT, TARGETS, Layout
+from hf_cxr.inference.sections import CONTEXT, SHORTEST_REPORT, TARGETS, Layout
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.encoders import ENCODER_SIZES
 from hf_cxr.models.loading import load, loading
@@ -130,15 +130,22 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is a finite number, not {value}")
     shares = ("view_dropout", "augmentation", "context_dropout", "decoder_dropout", "label_smoothing_factor")
-    for name in (*shares, "encoder_layer_decay"):
+    for name in (*shares, "patch_dropout"):
         if not 0 <= (values[name] or 0) <= 1:
             raise ValueError(f"{name} is between 0 and 1, not {values[name]}")
+    if not 0 < kit.encoder_layer_decay <= 1:
+        raise ValueError(f"encoder_layer_decay is above 0 and at most 1, not {kit.encoder_layer_decay}")
     counts = ("log_samples", "lora_rank", "early_stopping_patience", "findings_pretraining_epochs")
     for name in (*counts, "findings_frozen_epochs"):
         if values[name] < 0:
             raise ValueError(f"{name} is 0 or more, not {values[name]}")
     if kit.max_target_length < 2:
         raise ValueError(f"max_target_length is 2 or more, a token and the end, not {kit.max_target_length}")
+    if kit.target == "report" and kit.max_target_length < SHORTEST_REPORT:
+        raise ValueError(
+            f"max_target_length is {SHORTEST_REPORT} or more for target: report, so that both sections and the end "
+            f"have room, not {kit.max_target_length}"
+        )
     if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
         raise ValueError(
             f"train_sampling_strategy: {args.train_sampling_strategy} makes batches of like length, which teach the "
@@ -149,6 +156,9 @@ def _check_values(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> N
 
 
 def _check_together(kit: ImpressionConfig, args: ImpressionTrainingArguments) -> None:
+    if 0 < kit.findings_frozen_epochs >= kit.findings_pretraining_epochs:
+        epochs = f"findings_pretraining_epochs: {kit.findings_pretraining_epochs:g}"
+        raise ValueError(f"findings_frozen_epochs: {kit.findings_frozen_epochs}, but {epochs}: no encoder would learn")
     if kit.resume and kit.restart:
         raise ValueError("resume or restart: not both")
     if kit.init_from and args.resume_from_checkpoint:
@@ -161,6 +171,8 @@ def _check_together(kit: ImpressionConfig, args: ImpressionTrainingArguments) ->
         raise ValueError(
             "freeze_encoder: view_dropout and augmentation act in the findings pretraining only, and there is none"
         )
+    if kit.patch_dropout and not kit.freeze_encoder:
+        raise ValueError("patch_dropout is of a frozen encoder's states: set freeze_encoder: true")
     if kit.lora_rank and not kit.init_from and (kit.encoder in ENCODER_SIZES or kit.decoder in DECODER_SIZES):
         raise ValueError("lora_rank adapts pretrained parts: a from-scratch part has to be trained in full")
     if args.push_to_hub and args.hub_strategy == "every_save" and (kit.lora_rank or is_sharded(args)):

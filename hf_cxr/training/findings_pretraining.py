@@ -142,7 +142,7 @@ def best_step(log: list[dict[str, Any]], until: float = math.inf) -> int:
 
 class FindingsTrainer(ResumableTrainer):
     """A trainer that scores the validation split after each epoch (`args.eval_steps` steps) and keeps the encoder's
-    weights of the best epoch, as a file: a run that is resumed finds them, and none need fit in memory twice.
+    weights of the best epoch, as a file: a run that is resumed finds them, and a GPU need not hold them twice.
 
     Args:
         names: findings, in the order of the labels.
@@ -178,8 +178,9 @@ class FindingsTrainer(ResumableTrainer):
         best = best_step(log)
         if best == step:
             encoder = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).encoder
-            weights = {name: value.contiguous() for name, value in whole_weights(encoder).items()}
-            if self.is_world_process_zero():
+            main = self.is_world_process_zero()  # the others gather along, and keep nothing
+            weights = {name: value.contiguous() for name, value in whole_weights(encoder) if main}
+            if main:
                 _save(weights, folder / BEST.replace("*", str(step)))
         if self.is_world_process_zero():
             saved = next(

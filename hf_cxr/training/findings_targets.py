@@ -39,6 +39,7 @@ def tag_targets(
     A study without tags is normal. One that nobody tagged ("no indexing" in the Indiana collection) is all `IGNORED`,
     as are the tags that the collection calls uncertain, and those that an "unchanged" study may have.
     """
+    least = MIN_POSITIVES if names is None else 0
     said = [dict.fromkeys(study or (), "positive") for study in tags]
     for study, doubted in zip(said, uncertain or (), strict=bool(uncertain)):
         study.update(dict.fromkeys(doubted or (), "uncertain"))
@@ -48,7 +49,8 @@ def tag_targets(
             row[:] = IGNORED
         elif SAME in study:
             row[row == 0] = IGNORED
-    known = [place for place, name in enumerate(names) if name not in {*UNTAGGED, SAME}]
+    enough = (targets == 1).sum(0) >= least
+    known = [place for place, name in enumerate(names) if enough[place] and name not in {*UNTAGGED, SAME}]
     return [names[place] for place in known], targets[:, known]
 
 

@@ -35,11 +35,14 @@ from transformers import (
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, note_on_small_images, pack_dataset
+from hf_cxr.data.collection import collection_of
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
+from hf_cxr.evaluation.bootstrap import of_other_patients
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
+from hf_cxr.hub.ancestors import ancestors, split_otherwise
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
 from hf_cxr.inference.sections import Layout, layout_of, split_sections
@@ -80,14 +83,21 @@ def train(
     args.dataloader_pin_memory &= torch.cuda.is_available()
     with state.local_main_process_first():
         dataset = load_prepared(kit.dataset)
-    data_facts = model_card.dataset_facts(kit.dataset)  # now: the folder may hold another dataset when training ends
+    # Now: the folders may hold another dataset and another parent when training ends.
+    data_facts = model_card.dataset_facts(kit.dataset) | {
+        "continued_from": ancestors(model_card.starting_points(kit, args))
+    }
     batch = cut_global_batch(kit, args)
     dataset, layout, left_out = asked_of(dataset, kit)
     check_feasible(dataset, kit, args)
     public = args.push_to_hub and args.hub_private_repo is False and state.is_main_process
-    if public and (note := licences.note_on_weights(kit.dataset, data_facts["preparation"])):
+    known = data_facts["preparation"], data_facts["continued_from"]
+    if public and (note := licences.note_on_weights(kit.dataset, *known)):
         print(f"push_to_hub: {note}", file=sys.stderr)
     if state.is_main_process:
+        for name in split_otherwise(data_facts):
+            where = f"{collection_of(known[0]).name}, split otherwise than here"
+            print(f"{name}: learned from {where}: it may have seen the test studies", file=sys.stderr)
         print(batch, *left_out, sep="\n", flush=True)
     config = identity(kit, args, dataset, layout)
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
@@ -264,11 +274,11 @@ def fine_tune(
         model.encoder.requires_grad_(False)
         batch_size = args.per_device_eval_batch_size
         canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
+        canvases["train"].patch_dropout = kit.patch_dropout
     else:
         canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
     whole = whole_texts(packed["validation"], layout) if "validation" in packed else []
-    top = layout.sections[-1]  # what is scored: the conclusion where there is one
-    truths = list(packed["validation"][top]) if "validation" in packed else []
+    truths = list(packed["validation"][layout.top]) if "validation" in packed else []
     latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
 
     def written(ids: np.ndarray) -> list[dict[str, str]]:
@@ -281,15 +291,17 @@ def fine_tune(
         said = [" ".join(filter(None, sections.values())) for sections in texts]
         latest[:] = zip(whole, said, strict=True)  # not the labels decoded, which are cut, or without capitals
         return evaluation.validation_scores(
-            [sections[top] for sections in texts],
+            [sections[layout.top] for sections in texts],
             truths,
             packed["validation"]["patient"],
             args.seed,
-            [[sections[top] for sections in written(ids)] for ids in others] or None,
+            [[sections[layout.top] for sections in written(ids)] for ids in others] or None,
         )
 
     told: list[Any] = [EpochCallback(canvases["train"])]
     if "validation" in packed:
+        if layout.context and args.predict_with_generate:
+            canvases["validation"].others = of_other_patients(packed["validation"]["patient"], args.seed).tolist()
         told.append(ImageUseCallback(output, truths))
     if kit.early_stopping_patience:
         told.append(EarlyStopping(kit.early_stopping_patience))

@@ -34,8 +34,6 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
     state. The stock class would upload the optimizer's state too, to a repository that is public by default.
     """
 
-    image_before: torch.Tensor  # of the study before the batch that is evaluated
-
     def __init__(
         self,
         *args,
@@ -90,11 +88,11 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         """As in the stock class, with the prompts and the order of the sections. The predictions are the tokens after
-        the prompts; where the model takes context, beside them those that it writes from the images of the study
-        before (for the first from those of the last), so that a batch of one is shuffled too."""
+        the prompts; where the batch has the images of other studies, beside them those that it writes from these."""
         # The stock class writes every default into the model's generation config. Saved with the weights, they would
         # have `generate` warn of `max_length` at each call, for ever.
         own, layout = copy.deepcopy(self.model.generation_config), layout_of(self.model.config)
+        others = inputs.pop("other_pixel_values", None)
         try:
             if not layout.tokens or not self.args.predict_with_generate or prediction_loss_only:
                 return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
@@ -103,12 +101,9 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
             before = asked["decoder_input_ids"].shape[1] if "decoder_input_ids" in asked else 1
             asked["logits_processor"] = section_order(self.model, self.processing_class, before, asked)
             loss, written, labels = super().prediction_step(model, inputs, False, ignore_keys, **asked)
-            if not layout.context:
+            if others is None:
                 return loss, written, labels
-            own_images = self._prepare_inputs(inputs)["pixel_values"]
-            others = torch.cat([self.image_before.to(own_images), own_images[:-1]])
-            self.image_before = own_images[-1:]
-            elsewhere = self.model.generate(pixel_values=others, **asked)
+            elsewhere = self.model.generate(pixel_values=self._prepare_input(others), **asked)
             return loss, (written[:, before:], elsewhere[:, before:]), labels
         finally:
             self.model.generation_config = own
@@ -120,9 +115,7 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
-        self.gather_function, studies = self.accelerator.gather_for_metrics, dataloader.dataset
-        if layout_of(self.model.config).context:
-            self.image_before = self.data_collator([studies[len(studies) - 1]])["pixel_values"]
+        self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
 

@@ -61,6 +61,8 @@ BASELINES = {
     "nearest_encoder": "the nearest training study by the model's encoder",
 }
 """Baselines of `hf_cxr.evaluation.baselines` in words."""
+PROBES = {"encoder": "a linear probe on its own encoder", "pixels": "a linear probe on 16 × 16 pixels"}
+"""Probes of `hf_cxr.evaluation.probes` in words."""
 
 
 def template(path: Path) -> jinja2.Template:

@@ -6,10 +6,14 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import radiograph
+import torch
+from helpers import TEXTS, radiograph, talkative
 from PIL import Image
 
+import hf_cxr
 from hf_cxr.cli.parser import main
+from hf_cxr.inference.sections import Layout
+from hf_cxr.models.modeling import build
 
 
 @pytest.fixture
@@ -66,6 +70,25 @@ def test_every_way_to_list_the_same_images_gives_the_same_texts(told, images, tm
     (tmp_path / "cp.csv").write_bytes(text.encode("cp1252"))
     preset = ("--preset", tmp_path / "mine.yaml", "--encoding", "cp1252")
     assert told("--csv", tmp_path / "cp.csv", *preset)[:2] == (0, expected)
+
+
+def test_context_columns_of_a_table_are_read(images, tmp_path, capsys):
+    torch.manual_seed(0)
+    layout = Layout(("impression",), ("indication", "age_sex"))
+    checkpoint = talkative(build("tiny", "tiny", 32, TEXTS, 350, 12, layout=layout))
+    checkpoint.save_pretrained(tmp_path / "run")
+    asked = [("a", "Cough", 63, "F"), ("a", "Pain after a fall", "", ""), ("a", "", 5, "M"), ("a", "", "", "")]
+    lines = [f"{number},films/{name}.png,{','.join(map(str, rest))}" for number, (name, *rest) in enumerate(asked)]
+    (tmp_path / "t.csv").write_text("\n".join(["uid,frontal,indication,age,sex", *lines]) + "\n")
+    assert main(["predict", str(tmp_path / "run"), "--csv", str(tmp_path / "t.csv"), "--json"]) == 0
+    captured = capsys.readouterr()
+    found = [json.loads(line)["impression"] for line in captured.out.splitlines()]
+    names = ("frontal", "indication", "age", "sex")
+    studies = [dict(zip(names, (images["a.png"], *rest), strict=True)) for _, *rest in asked]
+    given = [{name: value for name, value in study.items() if value != ""} for study in studies]
+    assert found == [row["impression"] for [row] in hf_cxr.predict(checkpoint, given)]
+    assert len(set(found)) == len(asked), "the same image: the texts differ by the context"
+    assert "does not take" not in captured.err
 
 
 def test_studies_that_cannot_be_read_are_answered_in_their_place_and_counted(told, images, tmp_path):

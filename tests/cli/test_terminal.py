@@ -43,7 +43,8 @@ def test_the_report_is_aligned_for_80_columns_without_markdown(run_folder, capsy
         *(f"{report[key]:.3f}" for key in ("bleu1", "bleu4", "rougeL", "cider")),
         *row.split()[-2:],
     ]
-    print_report(report | {"findings_unread": "the texts do not look English"}, "runs/demo")
+    beside = {name: scores for name, scores in report["baselines"].items() if name != "best_findings"}
+    print_report(report | {"findings_unread": "the texts do not look English", "baselines": beside}, "runs/demo")
     said = capsys.readouterr().out
     assert "Findings cannot be read" in said
     assert "F1" not in said.split(report["verdict"][:20])[0]

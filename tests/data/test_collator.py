@@ -156,6 +156,28 @@ def told(studies: Dataset) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def test_patch_dropout_shows_a_share_of_the_states_in_their_order_drawn_anew_in_each_epoch(studies):
+    canvases = CanvasDataset(pack_dataset(studies, 64), 64, seed=3)
+    canvases.states = np.arange(len(studies) * 8 * 2, dtype=np.float32).reshape(len(studies), 8, 2)
+    assert np.array_equal(canvases[1]["states"], canvases.states[1])
+    canvases.patch_dropout = 0.75
+    shown = {}
+    for epoch in range(6):
+        canvases.epoch.fill_(epoch)
+        shown[epoch] = [canvases[row]["states"] for row in (0, 1)]
+        places = [
+            np.flatnonzero((canvases.states[row] == one[:, None]).all(-1).any(0))
+            for row, one in enumerate(shown[epoch])
+        ]
+        assert [len(some) for some in places] == [2, 2]
+        assert all(np.array_equal(canvases.states[row][some], shown[epoch][row]) for row, some in enumerate(places))
+    assert len({one[0].tobytes() for one in shown.values()}) > 2
+    canvases.epoch.fill_(2)
+    assert np.array_equal(canvases[1]["states"], shown[2][1])
+    canvases.patch_dropout = 1.0
+    assert canvases[0]["states"].shape == (1, 2), "something is always seen"
+
+
 def test_a_prompt_stands_before_the_text_and_has_no_label(studies, asked):
     tokenizer, split = asked.tokenizer, told(studies)
     canvases = CanvasDataset(split, SIZE, tokenizer, layout=REPORT)

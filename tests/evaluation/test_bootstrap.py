@@ -55,6 +55,25 @@ def test_each_finding_has_an_interval_that_holds_its_f1():
     assert bounds["hiatal hernia"] == [0, 0]
 
 
+@pytest.mark.parametrize("patients", ["aabbbcd", "aaabbb", "abcdefg", "ab", "aabbcc" * 5])
+def test_each_study_is_given_one_of_another_patient_and_each_is_given_once(patients):
+    seen = [bootstrap.of_other_patients(list(patients), seed).tolist() for seed in (0, 0, 1, 2, 3)]
+    for others in seen:
+        assert sorted(others) == list(range(len(patients)))
+        assert all(patients[place] != patients[other] for place, other in enumerate(others))
+    assert seen[0] == seen[1], "the seed draws"
+    assert len(set(map(tuple, seen))) > 1 or len(patients) == 2
+
+
+def test_of_one_patient_with_most_studies_each_is_given_one_of_another_all_the_same():
+    patients = "aaaaabc"
+    others = bootstrap.of_other_patients(list(patients), 0)
+    assert all(patients[place] != patients[other] for place, other in enumerate(others))
+    assert sorted(alone := bootstrap.of_other_patients(["a"] * 4, 0).tolist()) == [0, 1, 2, 3]
+    assert all(place != other for place, other in enumerate(alone))
+    assert bootstrap.of_other_patients(["a"], 0).tolist() == [0]
+
+
 def test_one_patient_has_no_interval():
     assert bootstrap.finding_intervals(metrics.study_statistics([NORMAL], [NORMAL]), ["a"], 0) == {}
     assert bootstrap.study_intervals(metrics.study_statistics([NORMAL] * 3, [NORMAL] * 3), ["a"] * 3, 0) == {}

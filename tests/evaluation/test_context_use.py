@@ -103,7 +103,7 @@ def test_what_is_read_needs_both_an_interval_above_zero_and_a_small_p(what):
     harmed = report | {f"{what}_gain_ci95": {by: [-0.3, -0.1]}}
     assert "armed by the" in told(harmed)["verdict"]
     assert "armed by the" not in told(harmed | {f"{what}_gain_p": {by: 0.02}})["verdict"]
-    assert "All texts are the same" in told(report | {"permutation_p": None})["verdict"]
+    assert "All radiologists' texts state the same" in told(report | {"permutation_p": None})["verdict"]
 
 
 def test_the_parrot_passes_the_test_that_permutes_texts_which_is_why_its_verdict_goes_by_another():
@@ -119,6 +119,9 @@ def test_a_split_without_any_context_is_told_and_so_is_one_study():
     assert (report["reads_images"], report["reads_context"], report["with_context"]) == (True, None, {})
     assert "no study has a context, so whether it reads that cannot be told" in report["verdict"]
     assert "indication (0 of 160 studies)" in tables.scope(report)
+    head, rows = tables.section_cells(report | {"sections": {"impression": report, "report": report}})
+    told = dict(zip(head, rows[0], strict=True))
+    assert (told["reads the images"], told["reads the context"]) == ("yes", "cannot be told")
     one, rows = planted_report(PLANTED["parrot"], studies=1)
     assert (one["reads_images"], one["reads_context"], one["shuffled_context"], one["both_gain"]) == (
         None,

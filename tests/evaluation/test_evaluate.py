@@ -158,7 +158,7 @@ def test_evaluating_a_checkpoint_fills_the_folder(evaluated):
 
 def test_an_untrained_model_is_not_shown_to_read_the_images_of_40_studies(evaluated):
     assert evaluated[0]["reads_images"] is None
-    assert "too few to tell with 40 studies" in evaluated[0]["verdict"]
+    assert "too few to tell with 40 patients" in evaluated[0]["verdict"]
 
 
 def test_every_baseline_is_there_with_the_nearest_neighbours(evaluated):

@@ -79,6 +79,12 @@ def test_studies_are_embedded_by_their_pixels_and_by_the_models_own_encoder(phan
     for name, width in (("nearest_pixels", 16 * 32), ("nearest_encoder", checkpoint.model.encoder.config.hidden_size)):
         assert found[0][name].shape == (len(split), width)
         assert found[0][name] == pytest.approx(found[1][name], abs=1e-4)
+    pixels = prediction.Writer(checkpoint, 50)._pixels(canvases.canvas(index) for index in range(3))
+    with torch.inference_mode():
+        states = checkpoint.model.encoder(pixels)[0]
+    both = torch.cat([states.mean(1), states[:, 0]], dim=1).numpy()  # and its class token, for the probe
+    assert found[0]["encoder"][:3] == pytest.approx(both, abs=1e-4)
+    assert (found[0]["encoder"][:, : both.shape[1] // 2] == found[0]["nearest_encoder"]).all()
     grey = canvases.canvas(2).reshape(16, 2, 32, 2).mean((1, 3))
     assert found[0]["nearest_pixels"][2] == pytest.approx(grey.ravel())
 

@@ -1,10 +1,12 @@
 """Linear probes: that they read what is there to be read and no more, and are scored as texts are."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from hf_cxr import metrics
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation import probes
 from hf_cxr.evaluation.report import page, report_markdown
@@ -60,7 +62,7 @@ def test_features_that_say_nothing_tell_nothing(seed):
 
 
 def test_statements_are_scored_as_those_of_a_text_are(seeing):
-    said = [TEXTS[(index * 7) % len(TEXTS)] for index in range(len(TEXTS))]
+    said = [TEXTS[index * 7 % len(TEXTS)] if index % 3 else NORMAL for index in range(len(TEXTS))]
     labels, _ = probes.targets(said)
     parrot = seeing["encoder"]._replace(stated=labels, probabilities=labels.astype(float))
     report = report_of(said, TEXTS, {"encoder": parrot})
@@ -181,13 +183,48 @@ def test_where_nothing_can_be_learned_there_is_no_probe_and_a_rare_finding_is_no
     json.dumps(one, allow_nan=False)
 
 
+def test_where_no_reference_says_normal_or_abnormal_nothing_is_told_of_it(seeing):
+    neither = ["The lateral view was not obtained."] * len(TEXTS)
+    probe = report_of(TEXTS, [*neither[1:], "Possible scoliosis."], seeing)["probes"]
+    report = report_of(TEXTS, TEXTS, seeing)
+    statistics = metrics.study_statistics(TEXTS, neither)
+    scores = probes.probe_scores(seeing["pixels"], neither, statistics, PATIENTS, 0)
+    assert probe == {}, "findings cannot be read"
+    told = {name: scores[name] for name in scores if name.startswith("normal_")}
+    assert told.pop("normal_n") == 0
+    assert set(told.values()) == {None}
+    assert scores["gain_ci95"] is not None
+    shown = report | {"probes": {"pixels": scores}}
+    assert "| – | – | – | – |" in report_markdown(shown)
+    assert "<td>–</td><td>–</td><td>–</td><td>–</td>" in re.sub(r"\s*\n\s*", "", page.report_page(shown, []))
+
+
+def test_the_penalty_is_the_same_for_a_study_in_a_fold_and_in_the_refit(monkeypatch):
+    asked, plain = [], probes.logistic_regression
+
+    def listening(features, labels, counted, ridge):
+        asked.append((labels.shape[1], np.broadcast_to(ridge, labels.shape[1])))
+        return plain(features, labels, counted, ridge)
+
+    monkeypatch.setattr(probes, "logistic_regression", listening)
+    owners = [str(max(0, index - 20)) for index in range(len(TEXTS))]  # one patient has 21 studies, others one
+    probes.fit_probes(TEXTS, owners, {"pixels": (planted(TEXTS, 1), planted(TEXTS, 2))}, 0)
+    left = len(TEXTS) - np.bincount(probes.folds(owners, 0), minlength=probes.FOLDS)
+    assert len(set(left)) > 1
+    for ridge, (width, penalty) in zip(probes.RIDGES, asked, strict=False):
+        assert penalty == pytest.approx(ridge * np.repeat(left, width // probes.FOLDS))
+    assert set(asked[-1][1] / len(TEXTS)) <= set(probes.RIDGES)
+
+
 def test_pages_tables_and_signature_show_probes_and_nothing_of_them_without(seeing):
     report = report_of(TEXTS, TEXTS, seeing)
     shown = page.report_page(report, []), report_markdown(report)
     for text in shown:
-        assert text.count("a linear probe on 16 × 16 pixels") == 2
+        assert text.count("a linear probe on 16 × 16 pixels") == 3  # in the verdict and in two tables
         assert f"{report['probes']['pixels']['gain']:+.3f}" in text
         assert "probes: L2-regularised logistic regression per finding on 200 training studies" in text
+    assert "All other rows named “baseline” are image-blind. Linear probes look at the images." in shown[0]
+    assert "the probe on it is at a disadvantage" in shown[0]
     for text in (page.report_page(report_of(TEXTS, TEXTS, {}), []), report_markdown(report_of(TEXTS, TEXTS, None))):
         assert "probe" not in text.lower()
 

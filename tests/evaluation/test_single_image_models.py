@@ -7,7 +7,8 @@ import json
 
 import pytest
 import torch
-from helpers import copy_folder, run_cxr
+from datasets import DatasetDict
+from helpers import copy_folder, run_cxr, tiny_checkpoint
 from PIL import Image
 from single_image import FORMS, planted, published, stock_processor, stock_texts
 
@@ -84,12 +85,51 @@ def test_every_figure_of_honesty_stands_beside_the_score(scored):
     assert "shown the frontal view of each study (the lateral where there is no frontal)" in page
 
 
+def test_a_model_of_findings_is_scored_by_the_findings(swin, scored, phantom_folder, test_split, tmp_path, capsys):
+    words = ["evaluate", str(swin), str(phantom_folder), "--target", "findings", "--max-new-tokens", "7"]
+    assert main([*words, "--no-probes", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert (report["target"], scored[1]["target"]) == ("findings", "impression")
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    truth = dict(zip(test_split["uid"], test_split["findings"], strict=True))
+    assert [row["findings"] for row in rows] == [truth[row["uid"]] for row in rows]
+    assert not any("impression" in row for row in rows)
+    assert [row["prediction"] for row in rows] == stock_texts(swin, shown(test_split), max_new_tokens=7)
+    assert "; max_new_tokens 7; " in report["signature"]
+    constant = report["baselines"]["most_frequent"]["modal_output"]
+    assert constant in load_prepared(str(phantom_folder))["train"]["findings"]
+    for said in (capsys.readouterr().out, (tmp_path / "report.html").read_text("utf-8")):
+        assert "The model writes the findings." in said
+
+
+def test_a_target_that_a_checkpoint_does_not_write_is_refused(swin, test_split):
+    ours, theirs, few = tiny_checkpoint(), load_checkpoint(swin), DatasetDict(test=test_split.select(range(2)))
+    for checkpoint, target, told in (
+        (ours, "findings", "target: findings, but this checkpoint says that it writes: impression"),
+        (theirs, "report", "target: findings or impression, not 'report'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            evaluate(checkpoint, few, target=target)
+    ours.model.config.cxr_layout = {"sections": ["findings"], "context": []}
+    with pytest.raises(ValueError, match="target: impression, but this checkpoint says that it writes: findings"):
+        evaluate(ours, few, target="impression")
+
+
+def test_the_nearest_study_by_pixels_sees_a_square_of_its_one_view(swin, test_split):
+    checkpoint = load_checkpoint(swin)
+    canvases = open_canvases(checkpoint, test_split.select(range(2)))
+    small = Writer(checkpoint).embed(canvases)["nearest_pixels"]
+    assert small.shape == (2, 16 * 16)
+
+
 def test_one_that_learned_reads_the_images_and_gets_a_calibration(learned, scored, phantom_folder, capsys):
     theirs, data = learned
     out = theirs.with_name("scores")
     assert main(["evaluate", str(theirs), str(data), "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert report["verdict"].startswith("Reads the images: yes")
+    assert report["reads_images"]
+    # where a square lies is in 16 × 16 pixels, so that a probe tells it as well
+    assert report["verdict"].startswith("Uses the images, but states findings no better than a linear probe on 16")
     assert report["image_gain_ci95"]["finding_f1_micro"][0] > 0.4
     calibration = report["calibration"]
     assert (calibration["source"], calibration["n_fit"], calibration["n"]) == ("validation split", 60, 60)
@@ -99,7 +139,7 @@ def test_one_that_learned_reads_the_images_and_gets_a_calibration(learned, score
     said = " ".join(capsys.readouterr().out.split())
     for text in (said, (out / "report.md").read_text("utf-8"), (out / "report.html").read_text("utf-8")):
         assert "Single image: the model is shown the frontal view of each study (the lateral where there is no" in text
-        assert "Reads the images: yes" in text
+        assert "Uses the images, but states findings no better" in text
     assert said.endswith(f"predict {theirs} --frontal IMAGE"), "it would not look at another view"
     assert len(load_prepared(str(phantom_folder))["validation"]) < MIN_STUDIES
     assert scored[1]["calibration"] is None, "too few studies to fit one on"

@@ -389,6 +389,25 @@ def test_a_run_without_evaluation_says_so(tmp_path, facts):
     assert "Energy: not measured" in text
 
 
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        (None, "a text of such a probability stated exactly the findings of the radiologist's impression"),
+        (["findings"], "a text of such a probability stated exactly the findings of the radiologist's findings"),
+        (
+            ["findings", "impression"],
+            "the impression of a text of such a probability stated exactly the findings of the radiologist's "
+            "impression",
+        ),
+    ],
+)
+def test_a_card_says_of_which_section_a_score_speaks(tmp_path, facts, sections, told):
+    layout = {"cxr_layout": {"sections": sections, "context": []}} if sections else {}
+    curve = {"x": [0.0, 1.0], "y": [0.0, 1.0], "n": 60}
+    (tmp_path / "config.json").write_text(json.dumps(layout | {"cxr_calibration": curve}))
+    assert f"on 60 validation studies, {told}, sides told apart." in " ".join(card_of(tmp_path, facts).split())
+
+
 def test_one_study_makes_a_whole_card_without_intervals(tmp_path, facts):
     text = card_of(tmp_path, facts, ("Small right pleural effusion.", "Normal | chest.\nNormal."))
     assert "it is not calibrated" in text
@@ -397,6 +416,23 @@ def test_one_study_makes_a_whole_card_without_intervals(tmp_path, facts):
     assert "Too few studies to say" in text
     assert "images shuffled" not in text.split("### Every score")[0]
     assert table_below(text, "**Surely wrong**")[0][-1] == r"Normal \| chest. Normal."
+
+
+def test_the_card_says_that_the_probe_on_an_encoder_trained_on_these_studies_is_at_a_disadvantage(tmp_path, facts):
+    none = dict.fromkeys(("gain_ci95", "normal_accuracy", "normal_gain", "normal_gain_ci95", "normal_auc"))
+    probes = {"encoder": {"finding_f1_micro": 0.5, "gain": 0.1} | none}
+    pairs = [("Cardiomegaly.", "Cardiomegaly."), ("Normal chest.", "Scoliosis.")]
+    (tmp_path / "report.json").write_text(json.dumps(build_report(told_rows(*pairs)) | {"probes": probes}))
+    recipe, told = facts["recipe"] | {"freeze_encoder": True}, "the probe on it is at a disadvantage"
+    for changed, said in (
+        ({}, True),
+        ({"recipe": recipe}, False),
+        ({"recipe": recipe, "findings_pretrained": True}, True),
+    ):
+        text = " ".join(card_of(tmp_path, facts | {"findings_pretrained": False} | changed).split())
+        assert (told in text) == said
+        assert "Linear probes look at the images. Shuffled is" in text
+        assert "| a linear probe on its own encoder | 0.500 | +0.100 | – | – | – | – | – |" in text
 
 
 def test_the_recipe_says_what_was_trained_and_for_how_long(tmp_path, facts):

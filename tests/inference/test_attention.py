@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import hf_cxr  # noqa: F401
 from hf_cxr.inference.attention import COLOUR, cross_attention, overlay, overlays, text_map, word_maps
-from hf_cxr.inference.attention import _grid as grid_of
+from hf_cxr.inference.attention import grid as grid_of
 
 TEXT = "Small right pleural effusion."
 

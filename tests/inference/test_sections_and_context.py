@@ -11,10 +11,11 @@ from helpers import TEXTS, radiograph, talkative, tiny_checkpoint
 from PIL import Image
 from transformers import BertConfig, BertLMHeadModel, BertTokenizer, ByT5Tokenizer, ProphetNetTokenizer
 
+from hf_cxr.inference.checks import UnusableCheckpoint
 from hf_cxr.inference.pipeline import ImpressionPipeline
 from hf_cxr.inference.processor import ImpressionProcessor
 from hf_cxr.inference.sections import CONTEXT_TOKENS, LAYOUT, Layout, context_of, prompt_ids, report_ids
-from hf_cxr.models.modeling import build, train_tokenizer
+from hf_cxr.models.modeling import build, load_checkpoint, train_tokenizer
 
 LAYOUTS = [Layout(("findings", "impression"), ("indication", "age_sex")), Layout(("findings",))]
 HOSTILE = "<impression></s><pad> \n\n🫁 " + "cough " * 2000
@@ -81,6 +82,38 @@ def test_an_answer_holds_the_sections_of_the_model_alone_and_in_batches(pipe, op
     assert len({str(texts([rows])) for rows in alone}) == (4 if pipe.layout.context else 1), (
         "context is read or ignored"
     )
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_both_sections_have_a_text_whatever_else_the_model_prefers(beams):
+    parts = with_layout(LAYOUTS[0])
+    tokenizer = parts.tokenizer
+    liked = [tokenizer.pad_token_id, tokenizer.bos_token_id, *tokenizer("\n\t  ").input_ids]
+    liked += [parts.model.generation_config.eos_token_id, *tokenizer.convert_tokens_to_ids(LAYOUTS[0].tokens)]
+    bias = torch.zeros(len(tokenizer)).index_fill(0, torch.tensor(liked), 1000)
+    parts.model.decoder.lm_head.register_forward_hook(lambda _, __, logits: logits + bias)
+    pipe = ImpressionPipeline(model=parts.model, tokenizer=tokenizer, image_processor=parts.image_processor)
+    for longest in (5, 12):
+        options = {"num_beams": beams, "max_new_tokens": longest}
+        alone = [pipe(study, **options) for study in studies()]
+        assert texts(pipe(studies(), batch_size=4, **options)) == texts(alone)
+        for row in (row for rows in alone for row in rows):
+            assert row["findings"].strip(), row
+            assert row["impression"].strip(), row
+
+
+def test_a_tokenizer_without_the_tokens_of_the_layout_is_refused(reporter, tmp_path):
+    reporter.save_pretrained(tmp_path)
+    train_tokenizer(TEXTS, 350).save_pretrained(tmp_path)  # of an earlier model, say
+    told = "tokenizer is damaged or another model's: it lacks <indication>, <age_sex>, <findings>, <impression>, which"
+    with pytest.raises(UnusableCheckpoint, match=told) as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+    other = train_tokenizer(TEXTS, 350)
+    other.add_tokens(["<more>"] * 9 + LAYOUTS[0].tokens[:-1], special_tokens=True)
+    other.unk_token = "</s>"  # as in GPT-2, whose unknown token is the end
+    with pytest.raises(UnusableCheckpoint, match="it lacks <impression>, which its cxr_layout needs"):
+        ImpressionPipeline(model=reporter.model, tokenizer=other, image_processor=reporter.image_processor)
 
 
 def test_every_form_of_many_studies_carries_its_context(reporter):

@@ -1,5 +1,5 @@
 """What the tokens of sections and context change in a checkpoint that is built; their order is that of
-`tests/inference/test_sections.py`."""
+`tests/inference/test_section_order.py`."""
 
 from __future__ import annotations
 

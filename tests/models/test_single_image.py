@@ -13,7 +13,14 @@ import transformers
 from helpers import copy_folder, radiograph
 from PIL import Image
 from single_image import FORMS, SIDE, edit, published, stock_processor, stock_texts
-from transformers import BertGenerationDecoder, CvtConfig, CvtModel, VisionEncoderDecoderModel
+from transformers import (
+    BertGenerationDecoder,
+    CvtConfig,
+    CvtModel,
+    RobertaConfig,
+    RobertaForCausalLM,
+    VisionEncoderDecoderModel,
+)
 
 import hf_cxr
 from hf_cxr.cli.parser import main
@@ -120,6 +127,19 @@ def test_a_length_beyond_the_positions_of_the_decoder_becomes_all_of_them(swin, 
     folder = copy_folder(swin, tmp_path / "run")
     edit(folder / "config.json", max_length=512)
     assert load_checkpoint(folder).model.generation_config.max_new_tokens == 63
+
+
+def test_positions_before_the_first_token_of_a_roberta_decoder_are_not_counted(swin, tmp_path):
+    folder = copy_folder(swin, tmp_path / "run")
+    own = load_checkpoint(swin).model
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes |= {"vocab_size": 350, "max_position_embeddings": 66, "pad_token_id": 1}  # 64 of them behind the padding's
+    decoder = RobertaForCausalLM(RobertaConfig(is_decoder=True, add_cross_attention=True, **sizes))
+    VisionEncoderDecoderModel(encoder=own.encoder, decoder=decoder).save_pretrained(folder)
+    settings = own.generation_config.to_dict() | {"max_length": 512, "max_new_tokens": None, "pad_token_id": 1}
+    (folder / GENERATION).write_text(json.dumps(settings), encoding="utf-8")
+    assert load_checkpoint(folder).model.generation_config.max_new_tokens == 63
+    assert hf_cxr.predict(folder, wide(1))[0].keys() >= {"impression"}
 
 
 def test_a_start_token_that_only_the_config_names_is_taken_from_it(swin, tmp_path):

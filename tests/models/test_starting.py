@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TEXTS, TINY_RECIPE, gpt2_folder, noise, run_cxr, tiny_checkpoint, vit_folder, write_config
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from single_image import SIDE, edit, published
 from test_encoders import encoder_folder
@@ -198,7 +199,37 @@ def test_a_run_resumes_from_its_parent_as_it_was_alone(parent, phantom_folder, t
     assert start_or_resume(kit, args, identity(kit, args, dataset, Layout())) == "impressions"
     tiny = build("tiny", "tiny", 32, texts=TEXTS, vocab_size=350, max_new_tokens=24)  # other weights
     tiny.save_pretrained(parent)
-    with pytest.raises(ValueError, match=r"cannot resume with other arguments \(init_from_sha256 \w+ → \w+\)"):
+    with pytest.raises(ValueError, match=r"cannot resume with other arguments \(init_from_sha256 \w+ → \w+"):
+        start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
+
+
+def test_a_run_does_not_resume_with_another_tokenizer_of_its_parent(parent, phantom_folder, tmp_path):
+    dataset = load_prepared(str(phantom_folder))
+    kit, args = arguments(tmp_path, phantom_folder, parent)
+    start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
+    kit.resume = True
+    tokenizer = json.loads((parent / "tokenizer.json").read_text(encoding="utf-8"))
+    edit(parent / "tokenizer.json", model=tokenizer["model"] | {"merges": tokenizer["model"]["merges"][1:]})
+    with pytest.raises(ValueError, match=r"other arguments \(init_from_tokenizer_sha256 \w+ → \w+\)"):
+        start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
+
+
+def test_a_run_does_not_resume_where_the_repository_of_its_parent_has_moved(
+    parent, phantom_folder, tmp_path, monkeypatch
+):
+    dataset, hub = load_prepared(str(phantom_folder)), tmp_path / "hub" / "models--user--parent"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.parent))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(parent, hub / "snapshots" / commit)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("a" * 40)
+    kit, args = arguments(tmp_path, phantom_folder, "user/parent")
+    start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
+    kit.resume = True
+    assert start_or_resume(kit, args, identity(kit, args, dataset, Layout())) == "impressions"
+    (hub / "refs" / "main").write_text("b" * 40)
+    with pytest.raises(ValueError, match=r"other arguments \(init_from_commit a{40} → b{40}\)"):
         start_or_resume(kit, args, identity(kit, args, dataset, Layout()))
 
 

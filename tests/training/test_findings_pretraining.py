@@ -2,13 +2,15 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_RECIPE, copy_folder, tiny_checkpoint, write_config
+from accelerate import PartialState
+from helpers import TINY_RECIPE, copy_folder, run_forked, tiny_checkpoint, write_config
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -28,8 +30,10 @@ from hf_cxr.training.findings_pretraining import (
     judged_findings,
     pretrain_on_findings,
 )
+from hf_cxr.training.findings_targets import tag_targets
 
 TRAIN, UNSEEN, EPOCH = 160, 96, 5  # studies, some of them in both, and steps of an epoch
+ADAPTED = "layers.3.attention.q_proj.weight"
 
 
 class Killed(BaseException):
@@ -46,7 +50,7 @@ def pretrain(packed, run: Path, studies: int = UNSEEN, dropout: float = 0.1, **v
     run.mkdir(exist_ok=True)
     recipe = TINY_RECIPE | {"dataset": "unused", "output_dir": str(run), "findings_pretraining_epochs": 4}
     recipe |= {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "disable_tqdm": True} | values
-    kit, args = parse_arguments(write_config(run / "config.yaml", **recipe))
+    kit, args = parse_arguments(write_config(run / f"config{os.environ.get('RANK', '')}.yaml", **recipe))
     checkpoint = tiny_checkpoint()
     for module in checkpoint.model.encoder.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -73,6 +77,19 @@ def plant(monkeypatch, *means: float) -> None:
         return real(trainer, prediction) | {"mean_auc": means[trainer.state.global_step // EPOCH - 1]}
 
     monkeypatch.setattr(FindingsTrainer, "aucs", aucs)
+
+
+def watch(monkeypatch) -> dict[int, dict]:
+    """The encoder's weights after each epoch."""
+    seen = {}
+
+    class Listener(findings_pretraining.EpochCallback):
+        def on_epoch_end(self, args, state, control, model, **kwargs):
+            encoder = getattr(model, "module", model).encoder
+            seen[state.global_step // EPOCH] = {name: value.clone() for name, value in encoder.state_dict().items()}
+
+    monkeypatch.setattr(findings_pretraining, "EpochCallback", Listener)
+    return seen
 
 
 def kept(run: Path) -> float:
@@ -144,13 +161,7 @@ def second_is_best(packed, tmp_path_factory) -> tuple[Path, dict]:
 def test_the_weights_of_the_best_epoch_go_on_whatever_is_saved(
     second_is_best, packed, tmp_path, monkeypatch, strategy, capsys
 ):
-    seen = {}
-
-    class Listener(findings_pretraining.EpochCallback):
-        def on_epoch_end(self, args, state, control, model, **kwargs):
-            seen[state.global_step // EPOCH] = {k: v.clone() for k, v in model.encoder.state_dict().items()}
-
-    monkeypatch.setattr(findings_pretraining, "EpochCallback", Listener)
+    seen = watch(monkeypatch)
     plant(monkeypatch, 0.6, 0.9, 0.9, 0.7)
     weights = pretrain(packed, tmp_path / "run", save_strategy=strategy, save_steps=EPOCH)
     assert list(seen) == [1, 2, 3, 4]
@@ -233,14 +244,14 @@ def test_an_epoch_that_was_the_best_before_a_kill_and_is_not_again_is_not_kept(p
 
 
 def test_evaluations_change_nothing_of_the_training(packed, tmp_path, monkeypatch, capsys):
-    plant(monkeypatch, 0.6, 0.7, 0.8, 0.9)
-    judged = pretrain(packed, tmp_path / "judged")
-    assert kept(tmp_path / "judged") == 4
+    plant(monkeypatch, 0.6, 0.7)
+    judged = pretrain(packed, tmp_path / "judged", findings_pretraining_epochs=2)
+    assert kept(tmp_path / "judged") == 2
     capsys.readouterr()
-    blind = pretrain(packed, tmp_path / "blind", studies=0)
+    blind = pretrain(packed, tmp_path / "blind", studies=0, findings_pretraining_epochs=2)
     assert same(judged, blind)
     assert "its last epoch is kept, as there are no validation studies\n" in capsys.readouterr().out
-    few = pretrain(packed, tmp_path / "few", studies=9)
+    few = pretrain(packed, tmp_path / "few", studies=9, findings_pretraining_epochs=2)
     assert same(few, blind)
     why = "its last epoch is kept, as no finding has 5 positive and 5 negative validation studies\n"
     assert why in capsys.readouterr().out
@@ -248,9 +259,8 @@ def test_evaluations_change_nothing_of_the_training(packed, tmp_path, monkeypatc
 
 
 def test_the_head_learns_alone_in_the_first_epochs_then_all_of_it_also_where_killed(packed, tmp_path, monkeypatch):
-    before = tiny_checkpoint().model.encoder.state_dict()
-    plant(monkeypatch, 0.6, 0.7, 0.8, 0.9)
-    assert same(pretrain(packed, tmp_path / "one", findings_frozen_epochs=1, findings_pretraining_epochs=1), before)
+    before, seen = tiny_checkpoint().model.encoder.state_dict(), watch(monkeypatch)
+    plant(monkeypatch, 0.6, 0.7)
     options = {
         "findings_frozen_epochs": 1,
         "findings_pretraining_epochs": 2,
@@ -258,20 +268,88 @@ def test_the_head_learns_alone_in_the_first_epochs_then_all_of_it_also_where_kil
         "save_steps": 2,
     }
     peace = pretrain(packed, tmp_path / "two", **options)
-    assert not same(peace, before)
-    with monkeypatch.context() as patch:
-        kill(patch, "on_step_end", 3)
-        with pytest.raises(Killed):
-            pretrain(packed, tmp_path / "killed", **options)
-    assert same(pretrain(packed, tmp_path / "killed", **options), peace)
+    assert same(seen[1], before)
+    stays = {name for name in before if torch.equal(peace[name], before[name])}
+    noise = {name for name in before if name.endswith("k_proj.bias")}  # no gradient: softmax forgives a constant
+    assert stays - noise == {"pooler.dense.weight", "pooler.dense.bias"}, "the head reads the tokens, not the pooler"
+    for step in (3, 7):  # frozen, and no longer
+        with monkeypatch.context() as patch:
+            kill(patch, "on_step_end", step)
+            with pytest.raises(Killed):
+                pretrain(packed, tmp_path / f"killed{step}", **options)
+        assert same(pretrain(packed, tmp_path / f"killed{step}", **options), peace)
 
 
 def test_the_decay_of_the_layers_is_at_work_in_stage_one(packed, tmp_path):
     step = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "findings_pretraining_epochs": 0.2}
     plain, decayed = (pretrain(packed, tmp_path / str(rate), encoder_layer_decay=rate, **step) for rate in (1.0, 0.5))
-    name = "layers.3.mlp.fc2.bias" if "layers.3.mlp.fc2.bias" in plain else max(n for n in plain if ".3." in n)
-    assert torch.equal(plain[name], decayed[name]), "the last block learns at the full rate"
-    assert not torch.equal(plain[name.replace(".3.", ".2.")], decayed[name.replace(".3.", ".2.")])
+    last, earlier = (f"layers.{block}.mlp.fc2.bias" for block in (3, 2))
+    assert torch.equal(plain[last], decayed[last]), "the last block learns at the full rate"
+    assert not torch.equal(plain[earlier], decayed[earlier])
+
+
+def test_of_adapters_the_best_epoch_is_kept_and_merged(packed, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    plant(monkeypatch, 0.9, 0.6)
+    options = {"lora_rank": 2, "lr_scheduler_type": "constant"}
+    kept_first, first = (
+        pretrain(packed, tmp_path / str(epochs), findings_pretraining_epochs=epochs, **options) for epochs in (2, 1)
+    )
+    assert kept(tmp_path / "2") == 1
+    assert same(kept_first, first)
+    assert not torch.equal(first[ADAPTED], tiny_checkpoint().model.encoder.state_dict()[ADAPTED]), "adapters learn"
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+def first_is_best(dataset: str, run: str) -> dict:
+    """What each of several processes does, too; `pretrain` has each look at the weights that it goes on with."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    options = {"findings_pretraining_epochs": 2, "per_device_train_batch_size": 32 // processes, "dropout": 0.0}
+    options |= {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant"}
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch, 0.9, 0.6)
+        seen = watch(patch)
+        weights = pretrain(pack_dataset(load_prepared(dataset)["train"], 32), Path(run), **options)
+    PartialState().destroy_process_group()
+    return seen | {"kept": weights}
+
+
+@pytest.fixture(scope="module")
+def alone(phantom_folder, tmp_path_factory) -> tuple[Path, dict]:
+    run = tmp_path_factory.mktemp("alone") / "run"
+    return run, first_is_best(str(phantom_folder), str(run))
+
+
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+
+
+@pytest.mark.parametrize(("environment", "kind"), [({}, "Tensor"), (SHARDED, "DTensor")], ids=["ddp", "fsdp2"])
+def test_each_of_two_processes_goes_on_with_the_best_epoch_as_one_would(
+    phantom_folder, alone, tmp_path, monkeypatch, environment, kind
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code = ["import fsdp_on_cpu", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"]
+    code += [f"import {__name__} as stage"]
+    code += [f"seen = stage.first_is_best({str(phantom_folder)!r}, {str(tmp_path)!r})"]
+    code += [f"assert type(seen[1][stage.ADAPTED]).__name__ == {kind!r}"]
+    done = run_forked(code="\n".join(code[0 if environment else 1 :]), processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run, one = alone
+    two, saved = (load_file(folder / "findings_encoder" / "model.safetensors") for folder in (tmp_path, run))
+    assert same(one["kept"], one[1])
+    apart = {name: (two[name] - value).abs().max().item() for name, value in saved.items()}
+    assert max(apart.values()) <= 1e-5, max(apart, key=apart.__getitem__)
+    assert max((one[2][name] - value).abs().max().item() for name, value in one[1].items()) > 1e-3, "epochs differ"
+    records = [json.loads((folder / RECORD).read_text()) for folder in (run, tmp_path)]
+    aucs = [
+        [finding.pop("auc") for row in record["epochs"] for finding in row["findings"].values()] for record in records
+    ]
+    assert records[0] == records[1], "all but the last digits of the AUCs"
+    assert aucs[1] == pytest.approx(aucs[0], abs=1e-3)
+    assert records[1]["kept_epoch"] == 1
 
 
 def test_each_study_is_judged_once_and_as_it_is(packed, tmp_path, monkeypatch):
@@ -298,6 +376,17 @@ def test_tags_are_judged_by_the_tags_of_the_validation_studies(packed, tmp_path)
     assert {name: (row["positives"], row["negatives"]) for name, row in epoch["findings"].items()} == {
         "even": (UNSEEN // 2, UNSEEN // 2)
     }
+
+
+def test_a_tag_must_be_known_of_ten_positive_studies():
+    """Of studies that nobody judged, no tag is known: "rare" has no positive one left, and its weight no divisor."""
+    tags = [["rare", "suboptimal study"]] * 12 + [["often"]] * 10 + [["seldom"]] * 9 + [["normal"]]
+    names, targets = tag_targets(tags)
+    assert names == ["often"]
+    assert targets[:12].min() == targets[:12].max() == IGNORED
+    assert class_weights(targets).tolist() == [1.0]
+    asked, _ = tag_targets(tags, names=["rare", "seldom"])
+    assert asked == ["rare", "seldom"], "of the validation split the findings of the training split are asked"
 
 
 def test_a_disk_that_is_full_is_told_in_one_line(packed, tmp_path, monkeypatch):

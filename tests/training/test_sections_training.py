@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from datasets import DatasetDict
-from helpers import TINY_RECIPE, talkative, write_config
+from helpers import TINY_RECIPE, run_forked, talkative, write_config
 from test_resume import RECIPE, Interrupted, interrupt, losses, same, weights
 
 import hf_cxr
@@ -131,6 +131,8 @@ def test_an_evaluation_writes_what_the_pipeline_writes_and_again_from_images_of_
     )
     dataset, checkpoint = asked_of(some, kit)[0], talkative(checkpoint_for(some), eyes=3)
     packed = {name: pack_dataset(split, 32) for name, split in dataset.items()}
+    patients = list("aabbbcd")  # in the order of the collection, as prepared rows are
+    packed["validation"] = packed["validation"].map(lambda _, i: {"patient": patients[i]}, with_indices=True)
     shown = fine_tune(checkpoint, packed, kit, args)
     said, truths, _, _, [elsewhere] = caught[-1]
     canvases, model = shown.eval_dataset, checkpoint.model.eval()
@@ -138,7 +140,9 @@ def test_an_evaluation_writes_what_the_pipeline_writes_and_again_from_images_of_
     whole = shown.data_collator([canvases[i] for i in range(len(canvases))])
     prompts = [canvases[i]["prompt"] for i in range(len(canvases))]
     assert len(set(map(len, prompts))) > 1
-    places = [6, 0, 1, 2, 3, 4, 5]  # whatever the batches, those of the study before
+    places = canvases.others
+    assert sorted(places) == list(range(7))
+    assert all(patients[place] != patients[other] for place, other in enumerate(places))
     for pixels, texts in ((whole["pixel_values"], said), (whole["pixel_values"][places], elsewhere)):
         for row in range(len(canvases)):
             wrote = generate(model, pixels[row : row + 1], [prompts[row]], checkpoint.tokenizer, num_beams=beams)
@@ -149,12 +153,29 @@ def test_an_evaluation_writes_what_the_pipeline_writes_and_again_from_images_of_
     assert samples[0]["report"] == f"{dataset['validation']['findings'][0]} {truths[0]}"
 
 
+def test_an_evaluation_shows_the_images_of_the_same_others_on_any_number_of_processes(phantom_folder, tmp_path):
+    told = {}
+    for processes in (1, 2):
+        (folder := tmp_path / str(processes)).mkdir()
+        call = f"evaluate_elsewhere({str(phantom_folder)!r}, {str(folder)!r})"
+        done = run_forked(code=f"import distributed_worker; distributed_worker.{call}", processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        told[processes] = json.loads((folder / "elsewhere.json").read_text())
+    said, elsewhere = told[1]
+    assert len(set(said)) == len(said) == 7
+    assert not any(map(str.__eq__, said, elsewhere))
+    assert told[2] == told[1]
+
+
 # --- whole runs --------------------------------------------------------------------------------------------------
 
 
 def test_a_run_with_context_and_dropout_resumes_bit_for_bit(some, tmp_path, monkeypatch):
     values = (
-        RECIPE | REPORT | {"view_dropout": 0.3, "findings_pretraining_epochs": 0, "save_steps": 2, "eval_steps": 2}
+        RECIPE
+        | REPORT
+        | {"view_dropout": 0.3, "findings_pretraining_epochs": 0, "save_steps": 2, "eval_steps": 2}
+        | {"per_device_train_batch_size": 16}
     )
     monkeypatch.setattr(training, "load_prepared", lambda folder: some)
     seen = []

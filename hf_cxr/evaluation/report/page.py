@@ -84,9 +84,10 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     """
     known = [i for i, row in enumerate(rows) if "missed" in row]
     wrong = {i: len(rows[i]["missed"]) + len(rows[i]["invented"]) for i in known}
-    worst = sorted((i for i in known if wrong[i]), key=lambda i: (-wrong[i], -rows[i]["score"], rows[i]["uid"]))
+    sure = [row.get("score", 0.0) for row in rows]
+    worst = sorted((i for i in known if wrong[i]), key=lambda i: (-wrong[i], -sure[i], rows[i]["uid"]))
     right = (i for i in known if not wrong[i] and rows[i]["matched"])
-    best = sorted(right, key=lambda i: (-len(rows[i]["matched"]), -rows[i]["score"], rows[i]["uid"]))
+    best = sorted(right, key=lambda i: (-len(rows[i]["matched"]), -sure[i], rows[i]["uid"]))
     return {"worst": worst[:SHOWN], "best": best[:SHOWN]}
 
 
@@ -267,6 +268,8 @@ def _subgroups(report: Mapping[str, Any]) -> str:
 
 def _calibration(report: Mapping[str, Any]) -> str:
     curve = report.get("calibration")
+    if report.get("texts_of"):
+        return "The texts came without a score, so there is nothing to calibrate."
     if not curve:
         return (
             "No calibration here: the score is the text's plain probability. Calibration needs a checkpoint that has "

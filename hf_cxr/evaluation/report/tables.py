@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hf_cxr.utils.plots import BASELINES, NBSP, counted, percent, score
+from hf_cxr.utils.plots import BASELINES, NBSP, PROBES, counted, percent, score
 
 SCORES = {
     **{f"bleu{order}": f"BLEU-{order}" for order in range(1, 5)},
@@ -37,11 +37,14 @@ INPUTS = {
     "without_context": "images alone, no context",
     "context_only": "context alone, mean training image",
 }
-PROBES = {"encoder": "a linear probe on its own encoder", "pixels": "a linear probe on 16 × 16 pixels"}
 TITLES = {"age_sex": "age and sex", "report": "whole report"}
 """Sections and context whose names are not words."""
 SINGLE_IMAGE = (
     "Single image: the model is shown the frontal view of each study (the lateral where there is no frontal)."
+)
+NOT_RUN = (
+    "So there are no linear probes, no nearest training studies, no scores by view and no confidence score. The texts "
+    "stand for the images in the image-shuffle test: what they rest on beside the images counts too."
 )
 FITTED_HERE = (
     " It was fitted on these very studies, so it looks better here than it is: expect more error on new ones."
@@ -91,6 +94,11 @@ def bounds(interval: Sequence[float] | None, sign: bool = False) -> str:
     return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else "–"
 
 
+def signed(gain: float | None) -> str:
+    """A gain with its sign, or a dash where there is none."""
+    return "–" if gain is None else f"{gain:+.3f}"
+
+
 def p_value(p: float | None) -> str:
     """A p-value as it is read: nothing below what 1,000 samples can tell."""
     return "–" if p is None else f"<{NBSP}0.005" if p < 0.005 else f"{p:.3f}"
@@ -127,7 +135,7 @@ def probe_cells(report: Mapping[str, Any]) -> Cells | None:
     for name, probe in probes.items():
         row = [PROBES[name]]
         for key, gain in (("finding_f1_micro", "gain"), ("normal_accuracy", "normal_gain")):
-            row += [score(probe[key]), f"{probe[gain]:+.3f}", bounds(probe[f"{gain}_ci95"], sign=True)]
+            row += [score(probe[key]), signed(probe[gain]), bounds(probe[f"{gain}_ci95"], sign=True)]
         rows.append([*row, score(probe["normal_auc"])])
     adds = ["the model adds", INTERVAL]
     return ["", "finding F1", *adds, "normal or abnormal", *adds, "AUC of the latter"], rows
@@ -137,6 +145,8 @@ def scope(report: Mapping[str, Any]) -> str:
     """What the model writes and is given, where that is not an impression from two views alone, and how many studies
     were left out; empty where there is nothing to say."""
     told = [SINGLE_IMAGE] if report.get("panels") == 1 else []
+    if file := report.get("texts_of"):
+        told.append(f"The texts are those of {file}, written by a system that was not run here. {NOT_RUN}")
     target, given = report.get("target", "impression"), report.get("context", ())
     if target == "report":
         told.append("The model writes findings and an impression; scores without a name are those of the impression.")
@@ -170,7 +180,9 @@ def section_cells(report: Mapping[str, Any]) -> Cells | None:
         for what in whats:
             gain, interval = part[f"{what}_gain"].get(by), part[f"{what}_gain_ci95"].get(by)
             row += ["–" if gain is None else f"{gain:+.3f} {short_name(by)}", bounds(interval, sign=True)]
-            row.append(ANSWERS[part["reads_images" if what == "image" else "reads_context"]])
+            untold = part["permutation_p"] is None or (what == "context" and not part["with_context"])
+            answer = ANSWERS[part["reads_images" if what == "image" else "reads_context"]]
+            row.append("cannot be told" if untold else answer)
         rows.append(row)
     names = {"image": "images", "context": "context"}
     gains = [cell for what in whats for cell in (f"gain from the {names[what]}", INTERVAL, f"reads the {names[what]}")]

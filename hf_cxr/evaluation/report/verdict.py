@@ -1,58 +1,22 @@
-"""The verdict of a report: what image gain, context gain, the best constant, probes and the number of distinct texts
-say together, in words. It is read off the report; how its numbers are made lives in `hf_cxr.evaluation`."""
+"""The verdict of a report in words: what image gain, context gain, the best constant, probes and the number of
+distinct texts say together. What they show is weighed in `hf_cxr.evaluation.rules`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from hf_cxr.evaluation.report.tables import PROBES, best_blind, short_name, unread_note
+from hf_cxr.evaluation.report.tables import best_blind, short_name, unread_note
+from hf_cxr.evaluation.rules import FEWEST, SMALL_GAIN, Rival, few_texts, harms, p_of, reads, rivals
 from hf_cxr.utils.plots import NBSP, counted, percent
 
-READS_P = 0.01  # the p above which a model is not said to read the images, or the context
-SMALL_GAIN = {"finding_f1_micro": 0.05, "cider": 0.2}
-"""The smallest gain of interest. One finding in twenty: a model worth its name gains several times as much, and some
-1,000 studies tell it from none. Of CIDEr, which goes to 10, it is as little as so many studies can tell."""
-FEWEST = 60
-"""Patients below which no gain is called small: what none of n does, up to 3 / n may do (the rule of three)."""
 
-
-class Rival(NamedTuple):
-    """What stands beside the model in the score of the verdict: its name, its score, the model's minus it."""
-
-    name: str
-    score: float
-    gain: float
-    ci95: Sequence[float]
-    beaten: bool | None
-    """True: shown. False: the model's score is no higher, or its gain is shown to be small. None: not shown."""
-
-
-def is_shown(interval: Sequence[float], by: str, patients: int, p: float = 0.0) -> bool | None:
-    """Whether a gain with this 95 % interval is there: true; false where it is shown to be smaller than
-    `SMALL_GAIN[by]`; `None` where neither is shown."""
-    if interval[0] > 0 and p <= READS_P:
-        return True
-    return False if interval[1] < SMALL_GAIN[by] and patients >= FEWEST else None
-
-
-def harms(report: Mapping[str, Any], what: str) -> bool:
-    """Whether texts are shown to be better with another study's images or context (`what`: "image", "context")."""
-    by = report["gain_score"]
-    return report[f"{what}_gain_ci95"][by][1] < 0 and report[f"{what}_gain_p"][by] <= READS_P
-
-
-def few_texts(distinct: float, of_truth: float) -> bool:
-    """Whether a model writes so few distinct texts, beside the radiologists', that they cannot say what is there."""
-    return distinct <= 2 < of_truth or 20 * distinct < of_truth
-
-
-def studies_needed(interval: Sequence[float], by: str, n: float) -> str:
-    """That `n` are too few, and how many would tell a gain of `SMALL_GAIN[by]` from none: those of whom the interval
-    is as wide as that."""
+def patients_needed(interval: Sequence[float], by: str, n: float) -> str:
+    """That `n` patients are too few, and how many would tell a gain of `SMALL_GAIN[by]` from none: those of whom the
+    interval is as wide as that."""
     needed = max(FEWEST, n * ((interval[1] - interval[0]) / SMALL_GAIN[by]) ** 2)
     number = f"about {float(f'{needed:.1e}'):,.0f}" if needed > n else "more"
-    return f"too few to tell with {n:,.0f} studies, {number} would tell a gain of {SMALL_GAIN[by]} from none"
+    return f"too few to tell with {n:,.0f} patients, {number} would tell a gain of {SMALL_GAIN[by]} from none"
 
 
 def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,8 +24,8 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     sentence weighs all of it.
 
     Images are read if the 95 % interval of the gain over shuffled images in `gain_score` lies above zero and p ≤ 0.01
-    (of the permutation test; with context, where permuting texts permutes both, of the bootstrap). They are not read
-    if that gain is shown to be smaller than `SMALL_GAIN`, to be a loss, or if all texts are one.
+    (of the permutation test; with context, of the bootstrap, from `FEWEST` patients on). They are not read if that
+    gain is shown to be smaller than `SMALL_GAIN`, to be a loss, or if all texts are one (see `rules.reads`).
     """
     by, note, asked = report["gain_score"], unread_note(report), "with_context" in report
     unknown: dict[str, Any] = {"reads_images": None} | ({"reads_context": None} if asked else {})
@@ -70,10 +34,10 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         return unknown | {"verdict": f"Too few studies to say whether the model reads {what}."}
     if report["permutation_p"] is None:
         what = f"{'what the model reads' if asked else 'whether the model reads the images'} cannot be told"
-        return unknown | {"verdict": f"{note} All texts are the same, so {what}."}
-    read = {"reads_images": _reads(report, "image")}
+        return unknown | {"verdict": f"{note} All radiologists' texts state the same, so {what}."}
+    read = {"reads_images": reads(report)}
     if asked:
-        read["reads_context"] = _reads(report, "context") if report["with_context"] else None
+        read["reads_context"] = reads(report, "context") if report["with_context"] else None
     told = f"{_sentence(dict(report) | read)}{_beside_blind(report)}. {note}".strip()
     return read | {"verdict": told}
 
@@ -84,6 +48,8 @@ def plain(report: Mapping[str, Any]) -> str:
         return "These studies cannot tell whether the model reads the images."
     context = report.get("reads_context")
     if not report["reads_images"]:
+        if harms(report, "image"):
+            return f"This model is harmed by the images{', and reads the context' if context else ''}."
         return f"This model does not read the images{': it reads the context' if context else ''}."
     reads = f"the images{' and the context' if context else ''}"
     if short := shortcomings(report):
@@ -109,36 +75,6 @@ def _no_better(report: Mapping[str, Any]) -> str:
     worse = [rival.name for rival in rivals(report) if rival.beaten is False]
     does = "states findings" if report.get("gain_score") != "cider" else "writes"
     return f"{does} no better than {' or '.join(worse)}" if worse else ""
-
-
-def rivals(report: Mapping[str, Any]) -> list[Rival]:
-    """The best constant and the probes, those that a report has."""
-    by, patients = report.get("gain_score", "finding_f1_micro"), report["patients"]
-    beside = {}
-    if gain := report.get("constant_gain"):
-        beside["one constant sentence"] = gain[by], report["constant_gain_ci95"].get(by)
-    if by == "finding_f1_micro":
-        probes = report.get("probes") or {}
-        beside |= {PROBES[name]: (probe["gain"], probe.get("gain_ci95")) for name, probe in probes.items()}
-    found = []
-    for name, (gain, interval) in beside.items():
-        if interval:
-            beaten = is_shown(interval, by, patients)
-            if beaten is None and (interval[1] <= 0 or (gain <= 0 and patients >= FEWEST)):
-                beaten = False
-            found.append(Rival(name, report[by] - gain, gain, interval, beaten))
-    return found
-
-
-def _reads(report: Mapping[str, Any], what: str) -> bool | None:
-    by = report["gain_score"]
-    if report["distinct_outputs"] == 1 or harms(report, what):
-        return False
-    return is_shown(report[f"{what}_gain_ci95"][by], by, report["patients"], _p(report, what))
-
-
-def _p(report: Mapping[str, Any], what: str) -> float:
-    return report[f"{what}_gain_p"][report["gain_score"]] if "with_context" in report else report["permutation_p"]
 
 
 def _sentence(report: Mapping[str, Any]) -> str:
@@ -169,15 +105,18 @@ def _gain(report: Mapping[str, Any], what: str, read: bool | None) -> str:
     by, shuffled = report["gain_score"], {"image": "images"}.get(what, what)
     interval = report[f"{what}_gain_ci95"][by]
     told = f"{_signed(report[f'{what}_gain'][by])} {short_name(by)} over shuffled {shuffled}, {_interval(interval)}, "
-    told += f"{'' if 'with_context' in report else 'permutation '}p = {_p(report, what):.3f}"
-    return told if read is not None else f"{told}: {studies_needed(interval, by, report['n'])}"
+    told += f"{'' if 'with_context' in report else 'permutation '}p = {p_of(report, what):.3f}"
+    return told if read is not None else f"{told}: {patients_needed(interval, by, report['patients'])}"
 
 
 def _against(report: Mapping[str, Any], rival: Rival) -> str:
     by = report["gain_score"]
     told = f"{short_name(by)} {report[by]:.3f} against {rival.score:.3f} of {rival.name}, difference "
     told += f"{_signed(rival.gain)}, {_interval(rival.ci95)}"
-    return told if rival.beaten is not None else f"{told}: {studies_needed(rival.ci95, by, report['n'])}"
+    settled = rival.ci95[0] > 0 or (rival.ci95[1] < SMALL_GAIN[by] and report["patients"] >= FEWEST)
+    if settled or report["reads_images"] is False:
+        return told
+    return f"{told}: {patients_needed(rival.ci95, by, report['patients'])}"
 
 
 def _context(report: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from helpers import TEXTS
 from hf_cxr.inference.checks import LAYOUT, UnusableCheckpoint
 from hf_cxr.inference.sections import (
     CONTEXT,
+    SHORTEST_REPORT,
     Layout,
     SectionOrder,
     context_of,
@@ -23,6 +24,12 @@ from hf_cxr.models.modeling import train_tokenizer
 REPORT = Layout(("findings", "impression"), ("indication", "age_sex"))
 FINDINGS, IMPRESSION = "No effusion. Cardiomegaly is stable.", "Large heart. No edema."
 MARKER, FORBIDDEN, END, WORD = 5, [6, 7], 2, 3  # tokens of a vocabulary of eight
+SPACE, HALF = 0, 1  # two halves are a letter
+WORDS = torch.tensor([False, False, True, True, True, True, True, True])
+
+
+def decode(ids: list[int]) -> str:
+    return "".join({SPACE: " ", WORD: "a", 4: "b"}.get(token, "") for token in ids) + "c" * (ids.count(HALF) // 2)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +115,22 @@ def test_long_sections_are_cut_at_the_end_of_a_sentence_and_both_stay(tokenizer)
     assert split_sections(tokenizer, REPORT, ids)["impression"] == IMPRESSION
 
 
+def test_the_shortest_report_is_the_first_length_that_holds_both_sections_and_the_end(tokenizer):
+    long = {"findings": ["effusion " * 20], "impression": ["pneumothorax " * 20]}
+    marker = tokenizer.convert_tokens_to_ids("<impression>")
+    for length in range(SHORTEST_REPORT, 40):
+        [ids] = report_ids(tokenizer, REPORT, long, length)
+        assert 0 < ids.index(marker) < length - 2, "a token of text and the end fit behind it"
+    [ids] = report_ids(tokenizer, REPORT, long, SHORTEST_REPORT - 1)
+    assert ids.index(marker) == SHORTEST_REPORT - 3
+
+
 # --- generation --------------------------------------------------------------------------------------------------
 
 
 def allowed(*written: int, markers=(MARKER,), longest: int | None = 8) -> set[int]:
     """The tokens that may follow `written`, behind a prompt that holds the marker too."""
-    order = SectionOrder(markers, FORBIDDEN, [END], 2, longest)
+    order = SectionOrder(markers, FORBIDDEN, [END], 2, longest, WORDS, decode)
     before = torch.zeros(1, 8)
     scores = order(torch.tensor([[0, MARKER, *written]]), before)
     assert not before.any(), "the scores of the caller are left alone"
@@ -135,12 +152,35 @@ def test_the_first_section_leaves_room_for_the_next():
     assert allowed(*[WORD] * 5, MARKER, WORD) == {0, 1, 3, 4, END}
 
 
+def test_white_space_and_half_a_letter_are_no_text_of_a_section():
+    others = {0, 1, 3, 4}
+    assert allowed(SPACE) == allowed(SPACE, SPACE) == allowed(HALF) == others
+    assert allowed(HALF, HALF) == allowed(SPACE, WORD) == others | {MARKER}
+    assert allowed(WORD, MARKER, SPACE) == allowed(WORD, MARKER, HALF) == others
+    assert allowed(WORD, MARKER, HALF, HALF) == others | {END}
+
+
+def test_a_section_that_is_empty_near_its_limit_gets_a_word():
+    assert allowed(*[SPACE] * 4) == {0, 1, 3, 4}
+    assert allowed(*[SPACE] * 5) == {3, 4}
+    assert allowed(*[SPACE] * 5, WORD) == {MARKER}
+    assert allowed(WORD, MARKER, *[SPACE] * 4) == {0, 1, 3, 4}
+    assert allowed(WORD, MARKER, *[SPACE] * 5) == {3, 4}
+    for longest in range(5, 20):
+        text: list[int] = []
+        while len(text) < longest and (after := allowed(*text, longest=longest)) != {END}:
+            text.append(min(after - {END, MARKER}, default=MARKER))  # white space wherever it may be
+        first, second = decode(text[: text.index(MARKER)]), decode(text[text.index(MARKER) :])
+        assert first.strip(), longest
+        assert second.strip(), longest
+
+
 def test_one_section_may_end_at_once_but_holds_no_token_of_context():
     assert allowed(markers=()) == {0, 1, 2, 3, 4, MARKER}
 
 
 def test_each_row_of_a_batch_is_held_to_its_own_sections():
-    order = SectionOrder([MARKER], FORBIDDEN, [END], 1, 8)
+    order = SectionOrder([MARKER], FORBIDDEN, [END], 1, 8, WORDS, decode)
     ids = torch.tensor([[0, WORD, MARKER, WORD], [0, WORD, WORD, WORD], [0, WORD, WORD, MARKER]])
     scores = order(ids, torch.zeros(3, 8))
     assert (scores[:, END] > -math.inf).tolist() == [True, False, False]
