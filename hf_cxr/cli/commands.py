@@ -19,7 +19,15 @@ from typing import Any, NoReturn
 from hf_cxr.cli.options import chosen
 from hf_cxr.cli.predictions import evaluate_predictions, run_export_predictions
 from hf_cxr.cli.prepare import run_prepare, table_settings
-from hf_cxr.cli.terminal import command, print_answer, print_comparison, print_next, print_report, printable
+from hf_cxr.cli.terminal import (
+    command,
+    print_answer,
+    print_comparison,
+    print_comparison_of_several,
+    print_next,
+    print_report,
+    printable,
+)
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
     check_checkpoint,
@@ -198,23 +206,32 @@ def _write_card_anew(options: argparse.Namespace) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    for run in (options.run_a, options.run_b):
+    runs = [options.run_a, options.run_b, *options.more]
+    for run in runs:
         if not Path(run).is_dir():
             raise FileNotFoundError(missing(run, "run folder", folders=True))
-    if options.out:
-        out = Path(options.out)
-        if out.is_dir():
-            raise IsADirectoryError(f"{out}: is a folder; name a JSON file, such as {out / 'comparison.json'}")
-        check_writable(out.parent)
+    out = Path(options.out) if options.out else None
+    if out and not options.more and out.is_dir():
+        raise IsADirectoryError(f"{out}: is a folder; name a JSON file, such as {out / 'comparison.json'}")
+    if out and options.more and out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out}: is a file; name a folder for compare.json and compare.html of several runs")
+    if out:
+        check_writable(out if options.more else out.parent)
     from hf_cxr.evaluation.compare import compare
+    from hf_cxr.evaluation.compare_several import compare_page, compare_several
     from hf_cxr.utils.files import replace_files
 
-    comparison = compare(options.run_a, options.run_b, options.seed)
+    comparison = compare_several(runs, options.seed) if options.more else compare(runs[0], runs[1], options.seed)
     text = json.dumps(comparison, indent=2, ensure_ascii=False)
-    if options.out:
+    if out and options.more:
+        replace_files(out, {"compare.json": text + "\n", "compare.html": compare_page(comparison)})
+    elif out:
         replace_files(out.parent, {out.name: text + "\n"})
     if options.json:
         return print(text)
+    if options.more:
+        print_comparison_of_several(comparison)
+        return print_next(command("open", out / "compare.html")) if out else None
     print_comparison(comparison)
     better = options.run_b if comparison["scores"]["finding_f1_micro"]["difference"] > 0 else options.run_a
     print_next(command("open", Path(better) / "report.html"))

@@ -141,13 +141,16 @@ def _evaluate(parser: Parser) -> None:
 
 
 def _compare(parser: Parser) -> None:
-    """Compare two evaluated runs on the same studies: the difference of each score, its interval and probability.
+    """Compare evaluated runs on the same studies: their scores, and which differences are more than chance.
 
     hf-cxr compare runs/a runs/b
     """
     parser.add_argument("run_a", help="folder with the predictions.jsonl of run A")
     parser.add_argument("run_b", help="folder with the predictions.jsonl of run B")
-    parser.option("--out", "JSON file to write (default: none)")
+    parser.add_argument("more", help="folders of further runs, for a table of all pairs", nargs="*")
+    parser.option(
+        "--out", "JSON file to write; of more than two runs, folder for compare.html and .json (default: none)"
+    )
     parser.option("--seed", "seed of the bootstrap", type=int, default=0)
     parser.option("--json", "print the comparison as JSON, and nothing else, to stdout", action="store_true")
 

@@ -139,6 +139,22 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
     print(f"\n{textwrap.fill(comparison['verdict'], WIDTH)}")
 
 
+def print_comparison_of_several(comparison: Mapping[str, Any]) -> None:
+    """All runs' main scores, every pair's difference, and the verdict, section by section."""
+    from hf_cxr.evaluation.compare_several import pair_cells, parts_of
+    from hf_cxr.evaluation.report.tables import COLUMNS
+
+    heads = [name.replace("finding F1 (", "F1\n").rstrip(")") for name in COLUMNS.values()]
+    print(f"{len(comparison['runs'])} runs, {comparison['n']} studies")
+    for name, part in parts_of(comparison).items():
+        columns = ([f"{run['value']:.3f}" for run in part["scores"][key]] for key in COLUMNS)
+        (_, *pair_heads), pairs = pair_cells(part)
+        print(f"\n{name}\n" if name else "")
+        print(f"{aligned(['', *heads], list(zip(comparison['runs'], *columns, strict=True)))}\n(F1: finding F1)\n")
+        print(aligned(["", *(head.replace(" in ", " in\n") for head in pair_heads)], pairs))
+        print(f"\n{textwrap.fill(part['verdict'], WIDTH)}")
+
+
 def print_answer(uid: str | None, answer: dict[str, Any], as_json: bool) -> None:
     """One study of `predict`: a JSON object, or its text and score on one line, its warnings on stderr."""
     if as_json:

@@ -195,7 +195,7 @@ def word_permutation_p(
     return (sum(other >= reached - 1e-9 for other in others) + 1) / (permutations + 1)
 
 
-# --- two runs ----------------------------------------------------------------------------------------------------
+# --- two runs, or several ------------------------------------------------------------------------------------------
 
 
 def paired_difference(a: Statistics, b: Statistics, patients: Sequence[Any], seed: int) -> dict[str, dict[str, Any]]:
@@ -203,22 +203,47 @@ def paired_difference(a: Statistics, b: Statistics, patients: Sequence[Any], see
 
     `probability` is the share of bootstrap samples of patients in which run B scores higher than run A, ties halved.
     """
-
-    def difference(weights: np.ndarray) -> Samples:
-        first, second = a.scores(weights), b.scores(weights)
-        return {name: second[name] - first[name] for name in SCALARS}
-
+    samples = run_samples([a, b], patients, seed)
     first, second = a.scores(), b.scores()
-    samples = bootstrap(difference, patients, seed)
-    bounds = intervals(samples)
     return {
         name: {
             "a": float(first[name]),
             "b": float(second[name]),
-            "difference": float(second[name] - first[name]),
-            "ci95": bounds[name],
-            "p": two_sided_p(values),
-            "probability": float(((values > 0) + 0.5 * (values == 0)).mean()),
+            **difference_of(first[name], second[name], values[:, 0], values[:, 1]),
         }
         for name, values in samples.items()
     }
+
+
+def run_samples(
+    runs: Sequence[Statistics], patients: Sequence[Any], seed: int, samples: int = BOOTSTRAP_SAMPLES
+) -> Samples:
+    """Scalar → its value in each bootstrap sample of patients (the same for all runs) and run: (samples, runs)."""
+
+    def score(weights: np.ndarray) -> Samples:
+        scores = [run.scores(weights) for run in runs]
+        return {name: np.stack([each[name] for each in scores], axis=1) for name in SCALARS}
+
+    return bootstrap(score, patients, seed, samples)
+
+
+def difference_of(a: float, b: float, samples_a: np.ndarray, samples_b: np.ndarray) -> dict[str, Any]:
+    """`{difference (b − a), ci95, p, probability}` of one score of two runs, from both runs' values in the same
+    bootstrap samples."""
+    values = samples_b - samples_a
+    return {
+        "difference": float(b - a),
+        "ci95": intervals({"": values})[""],
+        "p": two_sided_p(values),
+        "probability": float(((values > 0) + 0.5 * (values == 0)).mean()),
+    }
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values of several comparisons, corrected so that the chance of any false one is held (Holm 1979): the smallest
+    of m is multiplied by m, the next by m − 1, …; none becomes smaller than one before it."""
+    order, corrected, least = np.argsort(p, kind="stable"), [1.0] * len(p), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, p[place] * (len(p) - rank)))
+        corrected[place] = least
+    return corrected

@@ -1,11 +1,12 @@
-"""Two runs on the same studies: which one scores higher, by how much, and how sure that is."""
+"""Two runs on the same studies: which one scores higher, by how much, and how sure that is. What runs on the same
+studies wrote is read here too; more than two are compared in `compare_several`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
@@ -13,11 +14,22 @@ from hf_cxr.evaluation.report.tables import COLUMNS, INTERVAL, SCORES, bounds, t
 from hf_cxr.inference.sections import SECTIONS
 from hf_cxr.utils.plots import counted, score
 
-SHOWN = (*COLUMNS, "finding_f1_micro_sided", "normal_accuracy")
+SHOWN = (*COLUMNS, "meteor", "finding_f1_micro_sided", "normal_accuracy")
+
+
+class Runs(NamedTuple):
+    """What runs on the same studies wrote of them."""
+
+    names: list[str]
+    """Of the runs: of each folder as much of its path as tells it apart."""
+    uids: list[str]
+    patients: list[str]
+    sections: dict[str, tuple[list[str], list[list[str]]]]
+    """Section → the radiologists' texts, and those of each run; the impression first."""
 
 
 def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
-    """The paired comparison of two runs from their `predictions.jsonl`.
+    """The paired comparison of two runs from their `predictions.jsonl`; of more see `compare_several`.
 
     Returns `{"a", "b", "n", "patients", "section", "scores": {scalar: {a, b, difference, ci95, p, probability}},
     "signature", "verdict"}`; a difference is B − A (see `bootstrap.paired_difference`). The section is the impression
@@ -26,35 +38,61 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
     Raises `FileNotFoundError` for a run without predictions, `ValueError` where the two are not of the same studies
     with the same texts by radiologists, or write no section in common.
     """
-    a, b = (read_predictions(run) for run in (run_a, run_b))
-    uids = sorted(a)
-    for uid in sorted(set(a) | set(b)):
-        if uid not in a or uid not in b:
-            raise ValueError(f"study {uid} is in {run_a if uid in a else run_b} only: compare runs on the same split")
-    ours, theirs = (texts_of_row(run[uids[0]]) for run in (a, b))
-    common = [name for name in reversed(SECTIONS) if name in ours and name in theirs]
-    if not common:
-        raise ValueError(
-            f"{run_a} holds the {' and '.join(ours)}, {run_b} the {' and '.join(theirs)}: no section of both"
-        )
-    patients = [str(a[uid].get("patient", uid)) for uid in uids]
-    if len(set(patients)) < 2:
-        raise ValueError(f"{run_a}: {len(uids)} studies of one patient are too few to compare runs on")
-    parts = {
-        name: _compared([[texts_of_row(run[uid])[name] for uid in uids] for run in (a, b)], uids, patients, seed)
-        for name in common
-    }
+    runs, parts = read_runs([run_a, run_b]), {}
+    for section, (references, said) in runs.sections.items():
+        first, second = (metrics.study_statistics(texts, references) for texts in said)
+        scores = bootstrap.paired_difference(first, second, runs.patients, seed)
+        parts[section] = {"scores": scores, "verdict": _verdict(scores, metrics.gain_score(references))}
+    return {"a": runs.names[0], "b": runs.names[1], **facts(runs, parts, bootstrap.BOOTSTRAP_SAMPLES, seed)}
+
+
+def facts(runs: Runs, parts: Mapping[str, Mapping[str, Any]], samples: int, seed: int) -> dict[str, Any]:
+    """What every comparison says: of which studies it is, the first section's part on top, and how it was made."""
+    top, *others = parts
     return {
-        "a": Path(run_a).name,
-        "b": Path(run_b).name,
-        "n": len(uids),
-        "patients": len(set(patients)),
-        "section": common[0],
-        **parts[common[0]],
-        "signature": f"{metrics.signature()}; {bootstrap.BOOTSTRAP_SAMPLES} paired bootstrap samples of patients; "
-        f"seed {seed}",
-        **({"sections": parts} if len(parts) > 1 else {}),
+        "n": len(runs.uids),
+        "patients": len(set(runs.patients)),
+        "section": top,
+        **parts[top],
+        "signature": f"{metrics.signature()}; {samples} paired bootstrap samples of patients; seed {seed}",
+        **({"sections": parts} if others else {}),
     }
+
+
+def read_runs(folders: Sequence[str]) -> Runs:
+    """The texts of two runs or more, in one order; raises what `compare` does."""
+    rows = [read_predictions(folder) for folder in folders]
+    for folder, run in zip(folders[1:], rows[1:], strict=True):
+        for uid in sorted(rows[0].keys() ^ run.keys()):
+            where = folders[0] if uid in rows[0] else folder
+            raise ValueError(f"study {uid} is in {where} only: compare runs on the same split")
+    uids = sorted(rows[0])
+    written = [texts_of_row(run[uids[0]]) for run in rows]
+    common = [name for name in reversed(SECTIONS) if all(name in texts for texts in written)]
+    if not common:
+        held = (f"{run} holds the {' and '.join(texts)}" for run, texts in zip(folders, written, strict=True))
+        raise ValueError(f"{', '.join(held)}: no section of {'both' if len(rows) == 2 else 'all'}")
+    patients = [str(rows[0][uid].get("patient", uid)) for uid in uids]
+    if len(set(patients)) < 2:
+        raise ValueError(f"{folders[0]}: {len(uids)} studies of one patient are too few to compare runs on")
+    sections = {}
+    for name in common:
+        texts = [[texts_of_row(run[uid])[name] for uid in uids] for run in rows]
+        for uid, *truths in zip(uids, *([truth for truth, _ in run] for run in texts), strict=True):
+            if len(set(truths)) > 1:
+                raise ValueError(f"study {uid}: the runs were given different texts by the radiologist")
+        sections[name] = [truth for truth, _ in texts[0]], [[said for _, said in run] for run in texts]
+    return Runs(_names(folders), uids, patients, sections)
+
+
+def _names(folders: Sequence[str]) -> list[str]:
+    """The last parts of the folders' paths, of those with the same end so many as tell them apart."""
+    paths, names = [Path(folder).absolute().parts for folder in folders], []
+    for path in paths:
+        others = [other for other in paths if other != path]
+        parts = next((k for k in range(1, len(path)) if all(o[-k:] != path[-k:] for o in others)), len(path))
+        names.append("/".join(path[-parts:]))
+    return names
 
 
 def texts_of_row(row: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -62,19 +100,6 @@ def texts_of_row(row: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     if parts := row.get("sections"):
         return {name: (part["reference"], part["prediction"]) for name, part in parts.items()}
     return {truth_of(row): (row[truth_of(row)], row["prediction"])}
-
-
-def _compared(
-    runs: Sequence[Sequence[tuple[str, str]]], uids: Sequence[str], patients: Sequence[str], seed: int
-) -> dict[str, Any]:
-    """`scores` and `verdict` of one section."""
-    references, others = ([truth for truth, _ in run] for run in runs)
-    for uid, truth, other in zip(uids, references, others, strict=True):
-        if truth != other:
-            raise ValueError(f"study {uid}: the two runs were given different texts by the radiologist")
-    first, second = (metrics.study_statistics([said for _, said in run], references) for run in runs)
-    scores = bootstrap.paired_difference(first, second, patients, seed)
-    return {"scores": scores, "verdict": _verdict(scores, metrics.gain_score(references))}
 
 
 def read_predictions(run: str) -> dict[str, dict[str, Any]]:

@@ -38,7 +38,7 @@ from hf_cxr.evaluation.report.tables import SCORES
 from hf_cxr.evaluation.report.verdict import verdict
 from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
-from hf_cxr.evaluation.subgroups import subgroups
+from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
 from hf_cxr.inference.checks import curve_of, panels_of
 from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import calibrated
@@ -224,7 +224,7 @@ def _scored(
     curve, source, fitted_here = _calibration_for(writer, dataset, split)
     probabilities = [text.probability for text in written]
     scores = calibrated(curve, probabilities, [text.truncated for text in written])
-    rows = study_rows(studies, layout, written, scores, views)
+    rows = with_subgroups(study_rows(studies, layout, written, scores, views), layout.top)
     shuffled = context_use.write_shuffled(writer, canvases, prompts, seed) if layout.context else None
     inputs = _other_inputs(writer, train, canvases, prompts, written, views)
     embeddings = _embeddings(writer, train, canvases)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from hf_cxr.evaluation.bootstrap import study_intervals
-from hf_cxr.inference.labeler import ABNORMAL, FINDINGS, NORMAL, UNKNOWN, normality
+from hf_cxr.inference.labeler import ABNORMAL, FINDINGS, NORMAL, UNKNOWN, normality, positive_findings
+from hf_cxr.metrics.content import unread_findings
 from hf_cxr.metrics.study import Statistics
 from hf_cxr.metrics.texts import tokenize_13a
 
@@ -38,13 +39,42 @@ def subgroups(
         projections: "PA", "AP" or "" (not known) for each study.
         unread: findings cannot be read from the texts: there are no subgroups by them, and no scores of them.
     """
-    true = statistics.findings[..., 0] + statistics.findings[..., 2] > 0
+    masks = subgroup_masks(references, views, projections or views)
+    owners = np.asarray(patients)
+    return {
+        kind: {
+            name: _subgroup(statistics.take(mask), owners[mask], seed, unread)
+            for name, mask in group.items()
+            if mask.any() and not (unread and kind in ("findings", "finding"))
+        }
+        for kind, group in masks.items()
+    }
+
+
+def with_subgroups(rows: Sequence[dict[str, Any]], section: str) -> list[dict[str, Any]]:
+    """The rows of predictions.jsonl with `subgroups`: kind → name, but for those of a single finding."""
+    references, views, projections = ([row[name] for row in rows] for name in (section, "views", "projection"))
+    groups: list[dict[str, str]] = [{} for _ in rows]
+    unread = unread_findings(references)
+    for kind, masks in subgroup_masks(references, views, projections).items():
+        for name, mask in masks.items():
+            for i in np.flatnonzero(mask if kind != "finding" and not (unread and kind == "findings") else ()):
+                groups[i][kind] = name
+    return [row | {"subgroups": group} for row, group in zip(rows, groups, strict=True)]
+
+
+def subgroup_masks(
+    references: Sequence[str], views: Sequence[str], projections: Sequence[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Kind of subgroup → name → which studies are in it, (studies,); see `subgroups`."""
+    stated = [positive_findings(text) for text in references]
+    true = np.array([[name in there for name in FINDINGS] for there in stated], dtype=bool).reshape(-1, len(FINDINGS))
     number = true.sum(1)
     said = np.array([normality(text) for text in references])
     lengths = np.array([len(tokenize_13a(text)) for text in references])
     long = lengths > np.median(lengths)
     two = np.asarray(views) == "both"
-    masks = {
+    return {
         "findings": {
             "normal": (said == NORMAL) & (number == 0),
             "one finding": number == 1,
@@ -54,17 +84,8 @@ def subgroups(
         },
         "length": {"short": ~long, "long": long},
         "views": {"one view": ~two & (np.asarray(views) != ""), "two views": two},
-        "projection": {name: np.asarray(projections or views) == name for name in ("PA", "AP")},
+        "projection": {name: np.asarray(projections) == name for name in ("PA", "AP")},
         "finding": {FINDINGS[i]: true[:, i] for i in np.argsort(-true.sum(0), kind="stable")},
-    }
-    owners = np.asarray(patients)
-    return {
-        kind: {
-            name: _subgroup(statistics.take(mask), owners[mask], seed, unread)
-            for name, mask in group.items()
-            if mask.any() and not (unread and kind in ("findings", "finding"))
-        }
-        for kind, group in masks.items()
     }
 
 

@@ -43,7 +43,7 @@ HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 # Score → the Hub's name of the kind of metric, where it has one; the name in `report.json` is the metric's own.
 METRIC_TYPES = {
     **dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4", "sentence_bleu4"), "bleu"),
-    **{"rougeL": "rouge", "exact_match": "exact_match", "normal_accuracy": "accuracy"},
+    **{"rougeL": "rouge", "meteor": "meteor", "exact_match": "exact_match", "normal_accuracy": "accuracy"},
     **{"finding_precision_micro": "precision", "finding_recall_micro": "recall"},
     **{name: "f1" for name in SCALARS if name.startswith("finding_f1")},
 }

@@ -28,6 +28,7 @@ from hf_cxr.metrics.overlap import (
     exact_match,
     legacy_bleu,
     length_ratio,
+    meteor,
     rouge_l,
     rouge_l_per_study,
     sacrebleu,

@@ -1,4 +1,4 @@
-"""Word overlap between prediction and reference: BLEU in its several readings, ROUGE-L, CIDEr, exact match.
+"""Word overlap between prediction and reference: BLEU in its several readings, ROUGE-L, CIDEr, METEOR, exact match.
 
 Tokens and n-gram counts come from `texts`; clinical content is compared in `content`.
 """
@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens_all, count_orders, normalize, rouge_tokens, tokenize_13a_all
+from hf_cxr.metrics.texts import (
+    MAX_ORDER,
+    cider_tokens_all,
+    count_orders,
+    normalize,
+    rouge_tokens,
+    stem,
+    tokenize_13a_all,
+)
 
 # --- BLEU --------------------------------------------------------------------------------------------------------
 
@@ -229,6 +237,42 @@ def permuted_cider(
 def cider(predictions: Sequence[str], references: Sequence[str], normalization: str = "none") -> float:
     """Mean CIDEr of texts, 0 to 10, on 13a tokens in lower case without punctuation."""
     return float(cider_per_study(*map(cider_tokens_all, _pairs(predictions, references, normalization))).mean())
+
+
+# --- METEOR ------------------------------------------------------------------------------------------------------
+
+
+def meteor_per_study(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """METEOR (Banerjee and Lavie 2005) of each study from tokens, exact and stem matches only; (studies,), 0 to 1.
+
+    Equal to NLTK's `single_meteor_score` without WordNet: a word is matched with the same word, then one with the same
+    stem, from the ends of the texts on. F = 10 P R / (R + 9 P) of the shares of matched words, times
+    1 − 0.5 (chunks / matches)³, where a chunk is a run of matches that is one in both texts.
+    """
+    return np.array([_meteor(*pair) for pair in zip(predictions, references, strict=True)], dtype=np.float64)
+
+
+def _meteor(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    partner: dict[int, int] = {}  # place of a matched word in the prediction → in the reference
+    for form in (str, stem):
+        free: dict[str, list[int]] = {}
+        taken = set(partner.values())
+        for place, word in enumerate(reference):
+            if place not in taken:
+                free.setdefault(form(word), []).append(place)
+        for place in range(len(prediction) - 1, -1, -1):
+            if place not in partner and (places := free.get(form(prediction[place]))):
+                partner[place] = places.pop()
+    if not (matches := len(partner)):
+        return 0.0
+    chunks = sum(partner.get(place - 1) != other - 1 for place, other in partner.items())
+    precision, recall = matches / len(prediction), matches / len(reference)
+    return 10 * precision * recall / (recall + 9 * precision) * (1 - 0.5 * (chunks / matches) ** 3)
+
+
+def meteor(predictions: Sequence[str], references: Sequence[str], normalization: str = "none") -> float:
+    """Mean METEOR of texts, 0 to 1, on 13a tokens in lower case without punctuation."""
+    return float(meteor_per_study(*map(cider_tokens_all, _pairs(predictions, references, normalization))).mean())
 
 
 # --- the whole text ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_cxr.metrics.overlap import bleu_from_statistics, longest_common_subsequence
-from hf_cxr.metrics.texts import MAX_ORDER, ngrams, rouge_tokens, tokenize_13a
+from hf_cxr.metrics.texts import MAX_ORDER, ngrams, rouge_tokens, stem, tokenize_13a
 
 Tokenizer = Callable[[str], Sequence[str]]
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -112,17 +112,9 @@ def rouge(
     }
 
 
-def stemmed_rouge_tokens() -> Tokenizer:
-    """`rouge_tokens`, those of more than three letters cut to their stems by the Porter stemmer of NLTK.
-
-    Raises `ImportError` where NLTK is not installed.
-    """
-    try:
-        from nltk.stem.porter import PorterStemmer
-    except ImportError:
-        raise ImportError("use_stemmer needs NLTK: pip install nltk") from None
-    stem = lru_cache(maxsize=65536)(PorterStemmer().stem)
-    return lambda text: [stem(token) if len(token) > 3 else token for token in rouge_tokens(text)]
+def stemmed_rouge_tokens(text: str) -> list[str]:
+    """`rouge_tokens`, those of more than three letters cut to their stems."""
+    return [stem(token) if len(token) > 3 else token for token in rouge_tokens(text)]
 
 
 def _rouge(kind: str, prediction: str, reference: str, cut: Tokenizer) -> float:

@@ -16,7 +16,7 @@ from hf_cxr.metrics import content, overlap
 from hf_cxr.metrics.content import READINGS
 from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens, normalize, tokenize_13a_all
 
-_MEANS = ("sentence_bleu4", "legacy_bleu4", "rougeL", "cider", "exact_match")
+_MEANS = ("sentence_bleu4", "legacy_bleu4", "rougeL", "cider", "meteor", "exact_match")
 SCALARS: tuple[str, ...] = (
     *(f"bleu{order}" for order in range(1, MAX_ORDER + 1)),
     *_MEANS,
@@ -38,6 +38,8 @@ DEFINITIONS: dict[str, str] = {
     "ROUGE-L": "F-measure, tokens of rouge-score, no stemming, mean over studies",
     "CIDEr": "pycocoevalcap's cider (clipped, Gaussian length penalty, × 10), 13a tokens lower-cased without "
     "punctuation, no stemming, idf of the references scored",
+    "METEOR": "Banerjee and Lavie 2005 as NLTK computes it (alpha 0.9, beta 3, gamma 0.5), exact and stem matches "
+    "only (Porter), tokens of CIDEr, mean over studies",
     "exact match": "equal but for white space",
     "finding F1": "positives of hf_cxr.inference.labeler in the text as it is, side ignored, uncertain ones left out; "
     "macro: mean over the findings that the references hold; uncertain: possible ones counted as stated; sided: "
@@ -69,7 +71,7 @@ class Statistics:
     bleu: np.ndarray
     """As `bleu_statistics`: int64, (studies, 10)."""
     means: np.ndarray
-    """Scores that are means over studies: float64, (studies, 5) in the order of `SCALARS`."""
+    """Scores that are means over studies: float64, (studies, 6) in the order of `SCALARS`."""
     findings: np.ndarray
     """True positives, false positives, false negatives of each of `FINDINGS`: int64, (studies, findings, 3)."""
     readings: np.ndarray
@@ -129,12 +131,14 @@ def study_statistics(predictions: Sequence[str], references: Sequence[str], norm
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     said, true = normalize(predictions, normalization), normalize(references, normalization)
     tokens = tokenize_13a_all(said), tokenize_13a_all(true)
+    words = [[cider_tokens(text) for text in side] for side in tokens]
     bleu = overlap.token_statistics(*tokens)
     means = {
         "sentence_bleu4": overlap.sentence_bleu_per_study(bleu),
         "legacy_bleu4": overlap.legacy_bleu_per_study(said, true),
         "rougeL": overlap.rouge_l_per_study(said, true),
-        "cider": overlap.cider_per_study(*([cider_tokens(words) for words in side] for side in tokens)),
+        "cider": overlap.cider_per_study(*words),
+        "meteor": overlap.meteor_per_study(*words),
         "exact_match": overlap.exact_matches(said, true),
     }
     compared = content.content_statistics(predictions, references)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,6 +96,19 @@ _ROUGE_WORD = re.compile(r"[a-z0-9]+")
 def rouge_tokens(text: str) -> list[str]:
     """The tokens of the rouge-score package: runs of a-z and 0-9 after lower-casing, no stemming."""
     return _ROUGE_WORD.findall(text.lower())
+
+
+@lru_cache(maxsize=65536)
+def stem(word: str) -> str:
+    """The stem of a word in lower case, by NLTK's Porter stemmer."""
+    return str(_stemmer().stem(word))
+
+
+@lru_cache(maxsize=1)
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer  # imports the whole of NLTK
+
+    return PorterStemmer()
 
 
 # --- n-grams -----------------------------------------------------------------------------------------------------

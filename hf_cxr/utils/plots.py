@@ -151,8 +151,8 @@ def bare(axes: Axes, grid: str = "") -> None:
         axes.set_axisbelow(True)
 
 
-def data_address(image: Image.Image) -> str:
+def data_address(image: Image.Image, quality: int = 85) -> str:
     """An image as a JPEG inside the page."""
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
+    image.save(stream, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -17,6 +17,7 @@ MODULES = {  # module → (key, value on equal texts)
     "legacy_bleu": ("legacy_bleu4", 1),
     "rouge": ("rougeL", 1),
     "cider": ("cider", 10),
+    "meteor": ("meteor", 1 - 0.5 * (6**-3 + 4**-3) / 2),  # words are one chunk of six, and of four
     "exact_match": ("exact_match", 1),
     "finding_f1": ("finding_f1_micro", 1),
     "normal_accuracy": ("normal_accuracy", 1),
@@ -46,6 +47,7 @@ def test_every_scalar_is_the_plain_function_of_the_texts(pairs, statistics):
         "legacy_bleu4": metrics.legacy_bleu(*pairs),
         "rougeL": metrics.rouge_l(*pairs),
         "cider": metrics.cider(*pairs),
+        "meteor": metrics.meteor(*pairs),
         "exact_match": metrics.exact_match(*pairs),
         **metrics.finding_scores(*pairs),
         "normal_accuracy": metrics.normal_accuracy(*pairs),

@@ -48,7 +48,7 @@ def test_a_spanish_collection_trains_with_its_labels(run):
 def test_the_report_says_what_is_and_is_not_read_and_shows_no_figure_of_what_is_not(run, file):
     text = (run / file).read_text(encoding="utf-8")
     assert NOT_READ in text
-    assert "What is read of them is their words: BLEU, ROUGE-L, CIDEr and exact match." in text
+    assert "What is read of them is their words: BLEU, ROUGE-L, CIDEr, METEOR and exact match." in text
     for name in (
         "| finding F1",
         "<th>finding F1",

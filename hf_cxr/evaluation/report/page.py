@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from hf_cxr.evaluation.calibration import MIN_STUDIES
-from hf_cxr.evaluation.report import figures
+from hf_cxr.evaluation.report import browse, figures
 from hf_cxr.evaluation.report.tables import (
     COLUMNS,
     FITTED_HERE,
@@ -44,7 +44,9 @@ Images = Callable[[int], tuple[Image.Image | None, Image.Image | None]]
 
 
 def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], images: Images | None = None) -> str:
-    """One HTML file: no network, no script. `images` gives frontal and lateral view of a row by its number."""
+    """One HTML file: no network, and no script but that of `browse`, without which it can be read as well. `images`
+    gives frontal and lateral view of a row by its number."""
+    browsed = browse.chosen(rows, lambda index: _study(rows, index, images, browse.QUALITY))
     return template(TEMPLATE).render(
         report=report,
         figures=figures.draw(report),
@@ -64,6 +66,12 @@ def report_page(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], im
         most=figures.MOST_FINDINGS,
         p_value=p_value,
         thresholds=thresholds(report),
+        browsed=browsed,
+        tags_of=browse.tags_of,
+        filters=browse.filters(browsed.values()),
+        script=browse.SCRIPT,
+        script_hash=browse.SCRIPT_HASH,
+        of=len(rows),
         studies={name: [_study(rows, i, images) for i in chosen] for name, chosen in choose(rows).items()},
     )
 
@@ -83,13 +91,13 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     return {"worst": worst[:SHOWN], "best": best[:SHOWN]}
 
 
-def _study(rows: Sequence[Mapping[str, Any]], index: int, images: Images | None) -> dict[str, Any]:
+def _study(rows: Sequence[Mapping[str, Any]], index: int, images: Images | None, quality: int = 85) -> dict[str, Any]:
     views = images(index) if images else (None, None)
     row = rows[index]
     texts = {f", {name}": (part["reference"], part["prediction"]) for name, part in row.get("sections", {}).items()}
     return dict(row) | {
         "texts": texts or {"": (row[truth_of(row)], row["prediction"])},
-        "image": data_address(side_by_side(*views)) if any(views) else None,
+        "image": data_address(side_by_side(*views), quality) if any(views) else None,
     }
 
 

@@ -13,6 +13,7 @@ SCORES = {
     "legacy_bleu4": "legacy BLEU-4 (without meaning, to read old tables)",
     "rougeL": "ROUGE-L",
     "cider": "CIDEr",
+    "meteor": "METEOR",
     "exact_match": "exact match",
     "finding_precision_micro": "finding precision",
     "finding_recall_micro": "finding recall",
@@ -59,8 +60,8 @@ def short_name(name: str) -> str:
 
 
 WORDS_ALONE = (
-    "What is read of them is their words: BLEU, ROUGE-L, CIDEr and exact match. Whether the model reads the images is "
-    "told by CIDEr. Findings, sides, places and normality are not read, and no score of a text is calibrated."
+    "What is read of them is their words: BLEU, ROUGE-L, CIDEr, METEOR and exact match. Whether the model reads "
+    "the images is told by CIDEr. Findings, sides, places and normality are not read, and no score is calibrated."
 )
 
 

@@ -24,6 +24,6 @@ class Rouge(TextMetric):
         use_stemmer=False,
         tokenizer=None,
     ):
-        cut = stemmed_rouge_tokens() if use_stemmer and not tokenizer else tokenizer
+        cut = stemmed_rouge_tokens if use_stemmer and not tokenizer else tokenizer
         scores = rouge(predictions, references, rouge_types or ROUGE_TYPES, cut)
         return {kind: statistics.fmean(values) for kind, values in scores.items()} if use_aggregator else scores
