@@ -20,4 +20,7 @@ if __name__ == "__main__":
     files = options.in_order or [getattr(options, name) for name in names]
     if len(files) != len(names) or None in files:
         parser.error(f"give {', '.join(names)}")
-    answer_rexrank(Path(__file__).resolve().parent, *files)
+    try:
+        answer_rexrank(Path(__file__).resolve().parent, *files)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))

@@ -17,6 +17,11 @@ def evaluate_predictions(options: argparse.Namespace) -> None:
     """`hf-cxr evaluate --predictions`: one place that is given is that of the dataset."""
     if options.dataset:
         raise ValueError(f"--predictions takes a dataset and no checkpoint; {options.checkpoint!r} is one too many")
+    for name in ("target", "num_beams", "max_new_tokens", "dtype", "revision", "no_probes"):
+        if getattr(options, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is of a checkpoint; --predictions takes texts that are written"
+            )
     dataset = options.checkpoint
     for file in filter(None, (options.predictions, options.train_texts)):
         if not Path(file).exists():
@@ -54,6 +59,8 @@ def run_export_predictions(options: argparse.Namespace) -> None:
     out, theirs = Path(options.out), options.dataset.endswith(".json")
     if theirs and options.format != "rexrank":
         raise ValueError(f"{options.dataset}: a JSON file of studies is read for rexrank alone; name a dataset")
+    if options.images and not theirs:
+        raise ValueError("--images goes with a JSON file of ReXrank; a prepared dataset holds its images")
     if theirs and not Path(options.dataset).is_file():
         raise FileNotFoundError(missing(options.dataset))
     if not theirs:

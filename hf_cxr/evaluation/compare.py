@@ -91,7 +91,7 @@ def _names(folders: Sequence[str]) -> list[str]:
     for path in paths:
         others = [other for other in paths if other != path]
         parts = next((k for k in range(1, len(path)) if all(o[-k:] != path[-k:] for o in others)), len(path))
-        names.append("/".join(path[-parts:]))
+        names.append("/".join(path[-parts:]).replace("//", "/"))
     return names
 
 
@@ -108,7 +108,8 @@ def read_predictions(run: str) -> dict[str, dict[str, Any]]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no predictions here; make them with hf-cxr evaluate … --out {run}")
     rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    text = file.read_text(encoding="utf-8")  # whose texts may hold other ends of lines
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
         try:
             row = json.loads(line)
             uid, _ = row["uid"], texts_of_row(row)

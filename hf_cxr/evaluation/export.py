@@ -20,6 +20,7 @@ from hf_cxr.inference.sections import SECTIONS
 from hf_cxr.inference.views import VIEWS
 from hf_cxr.models.modeling import load_checkpoint
 from hf_cxr.utils.files import replace_files
+from hf_cxr.utils.progress import ProgressBar
 
 BATCH = 8  # studies at once
 
@@ -140,7 +141,7 @@ def answer_rexrank(
             raise ValueError(f"{studies}: study {uid} lists no frontal and no lateral image")
     parts = load_checkpoint(checkpoint)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
-    answers = pipe((views for views in asked), batch_size=BATCH)
+    answers = ProgressBar(pipe((views for views in asked), batch_size=BATCH), total=len(asked), desc="Writing")
     for study, answer in zip(known.values(), answers, strict=True):
         study["model_prediction"] = _headed({name: answer[0][name] for name in pipe.layout.sections})
     _write(out, json.dumps(known, indent=4) + "\n")
@@ -154,6 +155,8 @@ def _study(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(paths, key=lambda path: path != key):
         if (view := views[path]) in VIEWS and view not in found:
+            if ".." in Path(path).parts:
+                raise ValueError(f"{path} lies outside the folder of the images")
             found[view] = str(folder / path.lstrip("/"))
     return found | _context(study.get("context"))
 

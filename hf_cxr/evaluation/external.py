@@ -19,6 +19,7 @@ from hf_cxr.data.sources.text_tables import decode, read_bytes
 from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.study_rows import compared_texts, patients_of, texts_of, truths
+from hf_cxr.evaluation.subgroups import with_subgroups
 from hf_cxr.inference.sections import SECTIONS, TARGETS, Layout
 from hf_cxr.inference.views import VIEWS
 from hf_cxr.models.modeling import weights_digest
@@ -72,6 +73,7 @@ def evaluate_texts(
         texts = {name: texts_of(whole, name, section) for name in ("train", "validation")}
         studies = whole[split]
         images = lambda index: (studies[index]["frontal"], studies[index]["lateral"])  # noqa: E731
+    rows = with_subgroups(rows, section)
     report = build_report(rows, texts["train"], texts.get("validation", ()), seed, section=section)
     told = {"texts_of": Path(table.path).name} | ({"split": split} if dataset is not None else {})
     report |= {"target": section, **told}
@@ -157,6 +159,7 @@ def _rows_alone(table: Table, section: str) -> list[dict[str, Any]]:
             section: part.pop("reference"),
             **part,
             "views": "",
+            "projection": "",
         }
         for (name, row), part in zip(found.items(), parts, strict=True)
     ]
@@ -175,7 +178,7 @@ def _train_texts(given: str | os.PathLike | Sequence[str], section: str, but: Co
         return list(given)
     path = os.fspath(given)
     if path.endswith(".txt"):
-        return [line.strip() for line in decode(read_bytes(path), path).splitlines() if line.strip()]
+        return [line.strip() for line in decode(read_bytes(path), path).split("\n") if line.strip()]
     table = read_table(path)
     truth, uid = _reference_column(table, section), table.column("uid")
     rows = table.rows([truth, *([uid] if uid else [])], ())

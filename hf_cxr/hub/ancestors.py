@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_cxr.data.collection import collection_of
+from hf_cxr.data.collection import Collection, collection_of
 from hf_cxr.hub.privacy import FACTS
 from hf_cxr.utils.files import json_object
 
@@ -53,6 +53,7 @@ def split_otherwise(facts: Mapping[str, Any]) -> list[str]:
     return [
         one["name"]
         for one in facts.get("continued_from", ())
-        if one["preparation"] and collection_of(one["preparation"]).name == collection_of(own).name
+        if one["preparation"] and collection_of(one["preparation"]).name == (name := collection_of(own).name)
+        if name != Collection().name or one["dataset"] == facts["dataset"]
         if one["preparation"].get(digest) != own.get(digest)
     ]

@@ -32,6 +32,7 @@ WIDTH = 4.6
 """Inches. All figures have one width, so that their letters are of one size."""
 STYLE = {
     "font.size": 10,
+    "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "text.color": INK,
     "axes.labelcolor": MUTED,

@@ -227,3 +227,15 @@ def test_a_third_run_of_other_studies_is_one_clear_error(three, tmp_path):
     done = run_cxr("compare", *three, other)
     assert done.returncode == 2
     assert f"study u39 is in {three[0]} only: compare runs on the same split" in done.stderr
+
+
+def test_a_text_may_hold_the_line_ends_of_unicode(tmp_path):
+    for name in ("a", "b"):
+        rows = [
+            {"uid": str(i), "patient": i, "impression": "Edema.\u2028Mass.", "prediction": f"{name}\u0085Edema."}
+            for i in range(4)
+        ]
+        (tmp_path / name).mkdir()
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (tmp_path / name / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    assert compare(str(tmp_path / "a"), str(tmp_path / "b"))["n"] == 4

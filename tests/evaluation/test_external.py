@@ -96,7 +96,7 @@ def test_the_report_says_whose_texts_they_are_and_what_was_left_out(phantom_fold
         assert "no linear probes" in text
         assert str(tmp_path) not in text
     assert "The texts came without a score" in html
-    assert "All baselines are image-blind." in html
+    assert "All rows named “baseline” are image-blind." in html
     assert "<img" in html, "the worst studies are shown with the images of the dataset"
     assert not re.search(r"study [^<]*, score", html)
 

@@ -11,7 +11,7 @@ from huggingface_hub import metadata_load
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collection import INDIANA, MIMIC, SYNTHETIC
 from hf_cxr.hub import model_card, push
-from hf_cxr.hub.ancestors import ancestors
+from hf_cxr.hub.ancestors import ancestors, split_otherwise
 from hf_cxr.training.run import train
 
 OF_PATIENTS = {"source": "mimic", "collection": asdict(MIMIC), "splits_sha256": "1" * 64, "steps": []}
@@ -99,6 +99,13 @@ def test_an_ancestor_of_another_split_of_the_collection_is_told(run, tmp_path):
     assert f"It began from `0`, {warning}" in card_of(run, ancestors([other]))
     elsewhere = told(tmp_path / "patients")
     assert warning not in card_of(run, ancestors([elsewhere])), "another collection"
+
+
+def test_tables_of_ones_own_are_one_collection_only_where_they_have_one_name():
+    parent = {"name": "theirs", "dataset": "clinic_b", "preparation": {"splits_sha256": "b"}}
+    facts = {"dataset": "clinic_a", "preparation": {"splits_sha256": "a"}, "continued_from": [parent]}
+    assert split_otherwise(facts) == []
+    assert split_otherwise(facts | {"dataset": "clinic_b"}) == ["theirs"]
 
 
 def test_a_run_records_what_it_was_continued_from_and_warns_at_its_start(run, phantom_folder, tmp_path, capsys):

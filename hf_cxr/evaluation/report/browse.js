@@ -11,9 +11,9 @@ function step(by) {
 }
 
 function filter() {
-  const least = low.value === "" ? 0 : Number(low.value), most = high.value === "" ? 1 : Number(high.value);
+  const least = Number(low?.value || 0), most = Number(high?.value || 1);
   found = cards.filter((card) => {
-    const tags = card.dataset.tags.split("|"), score = Number(card.dataset.score);
+    const tags = card.dataset.tags.split("|"), score = Number(card.dataset.score ?? 0);
     return score >= least && score <= most && selects.every((select) => !select.value || tags.includes(select.value));
   });
   place = 0;

@@ -7,6 +7,7 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ def chosen(rows: Sequence[Mapping[str, Any]], study: Callable[[int], dict[str, A
     first, of equal ones the least sure first."""
     known = [i for i, row in enumerate(rows) if "missed" in row]
     found, room = {}, ROOM
-    for i in sorted(known, key=lambda i: (-_wrong(rows[i]), rows[i]["score"], rows[i]["uid"]))[:MOST]:
+    for i in sorted(known, key=lambda i: (-_wrong(rows[i]), rows[i].get("score", 0.0), rows[i]["uid"]))[:MOST]:
         shown = study(i)
-        texts = "".join(text for both in shown["texts"].values() for text in both)
+        texts = "".join([*chain(*shown["texts"].values()), *shown.get("context", {}).values()])
         room -= MARKUP + len(shown["image"] or "") + len(texts.encode())
         if room < 0:
             break
