@@ -43,6 +43,7 @@ NOT_RUN = {
     "hf-cxr compare runs/theirs": "the same",
     "hf-cxr evaluate --predictions": "texts of others; tests/evaluation/test_external.py has some",
     "hf-cxr export-predictions rexrank": "studies of ReXrank; tests/evaluation/test_export.py has some",
+    "hf-cxr compare runs/first runs/second runs/third": "tests/evaluation/test_compare.py compares several",
     "hf-cxr prepare r2gen": "tests/cli/test_r2gen_lines.py runs these three lines",
     "hf-cxr train iu_xray_small --dataset data/r2gen": "the same",
     "hf-cxr evaluate runs/r2gen": "the same",

@@ -223,7 +223,7 @@ def test_pages_tables_and_signature_show_probes_and_nothing_of_them_without(seei
         assert text.count("a linear probe on 16 × 16 pixels") == 3  # in the verdict and in two tables
         assert f"{report['probes']['pixels']['gain']:+.3f}" in text
         assert "probes: L2-regularised logistic regression per finding on 200 training studies" in text
-    assert "All other rows named “baseline” are image-blind. Linear probes look at the images." in shown[0]
+    assert "ows named “baseline” are image-blind. Linear probes look at the images." in shown[0]
     assert "the probe on it is at a disadvantage" in shown[0]
     for text in (page.report_page(report_of(TEXTS, TEXTS, {}), []), report_markdown(report_of(TEXTS, TEXTS, None))):
         assert "probe" not in text.lower()
