@@ -141,6 +141,24 @@ class ImpressionConfig:
     cross_attention_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the decoder's new cross-attention; default: learning_rate."}
     )
+    reward_epochs: float = field(default=0.0, metadata={"help": "Epochs of the reward stage; 0 skips it."})
+    reward: list[str] = field(
+        default_factory=lambda: ["finding_f1=0.5", "cider=0.3", "length=0.2"],
+        metadata={
+            "help": "What texts are rewarded for, as NAME=WEIGHT: finding_f1, cider, bleu, rouge_l, length, "
+            "no_repetition, an evaluate module, or module:function of yours."
+        },
+    )
+    reward_samples: int = field(
+        default=1,
+        metadata={"help": "Texts drawn for a study in the reward stage; 1: judged beside the greedy one (SCST)."},
+    )
+    reward_kl: float = field(
+        default=0.0, metadata={"help": "What leaving the start of the reward stage costs (KL divergence); 0: nothing."}
+    )
+    reward_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the reward stage; default: a tenth of learning_rate."}
+    )
     view_dropout: float = field(default=0.0, metadata={"help": "Probability of emptying one panel of a pair."})
     augmentation: float = field(
         default=0.0, metadata={"help": "Strength of rotation, scale, shift and contrast, 0 (none) to 1."}

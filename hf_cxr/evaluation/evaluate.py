@@ -35,7 +35,7 @@ from hf_cxr.evaluation.probes import Probe, fit_probes, probe_scores
 from hf_cxr.evaluation.probes import signature as probe_signature
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.report.tables import SCORES
-from hf_cxr.evaluation.report.verdict import verdict
+from hf_cxr.evaluation.report.verdict import rewarded, verdict
 from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
@@ -188,6 +188,7 @@ def evaluate(
         raise ValueError(f"nothing to evaluate: the split {split!r} holds no studies")
     if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
         raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
+    run = out if isinstance(checkpoint, Checkpoint) else checkpoint
     checkpoint, check = _opened(checkpoint, out, revision, dtype)
     writer = Writer(checkpoint, batch_size, generate_kwargs, target)
     dataset, left_out = with_sections(dataset, writer.layout)
@@ -203,6 +204,8 @@ def evaluate(
     told = _settings(writer, report)
     for part in (report, *report.get("sections", {}).values()):
         part["signature"] += told
+    if run is not None:
+        report |= rewarded(report, Path(run))
     if out is not None and PartialState().is_main_process:
         check()
         write_report(report, rows, out, images=lambda index: (studies[index]["frontal"], studies[index]["lateral"]))

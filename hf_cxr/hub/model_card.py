@@ -106,12 +106,16 @@ def training_facts(
 def trained_facts(run: Path, args: ImpressionTrainingArguments) -> dict[str, Any]:
     """What the run really did, from its own files: epochs, the step of the weights, whether stage one ran."""
     state, judged = _json(run / "trainer_state.json"), _json(run / "findings_pretraining.json")
+    reward = _json(run / "reward.json")
+    if reward:
+        state = _json(run / "fine_tuned" / "trainer_state.json")
     kept = next(row for row in judged["epochs"] if row["epoch"] == judged["kept_epoch"]) if judged else None
     return {
         "trained_epochs": round(state["epoch"] or 0, 2),
         "trained_steps": state["global_step"],
         "best_step": state.get("best_global_step") if args.load_best_model_at_end else None,
         "findings_pretrained": (run / "findings_encoder").is_dir(),
+        "reward": reward,
         "findings_kept": {**kept, "findings": len(kept["findings"])} if kept else None,
     }
 

@@ -191,7 +191,7 @@ def rouge_l(predictions: Sequence[str], references: Sequence[str], normalization
 
 # --- CIDEr -------------------------------------------------------------------------------------------------------
 
-_SIGMA = 6.0  # of the length penalty, in tokens
+CIDER_SIGMA = 6.0  # of the length penalty, in tokens
 
 
 def cider_per_study(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -230,7 +230,7 @@ def permuted_cider(
                 np.bincount(place, ours**2, minlength=n) * np.bincount(counts.references.text, theirs**2, minlength=n)
             )
             total += np.divide(cosine, norm, out=np.zeros(n), where=norm > 0)
-        penalty = np.exp(-((lengths[0][order] - lengths[1]) ** 2) / (2 * _SIGMA**2))
+        penalty = np.exp(-((lengths[0][order] - lengths[1]) ** 2) / (2 * CIDER_SIGMA**2))
         yield 10 * penalty * total / MAX_ORDER
 
 

@@ -25,8 +25,11 @@ from hf_cxr.models.modeling import weights_digest
 from hf_cxr.training.callbacks import EVALUATIONS
 from hf_cxr.training.checkpoints import (
     ENCODER,
+    FINE_TUNED,
     PROGRESS,
     RECORD,
+    REWARD,
+    REWARD_RECORD,
     STAGE,
     UNSAID,
     check_same_run,
@@ -68,7 +71,8 @@ def identity(
 
 
 def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, config: dict[str, Any]) -> str:
-    """Decide where the run begins: "findings_pretraining", "impressions", "evaluation" or "finished".
+    """Decide where the run begins: "findings_pretraining", "impressions", "reward", "evaluation" or
+    "finished".
 
     Raises `ValueError` if `output_dir` holds a run, finished or not, or others' checkpoints, and neither `resume` nor
     `restart` is set, if a run would be resumed with other arguments, or if it begins from what it would delete.
@@ -95,7 +99,7 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
             raise ValueError(f"{name}: {start} lies in the output_dir, which is emptied; name another output_dir")
     if kit.resume:
         print(f"Nothing to resume in {output}: starting anew", flush=True)
-    remove(output, PROGRESS, ENCODER, STAGE, STATES, SAMPLES, RECORD)
+    remove(output, PROGRESS, ENCODER, STAGE, STATES, SAMPLES, RECORD, FINE_TUNED, REWARD, REWARD_RECORD)
     remove_checkpoints(output)
     remove(output, "model*.safetensors", EVALUATIONS, *RESULTS)
     stage = "findings_pretraining" if kit.findings_pretraining_epochs else "impressions"
@@ -105,14 +109,14 @@ def start_or_resume(kit: ImpressionConfig, args: ImpressionTrainingArguments, co
 
 def trained_so_far(output: Path) -> list[Path]:
     """What an interrupted run in `output` can be continued from."""
-    found = [*output.glob(ENCODER), *checkpoints(output / STAGE), *checkpoints(output)]
-    return [*found, *output.glob("model*.safetensors")]
+    found = [*output.glob(ENCODER), *checkpoints(output / STAGE), *checkpoints(output), *output.glob(FINE_TUNED)]
+    return [*found, *checkpoints(output / REWARD), *output.glob("model*.safetensors")]
 
 
 def _progress_so_far(output: Path, stage: str) -> str:
     if stage in ("evaluation", "finished"):
         return f"trained already, {'evaluating' if stage == 'evaluation' else 'nothing left to do'}"
-    saved = checkpoints(output / STAGE if stage == "findings_pretraining" else output)
+    saved = checkpoints(output / {"findings_pretraining": STAGE, "reward": REWARD}.get(stage, ""))
     return f"stage {stage}, " + (f"from {saved[-1].name}" if saved else "from its start")
 
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, g
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
-from hf_cxr.data.sections import contexts, with_sections
+from hf_cxr.data.sections import contexts, whole_texts, with_sections
 from hf_cxr.inference.sections import CONTEXT, SHORTEST_REPORT, TARGETS, Layout
 from hf_cxr.metrics import SCALARS
 from hf_cxr.models.encoders import ENCODER_SIZES
@@ -24,6 +24,7 @@ from hf_cxr.models.loading import load, loading
 from hf_cxr.models.modeling import DECODER_SIZES
 from hf_cxr.training.checkpoints import checkpoints, read_progress
 from hf_cxr.training.launch import check_workers, is_sharded
+from hf_cxr.training.rewards import read_rewards
 from hf_cxr.utils.files import json_object
 from hf_cxr.utils.places import check_checkpoint, check_writable, missing
 
@@ -69,6 +70,7 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
     _check_values(kit, args)
     _check_together(kit, args)
     _check_selection(kit, args)
+    _check_rewards(dataset["train"], kit, args)
     _check_tools(args)
     _check_steps(len(dataset["train"]), kit, args)
     try:
@@ -202,6 +204,22 @@ def _check_selection(kit: ImpressionConfig, args: ImpressionTrainingArguments) -
         raise ValueError(f"greater_is_better: {args.greater_is_better} would select the worst by {best}; leave it out")
 
 
+def _check_rewards(train: Dataset, kit: ImpressionConfig, args: ImpressionTrainingArguments) -> None:
+    if kit.reward_epochs < 0 or kit.reward_kl < 0 or (kit.reward_learning_rate or 0) < 0:
+        raise ValueError("reward_epochs, reward_kl and reward_learning_rate are 0 or more")
+    if kit.reward_samples < 1:
+        raise ValueError(f"reward_samples is 1 or more, not {kit.reward_samples}")
+    if not kit.reward_epochs:
+        return
+    if is_sharded(args):
+        raise ValueError(
+            "reward_epochs with FSDP or DeepSpeed is not supported: texts are drawn by whole models (DDP)"
+        )
+    if kit.findings_pretraining_epochs and not (args.num_train_epochs if args.max_steps < 0 else args.max_steps):
+        raise ValueError("findings_pretraining_epochs needs fine-tuning before the reward stage: set num_train_epochs")
+    read_rewards(kit.reward, whole_texts(train, Layout(TARGETS[kit.target], tuple(kit.context))))
+
+
 def _check_tools(args: ImpressionTrainingArguments) -> None:
     """Optimizer, schedule, trackers and generation config are made or loaded once, as stage two will do."""
     absent = {*args.report_to} - {*get_available_reporting_integrations(), "azure_ml", "flyte"}
@@ -235,6 +253,8 @@ def _check_steps(studies: int, kit: ImpressionConfig, args: ImpressionTrainingAr
     if steps < 0:
         steps = math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
     start = args.resume_from_checkpoint
+    if kit.reward_epochs and kit.init_from and not steps:
+        return  # the reward stage alone
     done = step_of(start) if start and not (kit.resume and read_progress(args.output_dir)) else 0
     if done >= steps:
         where = f"resume_from_checkpoint: {start} has {done} step{'s' * (done != 1)}; " if start else ""

@@ -319,7 +319,7 @@ def pretrain_on_findings(
                 weights=class_weights(targets) if kit.findings_class_weights else None,
             ),
             callbacks=[EpochCallback(canvases)],
-            stage="stage 1 of 2: encoder learns findings",
+            stage=f"stage 1 of {3 if kit.reward_epochs else 2}: encoder learns findings",
             names=names,
             judged=judged,
             layer_decay=kit.encoder_layer_decay,

@@ -1,7 +1,8 @@
-"""A training run from its arguments to a filled run folder: two stages, resumed where they were interrupted.
+"""A training run from its arguments to a filled run folder: its stages, resumed where they were interrupted.
 
-Stage one lives in `hf_cxr.training.findings_pretraining`, the trainer in `hf_cxr.training.trainer`, whole checkpoints
-in `hf_cxr.training.checkpoints`, data in `hf_cxr.data.collator`, the parts of the model in `hf_cxr.models.modeling`.
+Stage one lives in `hf_cxr.training.findings_pretraining`, the third in `hf_cxr.training.reward`, the trainer in
+`hf_cxr.training.trainer`, whole checkpoints in `hf_cxr.training.checkpoints`, data in `hf_cxr.data.collator`, the
+parts of the model in `hf_cxr.models.modeling`.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
-    Trainer,
     TrainerCallback,
     TrainerState,
     set_seed,
@@ -45,8 +45,7 @@ from hf_cxr.hub import push as hub
 from hf_cxr.hub.ancestors import ancestors, split_otherwise
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
-from hf_cxr.inference.sections import Layout, layout_of, split_sections
-from hf_cxr.inference.targets import IGNORED
+from hf_cxr.inference.sections import Layout, layout_of
 from hf_cxr.models.loading import load
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
@@ -54,6 +53,8 @@ from hf_cxr.models.starting import init_from
 from hf_cxr.training.beginning import RESULTS, SAMPLES, STATES, identity, remove, start_or_resume
 from hf_cxr.training.callbacks import EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
+    FINE_TUNED,
+    REWARD,
     agreed,
     load_weights,
     only_run_in,
@@ -65,8 +66,10 @@ from hf_cxr.training.checks import asked_of, check_feasible
 from hf_cxr.training.feature_cache import check_disk_space, encode_once
 from hf_cxr.training.findings_pretraining import STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
+from hf_cxr.training.reward import RewardTrainer, RewardWatch, stage_of, write_record
+from hf_cxr.training.rewards import Reward, read_rewards
 from hf_cxr.training.samples import SampleCallback
-from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss
+from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss, validation_scorer
 from hf_cxr.utils.files import json_object
 
 
@@ -109,7 +112,9 @@ def train(
         else:
             done = stage == "evaluation"
             checkpoint = (
-                load_checkpoint(str(output)) if done else _train_stages(dataset, layout, kit, args, config, callbacks)
+                load_checkpoint(str(output))
+                if done
+                else _train_stages(stage, dataset, layout, kit, args, config, callbacks)
             )
             seconds = time.perf_counter() - started
             _calibrate(checkpoint, dataset, args, output)
@@ -124,7 +129,8 @@ def train(
                 model_card.write_model_card(output, facts)
                 write_progress(output, "finished", config)
             if state.is_local_main_process:
-                shutil.rmtree(output / STATES, ignore_errors=True)
+                for folder in (output / STATES, output / REWARD / STATES):
+                    shutil.rmtree(folder, ignore_errors=True)
     if args.push_to_hub and state.is_main_process:
         _push_finished(args)
     return report
@@ -157,6 +163,7 @@ def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: ImpressionTra
 
 
 def _train_stages(
+    stage: str,
     dataset: DatasetDict,
     layout: Layout,
     kit: ImpressionConfig,
@@ -164,43 +171,81 @@ def _train_stages(
     config: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
 ) -> Checkpoint:
-    """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
-    state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
-    given = [each[name] for each in contexts(dataset["train"]) for name in layout.context if name in each]
-    tokenizer = load(AutoTokenizer, start) if start else None
-    checkpoint = _begin(kit, [*whole_texts(dataset["train"], layout), *given], layout, tokenizer)
-    if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
-        raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
-    _set_generation(checkpoint, args)
-    weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
-    check_disk_space(output, weights * (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4), "the weights")
-    texts = section_texts(dataset["train"], layout)
-    notes = (
-        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),
-        note_on_small_images(dataset["train"], kit.panel_size),
+    """Build, pretrain on findings, fine-tune, reward where that is asked for, and save the run's checkpoint."""
+    state, output, rewarded = PartialState(), Path(args.output_dir), stage == "reward"
+    checkpoint = (
+        load_checkpoint(str(output / FINE_TUNED), dtype="float32")
+        if rewarded
+        else _start(dataset["train"], layout, kit, args)
     )
-    for note in filter(None, notes if state.is_main_process else ()):
-        print(note, file=sys.stderr)
     with state.local_main_process_first():
         packed = {
             name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
             for name in ("train", "validation")
             if len(dataset.get(name, ()))
         }
-    if start:
-        print(f"Begins from {start}: its encoder needs no findings pretraining", flush=True)
-    elif kit.findings_pretraining_epochs:
-        pretrain_on_findings(checkpoint, packed["train"], kit, args, packed.get("validation"))
-        if state.is_main_process:
-            write_progress(output, "impressions", config)
-            shutil.rmtree(output / STAGE, ignore_errors=True)
-    set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
-    with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
-        trainer = fine_tune(checkpoint, packed, kit, args, callbacks)
+    trainer_state = TrainerState()
+    if not rewarded:
+        if start := args.resume_from_checkpoint:
+            print(f"Begins from {start}: its encoder needs no findings pretraining", flush=True)
+        elif kit.findings_pretraining_epochs:
+            pretrain_on_findings(checkpoint, packed["train"], kit, args, packed.get("validation"))
+            if state.is_main_process:
+                write_progress(output, "impressions", config)
+                shutil.rmtree(output / STAGE, ignore_errors=True)
+        if args.max_steps > 0 or args.num_train_epochs > 0:
+            set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
+            with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
+                trainer_state = fine_tune(checkpoint, packed, kit, args, callbacks).state
+    if kit.reward_epochs:
+        if not rewarded and state.is_main_process:
+            save_run(checkpoint, kit, args, trainer_state, output / FINE_TUNED)
+            write_progress(output, "reward", config)
+        trainer_state = _reward(checkpoint, packed, kit, args)
     if state.is_main_process:
-        save_run(checkpoint, kit, args, trainer, output)
+        save_run(checkpoint, kit, args, trainer_state, output)
+        if kit.reward_epochs:
+            write_record(output, kit)
         write_progress(output, "evaluation", config)
     return checkpoint
+
+
+def _start(train: Dataset, layout: Layout, kit: ImpressionConfig, args: ImpressionTrainingArguments) -> Checkpoint:
+    """The checkpoint that is trained, and what is worth knowing before it is."""
+    start, main = args.resume_from_checkpoint, PartialState().is_main_process
+    given = [each[name] for each in contexts(train) for name in layout.context if name in each]
+    tokenizer = load(AutoTokenizer, start) if start else None
+    checkpoint = _begin(kit, [*whole_texts(train, layout), *given], layout, tokenizer)
+    if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
+        raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
+    _set_generation(checkpoint, args)
+    weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
+    copies = (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4) + bool(kit.reward_epochs)
+    check_disk_space(Path(args.output_dir), weights * copies, "the weights")
+    texts = section_texts(train, layout)
+    notes = (
+        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),
+        note_on_small_images(train, kit.panel_size),
+    )
+    for note in filter(None, notes if main else ()):
+        print(note, file=sys.stderr)
+    return checkpoint
+
+
+def _reward(
+    checkpoint: Checkpoint, packed: dict[str, Dataset], kit: ImpressionConfig, args: ImpressionTrainingArguments
+) -> TrainerState:
+    """The reward stage: `checkpoint.model` learns in place what texts are worth."""
+    rewards = read_rewards(kit.reward, whole_texts(packed["train"], layout_of(checkpoint.model.config)))
+    set_seed(args.seed)
+    kit, args = stage_of(kit, args, judged="validation" in packed)
+    start = copy.deepcopy(checkpoint.model) if kit.reward_kl else None
+    with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
+        trainer = fine_tune(checkpoint, packed, kit, args, rewards=rewards, start=start)
+        last, log = trainer.state.global_step, trainer.state.log_history
+        if "validation" in packed and not any("eval_reward" in row and row["step"] == last for row in log):
+            trainer.evaluate()
+    return trainer.state
 
 
 def _begin(
@@ -228,7 +273,11 @@ def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -
 
 
 def save_run(
-    checkpoint: Checkpoint, kit: ImpressionConfig, args: ImpressionTrainingArguments, trainer: Trainer, output: Path
+    checkpoint: Checkpoint,
+    kit: ImpressionConfig,
+    args: ImpressionTrainingArguments,
+    state: TrainerState,
+    output: Path,
 ) -> None:
     """Write the run's own files: checkpoint, pipeline code, resolved config, trainer state.
 
@@ -242,7 +291,7 @@ def save_run(
         checkpoint.save_pretrained(folder)
         config = yaml.safe_dump(resolved_config(kit, args), sort_keys=False)
         (folder / "config.yaml").write_text(config, encoding="utf-8")
-        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        state.save_to_json(str(folder / "trainer_state.json"))
         remove(output, *RESULTS)  # they are of other weights
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # the weights last
             file.replace(output / file.name)
@@ -254,81 +303,76 @@ def fine_tune(
     kit: ImpressionConfig,
     args: ImpressionTrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
+    rewards: Mapping[str, tuple[float, Reward]] | None = None,
+    start: PreTrainedModel | None = None,
 ) -> ImpressionTrainer:
     """Stage two: train `checkpoint.model` in place, from the last whole checkpoint in `args.output_dir` on.
+
+    With `rewards` it is the reward stage, and `start` the model that it is not to leave.
 
     Returns the trainer, with its state and log.
     """
     model, tokenizer, images = checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor
-    output, layout = Path(args.output_dir), layout_of(model.config)
+    output, layout, validation = Path(args.output_dir), layout_of(model.config), packed.get("validation")
     canvases = {
         name: CanvasDataset(
             split, kit.panel_size, tokenizer, max_length=kit.max_target_length, seed=args.seed, layout=layout
         )
         for name, split in packed.items()
     }
-    canvases["train"].context_dropout = kit.context_dropout
-    if start := args.resume_from_checkpoint:
-        load_weights(model, start, "; name one of the same encoder, decoder and panel_size")
+    studies = canvases["train"]
+    studies.context_dropout = kit.context_dropout
+    if other := args.resume_from_checkpoint:
+        load_weights(model, other, "; name one of the same encoder, decoder and panel_size")
     if kit.freeze_encoder:
         model.encoder.requires_grad_(False)
-        batch_size = args.per_device_eval_batch_size
-        canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
-        canvases["train"].patch_dropout = kit.patch_dropout
+        studies.states = encode_once(checkpoint, studies, output / STATES, args.per_device_eval_batch_size)
+        studies.patch_dropout = kit.patch_dropout
     else:
-        canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
-    whole = whole_texts(packed["validation"], layout) if "validation" in packed else []
-    truths = list(packed["validation"][layout.top]) if "validation" in packed else []
-    latest: list[tuple[str, str]] = []  # truth and output of the last evaluation, in the order of the split
-
-    def written(ids: np.ndarray) -> list[dict[str, str]]:
-        rows = np.where(ids == IGNORED, tokenizer.pad_token_id, ids).tolist()
-        return [split_sections(tokenizer, layout, row) for row in rows]
-
-    def compute_metrics(prediction) -> dict[str, float]:
-        own, *others = prediction.predictions if layout.context else [prediction.predictions]
-        texts = written(own)
-        said = [" ".join(filter(None, sections.values())) for sections in texts]
-        latest[:] = zip(whole, said, strict=True)  # not the labels decoded, which are cut, or without capitals
-        return evaluation.validation_scores(
-            [sections[layout.top] for sections in texts],
-            truths,
-            packed["validation"]["patient"],
-            args.seed,
-            [[sections[layout.top] for sections in written(ids)] for ids in others] or None,
-        )
-
-    told: list[Any] = [EpochCallback(canvases["train"])]
-    if "validation" in packed:
+        studies.view_dropout, studies.augmentation = kit.view_dropout, kit.augmentation
+    told: list[Any] = [EpochCallback(studies)]
+    compute_metrics, latest = (
+        validation_scorer(checkpoint, validation, args.seed, rewards) if validation else (None, [])
+    )
+    if validation:
         if layout.context and args.predict_with_generate:
-            canvases["validation"].others = of_other_patients(packed["validation"]["patient"], args.seed).tolist()
-        told.append(ImageUseCallback(output, truths))
+            canvases["validation"].others = of_other_patients(validation["patient"], args.seed).tolist()
+        told.append(ImageUseCallback(output, list(validation[layout.top])))
     if kit.early_stopping_patience:
         told.append(EarlyStopping(kit.early_stopping_patience))
+    kind: type[ImpressionTrainer] = ImpressionTrainer
+    own: dict[str, Any] = {
+        "compute_loss_func": token_mean_loss(args.label_smoothing_factor),
+        "push": _push_in_progress,
+    }
+    if rewards:
+        told.append(RewardWatch(output, list(rewards)))
+        studies.labels = [[number] for number in range(len(studies))]  # what is counted is studies, not tokens
+        kind, own = RewardTrainer, {"rewards": rewards, "references": whole_texts(packed["train"], layout)}
+        own |= {"samples": kit.reward_samples, "kl": kit.reward_kl, "start": start}
     unsharded, generation = copy.deepcopy(model) if is_sharded(args) else None, model.generation_config
-    trainer = ImpressionTrainer(
+    trainer = kind(
         model=model,
         args=args,
-        train_dataset=canvases["train"],
+        train_dataset=studies,
         eval_dataset=canvases.get("validation"),
         data_collator=CanvasCollator(images, tokenizer.pad_token_id, model.config.decoder_start_token_id),
         processing_class=tokenizer,
         image_processor=images,
-        compute_loss_func=token_mean_loss(args.label_smoothing_factor),
         compute_metrics=compute_metrics if args.predict_with_generate else None,
         callbacks=[*told, *callbacks],
         encoder_learning_rate=kit.encoder_learning_rate,
         cross_attention_learning_rate=kit.cross_attention_learning_rate,
         encoder_layer_decay=kit.encoder_layer_decay,
-        push=_push_in_progress,
-        stage=f"{'stage 2 of 2' if kit.findings_pretraining_epochs else 'stage 1 of 1'}: model learns to write",
+        stage=_title(kit, bool(rewards)),
+        **own,
     )
     model.generation_config = generation  # `Seq2SeqTrainer` puts that of the arguments there, without the own tokens
-    if kit.log_samples and "validation" in packed:
+    if kit.log_samples and validation:
         trainer.add_callback(
             SampleCallback(
                 canvases["validation"],
-                packed["validation"]["uid"],
+                validation["uid"],
                 lambda: latest,
                 output / SAMPLES,
                 kit.log_samples,
@@ -341,3 +385,9 @@ def fine_tune(
     if unsharded is not None:
         checkpoint.model = whole_again(trainer.accelerator.unwrap_model(trainer.model), unsharded)
     return trainer
+
+
+def _title(kit: ImpressionConfig, rewarded: bool) -> str:
+    number = 1 + bool(kit.findings_pretraining_epochs)
+    whole, what = number + bool(kit.reward_epochs), "texts are rewarded" if rewarded else "model learns to write"
+    return f"stage {number + rewarded} of {whole}: {what}"

@@ -10,19 +10,25 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from safetensors import SafetensorError
-from transformers import Seq2SeqTrainer, TrainerState, TrainingArguments
+from transformers import EvalPrediction, Seq2SeqTrainer, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hf_cxr.data.sections import whole_texts
+from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.generation import prompt_inputs, section_order
-from hf_cxr.inference.sections import layout_of
+from hf_cxr.inference.sections import layout_of, split_sections
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.layer_decay import blocks_above, decay_layers
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
 from hf_cxr.training.checkpoints import ResumableTrainer
+from hf_cxr.training.rewards import Reward, mean_values
 
 
 class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
@@ -117,6 +123,36 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         # The stock class gathers with `gather`, which keeps the samples that pad the last batch.
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(dataloader, *args, **kwargs)
+
+
+def validation_scorer(
+    checkpoint: Checkpoint, validation: Dataset, seed: int, rewards: Mapping[str, tuple[float, Reward]] | None
+) -> tuple[Callable[[EvalPrediction], dict[str, float]], list[tuple[str, str]]]:
+    """What an evaluation tells of the texts, and where it leaves truth and output of each study, in the order of the
+    split."""
+    tokenizer, layout = checkpoint.tokenizer, layout_of(checkpoint.model.config)
+    whole, truths = whole_texts(validation, layout), list(validation[layout.top])
+    latest: list[tuple[str, str]] = []
+
+    def written(ids: np.ndarray) -> list[dict[str, str]]:
+        rows = np.where(ids == IGNORED, tokenizer.pad_token_id, ids).tolist()
+        return [split_sections(tokenizer, layout, row) for row in rows]
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        own, *others = prediction.predictions if layout.context else [prediction.predictions]
+        texts = written(own)
+        said = [" ".join(filter(None, sections.values())) for sections in texts]
+        latest[:] = zip(whole, said, strict=True)  # not the labels decoded, which are cut, or without capitals
+        scores = evaluation.validation_scores(
+            [sections[layout.top] for sections in texts],
+            truths,
+            validation["patient"],
+            seed,
+            [[sections[layout.top] for sections in written(ids)] for ids in others] or None,
+        )
+        return scores | (mean_values(rewards, said, whole) if rewards else {})
+
+    return compute_metrics, latest
 
 
 def prompts_of(inputs: Mapping[str, torch.Tensor]) -> list[list[int]]:

@@ -4,10 +4,12 @@ distinct texts say together. What they show is weighed in `hf_cxr.evaluation.rul
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hf_cxr.evaluation.report.tables import best_blind, short_name, unread_note
 from hf_cxr.evaluation.rules import FEWEST, SMALL_GAIN, Rival, few_texts, harms, p_of, reads, rivals
+from hf_cxr.utils.files import json_object
 from hf_cxr.utils.plots import NBSP, counted, percent
 
 
@@ -43,6 +45,16 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         read["reads_context"] = reads(report, "context") if report["with_context"] else None
     told = f"{_sentence(dict(report) | read)}{_beside_blind(report)}. {note}".strip()
     return read | {"verdict": told}
+
+
+def rewarded(report: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """`reward`, what came of the reward stage of a run that had one, and the `verdict` with its warning."""
+    file = run / "reward.json"
+    if not file.is_file():
+        return {}
+    stage = json_object(file)
+    warned = f"{report['verdict']} WARNING: in the reward stage {stage['warning']}" if stage["warning"] else None
+    return {"reward": stage} | ({"verdict": warned} if warned else {})
 
 
 def plain(report: Mapping[str, Any]) -> str:

@@ -1,0 +1,373 @@
+"""The reward stage learns what it says: the gradient of the expected reward, from texts that do not depend on how a
+batch is cut, through kills, and with a warning where the reward is pleased and nothing else."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import TEXTS, TINY_RECIPE, copy_folder, noise, run_forked, talkative, tiny_checkpoint, write_config
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from hf_cxr import metrics
+from hf_cxr.config import parse_arguments
+from hf_cxr.data.collator import pack_dataset
+from hf_cxr.data.prepared import load_prepared
+from hf_cxr.data.sections import whole_texts
+from hf_cxr.hub.model_card import card_text
+from hf_cxr.inference.sections import Layout, SectionOrder, layout_of, split_sections
+from hf_cxr.metrics.overlap import cider_per_study
+from hf_cxr.metrics.texts import cider_tokens_all
+from hf_cxr.models.modeling import build
+from hf_cxr.training import reward, rewards
+from hf_cxr.training import run as training
+from hf_cxr.training.reward import advantages, draw, hacking_warning, log_probabilities
+from hf_cxr.training.rewards import read_rewards, values_of
+
+BATCH = 16
+
+
+class Killed(BaseException):
+    """Stands for Ctrl-C."""
+
+
+# --- what a text is worth --------------------------------------------------------------------------------------------
+
+
+def worth(word: str, prediction: str, reference: str, corpus=TEXTS) -> float:
+    return float(values_of(read_rewards([f"{word}=1"], corpus), [prediction], [reference])[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction", "reference", "value"),
+    [
+        ("finding_f1", "Small right pleural effusion.", "Right pleural effusion.", 1),
+        ("finding_f1", "Small left pleural effusion.", "Right pleural effusion.", 0),
+        ("finding_f1", "Right pleural effusion. Cardiomegaly.", "Right pleural effusion.", 2 / 3),
+        ("finding_f1", "No acute abnormality.", "Normal chest.", 1),
+        ("length", "one two three", "one two three four", 0.75),
+        ("length", "one two three four", "one two three", 0.75),
+        ("length", "", "", 1),
+        ("no_repetition", "a b c a b c a b c", "", 3 / 7),
+        ("no_repetition", "no pleural effusion", "", 1),
+        ("rouge_l", "no effusion", "no pleural effusion", 0.8),
+        ("bleu", "No acute cardiopulmonary abnormality.", "No acute cardiopulmonary abnormality.", 1),
+    ],
+)
+def test_a_text_is_worth_what_its_reward_says(name, prediction, reference, value):
+    assert worth(name, prediction, reference) == pytest.approx(value)
+
+
+def test_cider_as_a_reward_is_that_of_a_corpus_whatever_the_batch():
+    said = [*TEXTS[1:4], "No pleural effusion.", "Stable nodule in the left upper lobe."]
+    truths = [*TEXTS[:4], "Small left pleural effusion."]
+    expected = cider_per_study(cider_tokens_all(said), cider_tokens_all(truths))
+    assert 0 < expected.max() < 10
+    assert [10 * worth("cider", p, r, truths) for p, r in zip(said, truths, strict=True)] == pytest.approx(expected)
+
+
+def test_a_function_and_an_evaluate_module_of_the_user_are_rewards(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "def brevity(predictions, references):\n    return [1 / (1 + len(p)) for p in predictions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert worth("my_rewards:brevity", "abc", "") == 0.25
+    assert worth(metrics.metric_path("exact_match"), "Normal.", "Normal.") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["finding_f2=1"], r"'finding_f2' is none of finding_f1, cider, .*, and evaluate cannot load it"),
+        (["no_such_module:f=1"], "'no_such_module:f' cannot be imported"),
+        (["json:nothing=1"], "'json:nothing' cannot be imported"),
+        (["cider"], "'cider' is not NAME=WEIGHT, as finding_f1=0.5"),
+        (["cider=much"], "'cider=much' is not NAME=WEIGHT"),
+        (["cider=1", "cider=2"], "'cider' is named twice"),
+        (["cider=0"], "names nothing that counts"),
+        ([metrics.metric_path("rouge") + "=1"], None),
+    ],
+)  # fmt: skip
+def test_a_reward_that_is_none_is_one_line(words, message, monkeypatch):
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    if message is None:
+        return
+    with pytest.raises(ValueError, match=f"^reward: .*{message}") as error:
+        read_rewards(words, TEXTS)
+    assert "\n" not in str(error.value)
+
+
+def test_findings_of_another_language_are_no_reward():
+    with pytest.raises(ValueError, match="finding_f1 cannot be read from these texts, as the texts do not look Engl"):
+        read_rewards(["finding_f1=1"], ["Derrame pleural derecho con aumento de la silueta cardiaca."] * 20)
+
+
+def test_a_reward_without_a_number_for_each_text_is_told():
+    broken = {"nan": (1.0, lambda predictions, references: [float("nan")] * len(predictions))}
+    with pytest.raises(ValueError, match="reward: nan gave no finite number for each of 1 texts"):
+        values_of(broken, ["a"], ["b"])
+
+
+# --- texts are drawn from the model, and the gradient is that of what they are worth ----------------------------------
+
+
+def asked_checkpoint():
+    """Talkative, of both sections behind a context."""
+    torch.manual_seed(0)
+    layout = Layout(("findings", "impression"), ("indication",))
+    return talkative(build("tiny", "tiny", 32, texts=TEXTS, vocab_size=350, max_new_tokens=12, layout=layout))
+
+
+def test_texts_are_drawn_with_the_probabilities_of_the_model_whatever_the_batch():
+    checkpoint, rows = tiny_checkpoint(), 400
+    model = checkpoint.model.eval()
+    states = model.encoder(pixel_values=noise(1))[0].detach()
+    uniforms = torch.rand(rows, 12, generator=torch.Generator().manual_seed(0))
+    uniforms[:, 0] = (torch.arange(rows) + 0.5) / rows
+    texts = draw(model, checkpoint.tokenizer, states.repeat(rows, 1, 1), [[]] * rows, uniforms)
+    start = torch.tensor([[model.config.decoder_start_token_id]])
+    expected = model(encoder_outputs=(states,), decoder_input_ids=start).logits[0, 0].softmax(-1)
+    drawn = torch.bincount(torch.tensor([text[0] for text in texts]), minlength=len(expected))
+    assert (drawn - rows * expected).abs().max() <= 1, "as evenly as the numbers are spread"
+    assert len({tuple(text) for text in texts}) > 300
+    alone = [draw(model, checkpoint.tokenizer, states, [[]], uniforms[i : i + 1])[0] for i in (3, 200)]
+    assert alone == [texts[3], texts[200]]
+
+
+def rewarder(folder: Path, checkpoint, samples: int, references, weigh, **more):
+    """A trainer of the stage that has not begun, and its inputs for three studies."""
+    _, args = parse_arguments(write_config(folder / "c.yaml", **TINY_RECIPE, dataset="-", output_dir=str(folder)))
+    own = {"rewards": {"own": (2.0, weigh)}, "references": references, "samples": samples}
+    trainer = reward.RewardTrainer(
+        model=checkpoint.model, args=args, processing_class=checkpoint.tokenizer, **own, **more
+    )
+    return trainer
+
+
+def words_shared(predictions, references):
+    return [len({*p.split()} & {*r.split()}) + len(p) / 100 for p, r in zip(predictions, references, strict=True)]
+
+
+def brute_force(checkpoint, trainer, inputs, prompts, studies, samples, kl=0.0, start=None):
+    """The same loss from its definition: token by token, study by study, without a cache or a batch."""
+    model, tokenizer = checkpoint.model.eval(), checkpoint.tokenizer
+    ends, longest = model.generation_config.eos_token_id, model.generation_config.max_new_tokens
+    layout = layout_of(model.config)
+    markers = [tokenizer.convert_tokens_to_ids(f"<{name}>") for name in layout.sections[1:]]
+    forbidden = [i for i in tokenizer.convert_tokens_to_ids(layout.tokens) if i not in markers]
+
+    def write(row: int, uniforms, policy, text=None):
+        states = policy.encoder(pixel_values=inputs["pixel_values"][row : row + 1])[0]
+        prompt = [model.config.decoder_start_token_id, *prompts[row]]
+        order = SectionOrder(markers, forbidden, [ends], len(prompt), longest)
+        written, total = [], 0.0
+        for place in range(longest if text is None else len(text)):
+            ids = torch.tensor([[*prompt, *written]])
+            logits = policy(encoder_outputs=(states,), decoder_input_ids=ids, use_cache=False).logits[:, -1]
+            probabilities = (order(ids, logits) if layout.tokens else logits).softmax(-1)[0]
+            if text is not None:
+                token = text[place]
+            elif uniforms is None:
+                token = int(probabilities.argmax())
+            else:
+                token = int((probabilities.cumsum(0) <= uniforms[place]).sum())
+            written, total = [*written, token], total + probabilities[token].log()
+            if token == ends:
+                break
+        return written, total
+
+    def value(text, study):
+        parts = split_sections(tokenizer, layout, text)
+        return 2.0 * words_shared([" ".join(filter(None, parts.values()))], [trainer.references[study]])[0]
+
+    loss, seen = 0.0, []
+    for row, study in enumerate(studies):
+        streams = [np.random.default_rng((trainer.args.seed, 0, study, number, 2)) for number in range(samples)]
+        texts = [write(row, stream.random(longest, dtype=np.float32), model) for stream in streams]
+        gains = [value(text, study) for text, _ in texts]
+        if start is not None:
+            gains = [
+                gain - kl * (float(own) - float(write(row, None, start, text)[1]))
+                for gain, (text, own) in zip(gains, texts, strict=True)
+            ]
+        greedy = value(write(row, None, model)[0], study)
+        base = [(sum(gains) - gain) / (samples - 1) if samples > 1 else greedy for gain in gains]
+        loss = loss - sum((gain - b) * own for gain, b, (_, own) in zip(gains, base, texts, strict=True)) / samples
+        seen += [tuple(text) for text, _ in texts]
+    assert len(set(seen)) >= len(studies) and len(seen) == samples * len(studies)
+    return loss / len(studies)
+
+
+@pytest.mark.parametrize(
+    ("make", "samples", "kl"),
+    [
+        (lambda: talkative(tiny_checkpoint()), 1, 0.0),
+        (lambda: talkative(tiny_checkpoint()), 3, 0.0),
+        (lambda: talkative(tiny_checkpoint()), 3, 0.5),
+        (asked_checkpoint, 2, 0.0),
+    ],
+    ids=["self-critical", "leave-one-out", "kl", "sections-and-context"],
+)
+def test_the_gradient_is_that_of_reinforce_by_its_definition(make, samples, kl, tmp_path):
+    checkpoint, start = make(), None
+    if kl:
+        start = make().model
+        for weights in start.decoder.parameters():
+            weights.data.mul_(0.97)
+    model, studies = checkpoint.model, [5, 2, 9]
+    prompts = [[], [], []]
+    if layout_of(model.config).context:
+        tokens = checkpoint.tokenizer.convert_tokens_to_ids(["<indication>", "<findings>"])
+        prompts = [[tokens[0], 40, 41, tokens[1]], [tokens[1]], [tokens[0], 42, tokens[1]]]
+    trainer = rewarder(tmp_path, checkpoint, samples, TEXTS, words_shared, kl=kl, start=start)
+    longest = max(map(len, prompts))
+    labels = [[-100] * len(p) + [s] + [-100] * (longest - len(p)) for p, s in zip(prompts, studies, strict=True)]
+    ids = [[0, *p, 7, *[0] * (longest - len(p))][: longest + 1] for p in prompts]
+    inputs = {"pixel_values": noise(3), "labels": torch.tensor(labels), "decoder_input_ids": torch.tensor(ids)}
+    expected = brute_force(checkpoint, trainer, inputs, prompts, studies, samples, kl, start)
+    expected.backward()
+    gradients = {name: weights.grad.clone() for name, weights in model.named_parameters() if weights.grad is not None}
+    model.zero_grad()
+    loss = trainer.compute_loss(model, dict(inputs), num_items_in_batch=torch.tensor(3))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    apart = [
+        (weights.grad - gradients[name]).norm() for name, weights in model.named_parameters() if name in gradients
+    ]
+    whole = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    assert whole > 0
+    assert torch.stack(apart).norm() < 1e-3 * whole
+
+
+def test_texts_that_are_worth_the_same_teach_nothing(tmp_path):
+    assert advantages(torch.full((2, 4), 0.3)).abs().max() < 1e-6
+    assert advantages(torch.tensor([[0.7], [0.2]]), torch.tensor([[0.7], [0.1]])).flatten().tolist() == [
+        0,
+        pytest.approx(0.1),
+    ]
+    for samples in (1, 3):
+        checkpoint = talkative(tiny_checkpoint())
+        trainer = rewarder(tmp_path, checkpoint, samples, TEXTS, lambda p, r: [0.5] * len(p))
+        inputs = {"pixel_values": noise(2), "labels": torch.tensor([[0], [1]])}
+        inputs["decoder_input_ids"] = torch.zeros_like(inputs["labels"])
+        trainer.compute_loss(checkpoint.model, inputs, num_items_in_batch=torch.tensor(2)).backward()
+        largest = max(
+            weights.grad.abs().max() for weights in checkpoint.model.parameters() if weights.grad is not None
+        )
+        assert largest == 0
+
+
+# --- the stage: however a batch is cut, through kills, and watched ---------------------------------------------------
+
+
+def first_step(dataset: str, file: str, accumulation: int) -> None:
+    """The loss and gradient norm of the first step of a global batch of 16 studies; process 0 writes them."""
+    processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    recipe = TINY_RECIPE | {
+        "dataset": dataset,
+        "output_dir": f"{file}.run",
+        "per_device_train_batch_size": BATCH // (accumulation * processes),
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": 1,
+        "logging_steps": 1,
+        "max_grad_norm": 1000.0,
+        "reward_samples": 2,
+        "disable_tqdm": True,
+    }
+    kit, args = parse_arguments(write_config(Path(f"{file}.{rank}.yaml"), **recipe))
+    packed = pack_dataset(load_prepared(dataset)["train"].select(range(2 * BATCH)), 32)
+    checkpoint = talkative(tiny_checkpoint())
+    told = read_rewards(["finding_f1=0.5", "cider=1", "length=1"], whole_texts(packed, layout_of(checkpoint.model.config)))
+    log = training.fine_tune(checkpoint, {"train": packed}, kit, args, rewards=told).state.log_history
+    if rank == 0:
+        Path(file).write_text(json.dumps(log[0]))
+
+
+def test_the_first_step_does_not_depend_on_processes_and_accumulation(phantom_folder, tmp_path):
+    steps = {}
+    for processes, accumulation in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        file, here = str(tmp_path / f"{processes}-{accumulation}.json"), str(Path(__file__).parent)
+        code = f"import sys; sys.path.insert(0, {here!r}); import test_reward; import torch.distributed as d\n"
+        code += f"test_reward.first_step({str(phantom_folder)!r}, {file!r}, {accumulation})\n"
+        code += "d.destroy_process_group() if d.is_initialized() else None"
+        done = run_forked(code=code, processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        steps[processes, accumulation] = json.loads(Path(file).read_text())
+    one = steps[1, 1]
+    assert abs(one["loss"]) > 0.01
+    assert one["grad_norm"] > 0.01
+    for cut, step in steps.items():
+        for key in ("loss", "grad_norm"):
+            assert step[key] == pytest.approx(one[key], rel=1e-6), (cut, key)
+
+
+def arguments(folder: Path, dataset: Path, *words: str, **values):
+    folder.mkdir(exist_ok=True)
+    recipe = TINY_RECIPE | {
+        "dataset": str(dataset),
+        "output_dir": str(folder / "run"),
+        "per_device_train_batch_size": 32,
+        "learning_rate": 1e-3,
+        "reward_learning_rate": 1e-3,
+        "reward_epochs": 1,  # 7 steps
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "logging_steps": 2,
+        "log_samples": 0,
+    }
+    return parse_arguments(write_config(folder / "config.yaml", **recipe | values), list(words))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    return [(row["step"], row["loss"]) for row in log if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def peace(phantom_folder, tmp_path_factory) -> Path:
+    """A run of two steps of fine-tuning and the reward stage, in peace."""
+    folder = tmp_path_factory.mktemp("peace")
+    training.train(*arguments(folder, phantom_folder, max_steps=2, reward_kl=0.1))
+    return folder / "run"
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_killed_stage_goes_on_to_the_same_weights(peace, phantom_folder, tmp_path, monkeypatch, step):
+    class Doomed(reward.RewardTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.add_callback(type("Stop", (TrainerCallback,), {"on_step_end": killed})())
+
+    def killed(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "RewardTrainer", Doomed)
+        with pytest.raises(Killed):
+            training.train(*arguments(tmp_path, phantom_folder, max_steps=2, reward_kl=0.1))
+    run = tmp_path / "run"
+    assert json.loads((run / "progress.json").read_text())["stage"] == "reward"
+    assert not (run / "model.safetensors").exists()
+    training.train(*arguments(tmp_path, phantom_folder, "--resume", max_steps=2, reward_kl=0.1))
+    assert same(weights(run), weights(peace))
+    assert not same(weights(run), weights(run / "fine_tuned"))
+    assert losses(run) == losses(peace)
+    record = (run / "reward.json").read_text()
+    assert record == (peace / "reward.json").read_text()
+    assert json.loads(record)["end"]["step"] == 7
+
+
+def test_a_reward_that_can_be_pleased_without_the_images_warns(phantom_folder, tmp_path, capsys):
+    """Only the length counts: it is learned, and the texts get worse."""
