@@ -334,14 +334,19 @@ def hacking_warning(start: Mapping[str, Any], now: Mapping[str, Any], rewards: S
 
 def write_record(run: Path, kit: ImpressionConfig) -> None:
     """Note in `REWARD_RECORD` what the stage was told and what came of it, for report and card."""
-    rows, names = read_lines(run / REWARD / EVALUATIONS), [word.rpartition("=")[0] for word in kit.reward]
+    names = [word.rpartition("=")[0] for word in kit.reward]
+    rows = [
+        {name: value for name, value in row.items() if not name.endswith(("runtime", "_per_second"))}
+        for row in read_lines(run / REWARD / EVALUATIONS)
+    ]
+    start, end = (rows[0], rows[-1]) if rows else (None, None)
     record = {
         "reward": kit.reward,
         "epochs": kit.reward_epochs,
         "samples": kit.reward_samples,
         "kl": kit.reward_kl,
-        "start": rows[0] if rows else None,
-        "end": rows[-1] if rows else None,
-        "warning": hacking_warning(rows[0], rows[-1], names) if rows else None,
+        "start": start,
+        "end": end,
+        "warning": hacking_warning(start, end, names) if start and end else None,
     }
     replace_files(run, {REWARD_RECORD: json.dumps(record, indent=2, ensure_ascii=False) + "\n"})

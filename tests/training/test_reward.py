@@ -10,21 +10,23 @@ import pytest
 import torch
 from helpers import TEXTS, TINY_RECIPE, copy_folder, noise, run_forked, talkative, tiny_checkpoint, write_config
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from hf_cxr import metrics
 from hf_cxr.config import parse_arguments
 from hf_cxr.data.collator import pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import whole_texts
-from hf_cxr.hub.model_card import card_text
+from hf_cxr.evaluation.report.verdict import rewarded
+from hf_cxr.hub.model_card import card_text, trained_facts, write_model_card
 from hf_cxr.inference.sections import Layout, SectionOrder, layout_of, split_sections
 from hf_cxr.metrics.overlap import cider_per_study
 from hf_cxr.metrics.texts import cider_tokens_all
 from hf_cxr.models.modeling import build
-from hf_cxr.training import reward, rewards
+from hf_cxr.training import reward
 from hf_cxr.training import run as training
-from hf_cxr.training.reward import advantages, draw, hacking_warning, log_probabilities
+from hf_cxr.training.callbacks import write_lines
+from hf_cxr.training.reward import advantages, draw, hacking_warning
 from hf_cxr.training.rewards import read_rewards, values_of
 
 BATCH = 16
@@ -88,13 +90,10 @@ def test_a_function_and_an_evaluate_module_of_the_user_are_rewards(tmp_path, mon
         (["cider=much"], "'cider=much' is not NAME=WEIGHT"),
         (["cider=1", "cider=2"], "'cider' is named twice"),
         (["cider=0"], "names nothing that counts"),
-        ([metrics.metric_path("rouge") + "=1"], None),
     ],
-)  # fmt: skip
+)
 def test_a_reward_that_is_none_is_one_line(words, message, monkeypatch):
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
-    if message is None:
-        return
     with pytest.raises(ValueError, match=f"^reward: .*{message}") as error:
         read_rewards(words, TEXTS)
     assert "\n" not in str(error.value)
@@ -111,7 +110,7 @@ def test_a_reward_without_a_number_for_each_text_is_told():
         values_of(broken, ["a"], ["b"])
 
 
-# --- texts are drawn from the model, and the gradient is that of what they are worth ----------------------------------
+# --- texts are drawn from the model, and the gradient is that of what they are worth ---------------------------------
 
 
 def asked_checkpoint():
@@ -190,14 +189,14 @@ def brute_force(checkpoint, trainer, inputs, prompts, studies, samples, kl=0.0, 
         gains = [value(text, study) for text, _ in texts]
         if start is not None:
             gains = [
-                gain - kl * (float(own) - float(write(row, None, start, text)[1]))
+                gain - kl * (own.item() - write(row, None, start, text)[1].item())
                 for gain, (text, own) in zip(gains, texts, strict=True)
             ]
         greedy = value(write(row, None, model)[0], study)
         base = [(sum(gains) - gain) / (samples - 1) if samples > 1 else greedy for gain in gains]
         loss = loss - sum((gain - b) * own for gain, b, (_, own) in zip(gains, base, texts, strict=True)) / samples
         seen += [tuple(text) for text, _ in texts]
-    assert len(set(seen)) >= len(studies) and len(seen) == samples * len(studies)
+    assert len(set(seen)) >= len(studies)
     return loss / len(studies)
 
 
@@ -280,7 +279,8 @@ def first_step(dataset: str, file: str, accumulation: int) -> None:
     kit, args = parse_arguments(write_config(Path(f"{file}.{rank}.yaml"), **recipe))
     packed = pack_dataset(load_prepared(dataset)["train"].select(range(2 * BATCH)), 32)
     checkpoint = talkative(tiny_checkpoint())
-    told = read_rewards(["finding_f1=0.5", "cider=1", "length=1"], whole_texts(packed, layout_of(checkpoint.model.config)))
+    texts = whole_texts(packed, layout_of(checkpoint.model.config))
+    told = read_rewards(["finding_f1=0.5", "cider=1", "length=1"], texts)
     log = training.fine_tune(checkpoint, {"train": packed}, kit, args, rewards=told).state.log_history
     if rank == 0:
         Path(file).write_text(json.dumps(log[0]))
@@ -369,5 +369,53 @@ def test_a_killed_stage_goes_on_to_the_same_weights(peace, phantom_folder, tmp_p
     assert json.loads(record)["end"]["step"] == 7
 
 
-def test_a_reward_that_can_be_pleased_without_the_images_warns(phantom_folder, tmp_path, capsys):
-    """Only the length counts: it is learned, and the texts get worse."""
+def row(step: int, **scores: float) -> dict[str, float]:
+    plain = {"image_gain": 0.1, "distinct_outputs": 20.0, "finding_f1_micro": 0.4, "cider": 1.0, "bleu4": 0.2}
+    return {"step": step, "reward": 0.5, "rougeL": 0.3} | plain | scores
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"reward": 0.9, "image_gain": 0.02}, "image gain has fallen from 0.1 to 0.02:"),
+        ({"reward": 0.9, "distinct_outputs": 3.0}, "distinct outputs has fallen from 20 to 3:"),
+        ({"reward": 0.9, "bleu4": 0.1, "rougeL": 0.1}, "BLEU-4 has fallen from 0.2 to 0.1 and ROUGE-L has fallen"),
+        ({"reward": 0.9, "cider": 0.1}, None),  # is rewarded: its fall is in the reward
+        ({"reward": 0.9, "bleu4": 0.199}, None),
+        ({"reward": 0.5, "bleu4": 0.1}, None),
+        ({"reward": 0.9, "bleu4": 0.3}, None),
+    ],
+)
+def test_a_reward_that_rises_at_the_cost_of_the_rest_warns(now, told):
+    warning = hacking_warning(row(0), row(9, **now), ["cider", "length"])
+    assert (warning is None) == (told is None)
+    if told:
+        assert warning.startswith(f"the reward has risen from 0.500 to 0.900, but {told}")
+
+
+def test_the_warning_is_in_the_log_the_report_and_the_card(peace, tmp_path, capsys):
+    run = copy_folder(peace, tmp_path / "run")
+    assert json.loads((run / "report.json").read_text())["reward"] == json.loads((run / "reward.json").read_text())
+    assert "WARNING" not in card_text(run)
+    file = run / "reward" / "evaluations.jsonl"
+    more = {"reward_finding_f1": 0.1, "reward_cider": 0.2, "reward_length": 0.3, "length_ratio": 2.0}
+    write_lines(file, [row(0, **more), row(7, **more | {"reward": 0.9, "image_gain": 0.01})])
+    kit, args = arguments(tmp_path, Path("unused"))
+    warning = "the reward has risen from 0.500 to 0.900, but image gain has fallen from 0.1 to 0.01"
+    reward.RewardWatch(file.parent, ["finding_f1", "cider", "length"]).on_evaluate(args, TrainerState(), None)
+    told = capsys.readouterr().out
+    assert "reward 0.900 (finding_f1 0.100, cider 0.200, length 0.300); length ratio 2.00; not rewarded: image" in told
+    assert f"\nWARNING: {warning}" in told
+    reward.write_record(run, kit)
+    verdict = rewarded({"verdict": "It reads."}, run)["verdict"]
+    assert verdict.startswith(f"It reads. WARNING: in the reward stage {warning}")
+    facts = json.loads((run / "card.json").read_text()) | trained_facts(run, args)
+    write_model_card(run, facts)
+    card = card_text(run)
+    assert f"**WARNING**: {warning}" in card
+    assert "Then a reward stage of 1 epochs (self-critical)" in card
+
+
+def test_the_card_tells_of_both_stages(peace):
+    facts = json.loads((peace / "card.json").read_text())
+    assert (facts["trained_steps"], facts["reward"]["end"]["step"]) == (2, 7)
