@@ -145,6 +145,8 @@ def _check_push(args: ImpressionTrainingArguments) -> None:
 def _as_words(key: str, value: Any) -> list[str]:
     if value is None:
         return []
+    if key == "reward" and isinstance(value, dict):
+        value = [f"{name}={weight}" for name, weight in value.items()]
     if isinstance(value, (list, tuple)):
         return [f"--{key}", *map(str, value)] if value else []
     value = getattr(value, "value", value)  # of an enum, as IntervalStrategy

@@ -18,7 +18,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,32 @@ def _radeval() -> Any:
     # issue 27).
     sys.modules.setdefault("RadEval", radeval)
     return radeval
+
+
+def reward_function(metric: str, key: str | None = None) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+    """A measure as RadEval offers it to reinforcement learning: predictions and references → a number for each.
+
+    Args:
+        metric: a name from `METRICS`.
+        key: which of its values per text, where it gives several.
+
+    Raises `ImportError` and `OSError` as `clinical_scores`, the function that is returned `ValueError` for a key that
+    is missing or none.
+    """
+    _radeval()
+    from radeval.rewards import make_reward_fn
+
+    try:
+        score = make_reward_fn(metric, reference_column="references", key=key)
+    except Exception as error:  # it raises bare exceptions too
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise OSError(f"RadEval cannot load {metric!r}, which needs a network on first use: {reason}") from error
+
+    def rewards(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+        with warnings.catch_warnings():
+            return score(completions=list(predictions), references=list(references))
+
+    return rewards
 
 
 def main(argv: Sequence[str] | None = None) -> None:

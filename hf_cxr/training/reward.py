@@ -3,9 +3,10 @@ text is worth is in `hf_cxr.training.rewards`, the run around the stage in `hf_c
 
 The estimator is REINFORCE over whole texts, with one step for each batch drawn (so no importance weights, and nothing
 to clip). Its baseline is the greedy text of the same study (self-critical sequence training, Rennie et al. 2017,
-equation 8), or, of several samples, the mean of the others (leave-one-out, RLOO; Kool et al. 2019; Ahmadian et al.
-2024, section 3.2). The divergence from the start is taken off the reward of a text (Ahmadian et al. 2024, equation 2).
-TRL's trainers of the same estimators take causal language models alone.
+arXiv:1612.00563), or, of several samples, the mean of the others (leave-one-out, RLOO, Ahmadian et al. 2024,
+arXiv:2402.14740, who also take the divergence from the start off the reward of a text). Advantages are not divided by
+their standard deviation (as in GRPO, Shao et al. 2024, arXiv:2402.03300). TRL's trainers of these estimators take
+causal language models alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutput
@@ -28,13 +30,14 @@ from hf_cxr.inference.generation import prompt_inputs, section_order
 from hf_cxr.inference.sections import layout_of, split_sections
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.training.callbacks import EVALUATIONS, read_lines
-from hf_cxr.training.checkpoints import REWARD, REWARD_RECORD
-from hf_cxr.training.rewards import Reward, values_of, weights_of
+from hf_cxr.training.checkpoints import REWARD, REWARD_RECORD, agreed
+from hf_cxr.training.reward_pool import RewardPool
+from hf_cxr.training.rewards import weights_of
 from hf_cxr.training.trainer import ImpressionTrainer, prompts_of
 from hf_cxr.utils.files import replace_files
 from hf_cxr.utils.progress import ProgressBar
 
-SAMPLE_DRAWS = 2  # sets the random stream of samples apart from those of augmentation and context dropout
+SAMPLE_DRAWS = 3  # sets the random stream of samples apart from those of augmentation and context dropout
 SLOWER = 0.1  # the stage's learning rate / that of fine-tuning, by default
 # What is watched beside the reward: score of an evaluation → its name, and the reward that it belongs to.
 WATCHED = {
@@ -132,12 +135,11 @@ def advantages(worth: torch.Tensor, baseline: torch.Tensor | None = None) -> tor
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """The texts of a batch, `samples` of each study one after another, and what they are worth."""
+    """The texts of a batch, `samples` of each study one after another, and what they are worth, to be waited for."""
 
     prompts: list[list[int]]
     texts: list[list[int]]
-    worth: torch.Tensor  # (studies, samples)
-    greedy: torch.Tensor | None  # (studies, 1): the worth of the greedy text, where there is one sample
+    worth: Callable[[], torch.Tensor]  # (studies, samples); of one sample that of the greedy text is beside it
     at_start: torch.Tensor | None  # (studies, samples): log-probabilities by the model that the stage began with
 
 
@@ -148,7 +150,7 @@ class RewardTrainer(ImpressionTrainer):
     how a global batch is cut, nor on a resume.
 
     Args:
-        rewards: what `read_rewards` gives.
+        rewards: what a text is worth.
         references: the radiologist's text of each training study.
         samples: texts drawn for a study.
         kl: what the divergence from `start` counts, in nats; `start`: the model at the start of the stage, if it does.
@@ -157,7 +159,7 @@ class RewardTrainer(ImpressionTrainer):
     def __init__(
         self,
         *args,
-        rewards: Mapping[str, tuple[float, Reward]],
+        rewards: RewardPool,
         references: Sequence[str],
         samples: int = 1,
         kl: float = 0.0,
@@ -166,6 +168,8 @@ class RewardTrainer(ImpressionTrainer):
     ) -> None:
         self.rewards, self.references, self.samples, self.kl, self.start = rewards, references, samples, kl, start
         super().__init__(*args, **kwargs | {"compute_loss_func": self.policy_gradient_loss})
+        if self.train_dataset is not None:  # so that what is counted is studies, not tokens
+            self.train_dataset.labels = [[number] for number in range(len(self.train_dataset))]
         if start is not None:
             self.start = start.to(self.args.device).eval().requires_grad_(False)
 
@@ -200,25 +204,29 @@ class RewardTrainer(ImpressionTrainer):
         if greedy:  # in the same pass
             rows, uniforms = torch.cat([rows, states]), torch.cat([uniforms, torch.full_like(uniforms, torch.nan)])
         written = draw(model, self.processing_class, rows, [*asked, *prompts] if greedy else asked, uniforms)
-        worth = self.worth(written, studies)
-        texts, at_start = written[: len(asked)], None
+        worth, texts, at_start = self.worth(written, studies), written[: len(asked)], None
         if self.start is not None:
             with torch.no_grad():
                 seen = encoded(self.start, inputs).repeat_interleave(self.samples, 0)
                 ids = self.decoder_inputs(asked, texts).to(seen.device)
                 logits = self.start(encoder_outputs=(seen,), decoder_input_ids=ids, use_cache=False).logits
                 at_start = log_probabilities(logits, asked, texts, self.order()).reshape(len(studies), -1)
-        own = worth[: len(asked)].reshape(len(studies), -1)
-        return Drawn(asked, texts, own, worth[len(asked) :, None] if greedy else None, at_start)
+        return Drawn(asked, texts, worth, at_start)
 
-    def worth(self, written: Sequence[Sequence[int]], studies: Sequence[int]) -> torch.Tensor:
-        """The weighted sum of the rewards of each text: (texts,). Those of a study follow one another, `samples` of
-        them; then perhaps one more of each study."""
+    def worth(self, written: Sequence[Sequence[int]], studies: Sequence[int]) -> Callable[[], torch.Tensor]:
+        """Ask for the weighted sum of the rewards of each text. Those of a study follow one another, `samples` of
+        them; then perhaps one more of each study. The answer has a row for each study."""
         layout, of = layout_of(self.model.config), [study for study in studies for _ in range(self.samples)]
         sections = [split_sections(self.processing_class, layout, row) for row in written]
         texts = [" ".join(filter(None, parts.values())) for parts in sections]
         truths = [self.references[study] for study in [*of, *studies][: len(texts)]]
-        return torch.from_numpy(values_of(self.rewards, texts, truths) @ weights_of(self.rewards)).float()
+        answer, weights, drawn = self.rewards.ask(texts, truths), [*self.rewards.weights.values()], len(of)
+
+        def worth() -> torch.Tensor:
+            total = torch.from_numpy(answer() @ np.array(weights)).float()
+            return torch.cat([total[:drawn].reshape(len(studies), -1), total[drawn:].reshape(len(studies), -1)], 1)
+
+        return worth
 
     def order(self) -> LogitsProcessorList:
         return section_order(self.model, self.processing_class, 0, {})
@@ -234,13 +242,23 @@ class RewardTrainer(ImpressionTrainer):
         """Minus advantage times log-probability, mean over the samples of a study, summed over the studies and divided
         by those of the *global* batch: its gradient is that of the expected reward."""
         logits = outputs["logits"]
-        own = log_probabilities(logits, labels.prompts, labels.texts, self.order()).reshape(labels.worth.shape)
-        worth = labels.worth.to(own.device)
+        own = log_probabilities(logits, labels.prompts, labels.texts, self.order()).reshape(-1, self.samples)
+        worth = labels.worth().to(own.device)  # meanwhile computed
+        worth, greedy = worth[:, : self.samples], worth[:, self.samples :]
         if labels.at_start is not None:
             worth = worth - self.kl * (own.detach() - labels.at_start)
-        gains = advantages(worth, None if labels.greedy is None else labels.greedy.to(own.device))
+        gains = advantages(worth, greedy if greedy.numel() else None)
         count = len(worth) if num_items_in_batch is None else num_items_in_batch
         return -(gains * own).mean(1).sum() / count
+
+
+def mean_values(rewards: RewardPool, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Of a split: the mean `reward`, weighted, and of each `reward_NAME`, asked by the first process for all."""
+    if not PartialState().is_main_process:
+        return agreed(None)
+    means = rewards.ask(predictions, references)().mean(0)
+    parts = {f"reward_{name}": float(mean) for name, mean in zip(rewards.weights, means, strict=True)}
+    return agreed({"reward": float(means @ np.array([*rewards.weights.values()]))} | parts)
 
 
 def encoded(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -334,7 +352,6 @@ def hacking_warning(start: Mapping[str, Any], now: Mapping[str, Any], rewards: S
 
 def write_record(run: Path, kit: ImpressionConfig) -> None:
     """Note in `REWARD_RECORD` what the stage was told and what came of it, for report and card."""
-    names = [word.rpartition("=")[0] for word in kit.reward]
     rows = [
         {name: value for name, value in row.items() if not name.endswith(("runtime", "_per_second"))}
         for row in read_lines(run / REWARD / EVALUATIONS)
@@ -347,6 +364,6 @@ def write_record(run: Path, kit: ImpressionConfig) -> None:
         "kl": kit.reward_kl,
         "start": start,
         "end": end,
-        "warning": hacking_warning(start, end, names) if start and end else None,
+        "warning": hacking_warning(start, end, [*weights_of(kit.reward)]) if start and end else None,
     }
     replace_files(run, {REWARD_RECORD: json.dumps(record, indent=2, ensure_ascii=False) + "\n"})

@@ -1,5 +1,6 @@
 """What a text is worth beside the radiologist's: plain functions `(predictions, references) → array`, and how a config
-names them. The kit's own values lie between 0 and 1. What is learned from them is in `hf_cxr.training.reward`."""
+names them. The kit's own values lie between 0 and 1. Where they are computed is in `hf_cxr.training.reward_pool`, what
+is learned from them in `hf_cxr.training.reward`."""
 
 from __future__ import annotations
 
@@ -13,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
+from hf_cxr.metrics.clinical import METRICS, reward_function
 from hf_cxr.metrics.content import READINGS, content_statistics, f1, unread_findings
 from hf_cxr.metrics.overlap import CIDER_SIGMA, bleu_statistics, rouge_l_per_study, sentence_bleu_per_study
 from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens_all, ngrams
@@ -92,18 +92,12 @@ OWN: dict[str, Callable[[Sequence[str]], Reward]] = {
 }
 
 
-def read_rewards(words: Sequence[str], corpus: Sequence[str]) -> dict[str, tuple[float, Reward]]:
-    """What a config's `reward` names: name → its weight and function.
+def weights_of(words: Sequence[str]) -> dict[str, float]:
+    """The weight of each reward that a config's `reward` names, as `NAME=WEIGHT`.
 
-    Args:
-        words: `NAME=WEIGHT`; a name of `OWN`, `module:function` of the user's, or an `evaluate` module (a folder, or a
-            name on the Hub).
-        corpus: the training texts.
-
-    Raises `ValueError` with one line for a name that is none, a weight that is no number, and where findings cannot be
-    read from the texts.
+    Raises `ValueError` with one line for a weight that is no number, and where nothing counts.
     """
-    rewards: dict[str, tuple[float, Reward]] = {}
+    weights: dict[str, float] = {}
     for word in words:
         name, _, given = word.rpartition("=")
         try:
@@ -112,15 +106,44 @@ def read_rewards(words: Sequence[str], corpus: Sequence[str]) -> dict[str, tuple
             weight = math.nan
         if not name or not math.isfinite(weight):
             raise ValueError(f"reward: {word!r} is not NAME=WEIGHT, as finding_f1=0.5")
-        if name in rewards:
+        if name in weights:
             raise ValueError(f"reward: {name!r} is named twice")
+        weights[name] = weight
+    if not any(weights.values()):
+        raise ValueError("reward: names nothing that counts")
+    return weights
+
+
+def read_rewards(words: Sequence[str], corpus: Sequence[str]) -> dict[str, Reward]:
+    """The functions that a config's `reward` names, each tried once.
+
+    Args:
+        words: `NAME=WEIGHT`; a name of `OWN`, of a measure of RadEval (`METRIC`, or `METRIC/KEY` where it gives
+            several), `module:function` of the user's, or an `evaluate` module (a folder, or a name on the Hub).
+        corpus: the training texts.
+
+    Raises `ValueError` with one line for a name that is none, for a function that gives no number for each text, and
+    where findings cannot be read from the texts.
+    """
+    rewards: dict[str, Reward] = {}
+    for name in weights_of(words):
         if name == "finding_f1" and (unread := unread_findings(corpus)):
             raise ValueError(f"reward: finding_f1 cannot be read from these texts, as {unread}; name others")
-        own = OWN.get(name)
-        rewards[name] = weight, own(corpus) if own else _function(name) if ":" in name else _module(name)
-    if not any(weight for weight, _ in rewards.values()):
-        raise ValueError("reward: names nothing that counts")
+        if name in OWN:
+            rewards[name] = OWN[name](corpus)
+        elif name.partition("/")[0] in METRICS:
+            rewards[name] = _measure(name)
+        else:
+            rewards[name] = _function(name) if ":" in name else _module(name)
+    values_of(rewards, corpus[:2], corpus[:2])
     return rewards
+
+
+def _measure(name: str) -> Reward:
+    try:
+        return reward_function(*name.split("/", 1))
+    except (ImportError, OSError) as error:
+        raise ValueError(f"reward: {name}: {error}") from error
 
 
 def _function(name: str) -> Reward:
@@ -129,8 +152,8 @@ def _function(name: str) -> Reward:
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"reward: {name!r} cannot be imported ({' '.join(str(error).split())})") from error
+    except Exception as error:  # whatever the user's module does
+        raise ValueError(f"reward: {name!r} cannot be imported ({_told(error)})") from error
     if not callable(found):
         raise ValueError(f"reward: {name!r} is no function")
     return found
@@ -144,8 +167,8 @@ def _module(name: str) -> Reward:
     except (OSError, ImportError, ValueError) as error:
         own = ", ".join(OWN)
         raise ValueError(
-            f"reward: {name!r} is none of {own}, no module:function, and evaluate cannot load it "
-            f"({' '.join(str(error).split())[:200]})"
+            f"reward: {name!r} is none of {own}, no measure of RadEval, no module:function, and evaluate cannot load "
+            f"it ({_told(error)[:200]})"
         ) from error
 
     def scores(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -162,39 +185,27 @@ def _score(name: str, result: Mapping[str, Any]) -> float:
     own = Path(name).name
     if own not in numbers and len(numbers) != 1:
         keys = ", ".join(numbers) or "no number"
-        raise ValueError(f"reward: {name} gives {keys}; name a function of yours that takes one, as module:function")
+        raise ValueError(f"gives {keys}; name a function of yours that takes one, as module:function")
     return numbers[own] if own in numbers else next(iter(numbers.values()))
 
 
-def values_of(
-    rewards: Mapping[str, tuple[float, Reward]], predictions: Sequence[str], references: Sequence[str]
-) -> np.ndarray:
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def values_of(rewards: Mapping[str, Reward], predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """What each text is worth by each reward, unweighted: (texts, rewards).
 
-    Raises `ValueError` for a reward that does not give a finite number for each text.
+    Raises `ValueError` for a reward that fails, or does not give a finite number for each text.
     """
-    columns = []
-    for name, (_, function) in rewards.items():
-        column = np.asarray(function(predictions, references), dtype=np.float64)
-        if column.shape != (len(predictions),) or not np.isfinite(column).all():
-            raise ValueError(f"reward: {name} gave no finite number for each of {len(predictions)} texts")
-        columns.append(column)
-    return np.stack(columns, axis=1)
-
-
-def weights_of(rewards: Mapping[str, tuple[float, Reward]]) -> np.ndarray:
-    """The weights, in the order of `values_of`."""
-    return np.array([weight for weight, _ in rewards.values()])
-
-
-def mean_values(
-    rewards: Mapping[str, tuple[float, Reward]], predictions: Sequence[str], references: Sequence[str]
-) -> dict[str, float]:
-    """Of a split: the mean `reward`, weighted, and of each `reward_NAME`. The first process computes, the others are
-    told."""
-    told: list[Any] = [None]
-    if PartialState().is_main_process:
-        means = values_of(rewards, predictions, references).mean(0)
-        parts = {f"reward_{name}": float(mean) for name, mean in zip(rewards, means, strict=True)}
-        told = [{"reward": float(means @ weights_of(rewards))} | parts]
-    return broadcast_object_list(told)[0]
+    values, texts = np.zeros((len(predictions), len(rewards))), len(predictions)
+    for place, (name, function) in enumerate(rewards.items() if texts else ()):
+        try:
+            column = np.asarray(function(predictions, references), dtype=np.float64)
+        except Exception as error:  # whatever the user's function does
+            raise ValueError(f"reward: {name} failed on {texts} texts ({_told(error)})") from error
+        if column.shape != (texts,) or not np.isfinite(column).all():
+            gave = f"an array of shape {column.shape}" if column.shape != (texts,) else "nan or infinity"
+            raise ValueError(f"reward: {name} gave {gave} for {texts} texts, not a number for each")
+        values[:, place] = column
+    return values

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     TrainerCallback,
@@ -66,8 +66,8 @@ from hf_cxr.training.checks import asked_of, check_feasible
 from hf_cxr.training.feature_cache import check_disk_space, encode_once
 from hf_cxr.training.findings_pretraining import STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
-from hf_cxr.training.reward import RewardTrainer, RewardWatch, stage_of, write_record
-from hf_cxr.training.rewards import Reward, read_rewards
+from hf_cxr.training.reward import RewardTrainer, RewardWatch, mean_values, stage_of, write_record
+from hf_cxr.training.reward_pool import RewardPool
 from hf_cxr.training.samples import SampleCallback
 from hf_cxr.training.trainer import ImpressionTrainer, token_mean_loss, validation_scorer
 from hf_cxr.utils.files import json_object
@@ -201,7 +201,7 @@ def _train_stages(
         if not rewarded and state.is_main_process:
             save_run(checkpoint, kit, args, trainer_state, output / FINE_TUNED)
             write_progress(output, "reward", config)
-        trainer_state = _reward(checkpoint, packed, kit, args)
+        trainer_state = _reward(checkpoint, packed, kit, args, callbacks)
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer_state, output)
         if kit.reward_epochs:
@@ -233,15 +233,23 @@ def _start(train: Dataset, layout: Layout, kit: ImpressionConfig, args: Impressi
 
 
 def _reward(
-    checkpoint: Checkpoint, packed: dict[str, Dataset], kit: ImpressionConfig, args: ImpressionTrainingArguments
+    checkpoint: Checkpoint,
+    packed: dict[str, Dataset],
+    kit: ImpressionConfig,
+    args: ImpressionTrainingArguments,
+    callbacks: Sequence[TrainerCallback],
 ) -> TrainerState:
     """The reward stage: `checkpoint.model` learns in place what texts are worth."""
-    rewards = read_rewards(kit.reward, whole_texts(packed["train"], layout_of(checkpoint.model.config)))
+    texts = whole_texts(packed["train"], layout_of(checkpoint.model.config))
     set_seed(args.seed)
     kit, args = stage_of(kit, args, judged="validation" in packed)
     start = copy.deepcopy(checkpoint.model) if kit.reward_kl else None
-    with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
-        trainer = fine_tune(checkpoint, packed, kit, args, rewards=rewards, start=start)
+    lora = adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha)
+    with RewardPool(kit.reward, texts, kit.num_proc or 1) as rewards, lora:
+        told = [RewardWatch(Path(args.output_dir), [*rewards.weights]), *callbacks]
+        own: dict[str, Any] = {"samples": kit.reward_samples, "kl": kit.reward_kl, "start": start}
+        kind = functools.partial(RewardTrainer, rewards=rewards, references=texts, **own)
+        trainer = fine_tune(checkpoint, packed, kit, args, told, kind, functools.partial(mean_values, rewards))
         last, log = trainer.state.global_step, trainer.state.log_history
         if "validation" in packed and not any("eval_reward" in row and row["step"] == last for row in log):
             trainer.evaluate()
@@ -303,12 +311,12 @@ def fine_tune(
     kit: ImpressionConfig,
     args: ImpressionTrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
-    rewards: Mapping[str, tuple[float, Reward]] | None = None,
-    start: PreTrainedModel | None = None,
+    kind: Callable[..., ImpressionTrainer] = ImpressionTrainer,
+    more: Callable[..., dict[str, float]] | None = None,
 ) -> ImpressionTrainer:
     """Stage two: train `checkpoint.model` in place, from the last whole checkpoint in `args.output_dir` on.
 
-    With `rewards` it is the reward stage, and `start` the model that it is not to leave.
+    The reward stage gives the `kind` of its trainer, and `more` scores of an evaluation (see `validation_scorer`).
 
     Returns the trainer, with its state and log.
     """
@@ -331,25 +339,14 @@ def fine_tune(
     else:
         studies.view_dropout, studies.augmentation = kit.view_dropout, kit.augmentation
     told: list[Any] = [EpochCallback(studies)]
-    compute_metrics, latest = (
-        validation_scorer(checkpoint, validation, args.seed, rewards) if validation else (None, [])
-    )
+    compute_metrics, latest = None, list[tuple[str, str]]()
     if validation:
+        compute_metrics, latest = validation_scorer(checkpoint, validation, args.seed, more)
         if layout.context and args.predict_with_generate:
             canvases["validation"].others = of_other_patients(validation["patient"], args.seed).tolist()
         told.append(ImageUseCallback(output, list(validation[layout.top])))
     if kit.early_stopping_patience:
         told.append(EarlyStopping(kit.early_stopping_patience))
-    kind: type[ImpressionTrainer] = ImpressionTrainer
-    own: dict[str, Any] = {
-        "compute_loss_func": token_mean_loss(args.label_smoothing_factor),
-        "push": _push_in_progress,
-    }
-    if rewards:
-        told.append(RewardWatch(output, list(rewards)))
-        studies.labels = [[number] for number in range(len(studies))]  # what is counted is studies, not tokens
-        kind, own = RewardTrainer, {"rewards": rewards, "references": whole_texts(packed["train"], layout)}
-        own |= {"samples": kit.reward_samples, "kl": kit.reward_kl, "start": start}
     unsharded, generation = copy.deepcopy(model) if is_sharded(args) else None, model.generation_config
     trainer = kind(
         model=model,
@@ -359,13 +356,14 @@ def fine_tune(
         data_collator=CanvasCollator(images, tokenizer.pad_token_id, model.config.decoder_start_token_id),
         processing_class=tokenizer,
         image_processor=images,
+        compute_loss_func=token_mean_loss(args.label_smoothing_factor),
         compute_metrics=compute_metrics if args.predict_with_generate else None,
         callbacks=[*told, *callbacks],
         encoder_learning_rate=kit.encoder_learning_rate,
         cross_attention_learning_rate=kit.cross_attention_learning_rate,
         encoder_layer_decay=kit.encoder_layer_decay,
-        stage=_title(kit, bool(rewards)),
-        **own,
+        push=_push_in_progress,
+        stage=_title(kit, rewarded=more is not None),
     )
     model.generation_config = generation  # `Seq2SeqTrainer` puts that of the arguments there, without the own tokens
     if kit.log_samples and validation:

@@ -28,7 +28,6 @@ from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.layer_decay import blocks_above, decay_layers
 from hf_cxr.models.modeling import CROSS_ATTENTION, Checkpoint
 from hf_cxr.training.checkpoints import ResumableTrainer
-from hf_cxr.training.rewards import Reward, mean_values
 
 
 class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
@@ -126,10 +125,10 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
 
 
 def validation_scorer(
-    checkpoint: Checkpoint, validation: Dataset, seed: int, rewards: Mapping[str, tuple[float, Reward]] | None
+    checkpoint: Checkpoint, validation: Dataset, seed: int, more: Callable[..., dict[str, float]] | None = None
 ) -> tuple[Callable[[EvalPrediction], dict[str, float]], list[tuple[str, str]]]:
     """What an evaluation tells of the texts, and where it leaves truth and output of each study, in the order of the
-    split."""
+    split. `more` adds scores of whole outputs and truths."""
     tokenizer, layout = checkpoint.tokenizer, layout_of(checkpoint.model.config)
     whole, truths = whole_texts(validation, layout), list(validation[layout.top])
     latest: list[tuple[str, str]] = []
@@ -150,7 +149,7 @@ def validation_scorer(
             seed,
             [[sections[layout.top] for sections in written(ids)] for ids in others] or None,
         )
-        return scores | (mean_values(rewards, said, whole) if rewards else {})
+        return scores | (more(said, whole) if more else {})
 
     return compute_metrics, latest
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from helpers import copy_folder, radiograph, state_licence
@@ -631,5 +630,5 @@ def test_a_new_training_leaves_no_card_of_other_weights(run):
     told = {*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES}
     assert told <= {file.name for file in run.iterdir()}
     kit, args = parse_arguments(run / "config.yaml")
-    save_run(load_checkpoint(str(run)), kit, args, SimpleNamespace(state=TrainerState()), run)
+    save_run(load_checkpoint(str(run)), kit, args, TrainerState(), run)
     assert not told & {file.name for file in run.iterdir()}
