@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
-from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.evaluation.report.verdict import patients_needed, shortcomings
 from hf_cxr.evaluation.rules import few_texts, harms, reads
 from hf_cxr.metrics.content import gain_score
@@ -60,13 +60,17 @@ class StageProgress(ProgressCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the dataset which epoch it serves, on which its augmentation and view dropout depend."""
+    """Tells the dataset which epoch it serves, on which its augmentation and view dropout depend.
 
-    def __init__(self, canvases: CanvasDataset) -> None:
-        self.canvases = canvases
+    Args:
+        epoch: that of a `CanvasDataset`, which it shares with the workers.
+    """
+
+    def __init__(self, epoch: torch.Tensor) -> None:
+        self.epoch = epoch
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.canvases.epoch.fill_(int(state.epoch or 0))
+        self.epoch.fill_(int(state.epoch or 0))
 
 
 class EarlyStopping(TrainerCallback):

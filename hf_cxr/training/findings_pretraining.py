@@ -318,7 +318,7 @@ def pretrain_on_findings(
                 kind=kit.findings_loss,
                 weights=class_weights(targets) if kit.findings_class_weights else None,
             ),
-            callbacks=[EpochCallback(canvases)],
+            callbacks=[EpochCallback(canvases.epoch)],
             stage=f"stage 1 of {3 if kit.reward_epochs else 2}: encoder learns findings",
             names=names,
             judged=judged,

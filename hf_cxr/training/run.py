@@ -338,10 +338,11 @@ def fine_tune(
         studies.patch_dropout = kit.patch_dropout
     else:
         studies.view_dropout, studies.augmentation = kit.view_dropout, kit.augmentation
-    told: list[Any] = [EpochCallback(studies)]
+    told: list[Any] = [EpochCallback(studies.epoch)]
     compute_metrics, latest = None, list[tuple[str, str]]()
     if validation:
-        compute_metrics, latest = validation_scorer(checkpoint, validation, args.seed, more)
+        score = functools.partial(evaluation.validation_scores, seed=args.seed)
+        compute_metrics, latest = validation_scorer(checkpoint, validation, score, more)
         if layout.context and args.predict_with_generate:
             canvases["validation"].others = of_other_patients(validation["patient"], args.seed).tolist()
         told.append(ImageUseCallback(output, list(validation[layout.top])))

@@ -20,7 +20,6 @@ from transformers import EvalPrediction, Seq2SeqTrainer, TrainerState, TrainingA
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_cxr.data.sections import whole_texts
-from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.generation import prompt_inputs, section_order
 from hf_cxr.inference.sections import layout_of, split_sections
@@ -125,10 +124,18 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
 
 
 def validation_scorer(
-    checkpoint: Checkpoint, validation: Dataset, seed: int, more: Callable[..., dict[str, float]] | None = None
+    checkpoint: Checkpoint,
+    validation: Dataset,
+    score: Callable[..., dict[str, float]],
+    more: Callable[..., dict[str, float]] | None = None,
 ) -> tuple[Callable[[EvalPrediction], dict[str, float]], list[tuple[str, str]]]:
     """What an evaluation tells of the texts, and where it leaves truth and output of each study, in the order of the
-    split. `more` adds scores of whole outputs and truths."""
+    split.
+
+    Args:
+        score: scores of texts, truths, patients and the texts for other images (of what is scored on top).
+        more: further scores of whole texts and truths.
+    """
     tokenizer, layout = checkpoint.tokenizer, layout_of(checkpoint.model.config)
     whole, truths = whole_texts(validation, layout), list(validation[layout.top])
     latest: list[tuple[str, str]] = []
@@ -142,13 +149,8 @@ def validation_scorer(
         texts = written(own)
         said = [" ".join(filter(None, sections.values())) for sections in texts]
         latest[:] = zip(whole, said, strict=True)  # not the labels decoded, which are cut, or without capitals
-        scores = evaluation.validation_scores(
-            [sections[layout.top] for sections in texts],
-            truths,
-            validation["patient"],
-            seed,
-            [[sections[layout.top] for sections in written(ids)] for ids in others] or None,
-        )
+        top, *elsewhere = ([sections[layout.top] for sections in each] for each in (texts, *map(written, others)))
+        scores = score(top, truths, validation["patient"], shuffled=elsewhere or None)
         return scores | (more(said, whole) if more else {})
 
     return compute_metrics, latest
