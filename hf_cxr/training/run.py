@@ -341,8 +341,8 @@ def fine_tune(
     told: list[Any] = [EpochCallback(studies.epoch)]
     compute_metrics, latest = None, list[tuple[str, str]]()
     if validation:
-        score = functools.partial(evaluation.validation_scores, seed=args.seed)
-        compute_metrics, latest = validation_scorer(checkpoint, validation, score, more)
+        score = evaluation.validation_scores
+        compute_metrics, latest = validation_scorer(checkpoint, validation, args.seed, score, more)
         if layout.context and args.predict_with_generate:
             canvases["validation"].others = of_other_patients(validation["patient"], args.seed).tolist()
         told.append(ImageUseCallback(output, list(validation[layout.top])))

@@ -126,6 +126,7 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
 def validation_scorer(
     checkpoint: Checkpoint,
     validation: Dataset,
+    seed: int,
     score: Callable[..., dict[str, float]],
     more: Callable[..., dict[str, float]] | None = None,
 ) -> tuple[Callable[[EvalPrediction], dict[str, float]], list[tuple[str, str]]]:
@@ -133,7 +134,7 @@ def validation_scorer(
     split.
 
     Args:
-        score: scores of texts, truths, patients and the texts for other images (of what is scored on top).
+        score: `hf_cxr.evaluation.evaluate.validation_scores`.
         more: further scores of whole texts and truths.
     """
     tokenizer, layout = checkpoint.tokenizer, layout_of(checkpoint.model.config)
@@ -150,7 +151,7 @@ def validation_scorer(
         said = [" ".join(filter(None, sections.values())) for sections in texts]
         latest[:] = zip(whole, said, strict=True)  # not the labels decoded, which are cut, or without capitals
         top, *elsewhere = ([sections[layout.top] for sections in each] for each in (texts, *map(written, others)))
-        scores = score(top, truths, validation["patient"], shuffled=elsewhere or None)
+        scores = score(top, truths, validation["patient"], seed, elsewhere or None)
         return scores | (more(said, whole) if more else {})
 
     return compute_metrics, latest
