@@ -311,7 +311,7 @@ def fine_tune(
     kit: ImpressionConfig,
     args: ImpressionTrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
-    kind: Callable[..., ImpressionTrainer] = ImpressionTrainer,
+    kind: Callable[..., ImpressionTrainer] | None = None,
     more: Callable[..., dict[str, float]] | None = None,
 ) -> ImpressionTrainer:
     """Stage two: train `checkpoint.model` in place, from the last whole checkpoint in `args.output_dir` on.
@@ -349,7 +349,7 @@ def fine_tune(
     if kit.early_stopping_patience:
         told.append(EarlyStopping(kit.early_stopping_patience))
     unsharded, generation = copy.deepcopy(model) if is_sharded(args) else None, model.generation_config
-    trainer = kind(
+    trainer = (kind or ImpressionTrainer)(
         model=model,
         args=args,
         train_dataset=studies,
