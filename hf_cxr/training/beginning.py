@@ -1,4 +1,5 @@
-"""Where a run begins: what it is, whether it goes on or starts anew, and what is cleared away before it does.
+"""Where a run begins: what it is, whether it goes on or starts anew, what is cleared away before it does, and the
+checkpoint that it trains.
 
 What the stages do lives in `hf_cxr.training.run`, whole checkpoints in `hf_cxr.training.checkpoints`.
 """
@@ -8,20 +9,25 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Seq2SeqTrainer
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
-from hf_cxr.data.sections import contexts, section_texts
+from hf_cxr.data.collator import note_on_long_texts, note_on_small_images
+from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.inference.sections import Layout
-from hf_cxr.models.loading import loading
-from hf_cxr.models.modeling import weights_digest
+from hf_cxr.models.loading import load, loading
+from hf_cxr.models.modeling import Checkpoint, build, weights_digest
+from hf_cxr.models.starting import init_from
 from hf_cxr.training.callbacks import EVALUATIONS
 from hf_cxr.training.checkpoints import (
     ENCODER,
@@ -38,6 +44,7 @@ from hf_cxr.training.checkpoints import (
     remove_checkpoints,
     write_progress,
 )
+from hf_cxr.training.feature_cache import check_disk_space
 
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
 RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
@@ -123,3 +130,49 @@ def _progress_so_far(output: Path, stage: str) -> str:
 def remove(folder: Path, *patterns: str) -> None:
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def begin(train: Dataset, layout: Layout, kit: ImpressionConfig, args: ImpressionTrainingArguments) -> Checkpoint:
+    """The checkpoint that is trained, and what is worth knowing before it is."""
+    start, main = args.resume_from_checkpoint, PartialState().is_main_process
+    given = [each[name] for each in contexts(train) for name in layout.context if name in each]
+    tokenizer = load(AutoTokenizer, start) if start else None
+    checkpoint = _built(kit, [*whole_texts(train, layout), *given], layout, tokenizer)
+    if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
+        raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
+    _set_generation(checkpoint, args)
+    weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
+    copies = (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4) + bool(kit.reward_epochs)
+    check_disk_space(Path(args.output_dir), weights * copies, "the weights")
+    texts = section_texts(train, layout)
+    notes = (
+        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),
+        note_on_small_images(train, kit.panel_size),
+    )
+    for note in filter(None, notes if main else ()):
+        print(note, file=sys.stderr)
+    return checkpoint
+
+
+def _built(
+    kit: ImpressionConfig, texts: list[str], layout: Layout, tokenizer: PreTrainedTokenizerBase | None
+) -> Checkpoint:
+    """The model before its first step: a checkpoint that is continued, or one built from two parts."""
+    longest, dropout = kit.max_target_length, kit.decoder_dropout
+    if kit.init_from:
+        if PartialState().is_main_process:
+            print(
+                f"Continues {kit.init_from}: encoder {kit.encoder} and decoder {kit.decoder} are ignored", flush=True
+            )
+        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout)
+    return build(kit.encoder, kit.decoder, kit.panel_size, texts, kit.vocab_size, longest, tokenizer, dropout, layout)
+
+
+def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
+    """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay."""
+    own = checkpoint.model.generation_config
+    if args.generation_config:
+        asked = Seq2SeqTrainer.load_generation_config(args.generation_config).to_diff_dict()
+        own.update(**{name: value for name, value in asked.items() if not name.endswith(("token_id", "_version"))})
+    if args.generation_num_beams:
+        own.num_beams = args.generation_num_beams

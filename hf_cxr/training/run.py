@@ -19,14 +19,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     TrainerCallback,
     TrainerState,
     set_seed,
@@ -34,23 +32,24 @@ from transformers import (
 
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data import licences
-from hf_cxr.data.collator import CanvasCollator, CanvasDataset, note_on_long_texts, note_on_small_images, pack_dataset
+from hf_cxr.data.collator import CanvasCollator, CanvasDataset, pack_dataset
 from hf_cxr.data.collection import collection_of
 from hf_cxr.data.prepared import load_prepared
-from hf_cxr.data.sections import contexts, section_texts, whole_texts
+from hf_cxr.data.sections import whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.bootstrap import of_other_patients
+from hf_cxr.evaluation.fitting import fit_minimum_risk
+from hf_cxr.evaluation.prediction import Writer
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.hub.ancestors import ancestors, split_otherwise
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.inference.sections import Layout, layout_of
-from hf_cxr.models.loading import load
 from hf_cxr.models.lora import adapters
-from hf_cxr.models.modeling import Checkpoint, build, load_checkpoint
-from hf_cxr.models.starting import init_from
-from hf_cxr.training.beginning import RESULTS, SAMPLES, STATES, identity, remove, start_or_resume
+from hf_cxr.models.modeling import Checkpoint, load_checkpoint
+from hf_cxr.training.beginning import RESULTS, SAMPLES, STATES, begin, identity, remove, start_or_resume
 from hf_cxr.training.callbacks import EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     FINE_TUNED,
@@ -63,7 +62,7 @@ from hf_cxr.training.checkpoints import (
     write_progress,
 )
 from hf_cxr.training.checks import asked_of, check_feasible
-from hf_cxr.training.feature_cache import check_disk_space, encode_once
+from hf_cxr.training.feature_cache import encode_once, pooled_states
 from hf_cxr.training.findings_pretraining import STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
 from hf_cxr.training.reward import RewardTrainer, RewardWatch, mean_values, stage_of, write_record
@@ -106,21 +105,20 @@ def train(
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
         stage = agreed(start_or_resume(kit, args, config) if state.is_main_process else None)
-        report, file = None, output / "report.json"
+        report, file, pooled = None, output / "report.json", dict[bytes, np.ndarray]()
         if stage == "finished":  # a push of it may still be due
             report = json_object(file) if file.is_file() else None
         else:
-            done = stage == "evaluation"
-            checkpoint = (
-                load_checkpoint(str(output))
-                if done
-                else _train_stages(stage, dataset, layout, kit, args, config, callbacks)
-            )
+            if stage == "evaluation":
+                checkpoint = load_checkpoint(str(output))
+            else:
+                checkpoint, pooled = _train_stages(stage, dataset, layout, kit, args, config, callbacks)
             seconds = time.perf_counter() - started
-            _calibrate(checkpoint, dataset, args, output)
+            _fit(checkpoint, dataset, kit, args, output)
             if len(dataset.get("test", ())):
+                batch_size = args.per_device_eval_batch_size
                 report = evaluation.evaluate(
-                    checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
+                    checkpoint, dataset, out=output, batch_size=batch_size, seed=args.seed, pooled=pooled
                 )
             if state.is_main_process:
                 sizes = {name: len(split) for name, split in dataset.items()}
@@ -152,8 +150,18 @@ def _push_finished(args: ImpressionTrainingArguments) -> None:
         raise OSError(f"trained, but not pushed: {error}; repeat with: {again}") from error
 
 
-def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: ImpressionTrainingArguments, output: Path) -> None:
-    """Fit what a `score` is worth on the validation split, and put it into the run's config.json."""
+def _fit(
+    checkpoint: Checkpoint,
+    dataset: DatasetDict,
+    kit: ImpressionConfig,
+    args: ImpressionTrainingArguments,
+    output: Path,
+) -> None:
+    """Fit how texts are chosen, and then what a `score` is worth, on the validation split; both go into the run's
+    config.json."""
+    vars(checkpoint.model.config).pop(RISK, None)  # those of a run that is continued
+    if kit.decode == "mbr":
+        fit_minimum_risk(Writer(checkpoint, args.per_device_eval_batch_size), dataset["validation"])
     curve = evaluation.calibrate(checkpoint, dataset, args.per_device_eval_batch_size)
     setattr(checkpoint.model.config, CALIBRATION, curve)
     if PartialState().is_main_process:
@@ -170,13 +178,14 @@ def _train_stages(
     args: ImpressionTrainingArguments,
     config: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
-) -> Checkpoint:
-    """Build, pretrain on findings, fine-tune, reward where that is asked for, and save the run's checkpoint."""
+) -> tuple[Checkpoint, dict[bytes, np.ndarray]]:
+    """Build, pretrain on findings, fine-tune, reward where that is asked for, and save the run's checkpoint. Beside it
+    what a frozen encoder made of the training images (see `feature_cache.pooled_states`)."""
     state, output, rewarded = PartialState(), Path(args.output_dir), stage == "reward"
     checkpoint = (
         load_checkpoint(str(output / FINE_TUNED), dtype="float32")
         if rewarded
-        else _start(dataset["train"], layout, kit, args)
+        else begin(dataset["train"], layout, kit, args)
     )
     with state.local_main_process_first():
         packed = {
@@ -184,7 +193,7 @@ def _train_stages(
             for name in ("train", "validation")
             if len(dataset.get(name, ()))
         }
-    trainer_state = TrainerState()
+    trainer: Any = None
     if not rewarded:
         if start := args.resume_from_checkpoint:
             print(f"Begins from {start}: its encoder needs no findings pretraining", flush=True)
@@ -196,40 +205,18 @@ def _train_stages(
         if args.max_steps > 0 or args.num_train_epochs > 0:
             set_seed(args.seed)  # a resumed run has drawn other numbers so far than an uninterrupted one
             with adapters(checkpoint.model, kit.lora_rank, kit.lora_alpha):
-                trainer_state = fine_tune(checkpoint, packed, kit, args, callbacks).state
+                trainer = fine_tune(checkpoint, packed, kit, args, callbacks)
     if kit.reward_epochs:
         if not rewarded and state.is_main_process:
-            save_run(checkpoint, kit, args, trainer_state, output / FINE_TUNED)
+            save_run(checkpoint, kit, args, trainer.state if trainer else TrainerState(), output / FINE_TUNED)
             write_progress(output, "reward", config)
-        trainer_state = _reward(checkpoint, packed, kit, args, callbacks)
+        trainer = _reward(checkpoint, packed, kit, args, callbacks)
     if state.is_main_process:
-        save_run(checkpoint, kit, args, trainer_state, output)
+        save_run(checkpoint, kit, args, trainer.state, output)
         if kit.reward_epochs:
             write_record(output, kit)
         write_progress(output, "evaluation", config)
-    return checkpoint
-
-
-def _start(train: Dataset, layout: Layout, kit: ImpressionConfig, args: ImpressionTrainingArguments) -> Checkpoint:
-    """The checkpoint that is trained, and what is worth knowing before it is."""
-    start, main = args.resume_from_checkpoint, PartialState().is_main_process
-    given = [each[name] for each in contexts(train) for name in layout.context if name in each]
-    tokenizer = load(AutoTokenizer, start) if start else None
-    checkpoint = _begin(kit, [*whole_texts(train, layout), *given], layout, tokenizer)
-    if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
-        raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
-    _set_generation(checkpoint, args)
-    weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
-    copies = (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4) + bool(kit.reward_epochs)
-    check_disk_space(Path(args.output_dir), weights * copies, "the weights")
-    texts = section_texts(train, layout)
-    notes = (
-        note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),
-        note_on_small_images(train, kit.panel_size),
-    )
-    for note in filter(None, notes if main else ()):
-        print(note, file=sys.stderr)
-    return checkpoint
+    return checkpoint, pooled_states(checkpoint, trainer.train_dataset)
 
 
 def _reward(
@@ -238,7 +225,7 @@ def _reward(
     kit: ImpressionConfig,
     args: ImpressionTrainingArguments,
     callbacks: Sequence[TrainerCallback],
-) -> TrainerState:
+) -> ImpressionTrainer:
     """The reward stage: `checkpoint.model` learns in place what texts are worth."""
     texts = whole_texts(packed["train"], layout_of(checkpoint.model.config))
     set_seed(args.seed)
@@ -253,31 +240,7 @@ def _reward(
         last, log = trainer.state.global_step, trainer.state.log_history
         if "validation" in packed and not any("eval_reward" in row and row["step"] == last for row in log):
             trainer.evaluate()
-    return trainer.state
-
-
-def _begin(
-    kit: ImpressionConfig, texts: list[str], layout: Layout, tokenizer: PreTrainedTokenizerBase | None
-) -> Checkpoint:
-    """The model before its first step: a checkpoint that is continued, or one built from two parts."""
-    longest, dropout = kit.max_target_length, kit.decoder_dropout
-    if kit.init_from:
-        if PartialState().is_main_process:
-            print(
-                f"Continues {kit.init_from}: encoder {kit.encoder} and decoder {kit.decoder} are ignored", flush=True
-            )
-        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout)
-    return build(kit.encoder, kit.decoder, kit.panel_size, texts, kit.vocab_size, longest, tokenizer, dropout, layout)
-
-
-def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
-    """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay."""
-    own = checkpoint.model.generation_config
-    if args.generation_config:
-        asked = Seq2SeqTrainer.load_generation_config(args.generation_config).to_diff_dict()
-        own.update(**{name: value for name, value in asked.items() if not name.endswith(("token_id", "_version"))})
-    if args.generation_num_beams:
-        own.num_beams = args.generation_num_beams
+    return trainer
 
 
 def save_run(
@@ -334,7 +297,8 @@ def fine_tune(
         load_weights(model, other, "; name one of the same encoder, decoder and panel_size")
     if kit.freeze_encoder:
         model.encoder.requires_grad_(False)
-        studies.states = encode_once(checkpoint, studies, output / STATES, args.per_device_eval_batch_size)
+        for split in canvases.values():
+            split.states = encode_once(checkpoint, split, output / STATES, args.per_device_eval_batch_size)
         studies.patch_dropout = kit.patch_dropout
     else:
         studies.view_dropout, studies.augmentation = kit.view_dropout, kit.augmentation
