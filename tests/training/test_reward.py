@@ -290,7 +290,7 @@ def first_step(dataset: str, file: str, accumulation: int) -> None:
     kit, args = parse_arguments(write_config(Path(f"{file}.{rank}.yaml"), **recipe))
     packed = pack_dataset(load_prepared(dataset)["train"].select(range(2 * BATCH)), 32)
     checkpoint = talkative(tiny_checkpoint())
-    log = training._reward(checkpoint, {"train": packed}, kit, args, ()).log_history
+    log = training._reward(checkpoint, {"train": packed}, kit, args, ()).state.log_history
     if rank == 0:
         Path(file).write_text(json.dumps(log[0]))
 
