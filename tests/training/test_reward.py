@@ -1,14 +1,30 @@
 """The reward stage learns what it says: the gradient of the expected reward, from texts that do not depend on how a
 batch is cut, through kills, and with a warning where the reward is pleased and nothing else."""
 
+import importlib.util
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from helpers import TEXTS, TINY_RECIPE, copy_folder, noise, run_forked, talkative, tiny_checkpoint, write_config
+from helpers import (
+    TEXTS,
+    TINY_RECIPE,
+    copy_folder,
+    gpt2_folder,
+    noise,
+    run_forked,
+    talkative,
+    tiny_checkpoint,
+    vit_folder,
+    write_config,
+)
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 
@@ -26,6 +42,7 @@ from hf_cxr.training import reward
 from hf_cxr.training import run as training
 from hf_cxr.training.callbacks import write_lines
 from hf_cxr.training.reward import advantages, draw, hacking_warning
+from hf_cxr.training.reward_pool import RewardPool
 from hf_cxr.training.rewards import read_rewards, values_of
 
 BATCH = 16
@@ -80,11 +97,40 @@ def test_cider_as_a_reward_is_that_of_a_corpus_whatever_the_batch():
     assert [10 * worth("cider", p, r, truths) for p, r in zip(said, truths, strict=True)] == pytest.approx(expected)
 
 
+OWN_MODULE = """
+import os, sys
+
+def brevity(predictions, references):
+    print("a reward may print")
+    return [1 / (1 + len(text)) for text in predictions]
+
+def total(predictions, references):
+    return sum(brevity(predictions, references))
+
+def broken(predictions, references):
+    return [1 / 0 for text in predictions]
+
+def picky(predictions, references):
+    assert "odd" not in predictions, "odd text"
+    return brevity(predictions, references)
+
+def dies(predictions, references):
+    os._exit(3) if "odd" in predictions else None
+    return brevity(predictions, references)
+
+number = 1
+"""
+
+
+def own_module(folder: Path, monkeypatch) -> None:
+    (folder / "my_rewards.py").write_text(OWN_MODULE)
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 def test_a_function_and_an_evaluate_module_of_the_user_are_rewards(tmp_path, monkeypatch):
-    (tmp_path / "my_rewards.py").write_text(
-        "def brevity(predictions, references):\n    return [1 / (1 + len(p)) for p in predictions]\n"
-    )
-    monkeypatch.chdir(tmp_path)
+    own_module(tmp_path, monkeypatch)
     assert worth("my_rewards:brevity", "abc", "") == 0.25
     assert worth(metrics.metric_path("exact_match"), "Normal.", "Normal.") == 1
 
@@ -99,9 +145,14 @@ def test_a_function_and_an_evaluate_module_of_the_user_are_rewards(tmp_path, mon
         (["cider=much"], "'cider=much' is not NAME=WEIGHT"),
         (["cider=1", "cider=2"], "'cider' is named twice"),
         (["cider=0"], "names nothing that counts"),
+        ([], "names nothing that counts"),
+        (["my_rewards:total=1"], r"my_rewards:total gave an array of shape \(\) for 2 texts, not a number for each"),
+        (["my_rewards:broken=1"], r"my_rewards:broken failed on 2 texts \(division by zero\)"),
+        (["my_rewards:number=1"], "'my_rewards:number' is no function"),
     ],
 )
-def test_a_reward_that_is_none_is_one_line(words, message, monkeypatch):
+def test_a_reward_that_is_none_is_one_line(words, message, monkeypatch, tmp_path):
+    own_module(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
     with pytest.raises(ValueError, match=f"^reward: .*{message}") as error:
         read_rewards(words, TEXTS)
@@ -116,6 +167,94 @@ def test_findings_of_another_language_are_no_reward():
 def test_a_reward_without_a_number_for_each_text_is_told():
     with pytest.raises(ValueError, match="reward: bad gave nan or infinity for 1 texts, not a number for each"):
         values_of({"bad": lambda predictions, references: [float("nan")] * len(predictions)}, ["a"], ["b"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("radeval") is not None, reason="RadEval is installed")
+def test_a_measure_of_radeval_without_it_is_one_line():
+    with pytest.raises(ValueError, match=r"^reward: radgraph: RadEval is not installed: pip install RadEval") as error:
+        read_rewards(["radgraph=1"], TEXTS)
+    assert "\n" not in str(error.value)
+
+
+# What of RadEval the kit relies on here, as in its version 2.2.1.
+RADEVAL = """
+def make_reward_fn(metric, reference_column="ground_truth", key=None):
+    if metric == "green":
+        raise Exception("cannot download")
+    def reward(completions, **columns):
+        assert all(isinstance(text, str) for text in completions)
+        pairs = list(zip(completions, columns[reference_column], strict=True))
+        values = {"same": [float(a == b) for a, b in pairs], "longer": [float(len(a) > len(b)) for a, b in pairs]}
+        if key is None:
+            raise ValueError(f"Metric {metric!r} returns multiple per-sample keys: {sorted(values)}.")
+        return values[key]
+    return reward
+"""
+
+
+def test_measures_of_radeval_are_rewards(tmp_path, monkeypatch):
+    (tmp_path / "radeval").mkdir()
+    (tmp_path / "radeval" / "__init__.py").write_text("")
+    (tmp_path / "radeval" / "rewards.py").write_text(RADEVAL)
+    for name in ("radeval", "RadEval", "radeval.rewards"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert worth("radgraph/same", "Normal.", "Normal.") == 1
+    assert worth("radgraph/longer", "Normal chest.", "Normal.") == 1
+    with pytest.raises(ValueError, match=r"^reward: radgraph failed .* .*keys: \['longer', '"):
+        read_rewards(["radgraph=1"], TEXTS)
+    with pytest.raises(ValueError, match=r"^reward: green: RadEval cannot load 'green', .*: cannot download$"):
+        read_rewards(["green=1"], TEXTS)
+    for name in ("radeval", "RadEval", "radeval.rewards"):
+        sys.modules.pop(name, None)
+
+
+# --- in processes of their own ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_processes_say_what_this_one_would_and_end_with_the_block(size, tmp_path, monkeypatch):
+    own_module(tmp_path, monkeypatch)
+    words = ["finding_f1=1", "cider=0.5", "my_rewards:brevity=-1"]
+    with RewardPool(words, TEXTS, size) as pool:
+        for said, truths in ((TEXTS[1:6], TEXTS[:5]), (["Naïve “text”\n\u2028."], TEXTS[:1]), (TEXTS, TEXTS[::-1])):
+            assert (pool.ask(said, truths)() == values_of(read_rewards(words, TEXTS), said, truths)).all()
+    assert pool.weights == {"finding_f1": 1, "cider": 0.5, "my_rewards:brevity": -1}
+    assert all(process.poll() is not None for process in pool.processes)
+
+
+def test_a_reward_that_fails_later_and_a_process_that_ends_are_one_line(tmp_path, monkeypatch):
+    own_module(tmp_path, monkeypatch)
+    with RewardPool(["my_rewards:picky=1"], TEXTS) as pool:
+        with pytest.raises(ValueError, match=r"^reward: my_rewards:picky failed on 1 texts \(odd text\)$"):
+            pool.ask(["odd"], ["text"])()
+        assert pool.ask(["abc"], ["text"])() == 0.25, "it goes on"
+    with RewardPool(["my_rewards:dies=1"], TEXTS) as pool:
+        with pytest.raises(OSError, match=r"a process that computes rewards has ended \(exit status 3\)"):
+            pool.ask(["odd"], ["text"])()
+        with pytest.raises(OSError, match="has ended"):
+            pool.ask(["abc"], ["text"])
+
+
+def test_processes_end_with_a_killed_one_that_started_them():
+    code = "import os, sys, time; from hf_cxr.training.reward_pool import RewardPool\n"
+    code += "pool = RewardPool(['length=1'], ['a', 'b'], 2); pool.ask(['a'], ['b'])()\n"
+    code += "print(*(process.pid for process in pool.processes), flush=True); os.kill(os.getpid(), 9)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.returncode == -9
+    end, left = time.monotonic() + 20, [int(word) for word in told.stdout.split()]
+    assert len(left) == 2
+    while left and time.monotonic() < end:
+        left = [pid for pid in left if runs(pid)]
+        time.sleep(0.05)
+    assert not left
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # --- texts are drawn from the model, and the gradient is that of what they are worth ---------------------------------
@@ -376,6 +515,48 @@ def test_a_killed_stage_goes_on_to_the_same_weights(peace, phantom_folder, tmp_p
     record = (run / "reward.json").read_text()
     assert record == (peace / "reward.json").read_text()
     assert json.loads(record)["end"]["step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"reward": ["finding_f2=1"]}, "reward: 'finding_f2' is none of finding_f1, cider"),
+        ({"reward_samples": 0}, "reward_samples is 1 or more, not 0"),
+        ({"reward_kl": -1}, "reward_epochs, reward_kl and reward_learning_rate are 0 or more"),
+        ({"num_train_epochs": 0}, "num_train_epochs"),
+        ({"num_train_epochs": 0, "findings_pretraining_epochs": 1}, "needs fine-tuning before the reward stage"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused_before_any_work(phantom_folder, tmp_path, monkeypatch, values, message):
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    with pytest.raises(ValueError, match=message) as error:
+        training.train(*arguments(tmp_path, phantom_folder, **values))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rewards_are_a_list_or_a_mapping_in_a_config_and_words_on_the_command_line(tmp_path):
+    for given in (["finding_f1=0.5", "cider=1"], {"finding_f1": 0.5, "cider": 1}):
+        kit, _ = arguments(tmp_path, Path("-"), reward=given)
+        assert sorted(kit.reward) == ["cider=1", "finding_f1=0.5"]
+        kit, _ = arguments(tmp_path, Path("-"), "--reward", "length=0.1", "my:own=2", reward=given)
+        assert kit.reward == ["length=0.1", "my:own=2"]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("peft"), reason="peft is not installed")
+def test_adapters_and_a_frozen_encoder_learn_from_rewards_too(phantom_folder, tmp_path):
+    parts = {"encoder": vit_folder(tmp_path / "vit", 32, 16), "decoder": gpt2_folder(tmp_path / "gpt2")}
+    own = {"max_steps": 1, "reward_epochs": 0.5, "reward_samples": 2, "reward_kl": 0.1, "save_strategy": "no"}
+    own |= {"reward": ["length=1"], "lora_rank": 2, "freeze_encoder": True, "reward_learning_rate": 1e-2}
+    training.train(*arguments(tmp_path, phantom_folder, **parts, **own))
+    before, after = weights(tmp_path / "run" / "fine_tuned"), weights(tmp_path / "run")
+    assert before.keys() == after.keys()
+    learned = {name for name in after if not torch.equal(before[name], after[name])}
+    assert learned
+    assert all(name.startswith("decoder.") for name in learned)
+    assert any("crossattention" in name for name in learned)
+    assert any(".attn.c_attn.weight" in name for name in learned), "by an adapter, merged"
+    assert not list((tmp_path / "run").glob("**/encoder_states"))
 
 
 def row(step: int, **scores: float) -> dict[str, float]:
