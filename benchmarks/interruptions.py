@@ -1,10 +1,11 @@
 """Does a killed training, resumed, end as if it had never been killed?
 
-    python benchmarks/interruptions.py [--kills 20] [--seed 0] [--signal KILL]
+    python benchmarks/interruptions.py [--kills 20] [--seed 0] [--signal KILL] [--stage reward]
 
 Trains a small model with dropout through both stages on the phantom, once in peace. Then, `--kills` times: the same
 training in a process of its own, killed at a random moment (also while it writes a checkpoint, evaluates, or changes
-stages), and continued with `--resume`. Final weights, every logged loss and the report must equal the first run's, bit
+stages), and continued with `--resume`. With `--stage reward` a reward stage follows a short fine-tuning, and all kills
+fall into it. Final weights, every logged loss and the report must equal the first run's, bit
 for bit. Processes are forked from one that has imported everything, so that kills fall into training, not imports.
 """
 
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a forked child that inherits a pool of threads waits for ever
 
@@ -58,6 +60,14 @@ RECIPE = {
     "report_to": "none",
     "seed": 3,
 }
+# What `--stage reward` changes.
+REWARDED: dict[str, Any] = {
+    "findings_pretraining_epochs": 0,
+    "num_train_epochs": 0.5,
+    "reward_epochs": 1,
+    "reward_samples": 2,
+}
+REWARDED |= {"reward": ["finding_f1=1", "cider=0.3", "length=0.2"], "reward_kl": 0.05, "reward_learning_rate": 1e-3}
 
 
 def decoder_with_dropout(folder: Path) -> str:
@@ -85,6 +95,14 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def wait_for(stage: str, run: Path, child: int) -> None:
+    """Until the run is in a stage, or past it, or its process has ended."""
+    while (read_progress(run) or {}).get("stage") not in (stage, "evaluation", "finished"):
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.01)
+
+
 def outcome(run: Path) -> tuple[dict[str, torch.Tensor], list[tuple[float, float]]]:
     """Final weights and all logged (step, loss) of a run."""
     log = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
@@ -96,35 +114,44 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--studies", type=int, default=160)
+    parser.add_argument("--stage", choices=["reward"])
     parser.add_argument("--signal", default="KILL", choices=["KILL", "INT", "TERM"])
     options = parser.parse_args()
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare("phantom", folder / "dataset", size=32, num_studies=options.studies, seed=0)
-        recipe = RECIPE | {"dataset": str(folder / "dataset"), "decoder": decoder_with_dropout(folder / "decoder")}
+        recipe = RECIPE | (REWARDED if options.stage else {})
+        recipe |= {"dataset": str(folder / "dataset"), "decoder": decoder_with_dropout(folder / "decoder")}
         (folder / "config.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
         def words(run: Path) -> list[str]:
             return ["train", str(folder / "config.yaml"), "--output_dir", str(run)]
 
+        child = start(words(folder / "peace"), folder / "peace.log")
+        if options.stage:
+            wait_for(options.stage, folder / "peace", child)
         started = time.perf_counter()
-        if wait(start(words(folder / "peace"), folder / "peace.log")):
+        if wait(child):
             print((folder / "peace.log").read_text(encoding="utf-8")[-3000:])
             return 1
         seconds = time.perf_counter() - started
         weights, losses = outcome(folder / "peace")
-        print(f"Uninterrupted: {seconds:.1f} s, {len(losses)} logged losses. Seed {options.seed}.", flush=True)
+        since = f" since the {options.stage} stage began" if options.stage else ""
+        print(f"Uninterrupted: {seconds:.1f} s{since}, {len(losses)} logged losses. Seed {options.seed}.", flush=True)
         failures = 0
         for number in range(options.kills):
             run, log, code = folder / f"run{number}", folder / f"run{number}.log", 0
-            while code == 0:  # again, where it had ended before it could be killed
+            progress: dict | None = None
+            # Again, where it had ended, or left the stage, before it could be killed.
+            while code == 0 or (options.stage and (progress or {}).get("stage") != options.stage):
                 shutil.rmtree(run, ignore_errors=True)
                 child, moment = start(words(run), log), draw.uniform(0.02, 1.0) * seconds
+                if options.stage:
+                    wait_for(options.stage, run, child)
                 time.sleep(moment)
                 os.kill(child, getattr(signal, f"SIG{options.signal}"))
-                code = wait(child)
-            progress = read_progress(run)
+                code, progress = wait(child), read_progress(run)
             held = sorted(str(path.relative_to(run)) for path in run.glob("**/checkpoint-*") if path.is_dir())
             resumed = wait(start([*words(run), "--resume"], log))
             again, losses_again = outcome(run) if resumed == 0 else ({}, [])
