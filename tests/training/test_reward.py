@@ -118,6 +118,9 @@ def dies(predictions, references):
     os._exit(3) if "odd" in predictions else None
     return brevity(predictions, references)
 
+def longer(predictions, references):
+    return [len(text.split()) / 20 for text in predictions]
+
 number = 1
 """
 
@@ -604,6 +607,24 @@ def test_the_warning_is_in_the_log_the_report_and_the_card(peace, tmp_path, caps
     card = card_text(run)
     assert f"**WARNING**: {warning}" in card
     assert "Then a reward stage of 1 epochs (self-critical)" in card
+
+
+def test_a_reward_of_length_alone_is_hacked_and_log_report_and_card_warn(
+    phantom_folder, tmp_path, monkeypatch, capsys
+):
+    own_module(tmp_path, monkeypatch)
+    learned = {"learning_rate": 3e-3, "num_train_epochs": 4, "save_strategy": "no", "per_device_train_batch_size": 16}
+    hacked = {"reward": ["my_rewards:longer=1"], "reward_samples": 4, "reward_learning_rate": 2e-3}
+    training.train(*arguments(tmp_path, phantom_folder, **learned, **hacked))
+    run = tmp_path / "run"
+    start, end = (json.loads((run / "reward.json").read_text())[when] for when in ("start", "end"))
+    assert end["length_ratio"] > 1.2 * start["length_ratio"]
+    assert end["bleu4"] < start["bleu4"]
+    warning = f"the reward has risen from {start['reward']:.3f} to {end['reward']:.3f}, but "
+    assert f"WARNING: {warning}" in capsys.readouterr().out
+    assert f"WARNING: in the reward stage {warning}" in json.loads((run / "report.json").read_text())["verdict"]
+    assert f"WARNING: in the reward stage {warning}" in (run / "report.html").read_text()
+    assert f"**WARNING**: {warning}" in card_text(run)
 
 
 def test_the_card_tells_of_both_stages(peace):
