@@ -146,7 +146,7 @@ class ImpressionConfig:
         default_factory=lambda: ["finding_f1=0.5", "cider=0.3", "length=0.2"],
         metadata={
             "help": "What texts are rewarded for, as NAME=WEIGHT: finding_f1, cider, bleu, rouge_l, length, "
-            "no_repetition, an evaluate module, or module:function of yours."
+            "no_repetition, a measure of RadEval, an evaluate module, or module:function of yours."
         },
     )
     reward_samples: int = field(
