@@ -25,8 +25,8 @@ def train(
         dataset: a folder made by `prepare`, or a Hub id.
         output_dir: the run folder: checkpoint, resolved config, report, predictions, figures and card.
         recipe: name of a recipe of the kit, as "iu_xray_small", or a YAML file.
-        callbacks: `TrainerCallback`s of yours, told of each step, log, evaluation and save of fine-tuning and the reward
-            stage.
+        callbacks: `TrainerCallback`s of yours, told of each step, log, evaluation and save of fine-tuning and the
+            reward stage.
         arguments: fields of `ImpressionConfig` and `ImpressionTrainingArguments`, by their own names, that differ from
             the recipe; `None` is the field's default.
 
