@@ -42,7 +42,7 @@ def pooled_states(checkpoint: Checkpoint, canvases: CanvasDataset) -> dict[bytes
     if states is None:
         return {}
     rows = range(len(states))
-    return {key(canvases.canvas(row)): pool(torch.from_numpy(states[row : row + 1]), panels)[0] for row in rows}
+    return {key(canvases.canvas(row)): pool(torch.tensor(states[row : row + 1]), panels)[0] for row in rows}
 
 
 def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path, batch_size: int) -> None:
