@@ -144,11 +144,13 @@ def _sampled(
     shared = first.cross_attention_cache
     for layer in shared.layers:
         layer.keys, layer.values = (part.expand(number, -1, -1, -1) for part in (layer.keys, layer.values))
+    places = _places(model, torch.ones_like(start).expand(number, -1))
+    places = {name.removeprefix("decoder_"): value for name, value in places.items()}
     settings = copy.deepcopy(model.generation_config)
     settings.update(**{**options, "num_beams": 1, "do_sample": False, "num_return_sequences": 1})
     return decoder.generate(
         start.expand(number, -1),
-        attention_mask=torch.ones_like(start).expand(number, -1),
+        **places,
         encoder_hidden_states=states.expand(number, -1, -1),
         past_key_values=EncoderDecoderCache(DynamicCache(), shared),
         generation_config=settings,

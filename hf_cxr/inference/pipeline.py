@@ -68,8 +68,8 @@ class ImpressionPipeline(Pipeline):
     reports both): `num_return_sequences` of them, in the order of the search. A `score` is the chance that the
     impression (of a model of findings its text) states exactly the findings that a radiologist's does, as seen on the
     validation split for the text that is written by default (for other and for second texts it is an order, no
-    chance); or, where the checkpoint carries no such calibration, the probability of the whole text under the model. A text that
-    `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
+    chance); or, where the checkpoint carries no such calibration, the probability of the whole text under the model.
+    A text that `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
 
     Options:
         max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
