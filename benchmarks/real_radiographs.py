@@ -60,8 +60,13 @@ UNFROZEN = TODAY | {
     "num_train_epochs": 6,
     "encoder_learning_rate": 2e-5,
 }
-STAGE_ONE = SMALL_PANEL | {"findings_pretraining_epochs": 4, "findings_pretraining_learning_rate": 1e-4}
-DECAYED = STAGE_ONE | {"findings_frozen_epochs": 1, "encoder_layer_decay": 0.75}
+STAGE_ONE = SMALL_PANEL | {"findings_pretraining_epochs": 3, "findings_pretraining_learning_rate": 3e-5}
+DECAYED = SMALL_PANEL | {
+    "findings_pretraining_epochs": 4,
+    "findings_pretraining_learning_rate": 1e-4,
+    "findings_frozen_epochs": 1,
+    "encoder_layer_decay": 0.75,
+}
 # Trial → in what its training differs from the recipe small_collection.
 TRAINED: dict[str, dict[str, Any]] = {
     "today": TODAY,
