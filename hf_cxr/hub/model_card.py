@@ -83,6 +83,7 @@ def training_facts(
         and kit.decoder in DECODER_SIZES
         and not (kit.init_from or args.resume_from_checkpoint),
         "panel_size": kit.panel_size,
+        "panels": kit.panels,
         "findings_pretraining_epochs": kit.findings_pretraining_epochs,
         "learning_rate": args.learning_rate,
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,

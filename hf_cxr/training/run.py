@@ -198,7 +198,7 @@ def _train_stages(
         print(note, file=sys.stderr)
     with state.local_main_process_first():
         packed = {
-            name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
+            name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc, kit.panels)
             for name in ("train", "validation")
             if len(dataset.get(name, ()))
         }
@@ -215,7 +215,7 @@ def _train_stages(
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer, output)
         write_progress(output, "evaluation", config)
-    return checkpoint, pooled_states(checkpoint, trainer.train_dataset)
+    return checkpoint, pooled_states(checkpoint, dataset["train"], trainer.train_dataset.states)
 
 
 def _begin(
@@ -228,8 +228,19 @@ def _begin(
             print(
                 f"Continues {kit.init_from}: encoder {kit.encoder} and decoder {kit.decoder} are ignored", flush=True
             )
-        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout)
-    return build(kit.encoder, kit.decoder, kit.panel_size, texts, kit.vocab_size, longest, tokenizer, dropout, layout)
+        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout, kit.panels)
+    return build(
+        kit.encoder,
+        kit.decoder,
+        kit.panel_size,
+        texts,
+        kit.vocab_size,
+        longest,
+        tokenizer,
+        dropout,
+        layout,
+        kit.panels,
+    )
 
 
 def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
