@@ -152,7 +152,7 @@ def embeddings(datasets: Sequence[DatasetDict], encoder: str, file: Path) -> dic
     if file.is_file():
         with np.load(file) as kept:
             known = {bytes(name): row for name, row in zip(kept["keys"], kept["rows"], strict=True)}
-    checkpoint = build(encoder, "tiny", PROBED, datasets[0]["train"]["impression"])
+    checkpoint = build(encoder, "tiny", PROBED, datasets[0]["train"]["impression"], panels=1)
     writer, before = Writer(checkpoint, 32, {}, pooled=known), len(known)
     for split in datasets[0].values():  # the folds share their studies
         writer.embed(open_canvases(checkpoint, split))
@@ -164,7 +164,7 @@ def embeddings(datasets: Sequence[DatasetDict], encoder: str, file: Path) -> dic
 
 def probes_of(dataset: DatasetDict, encoder: str, known: dict[bytes, np.ndarray], seed: int) -> dict[str, Probe]:
     """Probes of a fold's test studies, fitted on its training studies, on the encoder as it came."""
-    checkpoint = build(encoder, "tiny", PROBED, dataset["train"]["impression"])
+    checkpoint = build(encoder, "tiny", PROBED, dataset["train"]["impression"], panels=1)
     writer = Writer(checkpoint, 32, {}, pooled=known)
     there, here = (writer.embed(open_canvases(checkpoint, dataset[name])) for name in ("train", "test"))
     seen = {"encoder": "encoder", "pixels": "nearest_pixels"}

@@ -48,8 +48,8 @@ def test_a_run_of_one_panel_trains_evaluates_and_is_read_by_the_stock_classes(tm
 
 def test_training_sees_exactly_the_pixels_that_the_image_processor_gives(phantom_folder):
     split = load_prepared(str(phantom_folder))["test"].select(range(5))
-    checkpoint = build("tiny", "tiny", 32, split["impression"], panels=1)
-    packed = CanvasDataset(pack_dataset(split, 32, panels=1), 32)
+    checkpoint = build("tiny", "tiny", 48, split["impression"], panels=1)
+    packed = CanvasDataset(pack_dataset(split, 48, panels=1), 48)
     batch = CanvasCollator(checkpoint.image_processor)([packed[row] for row in range(5)])["pixel_values"]
     alone = open_canvases(checkpoint, split)
     for row, seen in enumerate(batch):
