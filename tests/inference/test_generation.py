@@ -176,6 +176,7 @@ def risk(samples: int) -> dict:
 
 def test_minimum_risk_of_no_samples_but_the_greedy_text_gives_that_of_the_stock_class(checkpoint, monkeypatch):
     texts, scores = one_by_one(checkpoint.model, PROMPTS)
+    monkeypatch.setattr(generation, "STATES", 1 << 14)  # a study or two at a time
     monkeypatch.setattr(generation, "choose", lambda texts, whole, settings: (0, np.zeros(1)))
     monkeypatch.setattr(checkpoint.model.config, RISK, risk(3), raising=False)
     output = generate(checkpoint.model, pixels(), PROMPTS, checkpoint.tokenizer)
@@ -190,11 +191,13 @@ def test_samples_of_a_study_are_the_same_alone_and_follow_its_probabilities(chec
         generation, "_sampled", lambda *args, of=generation._sampled: sampled.append(of(*args)) or sampled[-1]
     )
     monkeypatch.setattr(model.config, RISK, risk(200), raising=False)
-    generate(model, pixels(), PROMPTS, checkpoint.tokenizer, max_new_tokens=2)
-    generate(model, pixels()[2:3], PROMPTS[2:3], checkpoint.tokenizer, max_new_tokens=2)
-    assert torch.equal(sampled[2], sampled[-1])
-    start = torch.tensor([[model.generation_config.decoder_start_token_id, *PROMPTS[2]]])
+    prompts = [[30 + place, 40 - place] for place in range(len(PROMPTS))]
+    for chosen in (slice(None), slice(2, 3)):
+        generate(model, pixels()[chosen], prompts[chosen], checkpoint.tokenizer, max_new_tokens=2)
+    together, alone = sampled
+    assert torch.equal(together[2 * 201 : 3 * 201], alone)
+    start = torch.tensor([[model.generation_config.decoder_start_token_id, *prompts[2]]])
     with torch.inference_mode():
         expected = model(pixels()[2:3], decoder_input_ids=start).logits[0, -1].softmax(-1)
-    first = torch.bincount(sampled[-1][1:, start.shape[1]], minlength=len(expected)) / 200
+    first = torch.bincount(alone[1:, start.shape[1]], minlength=len(expected)) / 200
     assert (first - expected).abs().max() <= 1.01 / 200

@@ -22,7 +22,7 @@ def thresholds(default: float, **of: float) -> dict:
 
 def test_samples_are_spread_over_two_steps_as_the_probabilities_say():
     first, second = torch.tensor([0.3, 0.5, 0.2]), torch.tensor([[0.9, 0.1, 0.0], [0.25, 0.25, 0.5], [0.0, 0.0, 1.0]])
-    points, samples = CodePoints(1000), 1000
+    points, samples = CodePoints(1, 1000), 1000
     tokens = points(torch.zeros(samples + 1, 1), first.log().expand(samples + 1, 3)).argmax(1)
     then = points(torch.zeros(samples + 1, 2), second.log()[tokens]).argmax(1)
     assert (tokens[0], then[0]) == (1, 2), "the greedy text stands first"
@@ -36,7 +36,7 @@ def test_errors_of_rounding_change_no_sample_of_long_texts_that_are_all_unlikely
     """Forty tokens of which each is one of a thousand: the interval that is left is far below any rounding."""
     texts = []
     for error in (0.0, 1e-6):
-        points, written = CodePoints(32), torch.zeros(33, 1, dtype=torch.long)
+        points, written = CodePoints(1, 32), torch.zeros(33, 1, dtype=torch.long)
         for step in range(40):
             torch.manual_seed(step)
             scores = torch.randn(1, 1000).expand(33, -1)
@@ -48,7 +48,7 @@ def test_errors_of_rounding_change_no_sample_of_long_texts_that_are_all_unlikely
 
 
 def test_a_sample_never_takes_a_token_that_is_held_back():
-    points = CodePoints(64)
+    points = CodePoints(1, 64)
     points.points[1] = 0.0
     for _ in range(20):
         scores = torch.full((65, 5), -torch.inf)
