@@ -18,8 +18,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
 from hf_cxr.evaluation.baselines import CONSTANTS, NEAREST, blind_predictions, nearest_predictions, oracle_predictions
-from hf_cxr.evaluation.fitting import calibrate as calibrate
-from hf_cxr.evaluation.fitting import calibration_for, correct, fit_minimum_risk
+from hf_cxr.evaluation.fitting import calibration_for, correct, fit_calibration, fit_minimum_risk
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
@@ -28,7 +27,6 @@ from hf_cxr.evaluation.prediction import (
     Writer,
     Written,
     mean_canvas,
-    open_canvases,
     views_shown,
     without,
 )
@@ -43,6 +41,7 @@ from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
 from hf_cxr.inference.checks import panels_of
 from hf_cxr.inference.minimum_risk import RISK, settings_of
 from hf_cxr.inference.pipeline import calibrated
+from hf_cxr.inference.sections import layout_of
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
@@ -223,7 +222,7 @@ def _scored(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The report of every section, that of the top one above the others, and the rows of `predictions.jsonl`."""
     studies, layout = dataset[split], writer.layout
-    canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
+    canvases, prompts = writer.canvases(studies), writer.prompts(studies)
     written = writer.write(canvases.canvas, range(len(canvases)), prompt=prompts.__getitem__)
     views = views_shown(canvases)
     curve, source, fitted_here = calibration_for(writer, dataset, split)
@@ -305,11 +304,20 @@ def _sample(train: Dataset, seed: int) -> Dataset:
     return train.select(np.sort(np.random.default_rng(seed).choice(len(train), NEAREST_STUDIES, replace=False)))
 
 
+def calibrate(
+    checkpoint: Checkpoint, dataset: DatasetDict, batch_size: int = 32, **generate_kwargs
+) -> dict[str, Any] | None:
+    """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small or
+    findings cannot be read from its texts."""
+    dataset, _ = with_sections(dataset, layout_of(checkpoint.model.config))
+    return fit_calibration(Writer(checkpoint, batch_size, generate_kwargs), dataset)
+
+
 def _embeddings(writer: Writer, train: Dataset, canvases: Canvases) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What the nearest training study is found by, and the probes see: of the training studies, and of these."""
     if not len(train):
         return {}
-    there = writer.embed(open_canvases(writer.checkpoint, train), "Encoding training studies")
+    there = writer.embed(writer.canvases(train), "Encoding training studies")
     here = writer.embed(canvases)
     return {name: (there[name], here[name]) for name in here}
 
@@ -324,7 +332,7 @@ def _other_inputs(
 ) -> dict[str, tuple[Sequence[int], Sequence[Written]]]:
     """What the model writes from the mean image and, for studies with both views, from each view alone; with context
     also from the images alone, and from the mean image and the context."""
-    mean = mean_canvas(open_canvases(writer.checkpoint, train) if len(train) else canvases)
+    mean = mean_canvas(writer.canvases(train) if len(train) else canvases)
     [constant] = writer.write(lambda _: mean, [0], "Mean image")
     everybody, two = range(len(written)), [index for index, shown in enumerate(views) if shown == "both"]
     inputs: dict[str, tuple[Sequence[int], Sequence[Written]]] = {"mean_image": (everybody, [constant] * len(written))}
