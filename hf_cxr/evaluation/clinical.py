@@ -145,11 +145,15 @@ def add_clinical(
     for name in ProgressBar(dict.fromkeys(asked.metrics), desc=f"Clinical metrics, {len(pairs):,} different pairs"):
         try:
             values, told[name] = _values(asked, name, pairs)
+            of = {
+                what: [values[places[pair]] for pair in zip(each, true, strict=True)] for what, each in texts.items()
+            }
+            if not any(value is not None for value in of["model"]):
+                raise Unavailable("it gave no number for any of the texts")
         except Unavailable as error:
             found[name] = {"unavailable": error.reason}
             logger.warning("%s is left out: %s", CLINICAL[name], " ".join(str(error).split()))
             continue
-        of = {what: [values[places[pair]] for pair in zip(each, true, strict=True)] for what, each in texts.items()}
         found[name] = _judged(name, of, patients, seed)
         for row, value in zip(rows, of["model"], strict=True):
             row["clinical"] = row.get("clinical", {}) | {name: value}
@@ -165,17 +169,19 @@ def _grouped(told: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _judged(name: str, values: Mapping[str, Sequence[Any]], patients: Sequence[str], seed: int) -> dict[str, Any]:
-    """What a report says of one metric, of the studies that have a value in every respect."""
-    model, *_ = each = [Values({name: numbers}) for numbers in numbers_of(name, list(values.values()))]
-    part = {
-        "score": model.scores()[name],
-        "n": int(model.present(name).sum()),
-        "ci95": bootstrap.study_intervals(model, patients, seed).get(name),
-    }
-    for what, other in list(zip(values, each, strict=True))[1:]:
-        beside, gain = bootstrap.image_gain(model, [other], patients, seed), GAINS[what]
-        part[what] = beside["shuffled"][name]
-        part |= {gain + end: beside[f"image_gain{end}"].get(name) for end in ("", "_ci95", "_p")}
+    """What a report says of one metric. Each difference is of the studies that have a value on both sides."""
+    [own] = numbers_of(name, [values["model"]])
+    model = Values({name: own})
+    part = {"score": model.scores()[name], "n": int(counted_in(own).sum())}
+    part["ci95"] = bootstrap.study_intervals(model, patients, seed).get(name)
+    for what, gain in GAINS.items():
+        if what not in values:
+            continue
+        ours, theirs = numbers_of(name, [values["model"], values[what]])
+        if counted_in(ours).any():
+            beside = bootstrap.image_gain(Values({name: ours}), [Values({name: theirs})], patients, seed)
+            part[what] = beside["shuffled"][name]
+            part |= {gain + end: beside[f"image_gain{end}"].get(name) for end in ("", "_ci95", "_p")}
     return part
 
 
@@ -201,10 +207,10 @@ class Values:
             scores[name] = float(value) if weights is None else value
         return scores
 
-    def present(self, name: str) -> np.ndarray:
-        """Which studies have a value: bool, (studies,)."""
-        numbers = self.numbers[name]
-        return numbers[:, 1] > 0 if numbers.shape[1] == 2 else np.ones(len(numbers), dtype=bool)
+
+def counted_in(numbers: np.ndarray) -> np.ndarray:
+    """Which studies have a value, of the numbers of `Values`: bool, (studies,)."""
+    return numbers[:, 1] > 0 if numbers.shape[1] == 2 else np.ones(len(numbers), dtype=bool)
 
 
 def numbers_of(name: str, values: Sequence[Sequence[Any]]) -> list[np.ndarray]:
@@ -245,8 +251,6 @@ def _values(asked: Clinical, name: str, pairs: Sequence[tuple[str, str]]) -> tup
     values = [None if isinstance(v, float) and not math.isfinite(v) else v for v in told["values"]]
     if len(values) != len(pairs):
         raise Unavailable(f"it gave {len(values)} values for {len(pairs)} pairs of texts")
-    if all(value is None for value in values):
-        raise Unavailable("it gave no number for any pair of texts")
     return values, told["made_by"]
 
 

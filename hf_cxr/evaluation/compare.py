@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.clinical import Values, numbers_of
+from hf_cxr.evaluation.clinical import Values, counted_in, numbers_of
 from hf_cxr.evaluation.report.tables import CLINICAL, COLUMNS, INTERVAL, SCORES, bounds, table, truth_of
 from hf_cxr.inference.sections import SECTIONS
 from hf_cxr.utils.plots import counted, score
@@ -103,7 +103,8 @@ def _clinical(runs: Sequence[Sequence[Mapping[str, Any]]], section: str) -> dict
     """The clinical metrics that every row of all runs has, where it has them of this section."""
     values = [[row.get("clinical", {}) if truth_of(row) == section else {} for row in run] for run in runs]
     names = [name for name in CLINICAL if all(name in each for run in values for each in run)]
-    return {name: numbers_of(name, [[each[name] for each in run] for run in values]) for name in names}
+    found = {name: numbers_of(name, [[each[name] for each in run] for run in values]) for name in names}
+    return {name: numbers for name, numbers in found.items() if counted_in(numbers[0]).any()}
 
 
 def _names(folders: Sequence[str]) -> list[str]:
