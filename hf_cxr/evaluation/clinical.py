@@ -141,36 +141,29 @@ def add_clinical(
         texts["constant"] = blind_predictions(train, validation, len(rows), seed)[best]
     pairs = list(dict.fromkeys(pair for each in texts.values() for pair in zip(each, true, strict=True)))
     patients, places = [str(row.get("patient", row["uid"])) for row in rows], {pair: i for i, pair in enumerate(pairs)}
-    told, found = {}, {}
+    found, told = {}, ""
     for name in ProgressBar(dict.fromkeys(asked.metrics), desc=f"Clinical metrics, {len(pairs):,} different pairs"):
         try:
-            values, told[name] = _values(asked, name, pairs)
-            of = {
-                what: [values[places[pair]] for pair in zip(each, true, strict=True)] for what, each in texts.items()
-            }
-            if not any(value is not None for value in of["model"]):
-                raise Unavailable("it gave no number for any of the texts")
+            values, told = _values(asked, name, pairs)
         except Unavailable as error:
             found[name] = {"unavailable": error.reason}
             logger.warning("%s is left out: %s", CLINICAL[name], " ".join(str(error).split()))
             continue
+        of = {what: [values[places[pair]] for pair in zip(each, true, strict=True)] for what, each in texts.items()}
         found[name] = _judged(name, of, patients, seed)
         for row, value in zip(rows, of["model"], strict=True):
             row["clinical"] = row.get("clinical", {}) | {name: value}
     report["clinical"] = found
-    made = "; ".join(f"{', '.join(names)} by {by}" for by, names in _grouped(told).items())
-    if made:
+    if told:
         constant = f", constant: {best}" if constants else ""
-        report["signature"] += f"; clinical metrics ({made}), images shuffled: one permutation{constant}"
-
-
-def _grouped(told: Mapping[str, str]) -> dict[str, list[str]]:
-    return {by: [name for name in told if told[name] == by] for by in told.values()}
+        report["signature"] += f"; clinical metrics by {told}, images shuffled: one permutation{constant}"
 
 
 def _judged(name: str, values: Mapping[str, Sequence[Any]], patients: Sequence[str], seed: int) -> dict[str, Any]:
     """What a report says of one metric. Each difference is of the studies that have a value on both sides."""
     [own] = numbers_of(name, [values["model"]])
+    if not counted_in(own).any():
+        return {"unavailable": "it gave no number for any of the texts"}
     model = Values({name: own})
     part = {"score": model.scores()[name], "n": int(counted_in(own).sum())}
     part["ci95"] = bootstrap.study_intervals(model, patients, seed).get(name)
