@@ -180,7 +180,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from hf_cxr.evaluation.evaluate import evaluate
 
     dataset = load_prepared(options.dataset, options.dataset_revision)
-    settings = chosen(options, "batch_size", "seed", "revision", "dtype", "num_beams", "max_new_tokens", "target")
+    settings = chosen(
+        options, "batch_size", "seed", "revision", "dtype", "num_beams", "max_new_tokens", "target", "decode"
+    )
     settings |= {"probes": not options.no_probes, "clinical": clinical}
     report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
@@ -248,7 +250,7 @@ def run_predict(options: argparse.Namespace) -> None:
 
     parts = load_checkpoint(options.checkpoint, options.revision, options.dtype)
     pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
-    settings = chosen(options, "num_beams", "max_new_tokens", "abstain_below")
+    settings = chosen(options, "num_beams", "max_new_tokens", "abstain_below", "decode")
     context = chosen(options, "indication", "comparison", "age", "sex")
     for name in context:
         if not {name, "age_sex" if name in ("age", "sex") else name} & {*pipe.layout.context}:

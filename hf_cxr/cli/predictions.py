@@ -17,7 +17,7 @@ def evaluate_predictions(options: argparse.Namespace) -> None:
     """`hf-cxr evaluate --predictions`: one place that is given is that of the dataset."""
     if options.dataset:
         raise ValueError(f"--predictions takes a dataset and no checkpoint; {options.checkpoint!r} is one too many")
-    for name in ("target", "num_beams", "max_new_tokens", "dtype", "revision", "no_probes"):
+    for name in ("target", "num_beams", "decode", "max_new_tokens", "dtype", "revision", "no_probes"):
         if getattr(options, name):
             raise ValueError(
                 f"--{name.replace('_', '-')} is of a checkpoint; --predictions takes texts that are written"

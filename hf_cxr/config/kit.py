@@ -152,6 +152,14 @@ class ImpressionConfig:
     patch_dropout: float = field(
         default=0.0, metadata={"help": "Share of a frozen encoder's states that the decoder is not shown in training."}
     )
+    decode: str = field(
+        default="search",
+        metadata={
+            "choices": ["search", "mbr"],
+            "help": "How the finished model writes: as generate searches, or, of sampled texts, that of findings most "
+            "agreed on (minimum Bayes risk).",
+        },
+    )
     lora_rank: int = field(
         default=0, metadata={"help": "Train low-rank adapters of this rank in pretrained parts; needs peft."}
     )

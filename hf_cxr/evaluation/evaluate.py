@@ -3,7 +3,6 @@ intervals. Its parts are the modules beside this one; how a single score is comp
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
 from hf_cxr.evaluation.baselines import CONSTANTS, NEAREST, blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.clinical import Clinical, add_clinical
+from hf_cxr.evaluation.fitting import calibrate as calibrate
+from hf_cxr.evaluation.fitting import calibration_for, correct, fit_minimum_risk
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
@@ -40,10 +41,9 @@ from hf_cxr.evaluation.report.verdict import verdict
 from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
-from hf_cxr.inference.checks import curve_of, panels_of
-from hf_cxr.inference.labeler import positive_findings
+from hf_cxr.inference.checks import panels_of
+from hf_cxr.inference.minimum_risk import RISK, settings_of
 from hf_cxr.inference.pipeline import calibrated
-from hf_cxr.inference.sections import layout_of
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
@@ -156,6 +156,7 @@ def evaluate(
     probes: bool = True,
     target: str | None = None,
     clinical: Clinical | None = None,
+    pooled: Mapping[bytes, np.ndarray] | None = None,
     **generate_kwargs,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on one split of a prepared dataset and return the report; write it to `out` if given.
@@ -177,8 +178,10 @@ def evaluate(
         target: "impression" or "findings", of a checkpoint that others made: which of the radiologist's texts its own
             is held against. Default: what the checkpoint says, or the impression.
         clinical: the clinical metrics that are wanted too (see `clinical`), of the section that it is judged by.
+        pooled: what is known already of `Writer.pooled`, so that these canvases need not be encoded.
         generate_kwargs: passed on to `model.generate`, as `num_beams` or `max_new_tokens`; the checkpoint's
-            `generation_config` gives the others, as in the pipeline.
+            `generation_config` gives the others, as in the pipeline. With `decode="mbr"` a checkpoint without
+            thresholds of minimum risk gets some from the validation split for this report alone.
 
     Raises `FileNotFoundError` where there is no such checkpoint or dataset, `ValueError` for a split that is absent or
     empty, for a `target` that is not what the checkpoint writes, and for weights that change meanwhile.
@@ -192,8 +195,10 @@ def evaluate(
     if out is not None and Path(out).exists() and not Path(out).is_dir():  # told before any time is spent
         raise FileExistsError(f"{out}: is a file, not a folder to write the report to")
     checkpoint, check = _opened(checkpoint, out, revision, dtype)
-    writer = Writer(checkpoint, batch_size, generate_kwargs, target)
+    writer = Writer(checkpoint, batch_size, generate_kwargs, target, pooled=dict(pooled or {}))
     dataset, left_out = with_sections(dataset, writer.layout)
+    if generate_kwargs.get("decode") == "mbr" and getattr(checkpoint.model.config, RISK, None) is None:
+        fit_minimum_risk(writer, dataset.get("validation", ()))
     studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
     if not len(studies):
         raise ValueError(f"nothing to evaluate: no study of the split {split!r} has {_asked(writer)}")
@@ -232,7 +237,7 @@ def _scored(
     canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
     written = writer.write(canvases.canvas, range(len(canvases)), prompt=prompts.__getitem__)
     views = views_shown(canvases)
-    curve, source, fitted_here = _calibration_for(writer, dataset, split)
+    curve, source, fitted_here = calibration_for(writer, dataset, split)
     probabilities = [text.probability for text in written]
     scores = calibrated(curve, probabilities, [text.truncated for text in written])
     rows = with_subgroups(study_rows(studies, layout, written, scores, views), layout.top)
@@ -247,8 +252,8 @@ def _scored(
         references, said = truths(studies, section), [text.of(section) for text in written]
         confidence = None
         if curve and section == top:
-            correct = [_correct(text, truth) for text, truth in zip(said, references, strict=True)]
-            confidence = calibration.assess(probabilities, scores, correct, source, curve["n"], fitted_here)
+            right = [correct(text, truth) for text, truth in zip(said, references, strict=True)]
+            confidence = calibration.assess(probabilities, scores, right, source, curve["n"], fitted_here)
         said_shuffled = shuffled if shuffled is None else context_use.texts_of_section(shuffled, section)
         known = texts_of(dataset, "train", section), texts_of(dataset, "validation", section)
         reports[section] = build_report(
@@ -296,6 +301,8 @@ def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
     own = writer.model.generation_config
     settings = {"max_new_tokens": own.max_new_tokens, "num_beams": own.num_beams or 1}
     settings |= {name: value for name, value in own.to_diff_dict().items() if value and not name.endswith(NO_SETTINGS)}
+    if risk := settings_of(writer.model.config, writer.generate_kwargs):
+        settings = {"max_new_tokens": settings["max_new_tokens"], "decode": "mbr", "samples": risk["samples"]}
     settings |= {**writer.generate_kwargs, "dtype": report["dtype"]}
     told = "".join(f"; {name} {value}" for name, value in settings.items())
     told += "; one view of each study" if report["panels"] == 1 else ""
@@ -310,50 +317,6 @@ def _sample(train: Dataset, seed: int) -> Dataset:
     if len(train) <= NEAREST_STUDIES:
         return train
     return train.select(np.sort(np.random.default_rng(seed).choice(len(train), NEAREST_STUDIES, replace=False)))
-
-
-def _correct(text: str, truth: str) -> bool:
-    """The event of `calibration.EVENT`."""
-    return positive_findings(text, sided=True) == positive_findings(truth, sided=True)
-
-
-def calibrate(
-    checkpoint: Checkpoint, dataset: DatasetDict, batch_size: int = 32, **generate_kwargs
-) -> dict[str, Any] | None:
-    """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small or
-    findings cannot be read from its texts."""
-    dataset, _ = with_sections(dataset, layout_of(checkpoint.model.config))
-    return _fitted(Writer(checkpoint, batch_size, generate_kwargs), dataset)
-
-
-def _fitted(writer: Writer, dataset: DatasetDict) -> dict[str, Any] | None:
-    studies, section = dataset.get("validation", ()), writer.layout.top
-    if len(studies) < calibration.MIN_STUDIES or metrics.unread_findings(studies[section]):
-        return None
-    canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
-    written = writer.write(canvases.canvas, range(len(canvases)), "Calibrating", prompts.__getitem__)
-    correct = [_correct(text.of(section), truth) for text, truth in zip(written, studies[section], strict=True)]
-    curve = calibration.fit([text.probability for text in written], correct)
-    return curve and curve | {"studies": _digest_of(studies, section)}
-
-
-def _digest_of(studies: Dataset, section: str) -> str:
-    """Tells studies apart, whatever dataset and split they are in."""
-    pairs = zip(studies["uid"], studies[section], strict=True)
-    return hashlib.sha256(repr(list(pairs)).encode()).hexdigest()[:16]
-
-
-def _calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[dict[str, Any] | None, str, bool]:
-    """The checkpoint's own calibration, or one fitted now, never on the very split that is evaluated; where it is
-    from; and whether it was fitted on the very studies that are evaluated (earlier versions did not note which)."""
-    if own := curve_of(writer.checkpoint.model.config):
-        known = own.get("studies")
-        return (
-            own,
-            "checkpoint",
-            known == _digest_of(dataset[split], writer.layout.top) if known else split == "validation",
-        )
-    return None if split == "validation" else _fitted(writer, dataset), "validation split", False
 
 
 def _embeddings(writer: Writer, train: Dataset, canvases: Canvases) -> dict[str, tuple[np.ndarray, np.ndarray]]:

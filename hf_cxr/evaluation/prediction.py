@@ -107,11 +107,13 @@ def predict_split(
 
 
 class Written(NamedTuple):
-    """What a model wrote for a study: section → text, its probability, and whether it was cut short."""
+    """What a model wrote for a study: section → text, its probability, whether it was cut short, and of minimum risk
+    the share of samples that state each finding."""
 
     texts: dict[str, str]
     probability: float
     truncated: bool
+    shares: Sequence[float] = ()
 
     @property
     def text(self) -> str:
@@ -138,6 +140,7 @@ class Writer:
     def __post_init__(self) -> None:
         self.model = self.checkpoint.model.eval().to(PartialState().device)
         self.layout = _layout(self.checkpoint, self.target)
+        self.panels = panels_of(self.checkpoint.image_processor)
         self.bare = prompt_ids(self.checkpoint.tokenizer, self.layout, {})  # the prompt of a study without context
 
     def prompts(self, studies: Dataset) -> list[list[int]]:
@@ -168,10 +171,11 @@ class Writer:
             output = generate(self.model, pixels, prompts, tokenizer, **self.generate_kwargs)
             texts = [split_sections(tokenizer, self.layout, ids) for ids in output["sequences"][:, 0].tolist()]
             scores, cut = output["scores"][:, 0].tolist(), output["truncated"][:, 0].tolist()
-            written = map(Written, texts, scores, cut)
-            return list(zip(written, self._pooled(output["states"]), strict=True))
+            shares = output["shares"].tolist() if "shares" in output else [()] * len(texts)
+            written = map(Written, texts, scores, cut, shares)
+            return list(zip(written, pool(output["states"], self.panels), strict=True))
 
-        keys = [(_key(canvas(index)), asked(index)) for index in indices]
+        keys = [(key(canvas(index)), asked(index)) for index in indices]
         new = {key: index for key, index in zip(keys, indices, strict=True) if key not in self.texts}
         done = _shared_out(write, list(new.values()), self.batch_size, description)
         self.texts |= {key: text for key, (text, _) in zip(new, done, strict=True)}
@@ -189,29 +193,20 @@ class Writer:
         def encode(batch: Sequence[int]) -> list[np.ndarray]:
             with torch.inference_mode():
                 pixels = self._pixels(map(canvases.canvas, batch)).to(self.model.device, self.model.dtype)
-                return list(self._pooled(self.model.encoder(pixels)[0]))
+                return list(pool(self.model.encoder(pixels)[0], self.panels))
 
-        keys = [_key(canvases.canvas(index)) for index in range(len(canvases))]
+        keys = [key(canvases.canvas(index)) for index in range(len(canvases))]
         new = {key: index for index, key in enumerate(keys) if key not in self.pooled}
         done = _shared_out(encode, list(new.values()), self.batch_size, description)
         self.pooled |= dict(zip(new, done, strict=True))
-        panels = panels_of(self.checkpoint.image_processor)
-        small = np.concatenate([_shrunk(canvases.canvas(index), panels) for index in range(len(canvases))])
+        small = np.concatenate([_shrunk(canvases.canvas(index), self.panels) for index in range(len(canvases))])
         pooled = np.stack([self.pooled[key] for key in keys])
         means = pooled[:, : self.model.encoder.config.hidden_size]
         return {"nearest_pixels": small, "nearest_encoder": means, "encoder": pooled}
 
-    def _pooled(self, states: torch.Tensor) -> np.ndarray:
-        """The mean of the states (studies, tokens, dimensions) and, where tokens precede the patches, the first."""
-        parts = [states.mean(1)]
-        with suppress(ValueError):  # no grid of patches
-            if grid(states.shape[1], panels_of(self.checkpoint.image_processor))[1]:
-                parts.append(states[:, 0])
-        return torch.cat(parts, dim=1).float().cpu().numpy()
-
     def _pixels(self, canvases: Iterable[Canvas]) -> torch.Tensor:
         processor = self.checkpoint.image_processor
-        if panels_of(processor) == 1:
+        if self.panels == 1:
             images = [Image.fromarray(canvas).convert("RGB") for canvas in canvases]
             return processor(images, return_tensors="pt")["pixel_values"]
         return CanvasCollator(processor)([{"canvas": canvas} for canvas in canvases])["pixel_values"]
@@ -229,7 +224,16 @@ def _layout(checkpoint: Checkpoint, target: str | None) -> Layout:
     return Layout((target,))
 
 
-def _key(canvas: Canvas) -> bytes:
+def pool(states: torch.Tensor, panels: int) -> np.ndarray:
+    """The mean of the states (studies, tokens, dimensions) and, where tokens precede the patches, the first."""
+    parts = [states.mean(1)]
+    with suppress(ValueError):  # no grid of patches
+        if grid(states.shape[1], panels)[1]:
+            parts.append(states[:, 0])
+    return torch.cat(parts, dim=1).float().cpu().numpy()
+
+
+def key(canvas: Canvas) -> bytes:
     return hashlib.sha256(repr(canvas.shape).encode() + canvas.tobytes()).digest()
 
 

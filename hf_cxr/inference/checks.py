@@ -8,7 +8,6 @@ parts are loaded lives in `hf_cxr.models.loading`.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -25,7 +24,7 @@ LARGEST_PANEL = 2048  # pixels a side; a canvas of it takes 100 MB
 MOST_TEXTS = 64  # beams, or texts of a study
 DEFAULT_TOKENS = 20  # that the stock `generate` writes where nothing says how long a text may be
 WHOLE = "a whole number of at least 1"
-GENERATE_OPTIONS: dict[str, tuple[Any, float, str]] = {
+GENERATE_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "max_new_tokens": (Integral, 1, WHOLE),
     "num_beams": (Integral, 1, WHOLE),
     "num_return_sequences": (Integral, 1, WHOLE),
@@ -33,6 +32,7 @@ GENERATE_OPTIONS: dict[str, tuple[Any, float, str]] = {
     "temperature": (Real, 1e-6, "a number of at least 1e-6"),
     "top_p": (Real, 0, "a number from 0 to 1"),
     "top_k": (Integral, 0, "a whole number of at least 0"),
+    "decode": (str, "", "mbr or search"),
 }
 """The options of `generate` that may be given, what they are and at least."""
 
@@ -170,7 +170,7 @@ def check_options(model: Any, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {what}, not {value!r}")
         if name == "max_new_tokens" and value > longest:
             raise ValueError(f"max_new_tokens {value}: this decoder writes 1 to {longest}")
-        if value > most.get(name, math.inf):
+        if name in most and value > most[name]:
             raise ValueError(f"{name} is at most {most[name]}, not {value!r}")
 
 

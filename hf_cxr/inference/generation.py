@@ -5,15 +5,18 @@ A checkpoint brings this file as remote code. What a prompt and a section are li
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
+from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from .checks import check_options, first_position, positions_of, start_of
+from .minimum_risk import CodePoints, choose, settings_of
 from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of, words_of
 
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
@@ -33,45 +36,126 @@ def generate(
         prompts: the tokens that stand before each text (see `prompt_ids`), of any lengths; default: none. One that
             leaves no room for `max_new_tokens` is cut before its last token.
         tokenizer: needed where the model's layout has special tokens.
-        generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults.
+        generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults. `decode` "mbr" or
+            "search" asks for minimum risk (see `minimum_risk`) or against it; default: as the checkpoint says.
 
     Returns `sequences` (batch, texts, length), which begin with the start token and hold no prompt, `scores` and
     `truncated` (batch, texts), what the encoder made of the canvases, `states` (batch, tokens, hidden), and the
-    `prompts` as they were used. A score is
+    `prompts` as they were used; of minimum risk also `shares` (batch, findings), see `choose`. A score is
     the probability that the model gives to the whole text, however it was searched or sampled: the product of its
     tokens' probabilities, its end among them. A text that was cut short has no end; its score is 0.
 
     Raises `ValueError` for options out of bounds, and for a generation config that does not work.
     """
     check_options(model, generate_kwargs)
+    risk = settings_of(model.config, generate_kwargs)
+    generate_kwargs.pop("decode", None)
     with torch.inference_mode():
         prompts = _cut(model, prompts or [()] * len(pixel_values), generate_kwargs)
         states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
-        prompt = prompt_inputs(model, prompts, len(states))
-        before = prompt["decoder_input_ids"].shape[1] if prompt else 1
-        order = section_order(model, tokenizer, before, generate_kwargs)
-        try:
-            sequences = model.generate(
-                encoder_outputs=BaseModelOutput(states), logits_processor=order, **prompt, **generate_kwargs
-            )
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ValueError(f"this model writes nothing with these settings ({told})") from error
-        written = sequences[:, before:]
-        ends = torch.isin(written, torch.as_tensor(model.generation_config.eos_token_id, device=states.device))
-        padding = ends.cumsum(1) - ends.long() > 0
-        # Beam search fills up with the end token where the padding is token 0.
-        written[padding] = model.generation_config.pad_token_id
-        scores = _log_probabilities(model, states, sequences, before, prompt).masked_fill(padding, 0.0).sum(1).exp()
-    batch, truncated = len(pixel_values), ~ends.any(1)
+        if risk:
+            found = _of_least_risk(model, states, prompts, tokenizer, risk, generate_kwargs)
+        else:
+            found = _searched(model, states, prompts, tokenizer, generate_kwargs)
+    return {**found, "states": states, "prompts": prompts}
+
+
+def _searched(
+    model, states: torch.Tensor, prompts: Sequence[Sequence[int]], tokenizer: Any, options: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The texts that the stock `generate` finds."""
+    prompt = prompt_inputs(model, prompts, len(states))
+    before = prompt["decoder_input_ids"].shape[1] if prompt else 1
+    order = section_order(model, tokenizer, before, options)
+    with _one_line():
+        sequences = model.generate(
+            encoder_outputs=BaseModelOutput(states), logits_processor=order, **prompt, **options
+        )
+    return _scored(model, states, sequences, before, prompt)
+
+
+def _scored(
+    model, states: torch.Tensor, sequences: torch.Tensor, before: int, prompt: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What `generate` gives of token sequences: those behind the first `before` tokens, and their scores."""
+    written = sequences[:, before:]
+    ends = torch.isin(written, torch.as_tensor(model.generation_config.eos_token_id, device=states.device))
+    padding = ends.cumsum(1) - ends.long() > 0
+    # Beam search fills up with the end token where the padding is token 0.
+    written[padding] = model.generation_config.pad_token_id
+    scores = _log_probabilities(model, states, sequences, before, prompt).masked_fill(padding, 0.0).sum(1).exp()
+    batch, truncated = len(states), ~ends.any(1)
     sequences = torch.cat([torch.full_like(written[:, :1], start_of(model.generation_config)), written], 1)
     return {
         "sequences": sequences.reshape(batch, -1, sequences.shape[1]).cpu(),
         "scores": scores.masked_fill(truncated, 0.0).reshape(batch, -1).cpu(),
         "truncated": truncated.reshape(batch, -1).cpu(),
-        "states": states,
-        "prompts": prompts,
     }
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"this model writes nothing with these settings ({told})") from error
+
+
+def _of_least_risk(
+    model,
+    states: torch.Tensor,
+    prompts: Sequence[Sequence[int]],
+    tokenizer: Any,
+    risk: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> dict[str, torch.Tensor]:
+    """One text of each study by minimum risk."""
+    layout, found = layout_of(model.config), []
+    for seen, prompt in zip(states[:, None], prompts, strict=True):
+        start = torch.tensor([[start_of(model.generation_config), *prompt]], device=states.device)
+        order, points = section_order(model, tokenizer, start.shape[1], options), CodePoints(risk["samples"])
+        with _one_line():
+            sequences = _sampled(model, seen, start, LogitsProcessorList([*order, points]), options)
+        written = sequences[:, start.shape[1] :]
+        whole = torch.isin(written, torch.as_tensor(model.generation_config.eos_token_id, device=states.device)).any(1)
+        texts = [" ".join(split_sections(tokenizer, layout, ids).values()) for ids in written.tolist()]
+        place, shares = choose(texts, whole.tolist(), risk)
+        kept = _scored(model, seen, sequences[place : place + 1], start.shape[1], {})
+        found.append(kept | {"shares": torch.tensor(shares)[None]})
+    longest = max(kept["sequences"].shape[2] for kept in found)
+    pad = model.generation_config.pad_token_id
+    for kept in found:
+        ids = kept["sequences"]
+        kept["sequences"] = torch.nn.functional.pad(ids, (0, longest - ids.shape[2]), value=pad)
+    return {name: torch.cat([kept[name] for kept in found]) for name in found[0]}
+
+
+def _sampled(
+    model, states: torch.Tensor, start: torch.Tensor, processors: LogitsProcessorList, options: Mapping[str, Any]
+) -> torch.Tensor:
+    """Many texts of one study by greedy search with processors: what the decoder keeps of the encoder's states is
+    computed once and shared, where the stock class would project and keep them for each text and step."""
+    decoder, number = model.decoder, len(processors[-1].points)
+    if hasattr(model, "enc_to_dec_proj"):
+        states = model.enc_to_dec_proj(states)
+    first = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    decoder(start, encoder_hidden_states=states, past_key_values=first, use_cache=True)
+    shared = first.cross_attention_cache
+    for layer in shared.layers:
+        layer.keys, layer.values = (part.expand(number, -1, -1, -1) for part in (layer.keys, layer.values))
+    places = _places(model, torch.ones_like(start).expand(number, -1))
+    places = {name.removeprefix("decoder_"): value for name, value in places.items()}
+    settings = copy.deepcopy(model.generation_config)
+    settings.update(**{**options, "num_beams": 1, "do_sample": False, "num_return_sequences": 1})
+    return decoder.generate(
+        start.expand(number, -1),
+        **places,
+        encoder_hidden_states=states.expand(number, -1, -1),
+        past_key_values=EncoderDecoderCache(DynamicCache(), shared),
+        generation_config=settings,
+        logits_processor=processors,
+    )
 
 
 def _cut(model, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]) -> list[list[int]]:

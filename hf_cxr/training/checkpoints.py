@@ -35,7 +35,7 @@ RUNNING_LOSS = "running_loss_{rank}.json"
 # Arguments that runs before them did not have, and what these were.
 UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 UNSAID |= {"findings_loss": "bce", "findings_class_weights": False, "findings_frozen_epochs": 0}
-UNSAID |= {"encoder_layer_decay": 1.0, "patch_dropout": 0.0}
+UNSAID |= {"encoder_layer_decay": 1.0, "patch_dropout": 0.0, "decode": "search"}
 PROGRESS = "progress.json"
 STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # of stage one, in the run folder: checkpoints, result
 RECORD = f"{STAGE}.json"  # how each of its epochs was judged

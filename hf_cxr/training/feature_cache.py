@@ -14,6 +14,8 @@ import torch
 from accelerate import PartialState
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset
+from hf_cxr.evaluation.prediction import key, pool
+from hf_cxr.inference.checks import panels_of
 from hf_cxr.models.modeling import Checkpoint
 from hf_cxr.utils.files import staging_folder
 from hf_cxr.utils.progress import ProgressBar
@@ -32,6 +34,15 @@ def encode_once(checkpoint: Checkpoint, canvases: CanvasDataset, folder: Path, b
         if not file.is_file():
             _write(encoder, CanvasCollator(checkpoint.image_processor), canvases, file, batch_size)
     return np.load(file, mmap_mode="r")
+
+
+def pooled_states(checkpoint: Checkpoint, canvases: CanvasDataset) -> dict[bytes, np.ndarray]:
+    """What `Writer` keeps of each canvas whose encoder states are at hand."""
+    panels, states = panels_of(checkpoint.image_processor), canvases.states
+    if states is None:
+        return {}
+    rows = range(len(states))
+    return {key(canvases.canvas(row)): pool(torch.tensor(states[row : row + 1]), panels)[0] for row in rows}
 
 
 def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path, batch_size: int) -> None:

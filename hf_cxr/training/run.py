@@ -40,11 +40,14 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.bootstrap import of_other_patients
+from hf_cxr.evaluation.fitting import fit_minimum_risk
+from hf_cxr.evaluation.prediction import Writer
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.hub.ancestors import ancestors, split_otherwise
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.inference.sections import Layout, layout_of, split_sections
 from hf_cxr.inference.targets import IGNORED
 from hf_cxr.models.loading import load
@@ -62,7 +65,7 @@ from hf_cxr.training.checkpoints import (
     write_progress,
 )
 from hf_cxr.training.checks import asked_of, check_feasible
-from hf_cxr.training.feature_cache import check_disk_space, encode_once
+from hf_cxr.training.feature_cache import check_disk_space, encode_once, pooled_states
 from hf_cxr.training.findings_pretraining import STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
 from hf_cxr.training.samples import SampleCallback
@@ -103,19 +106,20 @@ def train(
     with only_run_in(output) if state.is_main_process else contextlib.nullcontext():
         resumed = kit.resume and read_progress(output) is not None
         stage = agreed(start_or_resume(kit, args, config) if state.is_main_process else None)
-        report, file = None, output / "report.json"
+        report, file, pooled = None, output / "report.json", dict[bytes, np.ndarray]()
         if stage == "finished":  # a push of it may still be due
             report = json_object(file) if file.is_file() else None
         else:
-            done = stage == "evaluation"
-            checkpoint = (
-                load_checkpoint(str(output)) if done else _train_stages(dataset, layout, kit, args, config, callbacks)
-            )
+            if stage == "evaluation":
+                checkpoint = load_checkpoint(str(output))
+            else:
+                checkpoint, pooled = _train_stages(dataset, layout, kit, args, config, callbacks)
             seconds = time.perf_counter() - started
-            _calibrate(checkpoint, dataset, args, output)
+            _fit(checkpoint, dataset, kit, args, output)
             if len(dataset.get("test", ())):
+                batch_size = args.per_device_eval_batch_size
                 report = evaluation.evaluate(
-                    checkpoint, dataset, out=output, batch_size=args.per_device_eval_batch_size, seed=args.seed
+                    checkpoint, dataset, out=output, batch_size=batch_size, seed=args.seed, pooled=pooled
                 )
             if state.is_main_process:
                 sizes = {name: len(split) for name, split in dataset.items()}
@@ -146,8 +150,18 @@ def _push_finished(args: ImpressionTrainingArguments) -> None:
         raise OSError(f"trained, but not pushed: {error}; repeat with: {again}") from error
 
 
-def _calibrate(checkpoint: Checkpoint, dataset: DatasetDict, args: ImpressionTrainingArguments, output: Path) -> None:
-    """Fit what a `score` is worth on the validation split, and put it into the run's config.json."""
+def _fit(
+    checkpoint: Checkpoint,
+    dataset: DatasetDict,
+    kit: ImpressionConfig,
+    args: ImpressionTrainingArguments,
+    output: Path,
+) -> None:
+    """Fit how texts are chosen, and then what a `score` is worth, on the validation split; both go into the run's
+    config.json."""
+    vars(checkpoint.model.config).pop(RISK, None)  # those of a run that is continued
+    if kit.decode == "mbr":
+        fit_minimum_risk(Writer(checkpoint, args.per_device_eval_batch_size), dataset["validation"])
     curve = evaluation.calibrate(checkpoint, dataset, args.per_device_eval_batch_size)
     setattr(checkpoint.model.config, CALIBRATION, curve)
     if PartialState().is_main_process:
@@ -163,8 +177,9 @@ def _train_stages(
     args: ImpressionTrainingArguments,
     config: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
-) -> Checkpoint:
-    """Build, pretrain on findings, fine-tune, and save the run's checkpoint."""
+) -> tuple[Checkpoint, dict[bytes, np.ndarray]]:
+    """Build, pretrain on findings, fine-tune, and save the run's checkpoint. Beside it what a frozen encoder made of
+    the training images (see `feature_cache.pooled_states`)."""
     state, output, start = PartialState(), Path(args.output_dir), args.resume_from_checkpoint
     given = [each[name] for each in contexts(dataset["train"]) for name in layout.context if name in each]
     tokenizer = load(AutoTokenizer, start) if start else None
@@ -200,7 +215,7 @@ def _train_stages(
     if state.is_main_process:
         save_run(checkpoint, kit, args, trainer, output)
         write_progress(output, "evaluation", config)
-    return checkpoint
+    return checkpoint, pooled_states(checkpoint, trainer.train_dataset)
 
 
 def _begin(
@@ -273,7 +288,8 @@ def fine_tune(
     if kit.freeze_encoder:
         model.encoder.requires_grad_(False)
         batch_size = args.per_device_eval_batch_size
-        canvases["train"].states = encode_once(checkpoint, canvases["train"], output / STATES, batch_size)
+        for split in canvases.values():
+            split.states = encode_once(checkpoint, split, output / STATES, batch_size)
         canvases["train"].patch_dropout = kit.patch_dropout
     else:
         canvases["train"].view_dropout, canvases["train"].augmentation = kit.view_dropout, kit.augmentation
