@@ -17,14 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
-from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.baselines import CONSTANTS, blind_predictions
 from hf_cxr.evaluation.report.tables import CLINICAL
-from hf_cxr.metrics.content import ratio
+from hf_cxr.metrics.clinical import Values, counted_in, numbers_of
 from hf_cxr.utils.plots import counted
 from hf_cxr.utils.progress import ProgressBar
 
@@ -119,8 +116,7 @@ def add_clinical(
     rows: Sequence[dict[str, Any]],
     asked: Clinical,
     section: str,
-    train: Sequence[str],
-    validation: Sequence[str],
+    blind: Mapping[str, Sequence[str]],
     seed: int,
     shuffled: Sequence[str] | None = None,
 ) -> None:
@@ -128,7 +124,7 @@ def add_clinical(
 
     Args:
         report: what `evaluate.build_report` says of the rows.
-        train, validation: texts that the baselines know.
+        blind: name → texts of the image-blind baselines; the best of those that say one text to all stands beside.
         shuffled: what the model wrote with images shuffled; default: its texts permuted.
     """
     said, true = [row["prediction"] for row in rows], [row[section] for row in rows]
@@ -136,9 +132,9 @@ def add_clinical(
     if len(rows) > 1:
         order = next(bootstrap.derangements(len(rows), seed, 1))
         texts["shuffled"] = [said[i] for i in order] if shuffled is None else list(shuffled)
-    if constants := [name for name in CONSTANTS if name in report["baselines"]]:
+    if constants := [name for name, said_by in blind.items() if len(set(said_by)) == 1]:
         best = max(constants, key=lambda name: report["baselines"][name][report["gain_score"]])
-        texts["constant"] = blind_predictions(train, validation, len(rows), seed)[best]
+        texts["constant"] = list(blind[best])
     pairs = list(dict.fromkeys(pair for each in texts.values() for pair in zip(each, true, strict=True)))
     patients, places = [str(row.get("patient", row["uid"])) for row in rows], {pair: i for i, pair in enumerate(pairs)}
     found, told = {}, ""
@@ -176,54 +172,6 @@ def _judged(name: str, values: Mapping[str, Sequence[Any]], patients: Sequence[s
             part[what] = beside["shuffled"][name]
             part |= {gain + end: beside[f"image_gain{end}"].get(name) for end in ("", "_ci95", "_p")}
     return part
-
-
-# --- values, and what is made of them -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Values:
-    """Numbers of each study, from which scores follow for any weighting, as from `hf_cxr.metrics.Statistics`."""
-
-    numbers: Mapping[str, np.ndarray]
-    """Metric → (studies, 3): true positives, false positives, false negatives; or (studies, 2): value, and whether
-    there is one."""
-    beside: metrics.Statistics | None = None
-    """Whose scores come first."""
-
-    def scores(self, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """Metric → F1, or mean of the values there are; `weights` as in `Statistics.scores`."""
-        scores = self.beside.scores(weights) if self.beside else {}
-        for name, numbers in self.numbers.items():
-            sums = (np.ones(len(numbers)) if weights is None else weights) @ numbers
-            value = metrics.f1(sums) if sums.shape[-1] == 3 else ratio(sums[..., 0], sums[..., 1])
-            scores[name] = float(value) if weights is None else value
-        return scores
-
-
-def counted_in(numbers: np.ndarray) -> np.ndarray:
-    """Which studies have a value, of the numbers of `Values`: bool, (studies,)."""
-    return numbers[:, 1] > 0 if numbers.shape[1] == 2 else np.ones(len(numbers), dtype=bool)
-
-
-def numbers_of(name: str, values: Sequence[Sequence[Any]]) -> list[np.ndarray]:
-    """A metric's values of several sets of texts on the same studies → the numbers of `Values`. A study without a
-    value in one of them counts in none.
-
-    Raises `ValueError` for what are no values of it.
-    """
-    try:
-        if name == "f1chexbert":
-            counts = np.array(values, dtype=np.float64)
-            if counts.shape[2:] == (3,) and (counts >= 0).all():
-                return list(counts)
-        table = np.array([[np.nan if value is None else value for value in each] for each in values], dtype=np.float64)
-    except (ValueError, TypeError):
-        table = np.empty(0)
-    if table.ndim != 2 or name == "f1chexbert":
-        raise ValueError(f"the values of the clinical metric {name} are not what it gives: evaluate again")
-    there = np.isfinite(table).all(0)
-    return [np.stack([np.where(there, each, 0.0), there], axis=1) for each in table]
 
 
 # --- the worker ------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import numpy as np
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.clinical import Values, counted_in, numbers_of
 from hf_cxr.evaluation.report.tables import CLINICAL, COLUMNS, INTERVAL, SCORES, bounds, table, truth_of
 from hf_cxr.inference.sections import SECTIONS
+from hf_cxr.metrics.clinical import Values, counted_in, numbers_of
 from hf_cxr.utils.plots import counted, score
 
 SHOWN = (*COLUMNS, "meteor", "finding_f1_micro_sided", "normal_accuracy")
@@ -30,7 +30,7 @@ class Runs(NamedTuple):
     sections: dict[str, tuple[list[str], list[list[str]]]]
     """Section → the radiologists' texts, and those of each run; the impression first."""
     clinical: dict[str, dict[str, list[np.ndarray]]]
-    """Section → the clinical metrics that all runs have of it, and the numbers of each run (see `clinical.Values`)."""
+    """Section → the clinical metrics that all runs have of it, and the numbers of each run (see `Values`)."""
 
     def statistics(self, section: str) -> list[Values]:
         """What scores of each run follow from."""

@@ -269,7 +269,8 @@ def _scored(
         )
         if clinical and section == top and PartialState().is_main_process:
             anew = (said_shuffled or {}).get("image", [None])[0]
-            add_clinical(reports[top], rows, clinical, top, *known, seed, anew)
+            blind = blind_predictions(*known, len(rows), seed)
+            add_clinical(reports[top], rows, clinical, top, blind, seed, anew)
     report = {"target": layout.target, **({"context": list(layout.context)} if layout.context else {}), **reports[top]}
     return report | ({"sections": reports} if len(reports) > 1 else {}), rows
 

@@ -16,6 +16,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.data.sources.rows import Row, Table, read_table
 from hf_cxr.data.sources.text_tables import decode, read_bytes
+from hf_cxr.evaluation.baselines import blind_predictions
 from hf_cxr.evaluation.clinical import Clinical, add_clinical
 from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.report import write_report
@@ -82,7 +83,7 @@ def evaluate_texts(
     known = texts["train"], texts.get("validation", [])
     report = build_report(rows, *known, seed, section=section)
     if clinical and PartialState().is_main_process:
-        add_clinical(report, rows, clinical, section, *known, seed)
+        add_clinical(report, rows, clinical, section, blind_predictions(*known, len(rows), seed), seed)
     told = {"texts_of": Path(table.path).name} | ({"split": split} if dataset is not None else {})
     report |= {"target": section, **told}
     report["signature"] += "".join(f"; {name.replace('_', ' ')} {value}" for name, value in told.items())

@@ -141,6 +141,10 @@ def table(said=SAID, true=TRUE):
     return [{"uid": f"u{i}", "patient": f"p{i // 2}", "reference": t, "prediction": s} for i, (s, t) in rows]
 
 
+def blind(n):
+    return blind_predictions(TRAIN, (), n, 0)
+
+
 def file_of(folder, said=SAID):
     file = folder / "theirs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in table(said)), encoding="utf-8")
@@ -158,7 +162,7 @@ def test_each_study_keeps_its_value_and_the_scores_are_made_of_them(env, tmp_pat
     order = next(bootstrap.derangements(len(SAID), 0, 1))
     shuffled = [overlap(SAID[i], true) for i, true in zip(order, TRUE, strict=True)]
     best = max(report["baselines"], key=lambda n: n != "random_train" and report["baselines"][n]["finding_f1_micro"])
-    constant = [overlap(blind_predictions(TRAIN, (), 1, 0)[best][0], true) for true in TRUE]
+    constant = [overlap(blind(1)[best][0], true) for true in TRUE]
     assert list(report["clinical"]) == list(ALL)
     for name in ALL[1:]:
         part = report["clinical"][name]
@@ -187,7 +191,7 @@ def test_each_study_keeps_its_value_and_the_scores_are_made_of_them(env, tmp_pat
 
 def test_texts_written_anew_on_shuffled_images_stand_in_for_permuted_ones(env):
     report, rows = scored(None), [row | {"impression": row["reference"]} for row in table()]
-    add_clinical(report, rows, Clinical(["green"], env), "impression", TRAIN, (), 0, TRUE)
+    add_clinical(report, rows, Clinical(["green"], env), "impression", blind(24), 0, TRUE)
     assert report["clinical"]["green"]["shuffled"] == 1
 
 
@@ -266,14 +270,14 @@ def test_texts_without_a_word_are_worth_nothing_and_shift_no_neighbour(env):
         scored(None),
         [{"uid": str(i), "prediction": s, "impression": t} for i, (s, t) in enumerate(zip(said, TRUE, strict=False))],
     )
-    add_clinical(report, rows, Clinical(["ratescore", "f1chexbert"], env), "impression", TRAIN, (), 0)
+    add_clinical(report, rows, Clinical(["ratescore", "f1chexbert"], env), "impression", blind(24), 0)
     assert [row["clinical"]["ratescore"] for row in rows] == [0, 0, 0, *map(overlap, said[3:], TRUE[3:])]
     assert rows[1]["clinical"]["f1chexbert"] == [0, 0, 2]
 
 
 def test_one_study_or_no_training_texts_leave_out_what_cannot_be_told(env):
     report, rows = scored(None), [{"uid": "u", "prediction": SAID[1], "impression": TRUE[1]}]
-    add_clinical(report | {"baselines": {}}, rows, Clinical(["green"], env), "impression", (), (), 0)
+    add_clinical(report, rows, Clinical(["green"], env), "impression", {}, 0)
     part = evaluate_texts(table(), clinical=Clinical(["green"], env))["clinical"]["green"]
     assert "constant" not in part
     assert part["image_gain"] > 0
