@@ -278,6 +278,7 @@ def test_texts_without_a_word_are_worth_nothing_and_shift_no_neighbour(env):
 def test_one_study_or_no_training_texts_leave_out_what_cannot_be_told(env):
     report, rows = scored(None), [{"uid": "u", "prediction": SAID[1], "impression": TRUE[1]}]
     add_clinical(report, rows, Clinical(["green"], env), "impression", {}, 0)
+    assert set(report["clinical"]["green"]) == {"score", "n", "ci95"}
     part = evaluate_texts(table(), clinical=Clinical(["green"], env))["clinical"]["green"]
     assert "constant" not in part
     assert part["image_gain"] > 0
