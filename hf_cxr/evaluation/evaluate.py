@@ -18,6 +18,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
 from hf_cxr.evaluation.baselines import CONSTANTS, NEAREST, blind_predictions, nearest_predictions, oracle_predictions
+from hf_cxr.evaluation.clinical import Clinical, add_clinical
 from hf_cxr.evaluation.fitting import calibration_for, correct, fit_calibration, fit_minimum_risk
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
@@ -153,6 +154,7 @@ def evaluate(
     dtype: str | torch.dtype | None = None,
     probes: bool = True,
     target: str | None = None,
+    clinical: Clinical | None = None,
     pooled: Mapping[bytes, np.ndarray] | None = None,
     **generate_kwargs,
 ) -> dict[str, Any]:
@@ -174,6 +176,7 @@ def evaluate(
         probes: also score linear probes (see `probes`).
         target: "impression" or "findings", of a checkpoint that others made: which of the radiologist's texts its own
             is held against. Default: what the checkpoint says, or the impression.
+        clinical: the clinical metrics that are wanted too (see `clinical`), of the section that it is judged by.
         pooled: what is known already of `Writer.pooled`, so that these canvases need not be encoded.
         generate_kwargs: passed on to `model.generate`, as `num_beams` or `max_new_tokens`; the checkpoint's
             `generation_config` gives the others, as in the pipeline. With `decode="mbr"` a checkpoint without
@@ -198,7 +201,9 @@ def evaluate(
     studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
     if not len(studies):
         raise ValueError(f"nothing to evaluate: no study of the split {split!r} has {_asked(writer)}")
-    report, rows = _scored(writer, dataset, split, train, seed, probes)
+    if clinical and PartialState().is_main_process:
+        clinical.begin(len(studies))
+    report, rows = _scored(writer, dataset, split, train, seed, probes, clinical)
     report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
     report["panels"] = panels_of(checkpoint.image_processor)
     report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
@@ -218,7 +223,13 @@ def _asked(writer: Writer) -> str:
 
 
 def _scored(
-    writer: Writer, dataset: DatasetDict, split: str, train: Dataset, seed: int, probes: bool
+    writer: Writer,
+    dataset: DatasetDict,
+    split: str,
+    train: Dataset,
+    seed: int,
+    probes: bool,
+    clinical: Clinical | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The report of every section, that of the top one above the others, and the rows of `predictions.jsonl`."""
     studies, layout = dataset[split], writer.layout
@@ -243,10 +254,10 @@ def _scored(
             right = [correct(text, truth) for text, truth in zip(said, references, strict=True)]
             confidence = calibration.assess(probabilities, scores, right, source, curve["n"], fitted_here)
         said_shuffled = shuffled if shuffled is None else context_use.texts_of_section(shuffled, section)
+        known = texts_of(dataset, "train", section), texts_of(dataset, "validation", section)
         reports[section] = build_report(
             rows_of(rows, references, said, section),
-            texts_of(dataset, "train", section),
-            texts_of(dataset, "validation", section),
+            *known,
             seed,
             nearest=nearest_predictions(truths(train, section), nearest),
             inputs={name: (chosen, [text.of(section) for text in texts]) for name, (chosen, texts) in inputs.items()},
@@ -255,6 +266,10 @@ def _scored(
             shuffled=said_shuffled,
             probes=fit_probes(truths(train, section), patients_of(train), probed, seed),
         )
+        if clinical and section == top and PartialState().is_main_process:
+            anew = (said_shuffled or {}).get("image", [None])[0]
+            blind = blind_predictions(*known, len(rows), seed)
+            add_clinical(reports[top], rows, clinical, top, blind, seed, anew)
     report = {"target": layout.target, **({"context": list(layout.context)} if layout.context else {}), **reports[top]}
     return report | ({"sections": reports} if len(reports) > 1 else {}), rows
 
