@@ -47,6 +47,9 @@ PROBED = 224  # pixels a panel, of the probe on the encoder as it came
 # The recipe that the kit was first measured with, and its neighbour that is nearer to the recipes for thousands.
 SMALL_PANEL: dict[str, Any] = {"panel_size": 112}
 TODAY = SMALL_PANEL | {
+    "panels": 2,
+    "decoder_dropout": 0.0,
+    "num_train_epochs": 20,
     "findings_pretraining_epochs": 3,
     "findings_pretraining_learning_rate": 3e-5,
     "patch_dropout": 0,
@@ -61,27 +64,21 @@ UNFROZEN = TODAY | {
     "encoder_learning_rate": 2e-5,
 }
 STAGE_ONE = SMALL_PANEL | {"findings_pretraining_epochs": 3, "findings_pretraining_learning_rate": 3e-5}
-DECAYED = SMALL_PANEL | {
-    "findings_pretraining_epochs": 4,
-    "findings_pretraining_learning_rate": 1e-4,
-    "findings_frozen_epochs": 1,
-    "encoder_layer_decay": 0.75,
-}
+LESS = {"patch_dropout": 0.75, "decoder_dropout": 0.0, "num_train_epochs": 20}
 # Trial → in what its training differs from the recipe small_collection.
 TRAINED: dict[str, dict[str, Any]] = {
     "today": TODAY,
     "unfrozen": UNFROZEN,
     "small_collection": {},
-    "all_patches": {"patch_dropout": 0},
-    "fewer_patches": {"patch_dropout": 0.9, "num_train_epochs": 30},
+    "both_panels": LESS | {"panels": 2},
+    "more_patches": LESS,
+    "no_dropout": {"decoder_dropout": 0.0},
+    "all_patches": {"patch_dropout": 0.0},
     "label_smoothing": {"label_smoothing_factor": 0.1},
-    "decoder_dropout": {"decoder_dropout": 0.2},
+    "longer": {"num_train_epochs": 60, "patch_dropout": 0.95},
     "small_panel": SMALL_PANEL,
     "stage_one": STAGE_ONE,
-    "stage_one_decayed": DECAYED,
-    "stage_one_asymmetric": DECAYED | {"findings_loss": "asymmetric"},
-    "stage_one_focal": DECAYED | {"findings_loss": "focal"},
-    "stage_one_class_weights": DECAYED | {"findings_class_weights": True},
+    "stage_one_large": STAGE_ONE | {"panel_size": 224},
 }
 # Trial → whose weights write its texts, and how.
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
