@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from hf_cxr.config import ImpressionConfig, parse_arguments
-from hf_cxr.models.encoders import ENCODER_SIZES, PANELS, PATCH_SIZE, STRETCHED
+from hf_cxr.models.encoders import ENCODER_SIZES, PATCH_SIZE, STRETCHED
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import DECODER_SIZES, ready_for_trainer
 from hf_cxr.training.launch import cut_global_batch
@@ -68,6 +68,7 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "microsoft/rad-dino": ("dinov2", _DINOV2_BASE),
     "microsoft/rad-dino-maira-2": ("dinov2", _DINOV2_BASE),
     "facebook/dinov2-base": ("dinov2", _DINOV2_BASE),
+    "facebook/dinov2-small": ("dinov2", _DINOV2_BASE | {"hidden_size": 384, "num_attention_heads": 6}),
     # Radford et al. 2019, table 2, and the model card of DistilGPT-2
     "gpt2": ("gpt2", {}),
     "openai-community/gpt2": ("gpt2", {}),
@@ -104,7 +105,7 @@ TOKENS = 66
 
 def build_from_config(kit: ImpressionConfig) -> VisionEncoderDecoderModel:
     """The recipe's model without weights, on the meta device. Raises `ValueError` for a part of unknown sizes."""
-    canvas = [kit.panel_size, PANELS * kit.panel_size]
+    canvas = [kit.panel_size, kit.panels * kit.panel_size]
     if kit.encoder in ENCODER_SIZES:
         encoder = AutoConfig.for_model("vit", patch_size=PATCH_SIZE, **ENCODER_SIZES[kit.encoder])
     else:
@@ -133,10 +134,10 @@ def _published(name: str):
         raise ValueError(f"{name}: its sizes are not known; add them to PARTS in benchmarks/recipes.py") from error
 
 
-def make_batch(model, panel_size: int, tokens: int, states: bool = False) -> dict[str, Any]:
+def make_batch(model, canvas: tuple[int, int], tokens: int, states: bool = False) -> dict[str, Any]:
     """One study; with `states`, what a frozen encoder has made of it."""
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    pixels = torch.zeros(1, 3, panel_size, PANELS * panel_size, device="meta")
+    pixels = torch.zeros(1, 3, *canvas, device="meta")
     if not states:
         return {"pixel_values": pixels, "decoder_input_ids": ids}
     with torch.no_grad():
@@ -197,7 +198,7 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
     kit, args = parse_arguments(config, ["--bf16", "False", "--fp16", "False"])
     cut_global_batch(kit, args)
     tokens = min(tokens, kit.max_target_length)
-    model = build_from_config(kit).train()
+    model, canvas = build_from_config(kit).train(), (kit.panel_size, kit.panels * kit.panel_size)
     cached = kit.freeze_encoder
     pretrain_on_findings = pretraining_bytes = 0
     with adapters(model, kit.lora_rank, kit.lora_alpha) if kit.lora_rank else contextlib.nullcontext():
@@ -205,14 +206,14 @@ def estimate(config: Path, tokens: int = TOKENS) -> dict[str, Any]:
             model.encoder.requires_grad_(False)
         total = sum(parameter.numel() for parameter in model.parameters())
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        longest = make_batch(model, kit.panel_size, kit.max_target_length, cached)
+        longest = make_batch(model, canvas, kit.max_target_length, cached)
         activations = saved_bytes(model, lambda: loss_of(model, longest))
-        batch = make_batch(model, kit.panel_size, tokens, cached)
+        batch = make_batch(model, canvas, tokens, cached)
         states_bytes = batch["encoder_outputs"][0].nbytes if cached else 0
         flops = step_flops(lambda: loss_of(model, batch))
     if kit.findings_pretraining_epochs:
         model.encoder.requires_grad_(True)
-        pixels = make_batch(model, kit.panel_size, 1)["pixel_values"]
+        pixels = make_batch(model, canvas, 1)["pixel_values"]
         pretrain_on_findings = step_flops(lambda: model.encoder(pixel_values=pixels)[0].sum())
         kept = saved_bytes(model, lambda: model.encoder(pixel_values=pixels)[0].sum())
         pretraining_bytes = 16 * model.encoder.num_parameters() + kept * args.per_device_train_batch_size

@@ -26,7 +26,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.report.tables import report_markdown
 
 PANEL = 112
-RECIPE = Path(__file__).with_name("small_collection.yaml")
+RECIPE = "small_collection"
 
 
 def join(nih: Path, phantom: Path, covid: Path, out: Path, studies: int, seed: int) -> Path:
@@ -76,7 +76,7 @@ def main() -> None:
     dataset = join(folders["nih"], folders["phantom"], folders["covid"], out / "joined", options.studies, options.seed)
     if not (run / "report.json").is_file():
         before = time.process_time()
-        size = {"panel_size": PANEL, "eval_strategy": "no", "seed": options.seed}
+        size = {"panel_size": PANEL, "panels": 2, "eval_strategy": "no", "seed": options.seed}
         hf_cxr.train(dataset, run, RECIPE, encoder=options.encoder, restart=True, **size)
         print(f"training and its report: {time.process_time() - before:.0f} CPU seconds")
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))

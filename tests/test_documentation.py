@@ -50,7 +50,7 @@ NOT_RUN = {
     "accelerate launch --cpu": "tests/training/test_distributed.py runs it",
     "torchrun": "as `accelerate launch`",
     "accelerate launch --config_file": "several hosts; tests/training/test_distributed.py runs two on the loopback",
-    "python -m hf_cxr.metrics.clinical": "needs the extra `clinical`; see tests/metrics/test_metrics_clinical.py",
+    "hf-cxr evaluate runs/iu data/indiana --clinical": "installs it; tests/evaluation/test_clinical.py does too",
 }
 REFUSED_WITHOUT_GPU = {"--accelerate_config fsdp2": "FSDP needs GPUs", "--accelerate_config deepspeed": "deepspeed"}
 SHORTER = ["--num_train_epochs", "1", "--findings_pretraining_epochs", "1", "--max_target_length", "24"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_cxr.cli.options import chosen
+from hf_cxr.cli.options import chosen, clinical_asked
 from hf_cxr.cli.predictions import evaluate_predictions, run_export_predictions
 from hf_cxr.cli.prepare import run_prepare, table_settings
 from hf_cxr.cli.terminal import (
@@ -168,6 +168,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if not options.dataset or options.section or options.train_texts:
         what = "--section and --train-texts go with" if options.dataset else "name a checkpoint and a dataset, or"
         raise ValueError(f"{what} --predictions FILE")
+    clinical = clinical_asked(options)
     check_checkpoint(options.checkpoint)
     check_dataset(options.dataset)
     splits = {file.name.split("-")[0] for file in Path(options.dataset).glob("data/*-*.parquet")}
@@ -182,7 +183,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     settings = chosen(
         options, "batch_size", "seed", "revision", "dtype", "num_beams", "max_new_tokens", "target", "decode"
     )
-    settings["probes"] = not options.no_probes
+    settings |= {"probes": not options.no_probes, "clinical": clinical}
     report = evaluate(options.checkpoint, dataset, options.split, options.out, **settings)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from hf_cxr.evaluation.clinical import Clinical
 
 BAD_INPUT = 2
+CLINICAL = (
+    "f1chexbert",
+    "radgraph",
+    "ratescore",
+    "green",
+    "bertscore",
+)  # those of hf_cxr.evaluation.report.tables
 BOOLEANS = [[word] for word in "true false yes no on off t f y n 1 0".split()]
 
 
@@ -44,6 +54,38 @@ def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
+
+
+def clinical_options(parser: Parser) -> None:
+    """The options of the clinical metrics."""
+    parser.option(
+        "--clinical",
+        "clinical metrics of RadEval to score by too, of the model's texts, the same on shuffled images and the best "
+        f"constant: {', '.join(CLINICAL)} (default: none)",
+        nargs="+",
+        choices=CLINICAL,
+        metavar="METRIC",
+    )
+    parser.option(
+        "--clinical-env", "virtual environment that they run in (default: the one that runs this)", metavar="DIR"
+    )
+    parser.option(
+        "--install",
+        "make the environment of --clinical-env where it is not complete, and let metrics fetch their models; without "
+        "it nothing is downloaded",
+        action="store_true",
+    )
+
+
+def clinical_asked(options: argparse.Namespace) -> Clinical | None:
+    """What the options of the clinical metrics say; `None` without any."""
+    if not options.clinical:
+        if options.clinical_env or options.install:
+            raise ValueError("--clinical-env and --install go with --clinical METRIC …")
+        return None
+    from hf_cxr.evaluation.clinical import Clinical
+
+    return Clinical(options.clinical, options.clinical_env, options.install)
 
 
 def chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:

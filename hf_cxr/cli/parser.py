@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from hf_cxr import __version__
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
-from hf_cxr.cli.options import BAD_INPUT, Parser, count
+from hf_cxr.cli.options import BAD_INPUT, Parser, clinical_options, count
 from hf_cxr.cli.predictions import define_export_predictions
 from hf_cxr.cli.prepare import define_prepare, table_options
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
@@ -141,6 +141,7 @@ def _evaluate(parser: Parser) -> None:
     parser.option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     parser.option("--seed", "seed of baselines, shuffles and intervals", type=int, default=0)
     parser.option("--no-probes", "no linear probes on the encoder and on pixels", action="store_true")
+    clinical_options(parser)
     parser.option("--json", "print the report as JSON, and nothing else, to stdout", action="store_true")
 
 

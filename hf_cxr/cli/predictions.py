@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from hf_cxr.cli.options import Parser, chosen
+from hf_cxr.cli.options import Parser, chosen, clinical_asked
 from hf_cxr.cli.terminal import command, print_next, print_report
 from hf_cxr.utils.places import check_checkpoint, check_dataset, check_writable, missing
 
@@ -22,7 +22,7 @@ def evaluate_predictions(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"--{name.replace('_', '-')} is of a checkpoint; --predictions takes texts that are written"
             )
-    dataset = options.checkpoint
+    dataset, clinical = options.checkpoint, clinical_asked(options)
     for file in filter(None, (options.predictions, options.train_texts)):
         if not Path(file).exists():
             raise FileNotFoundError(missing(file))
@@ -35,7 +35,7 @@ def evaluate_predictions(options: argparse.Namespace) -> None:
 
     opened = load_prepared(dataset, options.dataset_revision) if dataset else None
     settings = chosen(options, "split", "section", "out", "seed", "train_texts")
-    report = evaluate_texts(options.predictions, opened, **settings)
+    report = evaluate_texts(options.predictions, opened, **settings, clinical=clinical)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:

@@ -95,6 +95,7 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
     Args:
         checkpoint: what was evaluated; default: the run in `folder`.
     """
+    from hf_cxr.evaluation.report import tables
     from hf_cxr.evaluation.report.tables import COLUMNS, TITLES, baselines, counted, readable, scope, unread_note
     from hf_cxr.utils.plots import score
 
@@ -110,6 +111,11 @@ def print_report(report: Mapping[str, Any] | None, folder: str | None, checkpoin
         cells = [[name, *(score(scores.get(key)) for key in shown)] for name, scores in rows.items()]
         outputs = counted(report["distinct_outputs"], "distinct output", "distinct outputs")
         print(f"\n{aligned(['', *heads], cells)}\n{textwrap.fill(note, WIDTH) or '(F1: finding F1)'}\n")
+        had = {name: part for name, part in report.get("clinical", {}).items() if "unavailable" not in part}
+        if had:
+            keys = ("score", "shuffled", "constant")
+            cells = [[tables.CLINICAL[name], *(score(part.get(key)) for key in keys)] for name, part in had.items()]
+            print(aligned(["", "model", "images\nshuffled", "best\nconstant"], cells), end="\n\n")
         print(f"{outputs} on {counted(report['n'], 'study', 'studies')}.")
         for line in filter(None, (scope(report), report["verdict"])):
             print(textwrap.fill(line, WIDTH))
@@ -142,7 +148,7 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
 def print_comparison_of_several(comparison: Mapping[str, Any]) -> None:
     """All runs' main scores, every pair's difference, and the verdict, section by section."""
     from hf_cxr.evaluation.compare_several import pair_cells, parts_of
-    from hf_cxr.evaluation.report.tables import COLUMNS
+    from hf_cxr.evaluation.report.tables import CLINICAL, COLUMNS
 
     heads = [name.replace("finding F1 (", "F1\n").rstrip(")") for name in COLUMNS.values()]
     print(f"{len(comparison['runs'])} runs, {comparison['n']} studies")
@@ -151,6 +157,10 @@ def print_comparison_of_several(comparison: Mapping[str, Any]) -> None:
         (_, *pair_heads), pairs = pair_cells(part)
         print(f"\n{name}\n" if name else "")
         print(f"{aligned(['', *heads], list(zip(comparison['runs'], *columns, strict=True)))}\n(F1: finding F1)\n")
+        if clinical := [key for key in CLINICAL if key in part["scores"]]:
+            columns = ([f"{run['value']:.3f}" for run in part["scores"][key]] for key in clinical)
+            heads_of = [CLINICAL[key].partition(" (")[0].replace(" ", "\n") for key in clinical]
+            print(f"{aligned(['', *heads_of], list(zip(comparison['runs'], *columns, strict=True)))}\n")
         print(aligned(["", *(head.replace(" in ", " in\n") for head in pair_heads)], pairs))
         print(f"\n{textwrap.fill(part['verdict'], WIDTH)}")
 

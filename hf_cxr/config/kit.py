@@ -93,7 +93,14 @@ class ImpressionConfig:
     context_dropout: float = field(
         default=0.0, metadata={"help": "Probability of leaving out each context of a study in training."}
     )
-    panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels; the canvas has two."})
+    panel_size: int = field(default=224, metadata={"help": "Side of one square panel in pixels."})
+    panels: int = field(
+        default=2,
+        metadata={
+            "choices": [1, 2],
+            "help": "2: both views on one canvas; 1: one square image, the frontal view, where there are no laterals.",
+        },
+    )
     vocab_size: int = field(default=4000, metadata={"help": "Most tokens of a tokenizer trained from scratch."})
     max_target_length: int = field(default=128, metadata={"help": "Longest text in tokens, the end among them."})
     decoder_dropout: float | None = field(

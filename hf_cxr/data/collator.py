@@ -32,15 +32,15 @@ UNCUT = 1 << 30
 CONTEXT_DRAWS, PATCH_DRAWS = 1, 2  # set random streams apart from that of view dropout and augmentation
 
 
-def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None) -> Dataset:
-    """Replace `frontal` and `lateral` by `canvas`: `panel_size * 2 * panel_size` grey bytes, row by row.
+def pack_dataset(dataset: Dataset, panel_size: int, num_proc: int | None = None, panels: int = 2) -> Dataset:
+    """Replace `frontal` and `lateral` by `canvas`: `panel_size * panels * panel_size` grey bytes, row by row.
 
     The result is cached by `datasets` beside the source, keyed by its content and the panel size.
     """
     raw = dataset.cast_column("frontal", Image(decode=False)).cast_column("lateral", Image(decode=False))
     return raw.map(
         _pack_row,
-        fn_kwargs={"panel_size": panel_size, "code": _packing_code()},
+        fn_kwargs={"panel_size": panel_size, "code": _packing_code(), "panels": panels},
         remove_columns=["frontal", "lateral"],
         num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
         desc="Packing canvases",
@@ -55,9 +55,10 @@ def _packing_code() -> str:
     return hashlib.sha256(code).hexdigest()[:16]
 
 
-def _pack_row(row: dict[str, Any], panel_size: int, code: str) -> dict[str, bytes]:
+def _pack_row(row: dict[str, Any], panel_size: int, code: str, panels: int) -> dict[str, bytes]:
     frontal, lateral = ((row[view] or {}).get("bytes") for view in ("frontal", "lateral"))
-    return {"canvas": views.pack_array(frontal, lateral, panel_size).tobytes()}
+    pack = views.pack_array if panels > 1 else views.single_array
+    return {"canvas": pack(frontal, lateral, panel_size).tobytes()}
 
 
 def note_on_long_texts(
@@ -89,7 +90,7 @@ def note_on_small_images(dataset: Dataset, panel_size: int) -> str | None:
 
 
 class CanvasDataset(torch.utils.data.Dataset):
-    """Rows of a packed dataset as `{"canvas": uint8 (panel_size, 2 * panel_size), "labels": token ids}`.
+    """Rows of a packed dataset as `{"canvas": uint8 (panel_size, panels * panel_size), "labels": token ids}`.
 
     `view_dropout` empties one panel of a two-view study with that probability, so that single-view studies are in
     distribution; `augmentation` is the strength given to `augment_panel`. The draws depend only on (seed, epoch, row):
@@ -172,12 +173,12 @@ class CanvasDataset(torch.utils.data.Dataset):
         return states[np.sort(rng.choice(len(states), number, replace=False))]
 
     def canvas(self, index: int) -> np.ndarray:
-        """The canvas of one row as this epoch shows it: `uint8`, (panel_size, 2 * panel_size)."""
+        """The canvas of one row as this epoch shows it: `uint8`, (panel_size, panels * panel_size)."""
         data = self.rows[index]["canvas"][0].as_buffer()
-        canvas = np.frombuffer(data, np.uint8).reshape(self.panel_size, 2 * self.panel_size)
+        canvas = np.frombuffer(data, np.uint8).reshape(self.panel_size, -1)
         if not self.view_dropout and not self.augmentation:
             return canvas
-        panels = [canvas[:, : self.panel_size], canvas[:, self.panel_size :]]
+        panels = np.hsplit(canvas, canvas.shape[1] // self.panel_size)
         rng = np.random.default_rng((self.seed, int(self.epoch), index))
         if self.view_dropout and rng.random() < self.view_dropout and all(panel.any() for panel in panels):
             which = rng.integers(2)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from hf_cxr.inference.labeler import FINDINGS
 from hf_cxr.metrics.content import f1
 from hf_cxr.metrics.overlap import permuted_cider
-from hf_cxr.metrics.study import SCALARS, Statistics
+from hf_cxr.metrics.study import Statistics
 from hf_cxr.metrics.texts import cider_tokens_all
 
 BOOTSTRAP_SAMPLES = 1000
@@ -25,6 +25,13 @@ LEVEL = 0.95
 _CHUNK = 250  # bootstrap samples at a time: memory is chunk × studies
 
 Samples = dict[str, np.ndarray]
+
+
+class Scored(Protocol):
+    """Numbers of each study from which scores follow for any weighting, as `Statistics` are."""
+
+    def scores(self, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """Scalar → a float, or an array (samples,)."""
 
 
 def patient_weights(patients: Sequence[Any], samples: int, seed: int) -> Iterator[np.ndarray]:
@@ -68,7 +75,7 @@ def two_sided_p(differences: np.ndarray) -> float:
 
 
 def study_intervals(
-    statistics: Statistics, patients: Sequence[Any], seed: int, samples: int = BOOTSTRAP_SAMPLES
+    statistics: Scored, patients: Sequence[Any], seed: int, samples: int = BOOTSTRAP_SAMPLES
 ) -> dict[str, list[float]]:
     """95 % intervals of every scalar; none for fewer than two patients."""
     if len(set(patients)) < 2:
@@ -118,7 +125,7 @@ def of_other_patients(patients: Sequence[Any], seed: int) -> np.ndarray:
 
 
 def image_gain(
-    real: Statistics, shuffled: Sequence[Statistics], patients: Sequence[Any], seed: int
+    real: Scored, shuffled: Sequence[Scored], patients: Sequence[Any], seed: int
 ) -> dict[str, dict[str, Any]]:
     """What the images are worth: each score minus its mean over runs with the images permuted among the studies.
 
@@ -128,16 +135,16 @@ def image_gain(
     """
     scores = real.scores()
     runs = [statistics.scores() for statistics in shuffled]
-    means = {name: float(np.mean([run[name] for run in runs])) for name in SCALARS}
+    means = {name: float(np.mean([run[name] for run in runs])) for name in scores}
 
     def difference(weights: np.ndarray) -> Samples:
         ours, theirs = real.scores(weights), [statistics.scores(weights) for statistics in shuffled]
-        return {name: ours[name] - np.mean([run[name] for run in theirs], axis=0) for name in SCALARS}
+        return {name: ours[name] - np.mean([run[name] for run in theirs], axis=0) for name in scores}
 
     samples = bootstrap(difference, patients, seed) if len(set(patients)) > 1 else {}
     return {
         "shuffled": means,
-        "image_gain": {name: float(scores[name] - means[name]) for name in SCALARS},
+        "image_gain": {name: float(scores[name] - means[name]) for name in scores},
         "image_gain_ci95": intervals(samples),
         "image_gain_p": {name: two_sided_p(values) for name, values in samples.items()},
     }
@@ -198,7 +205,7 @@ def word_permutation_p(
 # --- two runs, or several ------------------------------------------------------------------------------------------
 
 
-def paired_difference(a: Statistics, b: Statistics, patients: Sequence[Any], seed: int) -> dict[str, dict[str, Any]]:
+def paired_difference(a: Scored, b: Scored, patients: Sequence[Any], seed: int) -> dict[str, dict[str, Any]]:
     """Scalar → `{a, b, difference (b − a), ci95, p, probability}` of two runs on the same studies.
 
     `probability` is the share of bootstrap samples of patients in which run B scores higher than run A, ties halved.
@@ -216,13 +223,13 @@ def paired_difference(a: Statistics, b: Statistics, patients: Sequence[Any], see
 
 
 def run_samples(
-    runs: Sequence[Statistics], patients: Sequence[Any], seed: int, samples: int = BOOTSTRAP_SAMPLES
+    runs: Sequence[Scored], patients: Sequence[Any], seed: int, samples: int = BOOTSTRAP_SAMPLES
 ) -> Samples:
     """Scalar → its value in each bootstrap sample of patients (the same for all runs) and run: (samples, runs)."""
 
     def score(weights: np.ndarray) -> Samples:
         scores = [run.scores(weights) for run in runs]
-        return {name: np.stack([each[name] for each in scores], axis=1) for name in SCALARS}
+        return {name: np.stack([each[name] for each in scores], axis=1) for name in scores[0]}
 
     return bootstrap(score, patients, seed, samples)
 

@@ -4,14 +4,17 @@ studies wrote is read here too; more than two are compared in `compare_several`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.report.tables import COLUMNS, INTERVAL, SCORES, bounds, table, truth_of
+from hf_cxr.evaluation.report.tables import CLINICAL, COLUMNS, INTERVAL, SCORES, bounds, table, truth_of
 from hf_cxr.inference.sections import SECTIONS
+from hf_cxr.metrics.clinical import Values, counted_in, numbers_of
 from hf_cxr.utils.plots import counted, score
 
 SHOWN = (*COLUMNS, "meteor", "finding_f1_micro_sided", "normal_accuracy")
@@ -26,6 +29,16 @@ class Runs(NamedTuple):
     patients: list[str]
     sections: dict[str, tuple[list[str], list[list[str]]]]
     """Section → the radiologists' texts, and those of each run; the impression first."""
+    clinical: dict[str, dict[str, list[np.ndarray]]]
+    """Section → the clinical metrics that all runs have of it, and the numbers of each run (see `Values`)."""
+
+    def statistics(self, section: str) -> list[Values]:
+        """What scores of each run follow from."""
+        (references, said), numbers = self.sections[section], self.clinical[section]
+        return [
+            Values({name: each[run] for name, each in numbers.items()}, metrics.study_statistics(texts, references))
+            for run, texts in enumerate(said)
+        ]
 
 
 def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
@@ -39,8 +52,8 @@ def compare(run_a: str, run_b: str, seed: int = 0) -> dict[str, Any]:
     with the same texts by radiologists, or write no section in common.
     """
     runs, parts = read_runs([run_a, run_b]), {}
-    for section, (references, said) in runs.sections.items():
-        first, second = (metrics.study_statistics(texts, references) for texts in said)
+    for section, (references, _) in runs.sections.items():
+        first, second = runs.statistics(section)
         scores = bootstrap.paired_difference(first, second, runs.patients, seed)
         parts[section] = {"scores": scores, "verdict": _verdict(scores, metrics.gain_score(references))}
     return {"a": runs.names[0], "b": runs.names[1], **facts(runs, parts, bootstrap.BOOTSTRAP_SAMPLES, seed)}
@@ -75,14 +88,23 @@ def read_runs(folders: Sequence[str]) -> Runs:
     patients = [str(rows[0][uid].get("patient", uid)) for uid in uids]
     if len(set(patients)) < 2:
         raise ValueError(f"{folders[0]}: {len(uids)} studies of one patient are too few to compare runs on")
-    sections = {}
+    sections, clinical = {}, {}
     for name in common:
         texts = [[texts_of_row(run[uid])[name] for uid in uids] for run in rows]
         for uid, *truths in zip(uids, *([truth for truth, _ in run] for run in texts), strict=True):
             if len(set(truths)) > 1:
                 raise ValueError(f"study {uid}: the runs were given different texts by the radiologist")
         sections[name] = [truth for truth, _ in texts[0]], [[said for _, said in run] for run in texts]
-    return Runs(_names(folders), uids, patients, sections)
+        clinical[name] = _clinical([[run[uid] for uid in uids] for run in rows], name)
+    return Runs(_names(folders), uids, patients, sections, clinical)
+
+
+def _clinical(runs: Sequence[Sequence[Mapping[str, Any]]], section: str) -> dict[str, list[np.ndarray]]:
+    """The clinical metrics that every row of all runs has, where it has them of this section."""
+    values = [[row.get("clinical", {}) if truth_of(row) == section else {} for row in run] for run in runs]
+    names = [name for name in CLINICAL if all(name in each for run in values for each in run)]
+    found = {name: numbers_of(name, [[each[name] for each in run] for run in values]) for name in names}
+    return {name: numbers for name, numbers in found.items() if counted_in(numbers[0]).any()}
 
 
 def _names(folders: Sequence[str]) -> list[str]:
@@ -137,7 +159,12 @@ def shown(comparison: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Title and numbers of each main score; of two reports those of every section, by its name."""
     if parts := comparison.get("sections"):
         return [(f"{name}: {title}", row) for name, part in parts.items() for title, row in shown(part)]
-    return [(SCORES[name], comparison["scores"][name]) for name in SHOWN]
+    return [(title, comparison["scores"][name]) for name, title in titles(comparison["scores"]).items()]
+
+
+def titles(scores: Container[str]) -> dict[str, str]:
+    """Name → title of the main scores, and of the clinical metrics that are there."""
+    return {name: SCORES[name] for name in SHOWN} | {name: CLINICAL[name] for name in CLINICAL if name in scores}
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:

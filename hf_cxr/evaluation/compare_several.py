@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import bootstrap
-from hf_cxr.evaluation.compare import SHOWN, facts, read_runs
-from hf_cxr.evaluation.report.tables import INTERVAL, SCORES, TITLES, Cells, bounds, p_value, short_name
+from hf_cxr.evaluation.compare import facts, read_runs, titles
+from hf_cxr.evaluation.report.tables import INTERVAL, TITLES, Cells, bounds, p_value, short_name
 from hf_cxr.utils.plots import LINE, MAIN, QUIET, bare, counted, drawn, score, subplots, svg, template
 
 TEMPLATE = Path(__file__).parent / "report" / "compare.html"
@@ -41,8 +41,8 @@ def compare_several(folders: Sequence[str], seed: int = 0) -> dict[str, Any]:
     runs = read_runs(folders)
     samples = max(bootstrap.BOOTSTRAP_SAMPLES, SAMPLES_A_PAIR * len(folders) * (len(folders) - 1) // 2)
     parts = {}
-    for section, (references, said) in runs.sections.items():
-        statistics = [metrics.study_statistics(texts, references) for texts in said]
+    for section, (references, _) in runs.sections.items():
+        statistics = runs.statistics(section)
         drawn_scores = bootstrap.run_samples(statistics, runs.patients, seed, samples)
         by = metrics.gain_score(references)
         parts[section] = _part(runs.names, [run.scores() for run in statistics], drawn_scores, by)
@@ -129,7 +129,7 @@ def compare_page(comparison: Mapping[str, Any]) -> str:
         comparison=comparison,
         parts=parts_of(comparison),
         drawings=drawings,
-        shown={name: SCORES[name] for name in SHOWN},
+        titles=titles,
         bounds=bounds,
         pair_cells=pair_cells,
         short_name=short_name,

@@ -18,8 +18,8 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
 from hf_cxr.evaluation.baselines import CONSTANTS, NEAREST, blind_predictions, nearest_predictions, oracle_predictions
-from hf_cxr.evaluation.fitting import calibrate as calibrate
-from hf_cxr.evaluation.fitting import calibration_for, correct, fit_minimum_risk
+from hf_cxr.evaluation.clinical import Clinical, add_clinical
+from hf_cxr.evaluation.fitting import calibration_for, correct, fit_calibration, fit_minimum_risk
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
@@ -28,7 +28,6 @@ from hf_cxr.evaluation.prediction import (
     Writer,
     Written,
     mean_canvas,
-    open_canvases,
     views_shown,
     without,
 )
@@ -43,6 +42,7 @@ from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
 from hf_cxr.inference.checks import panels_of
 from hf_cxr.inference.minimum_risk import RISK, settings_of
 from hf_cxr.inference.pipeline import calibrated
+from hf_cxr.inference.sections import layout_of
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
@@ -154,6 +154,7 @@ def evaluate(
     dtype: str | torch.dtype | None = None,
     probes: bool = True,
     target: str | None = None,
+    clinical: Clinical | None = None,
     pooled: Mapping[bytes, np.ndarray] | None = None,
     **generate_kwargs,
 ) -> dict[str, Any]:
@@ -175,6 +176,7 @@ def evaluate(
         probes: also score linear probes (see `probes`).
         target: "impression" or "findings", of a checkpoint that others made: which of the radiologist's texts its own
             is held against. Default: what the checkpoint says, or the impression.
+        clinical: the clinical metrics that are wanted too (see `clinical`), of the section that it is judged by.
         pooled: what is known already of `Writer.pooled`, so that these canvases need not be encoded.
         generate_kwargs: passed on to `model.generate`, as `num_beams` or `max_new_tokens`; the checkpoint's
             `generation_config` gives the others, as in the pipeline. With `decode="mbr"` a checkpoint without
@@ -200,7 +202,9 @@ def evaluate(
     studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
     if not len(studies):
         raise ValueError(f"nothing to evaluate: no study of the split {split!r} has {_asked(writer)}")
-    report, rows = _scored(writer, dataset, split, train, seed, probes)
+    if clinical and PartialState().is_main_process:
+        clinical.begin(len(studies))
+    report, rows = _scored(writer, dataset, split, train, seed, probes, clinical)
     report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
     report["panels"] = panels_of(checkpoint.image_processor)
     report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
@@ -222,11 +226,17 @@ def _asked(writer: Writer) -> str:
 
 
 def _scored(
-    writer: Writer, dataset: DatasetDict, split: str, train: Dataset, seed: int, probes: bool
+    writer: Writer,
+    dataset: DatasetDict,
+    split: str,
+    train: Dataset,
+    seed: int,
+    probes: bool,
+    clinical: Clinical | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The report of every section, that of the top one above the others, and the rows of `predictions.jsonl`."""
     studies, layout = dataset[split], writer.layout
-    canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
+    canvases, prompts = writer.canvases(studies), writer.prompts(studies)
     written = writer.write(canvases.canvas, range(len(canvases)), prompt=prompts.__getitem__)
     views = views_shown(canvases)
     curve, source, fitted_here = calibration_for(writer, dataset, split)
@@ -247,10 +257,10 @@ def _scored(
             right = [correct(text, truth) for text, truth in zip(said, references, strict=True)]
             confidence = calibration.assess(probabilities, scores, right, source, curve["n"], fitted_here)
         said_shuffled = shuffled if shuffled is None else context_use.texts_of_section(shuffled, section)
+        known = texts_of(dataset, "train", section), texts_of(dataset, "validation", section)
         reports[section] = build_report(
             rows_of(rows, references, said, section),
-            texts_of(dataset, "train", section),
-            texts_of(dataset, "validation", section),
+            *known,
             seed,
             nearest=nearest_predictions(truths(train, section), nearest),
             inputs={name: (chosen, [text.of(section) for text in texts]) for name, (chosen, texts) in inputs.items()},
@@ -259,6 +269,10 @@ def _scored(
             shuffled=said_shuffled,
             probes=fit_probes(truths(train, section), patients_of(train), probed, seed),
         )
+        if clinical and section == top and PartialState().is_main_process:
+            anew = (said_shuffled or {}).get("image", [None])[0]
+            blind = blind_predictions(*known, len(rows), seed)
+            add_clinical(reports[top], rows, clinical, top, blind, seed, anew)
     report = {"target": layout.target, **({"context": list(layout.context)} if layout.context else {}), **reports[top]}
     return report | ({"sections": reports} if len(reports) > 1 else {}), rows
 
@@ -308,11 +322,20 @@ def _sample(train: Dataset, seed: int) -> Dataset:
     return train.select(np.sort(np.random.default_rng(seed).choice(len(train), NEAREST_STUDIES, replace=False)))
 
 
+def calibrate(
+    checkpoint: Checkpoint, dataset: DatasetDict, batch_size: int = 32, **generate_kwargs
+) -> dict[str, Any] | None:
+    """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small or
+    findings cannot be read from its texts."""
+    dataset, _ = with_sections(dataset, layout_of(checkpoint.model.config))
+    return fit_calibration(Writer(checkpoint, batch_size, generate_kwargs), dataset)
+
+
 def _embeddings(writer: Writer, train: Dataset, canvases: Canvases) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What the nearest training study is found by, and the probes see: of the training studies, and of these."""
     if not len(train):
         return {}
-    there = writer.embed(open_canvases(writer.checkpoint, train), "Encoding training studies")
+    there = writer.embed(writer.canvases(train), "Encoding training studies")
     here = writer.embed(canvases)
     return {name: (there[name], here[name]) for name in here}
 
@@ -327,7 +350,7 @@ def _other_inputs(
 ) -> dict[str, tuple[Sequence[int], Sequence[Written]]]:
     """What the model writes from the mean image and, for studies with both views, from each view alone; with context
     also from the images alone, and from the mean image and the context."""
-    mean = mean_canvas(open_canvases(writer.checkpoint, train) if len(train) else canvases)
+    mean = mean_canvas(writer.canvases(train) if len(train) else canvases)
     [constant] = writer.write(lambda _: mean, [0], "Mean image")
     everybody, two = range(len(written)), [index for index, shown in enumerate(views) if shown == "both"]
     inputs: dict[str, tuple[Sequence[int], Sequence[Written]]] = {"mean_image": (everybody, [constant] * len(written))}

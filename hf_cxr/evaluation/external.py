@@ -16,6 +16,8 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import with_sections
 from hf_cxr.data.sources.rows import Row, Table, read_table
 from hf_cxr.data.sources.text_tables import decode, read_bytes
+from hf_cxr.evaluation.baselines import blind_predictions
+from hf_cxr.evaluation.clinical import Clinical, add_clinical
 from hf_cxr.evaluation.evaluate import build_report
 from hf_cxr.evaluation.report import write_report
 from hf_cxr.evaluation.study_rows import compared_texts, patients_of, texts_of, truths
@@ -35,6 +37,7 @@ def evaluate_texts(
     train_texts: str | os.PathLike | Sequence[str] = (),
     out: str | os.PathLike | None = None,
     seed: int = 0,
+    clinical: Clinical | None = None,
 ) -> dict[str, Any]:
     """The report of any system's texts, as `evaluate` makes that of a checkpoint; written to `out` if given.
 
@@ -51,6 +54,7 @@ def evaluate_texts(
             with a column `reference` or of the section's name, of which studies in `predictions` are left out.
         out: the folder for `report.json`, `report.html` and `predictions.jsonl`.
         seed: of permutations and bootstrap samples.
+        clinical: the clinical metrics that are wanted too (see `clinical`).
 
     Raises `FileNotFoundError` for a file or dataset that is not there, and `ValueError`, with the first place, for
     studies without a text, of another split, unknown or there twice, and for what `read_table` cannot read.
@@ -74,7 +78,12 @@ def evaluate_texts(
         studies = whole[split]
         images = lambda index: (studies[index]["frontal"], studies[index]["lateral"])  # noqa: E731
     rows = with_subgroups(rows, section)
-    report = build_report(rows, texts["train"], texts.get("validation", ()), seed, section=section)
+    if clinical and PartialState().is_main_process:
+        clinical.begin(len(rows))
+    known = texts["train"], texts.get("validation", [])
+    report = build_report(rows, *known, seed, section=section)
+    if clinical and PartialState().is_main_process:
+        add_clinical(report, rows, clinical, section, blind_predictions(*known, len(rows), seed), seed)
     told = {"texts_of": Path(table.path).name} | ({"split": split} if dataset is not None else {})
     report |= {"target": section, **told}
     report["signature"] += "".join(f"; {name.replace('_', ' ')} {value}" for name, value in told.items())

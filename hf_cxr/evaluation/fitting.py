@@ -6,21 +6,21 @@ The search itself is `hf_cxr.inference.minimum_risk`, the curve `hf_cxr.evaluati
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_cxr import metrics
-from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import calibration
-from hf_cxr.evaluation.prediction import Writer, open_canvases
 from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import FINDINGS, positive_findings
 from hf_cxr.inference.minimum_risk import RISK, SAMPLES
-from hf_cxr.inference.sections import layout_of
-from hf_cxr.models.modeling import Checkpoint
+
+if TYPE_CHECKING:
+    from hf_cxr.evaluation.prediction import Writer
 
 
 def fit_minimum_risk(writer: Writer, studies: Dataset) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def fit_minimum_risk(writer: Writer, studies: Dataset) -> dict[str, Any]:
     if metrics.unread_findings(studies[writer.layout.top]):
         raise ValueError("decode mbr: findings cannot be read from these texts; leave decode out")
     setattr(writer.model.config, RISK, {"samples": SAMPLES, "thresholds": {}})
-    canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
-    sampler = Writer(writer.checkpoint, writer.batch_size, {**writer.generate_kwargs, "decode": "mbr"}, writer.target)
+    sampler = dataclasses.replace(writer, generate_kwargs={**writer.generate_kwargs, "decode": "mbr"}, texts={})
+    canvases, prompts = writer.canvases(studies), writer.prompts(studies)
     written = sampler.write(canvases.canvas, range(len(canvases)), "Sampling texts", prompts.__getitem__)
     shares = np.array([text.shares for text in written])
     together = expected_f1(shares.ravel())
@@ -65,20 +65,11 @@ def correct(text: str, truth: str) -> bool:
     return positive_findings(text, sided=True) == positive_findings(truth, sided=True)
 
 
-def calibrate(
-    checkpoint: Checkpoint, dataset: DatasetDict, batch_size: int = 32, **generate_kwargs
-) -> dict[str, Any] | None:
-    """Fit the map from a text's probability to its `score` on the validation split; `None` where that is too small or
-    findings cannot be read from its texts."""
-    dataset, _ = with_sections(dataset, layout_of(checkpoint.model.config))
-    return _fitted(Writer(checkpoint, batch_size, generate_kwargs), dataset)
-
-
-def _fitted(writer: Writer, dataset: DatasetDict) -> dict[str, Any] | None:
+def fit_calibration(writer: Writer, dataset: DatasetDict) -> dict[str, Any] | None:
     studies, section = dataset.get("validation", ()), writer.layout.top
     if len(studies) < calibration.MIN_STUDIES or metrics.unread_findings(studies[section]):
         return None
-    canvases, prompts = open_canvases(writer.checkpoint, studies), writer.prompts(studies)
+    canvases, prompts = writer.canvases(studies), writer.prompts(studies)
     written = writer.write(canvases.canvas, range(len(canvases)), "Calibrating", prompts.__getitem__)
     right = [correct(text.of(section), truth) for text, truth in zip(written, studies[section], strict=True)]
     curve = calibration.fit([text.probability for text in written], right)
@@ -101,4 +92,4 @@ def calibration_for(writer: Writer, dataset: DatasetDict, split: str) -> tuple[d
             "checkpoint",
             known == _digest_of(dataset[split], writer.layout.top) if known else split == "validation",
         )
-    return None if split == "validation" else _fitted(writer, dataset), "validation split", False
+    return None if split == "validation" else fit_calibration(writer, dataset), "validation split", False

@@ -143,6 +143,10 @@ class Writer:
         self.panels = panels_of(self.checkpoint.image_processor)
         self.bare = prompt_ids(self.checkpoint.tokenizer, self.layout, {})  # the prompt of a study without context
 
+    def canvases(self, studies: Dataset) -> Canvases:
+        """The canvases of studies as the checkpoint sees them."""
+        return open_canvases(self.checkpoint, studies)
+
     def prompts(self, studies: Dataset) -> list[list[int]]:
         """The tokens that stand before the text of each study, made of the context that it has."""
         if not self.layout.context:

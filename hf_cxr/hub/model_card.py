@@ -31,6 +31,7 @@ from hf_cxr.evaluation.report.page import sentences
 from hf_cxr.hub import model_card_tables
 from hf_cxr.hub.ancestors import SYNTHETIC, is_synthetic, split_otherwise, trainings
 from hf_cxr.inference import checks
+from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.inference.sections import LAYOUT
 from hf_cxr.metrics.study import SCALARS
 from hf_cxr.models.modeling import DECODER_SIZES, ENCODER_SIZES
@@ -82,6 +83,7 @@ def training_facts(
         and kit.decoder in DECODER_SIZES
         and not (kit.init_from or args.resume_from_checkpoint),
         "panel_size": kit.panel_size,
+        "panels": kit.panels,
         "findings_pretraining_epochs": kit.findings_pretraining_epochs,
         "learning_rate": args.learning_rate,
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -268,6 +270,7 @@ def _card(
     collection = collection_of(facts["preparation"])
     shown = {
         "calibrated": config.get(checks.CALIBRATION),
+        "risk": config.get(RISK),
         "sections": layout["sections"],
         "context": [tables.TITLES.get(name, name) for name in layout["context"]],
         "given": [name for name in layout["context"] if name != "age_sex"],

@@ -20,6 +20,7 @@ from .minimum_risk import CodePoints, choose, settings_of
 from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of, words_of
 
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
+STATES = 1 << 26  # numbers that cross-attention keeps in memory at once when texts are sampled: 256 MB
 
 
 def generate(
@@ -110,46 +111,62 @@ def _of_least_risk(
     risk: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> dict[str, torch.Tensor]:
-    """One text of each study by minimum risk."""
-    layout, found = layout_of(model.config), []
-    for seen, prompt in zip(states[:, None], prompts, strict=True):
-        start = torch.tensor([[start_of(model.generation_config), *prompt]], device=states.device)
-        order, points = section_order(model, tokenizer, start.shape[1], options), CodePoints(risk["samples"])
+    """One text of each study by minimum risk: a few studies at once, whose prompts are of one length."""
+    layout, decoder, found = layout_of(model.config), model.decoder.config, dict[int, dict[str, torch.Tensor]]()
+    ends = torch.as_tensor(model.generation_config.eos_token_id, device=states.device)
+    number, rows = risk["samples"] + 1, {len(prompt): list[int]() for prompt in prompts}
+    for row, prompt in enumerate(prompts):
+        rows[len(prompt)].append(row)
+    kept = number * states.shape[1] * decoder.hidden_size * 2 * decoder.num_hidden_layers  # numbers for one study
+    most = max(1, STATES // kept)
+    for some in (part[start : start + most] for part in rows.values() for start in range(0, len(part), most)):
+        seen = states[some]
+        ids = [[start_of(model.generation_config), *prompts[row]] for row in some]
+        start = torch.tensor(ids, device=states.device)
+        before = start.shape[1]
+        order = section_order(model, tokenizer, before, options)
         with _one_line():
-            sequences = _sampled(model, seen, start, LogitsProcessorList([*order, points]), options)
-        written = sequences[:, start.shape[1] :]
-        whole = torch.isin(written, torch.as_tensor(model.generation_config.eos_token_id, device=states.device)).any(1)
-        texts = [" ".join(split_sections(tokenizer, layout, ids).values()) for ids in written.tolist()]
-        place, shares = choose(texts, whole.tolist(), risk)
-        kept = _scored(model, seen, sequences[place : place + 1], start.shape[1], {})
-        found.append(kept | {"shares": torch.tensor(shares)[None]})
-    longest = max(kept["sequences"].shape[2] for kept in found)
-    pad = model.generation_config.pad_token_id
-    for kept in found:
-        ids = kept["sequences"]
-        kept["sequences"] = torch.nn.functional.pad(ids, (0, longest - ids.shape[2]), value=pad)
-    return {name: torch.cat([kept[name] for kept in found]) for name in found[0]}
+            order.append(CodePoints(len(some), risk["samples"]))
+            sequences = _sampled(model, seen, start, number, order, options)
+        for place, row in enumerate(some):
+            own = sequences[place * number : (place + 1) * number]
+            written = own[:, before:]
+            texts = [" ".join(split_sections(tokenizer, layout, ids).values()) for ids in written.tolist()]
+            best, shares = choose(texts, torch.isin(written, ends).any(1).tolist(), risk)
+            scored = _scored(model, seen[place : place + 1], own[best : best + 1], before, {})
+            found[row] = scored | {"shares": torch.tensor(shares)[None]}
+    longest = max(part["sequences"].shape[2] for part in found.values())
+    for part in found.values():
+        short, pad = longest - part["sequences"].shape[2], model.generation_config.pad_token_id
+        part["sequences"] = torch.nn.functional.pad(part["sequences"], (0, short), value=pad)
+    return {name: torch.cat([found[row][name] for row in range(len(states))]) for name in found[0]}
 
 
 def _sampled(
-    model, states: torch.Tensor, start: torch.Tensor, processors: LogitsProcessorList, options: Mapping[str, Any]
+    model,
+    states: torch.Tensor,
+    start: torch.Tensor,
+    number: int,
+    processors: LogitsProcessorList,
+    options: Mapping[str, Any],
 ) -> torch.Tensor:
-    """Many texts of one study by greedy search with processors: what the decoder keeps of the encoder's states is
-    computed once and shared, where the stock class would project and keep them for each text and step."""
-    decoder, number = model.decoder, len(processors[-1].points)
+    """`number` texts of each study by greedy search with processors. What the decoder makes of the encoder's states is
+    computed once for a study, where the stock class would project them for each text and step."""
+    decoder = model.decoder
     if hasattr(model, "enc_to_dec_proj"):
         states = model.enc_to_dec_proj(states)
     first = EncoderDecoderCache(DynamicCache(), DynamicCache())
     decoder(start, encoder_hidden_states=states, past_key_values=first, use_cache=True)
     shared = first.cross_attention_cache
-    for layer in shared.layers:
-        layer.keys, layer.values = (part.expand(number, -1, -1, -1) for part in (layer.keys, layer.values))
+    shared.batch_repeat_interleave(number)
+    start = start.repeat_interleave(number, 0)
+    places = {name.removeprefix("decoder_"): ids for name, ids in _places(model, torch.ones_like(start)).items()}
     settings = copy.deepcopy(model.generation_config)
     settings.update(**{**options, "num_beams": 1, "do_sample": False, "num_return_sequences": 1})
     return decoder.generate(
-        start.expand(number, -1),
-        attention_mask=torch.ones_like(start).expand(number, -1),
-        encoder_hidden_states=states.expand(number, -1, -1),
+        start,
+        **places,
+        encoder_hidden_states=states[:1].expand(len(start), -1, -1),  # of which only the size is read from here on
         past_key_values=EncoderDecoderCache(DynamicCache(), shared),
         generation_config=settings,
         logits_processor=processors,

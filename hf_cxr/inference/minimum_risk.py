@@ -22,25 +22,33 @@ SAMPLES = 32
 
 
 class CodePoints(LogitsProcessor):
-    """Leaves each row one token, so that greedy search gives the greedy text of a study and behind it `samples` texts,
+    """Leaves each row one token, so that greedy search gives the greedy text of each study and behind it `samples`,
     spread evenly over the model's distribution, the same on every machine and in every batch.
 
     Arithmetic sampling (Vilnis et al. 2023, arXiv:2210.15458): a sample is a point between 0 and 1. Each step cuts
-    what is left of this interval as the probabilities say, and the piece that holds the point is the next token.
+    what is left of this interval as the probabilities say, and the piece that holds the point is the next token. A
+    piece that is narrower than the points lie apart holds one at most. Its point goes on with a fixed random number in
+    each step: there errors of rounding, which batches of another size bring, would decide.
     """
 
-    def __init__(self, samples: int) -> None:
+    def __init__(self, studies: int, samples: int) -> None:
         points = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
-        self.points = torch.cat([torch.full((1,), torch.nan, dtype=torch.float64), points])[:, None]
+        points = torch.cat([torch.full((1,), torch.nan, dtype=torch.float64), points])
+        self.studies, self.samples, self.points = studies, samples, points.repeat(studies)[:, None]
+        self.widths = torch.ones_like(self.points)
+        self.random = torch.Generator().manual_seed(0)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        points = self.points.to(scores.device)
+        points, device = self.points.to(scores.device), scores.device
         shares = scores.double().softmax(-1)
         ends = shares.cumsum(-1)
         sampled = torch.searchsorted(ends, points.nan_to_num(0) * ends[:, -1:], right=True)
         token = torch.where(points.isnan(), scores.argmax(-1, keepdim=True), sampled)
         share, end = shares.gather(1, token), ends.gather(1, token)
-        self.points = ((points * ends[:, -1:] - end + share) / share).clamp(0, 1 - 1e-12)
+        self.widths = self.widths.to(device) * share
+        inside = ((points * ends[:, -1:] - end + share) / share).clamp(0, 1 - 1e-12)
+        fresh = torch.rand(self.samples + 1, generator=self.random, dtype=torch.float64).repeat(self.studies)[:, None]
+        self.points = torch.where(self.widths * self.samples < 1, fresh.to(device) + 0 * points, inside)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 

@@ -67,12 +67,14 @@ class ImpressionPipeline(Pipeline):
     Returns `[{"impression": str, "score": float}]` for a study (a model of findings has `findings` instead, one of
     reports both): `num_return_sequences` of them, in the order of the search. A `score` is the chance that the
     impression (of a model of findings its text) states exactly the findings that a radiologist's does, as seen on the
-    validation split for the text of greedy search (for sampled and for second texts it is an order, no chance); or,
-    where the checkpoint carries no such calibration, the probability of the whole text under the model. A text that
-    `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
+    validation split for the text that is written by default (for other and for second texts it is an order, no
+    chance); or, where the checkpoint carries no such calibration, the probability of the whole text under the model.
+    A text that `max_new_tokens` cut short is marked `"truncated": True`, and its score is 0.
 
     Options:
         max_new_tokens, num_beams, num_return_sequences, do_sample, temperature, top_p, top_k: those of `generate`.
+        decode: "mbr" or "search", where the checkpoint chooses among samples by minimum risk and where it does not;
+            default: as the checkpoint says, unless another search is named.
         return_findings: add `finding_labels`, read from the whole text, and `possible_finding_labels`, those that it
             is unsure of.
         return_attention: add `attention`, `{"frontal": …, "lateral": …}`: the decoder's cross-attention over the

@@ -170,6 +170,14 @@ def pack_array(frontal: ViewSource | None, lateral: ViewSource | None, size: int
     return canvas
 
 
+def single_array(frontal: ViewSource | None, lateral: ViewSource | None, size: int) -> np.ndarray:
+    """The `single_view` as the image processor of a checkpoint of one square image, trained here, stretches it:
+    `uint8`, shape (size, size)."""
+    views = {name: view for name, view in zip(VIEWS, (frontal, lateral), strict=True) if view is not None}
+    image = read_radiograph(views[single_view(views)])
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
 def enough(size: int) -> int:
     """Pixels that the longer side of a JPEG keeps where it will be fitted into `size`.
 

@@ -4,7 +4,7 @@
 gathers every score as a formula over per-study statistics, so that a bootstrap over studies is a matrix product. The
 `evaluate` modules are the folders beside this file; they load without network:
 `evaluate.load(hf_cxr.metric_path("bleu"))`. Generating texts and building reports lives in
-`hf_cxr.evaluation.evaluate`; `clinical` passes texts on to the model-based measures of RadEval."""
+`hf_cxr.evaluation.evaluate`."""
 
 # ruff: noqa: F401  (what is imported here is the public face)
 from __future__ import annotations

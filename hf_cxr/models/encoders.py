@@ -1,4 +1,4 @@
-"""Image encoders on the two-panel canvas: from scratch, or a pretrained square one adapted to it.
+"""Image encoders on the canvas of two panels, or one: from scratch, or a pretrained square one adapted to it.
 
 Which types of transformers work and which cannot is told in `docs/encoders.md` and held by
 `tests/models/test_encoders.py`. What leaves this module is a stock encoder with a stock image processor."""
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
 from transformers.image_processing_utils import BaseImageProcessor
@@ -52,7 +53,7 @@ def scratch_encoder(size: str, canvas: tuple[int, int]) -> PreTrainedModel:
 
 
 def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
-    """Load a pretrained encoder onto the two-panel canvas.
+    """Load a pretrained encoder onto the canvas: two panels, or one.
 
     The position table of a square encoder is resized (bicubic) to one panel where needed and tiled, once per panel;
     the lateral panel gets a small random offset, from which training tells the panels apart. A table of relative
@@ -62,7 +63,7 @@ def adapt_encoder(name: str, canvas: tuple[int, int]) -> PreTrainedModel:
 
     Args:
         name: Hub id or local folder.
-        canvas: (height, width) in pixels, width = 2 × height.
+        canvas: (height, width) in pixels, width = height × panels.
 
     Raises `UnsupportedPart` for a type that cannot work on the canvas, or for a panel size that it cannot have.
     """
@@ -78,6 +79,9 @@ def on_canvas(pretrained: PreTrainedModel, canvas: tuple[int, int], where: str) 
     made_for = _canvas_of(config)
     if made_for == canvas:
         return pretrained
+    single = canvas[0] == canvas[1]
+    if single and made_for:
+        raise UnsupportedPart(f"{where}: was made for both views; set panels: 2")
     config = _set_canvas(config, canvas)
     model = AutoModel.from_config(config)
     weights, target = pretrained.state_dict(), model.state_dict()
@@ -85,6 +89,8 @@ def on_canvas(pretrained: PreTrainedModel, canvas: tuple[int, int], where: str) 
         if norm in target and norm not in weights:
             weights[norm] = weights.pop(f"pooler.{norm}", target[norm])
     for key in target.keys() & weights.keys():
+        if single and config.model_type in STRETCHED:  # of square images it does so itself
+            continue
         if key.endswith("position_embeddings"):
             weights[key] = _carry_positions(weights[key], config, made_for, f"{where}: {key}")
         elif key.endswith("relative_position_bias_table") and config.model_type in STRETCHED:
@@ -127,12 +133,15 @@ def canvas_processor(known: Mapping[str, Any], canvas: tuple[int, int]) -> BaseI
         from transformers import ViTImageProcessor as Processor
     else:
         from transformers import ViTImageProcessorPil as Processor
-    own = ("image_mean", "image_std", "do_normalize", "rescale_factor", "resample")
+    own = ["image_mean", "image_std", "do_normalize", "rescale_factor"]
+    if canvas[0] != canvas[1]:  # a single view is resized as `views.single_array` did for training
+        own.append("resample")
     return Processor(
         size={"height": canvas[0], "width": canvas[1]},
         do_resize=True,
         do_rescale=True,
         do_convert_rgb=True,
+        **({} if "resample" in own else {"resample": Image.Resampling.BICUBIC}),
         **{key: known[key] for key in own if known.get(key) is not None},
     )
 
@@ -204,7 +213,10 @@ def _canvas_of(config: PreTrainedConfig) -> tuple[int, int] | None:
 
 def _set_canvas(config: PreTrainedConfig, canvas: tuple[int, int]) -> PreTrainedConfig:
     config = copy.deepcopy(config)
-    config.image_size = canvas[1] if config.model_type in STRETCHED else list(canvas)
+    if config.model_type not in STRETCHED:
+        config.image_size = list(canvas)
+    elif canvas[0] != canvas[1]:
+        config.image_size = canvas[1]
     setattr(config, CANVAS, list(canvas))
     config.dtype = torch.float32  # whatever the weights were saved in
     if getattr(config, "use_mean_pooling", False):  # BEiT: normalise the tokens themselves, not their mean
@@ -221,7 +233,8 @@ def _carry_positions(
     """Absolute positions, (1, prefix + tokens, dim) → the same for the canvas; prefix tokens ([CLS] …) stay."""
     prefix = {"deit": 2, "swin": 0, "swinv2": 0, "hiera": 0, "ijepa": 0}.get(config.model_type, 1)
     smooth = STRETCHED.get(config.model_type)
-    rows, count = getattr(config, CANVAS)[0] // _patch(config), table.shape[1] - prefix
+    (side, width), count = getattr(config, CANVAS), table.shape[1] - prefix
+    rows = side // _patch(config)
     height = made_for[0] // _patch(config) if made_for and smooth is None else math.isqrt(count)
     if count % height or (not made_for and height * height != count):
         raise UnsupportedPart(f"{where}: {count} positions are not a square grid")
@@ -229,7 +242,7 @@ def _carry_positions(
     if made_for and smooth is not None:
         grid = _squeeze(height, height // PANELS, "bicubic", smooth) @ grid
     panels = [_resized(panel, rows, rows) for panel in (grid.chunk(PANELS, dim=3) if made_for else [grid])]
-    if not made_for:
+    if not made_for and width > side:
         panels.append(panels[0] + torch.randn(1, table.shape[-1], 1, 1) * PANEL_OFFSET_STD)
     tiled = torch.cat(panels, dim=3)
     if smooth is not None:

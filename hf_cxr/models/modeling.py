@@ -142,6 +142,7 @@ def build(
     tokenizer: PreTrainedTokenizerBase | None = None,
     decoder_dropout: float | None = None,
     layout: Layout = PLAIN,
+    panels: int = PANELS,
 ) -> Checkpoint:
     """Build a checkpoint from two parts.
 
@@ -149,18 +150,19 @@ def build(
         encoder: a from-scratch size (`tiny`, `mini`, `small`, `base`), a Hub id or a local folder.
         decoder: the same. A from-scratch decoder gets a byte-level BPE tokenizer trained on `texts`; a pretrained one
             keeps its own.
-        panel_size: side of one square panel in pixels; the canvas is `panel_size` × `2 * panel_size`.
+        panel_size: side of one square panel in pixels; the canvas is `panel_size` × `panels * panel_size`.
         texts: the training texts: the sections that are learned, and the context where it is given.
         vocab_size: the most tokens that a trained tokenizer may have.
         max_new_tokens: the longest text that `generate` writes by default.
         tokenizer: takes the place of one trained on `texts`.
         decoder_dropout: `None`: a pretrained decoder keeps its own, a from-scratch one has none.
         layout: the sections that are written and the context that is given; its tokens are added to the tokenizer.
+        panels: 2 for both views, 1 for a single square image.
 
     Raises `UnsupportedPart` for an encoder whose patch does not divide the panel or that needs a square image, and for
     a decoder without cross-attention or with too few positions.
     """
-    canvas = (panel_size, PANELS * panel_size)
+    canvas = (panel_size, panels * panel_size)
     make_encoder = encoders.scratch_encoder if encoder in ENCODER_SIZES else encoders.adapt_encoder
     encoder_model = make_encoder(encoder, canvas)
     if decoder in DECODER_SIZES:

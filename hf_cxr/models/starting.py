@@ -32,6 +32,7 @@ def init_from(
     layout: Layout = PLAIN,
     max_new_tokens: int = MAX_NEW_TOKENS,
     decoder_dropout: float | None = None,
+    panels: int = PANELS,
 ) -> Checkpoint:
     """Load a checkpoint to train it further.
 
@@ -44,17 +45,18 @@ def init_from(
         layout: the sections that are written and the context that is given from now on.
         max_new_tokens: the longest text that `generate` writes by default.
         decoder_dropout: `None`: the checkpoint's own.
+        panels: 2 for both views, 1 for a single square image.
 
     Raises `OSError` or `ValueError` as `load_checkpoint` does, `UnsupportedPart` for an encoder that cannot work on
     the canvas, and for a decoder with too few positions.
     """
-    where, canvas = f"init_from {name}", (panel_size, PANELS * panel_size)
+    where, canvas = f"init_from {name}", (panel_size, panels * panel_size)
     checkpoint = load_checkpoint(name, dtype="float32")
     model, tokenizer, images = checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor
     size = panel_size_of(images)
     if size != panel_size and PartialState().is_main_process:
         print(f"{where}: views of {size} × {size} pixels → panels of {panel_size} × {panel_size}", flush=True)
-    if (panels_of(images), size) != (PANELS, panel_size):
+    if panels == 1 or (panels_of(images), size) != (PANELS, panel_size):
         images = canvas_processor(images.to_dict(), canvas)
     model.encoder = on_canvas(model.encoder, canvas, where)
     model.config.encoder = model.encoder.config

@@ -164,8 +164,19 @@ def _built(
             print(
                 f"Continues {kit.init_from}: encoder {kit.encoder} and decoder {kit.decoder} are ignored", flush=True
             )
-        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout)
-    return build(kit.encoder, kit.decoder, kit.panel_size, texts, kit.vocab_size, longest, tokenizer, dropout, layout)
+        return init_from(kit.init_from, kit.panel_size, layout, longest, dropout, kit.panels)
+    return build(
+        kit.encoder,
+        kit.decoder,
+        kit.panel_size,
+        texts,
+        kit.vocab_size,
+        longest,
+        tokenizer,
+        dropout,
+        layout,
+        kit.panels,
+    )
 
 
 def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:

@@ -35,9 +35,9 @@ RUNNING_LOSS = "running_loss_{rank}.json"
 # Arguments that runs before them did not have, and what these were.
 UNSAID: dict[str, Any] = {"init_from": None, "target": "impression", "context": [], "context_dropout": 0.0}
 UNSAID |= {"findings_loss": "bce", "findings_class_weights": False, "findings_frozen_epochs": 0}
-UNSAID |= {"encoder_layer_decay": 1.0, "patch_dropout": 0.0, "decode": "search", "reward_epochs": 0.0}
+UNSAID |= {"encoder_layer_decay": 1.0, "patch_dropout": 0.0, "decode": "search", "panels": 2}
 UNSAID |= {"reward": ["finding_f1=0.5", "cider=0.3", "length=0.2"], "reward_samples": 1, "reward_kl": 0.0}
-UNSAID |= {"reward_learning_rate": None}
+UNSAID |= {"reward_epochs": 0.0, "reward_learning_rate": None}
 PROGRESS = "progress.json"
 STAGE, ENCODER = "findings_pretraining", "findings_encoder"  # of stage one, in the run folder: checkpoints, result
 RECORD = f"{STAGE}.json"  # how each of its epochs was judged

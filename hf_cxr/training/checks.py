@@ -65,6 +65,8 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
         raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
     if kit.decode == "mbr" and not len(dataset.get("validation", ())):
         raise ValueError(f"{kit.dataset}: no validation studies to fit thresholds on; leave out decode: mbr")
+    if kit.panels == 1 and kit.view_dropout:
+        raise ValueError("view_dropout empties one of two panels; leave it out with panels: 1")
     by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
     if by_tags and "tags" not in dataset["train"].column_names:
         raise ValueError(f"{kit.dataset}: findings_labels: tags, but the dataset has no column 'tags'")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -15,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr.metrics.clinical import METRICS, reward_function
 from hf_cxr.metrics.content import READINGS, content_statistics, f1, unread_findings
 from hf_cxr.metrics.overlap import CIDER_SIGMA, bleu_statistics, rouge_l_per_study, sentence_bleu_per_study
 from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens_all, ngrams
 
 Reward = Callable[[Sequence[str], Sequence[str]], Any]
 """Predictions and as many references → a number for each."""
+METRICS = "f1chexbert radgraph ratescore radcliq radgraph_radcliq srrbert temporal green bertscore radeval_bertscore"
+"""RadEval's names of its measures for chest radiographs that run on this machine: others would send the texts away."""
 REPEATED = 3  # words of the runs that `no_repetition` looks for
 
 
@@ -131,7 +133,7 @@ def read_rewards(words: Sequence[str], corpus: Sequence[str]) -> dict[str, Rewar
             raise ValueError(f"reward: finding_f1 cannot be read from these texts, as {unread}; name others")
         if name in OWN:
             rewards[name] = OWN[name](corpus)
-        elif name.partition("/")[0] in METRICS:
+        elif name.partition("/")[0] in METRICS.split():
             rewards[name] = _measure(name)
         else:
             rewards[name] = _function(name) if ":" in name else _module(name)
@@ -140,10 +142,22 @@ def read_rewards(words: Sequence[str], corpus: Sequence[str]) -> dict[str, Rewar
 
 
 def _measure(name: str) -> Reward:
+    """A measure as RadEval offers it to reinforcement learning."""
+    metric, _, key = name.partition("/")
     try:
-        return reward_function(*name.split("/", 1))
-    except (ImportError, OSError) as error:
-        raise ValueError(f"reward: {name}: {error}") from error
+        with warnings.catch_warnings():  # RadEval silences all warnings of the process
+            import radeval
+
+            # RadEval 2.2.1 imports its RadGraph code as "RadEval", which works on case-insensitive file systems only.
+            sys.modules.setdefault("RadEval", radeval)
+            from radeval.rewards import make_reward_fn
+
+            score = make_reward_fn(metric, reference_column="references", key=key or None)
+    except ImportError as error:
+        raise ValueError(f"reward: {name} needs RadEval: pip install RadEval ({_told(error)})") from error
+    except Exception as error:  # it raises bare exceptions too
+        raise ValueError(f"reward: RadEval cannot load {metric!r}: {_told(error)}") from error
+    return lambda predictions, references: score(completions=list(predictions), references=list(references))
 
 
 def _function(name: str) -> Reward:

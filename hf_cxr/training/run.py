@@ -189,7 +189,7 @@ def _train_stages(
     )
     with state.local_main_process_first():
         packed = {
-            name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc)
+            name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc, kit.panels)
             for name in ("train", "validation")
             if len(dataset.get(name, ()))
         }
@@ -216,7 +216,7 @@ def _train_stages(
         if kit.reward_epochs:
             write_record(output, kit)
         write_progress(output, "evaluation", config)
-    return checkpoint, pooled_states(checkpoint, trainer.train_dataset)
+    return checkpoint, pooled_states(checkpoint, dataset["train"], trainer.train_dataset.states)
 
 
 def _reward(

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from hf_cxr.data.collator import CanvasDataset
 from hf_cxr.inference.labeler import positive_findings
+from hf_cxr.inference.views import VIEWS
 from hf_cxr.training.callbacks import read_lines, write_lines
 from hf_cxr.utils.files import replace_files
 from hf_cxr.utils.progress import ProgressBar
@@ -175,9 +176,10 @@ def draw(sample: Sample) -> Image.Image:
             lines += [(line, colour) for line in wrap(f"{name}: {', '.join(sorted(found))}", font)]
     height = max(SIDE, LINE * len(lines)) + 2 * MARGIN
     image = Image.new("RGB", (2 * SIDE + TEXT_WIDTH + 3 * MARGIN, height), "white")
-    image.paste(Image.fromarray(sample.canvas).resize((2 * SIDE, SIDE)), (MARGIN, MARGIN))
+    panels = sample.canvas.shape[1] // sample.canvas.shape[0]
+    image.paste(Image.fromarray(sample.canvas).resize((panels * SIDE, SIDE)), (MARGIN, MARGIN))
     pen = ImageDraw.Draw(image)
-    for place, (view, panel) in enumerate(zip(("frontal", "lateral"), np.hsplit(sample.canvas, 2), strict=True)):
+    for place, (view, panel) in enumerate(zip(VIEWS, np.hsplit(sample.canvas, panels), strict=False)):
         if not panel.any():
             middle = (MARGIN + SIDE * (place + 0.5), MARGIN + SIDE / 2)
             pen.text(middle, f"no {view}", "#a0a0a0", font, anchor="mm")

@@ -152,7 +152,8 @@ def test_a_config_that_cannot_be_used_is_one_line_with_what_to_do(tmp_path, caps
         "run": f"is a folder, not a config file; use {tmp_path / 'run' / 'config.yaml'}",
         "lattin.yaml": "no such config file, and none of the recipes demo, iu_xray_frozen, iu_xray_lora, "
         "iu_xray_rad_dino, iu_xray_rad_dino_frozen, "
-        f"iu_xray_small, iu_xray_swin_gpt2, iu_xray_vit_gpt2; did you mean '{tmp_path / 'latin.yaml'}'?",
+        "iu_xray_small, iu_xray_swin_gpt2, iu_xray_vit_gpt2, small_collection; "
+        f"did you mean '{tmp_path / 'latin.yaml'}'?",
     }.items():
         assert said(["train", str(tmp_path / name)], capsys) == (2, f"hf-cxr train: {tmp_path / name}: {told}\n")
 

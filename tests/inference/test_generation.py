@@ -1,5 +1,6 @@
 """Texts behind prompts of unequal lengths are those of one by one, whatever the decoder and the search."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import talkative, tiny_checkpoint
@@ -14,6 +15,7 @@ from transformers import (
 
 from hf_cxr.inference import generation
 from hf_cxr.inference.generation import generate, prompt_inputs
+from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.models.modeling import set_special_tokens
 
 PROMPTS = [[], [30], [31, 32, 33, 34, 35, 36, 37, 38, 39], [40, 41], [30, 42, 43]]
@@ -163,3 +165,39 @@ def test_a_decoder_without_positions_says_in_one_line_that_it_takes_no_context()
     checkpoint.model.decoder = TrOCRForCausalLM(config)
     with pytest.raises(ValueError, match=r"takes no positions, so no context; GPT-2 or a BERT-style decoder does$"):
         prompt_inputs(checkpoint.model, [[3]], 1)
+
+
+# --- minimum risk ------------------------------------------------------------------------------------------------
+
+
+def risk(samples: int) -> dict:
+    return {"samples": samples, "thresholds": {}}
+
+
+def test_minimum_risk_of_no_samples_but_the_greedy_text_gives_that_of_the_stock_class(checkpoint, monkeypatch):
+    texts, scores = one_by_one(checkpoint.model, PROMPTS)
+    monkeypatch.setattr(generation, "STATES", 1 << 14)  # a study or two at a time
+    monkeypatch.setattr(generation, "choose", lambda texts, whole, settings: (0, np.zeros(1)))
+    monkeypatch.setattr(checkpoint.model.config, RISK, risk(3), raising=False)
+    output = generate(checkpoint.model, pixels(), PROMPTS, checkpoint.tokenizer)
+    assert rows(output) == texts
+    torch.testing.assert_close(output["scores"], scores, atol=1e-5, rtol=1e-4)
+    assert rows(generate(checkpoint.model, pixels(), PROMPTS, checkpoint.tokenizer, decode="search")) == texts
+
+
+def test_samples_of_a_study_are_the_same_alone_and_follow_its_probabilities(checkpoint, monkeypatch):
+    model, sampled = checkpoint.model, []
+    monkeypatch.setattr(
+        generation, "_sampled", lambda *args, of=generation._sampled: sampled.append(of(*args)) or sampled[-1]
+    )
+    monkeypatch.setattr(model.config, RISK, risk(200), raising=False)
+    prompts = [[30 + place, 40 - place] for place in range(len(PROMPTS))]
+    for chosen in (slice(None), slice(2, 3)):
+        generate(model, pixels()[chosen], prompts[chosen], checkpoint.tokenizer, max_new_tokens=2)
+    together, alone = sampled
+    assert torch.equal(together[2 * 201 : 3 * 201], alone)
+    start = torch.tensor([[model.generation_config.decoder_start_token_id, *prompts[2]]])
+    with torch.inference_mode():
+        expected = model(pixels()[2:3], decoder_input_ids=start).logits[0, -1].softmax(-1)
+    first = torch.bincount(alone[1:, start.shape[1]], minlength=len(expected)) / 200
+    assert (first - expected).abs().max() <= 1.01 / 200

@@ -26,6 +26,14 @@ SCORES = {
     "length_ratio": "length written / length of the references",
 }
 """The scalars of a report (`hf_cxr.metrics.SCALARS`) in words."""
+CLINICAL = {
+    "f1chexbert": "CheXbert F1 (micro, 14 labels)",
+    "radgraph": "RadGraph F1 (partial)",
+    "ratescore": "RaTEScore",
+    "green": "GREEN",
+    "bertscore": "BERTScore (rescaled)",
+}
+"""The clinical metrics of `hf_cxr.evaluation.clinical` in words."""
 COLUMNS = {
     name: SCORES[name] for name in ("bleu1", "bleu4", "rougeL", "cider", "finding_f1_micro", "finding_f1_macro")
 }
@@ -210,9 +218,25 @@ def context_cells(report: Mapping[str, Any]) -> Cells | None:
     return ["shuffled among the patients", short_name(by), "gain", INTERVAL, "p"], rows
 
 
+def clinical_cells(report: Mapping[str, Any]) -> Cells | None:
+    """The clinical metrics beside shuffled images and the best constant; `None` where none was asked for."""
+    rows = []
+    for name, part in report.get("clinical", {}).items():
+        cells = [f"not available: {part['unavailable']}", *["–"] * 7] if "unavailable" in part else []
+        if not cells:
+            few = f" (of {part['n']:,} studies)" if part["n"] < report["n"] else ""
+            cells = [f"{score(part['score'])}{few}", bounds(part["ci95"])]
+            for other, gain in (("shuffled", "image_gain"), ("constant", "constant_gain")):
+                cells += [score(part.get(other)), signed(part.get(gain)), bounds(part.get(f"{gain}_ci95"), sign=True)]
+        rows.append([CLINICAL[name], *cells])
+    beside = [cell for name in ("images shuffled", "best constant") for cell in (name, "gain over it", INTERVAL)]
+    return (["clinical metric", "model", INTERVAL, *beside], rows) if rows else None
+
+
 def extra_tables(report: Mapping[str, Any]) -> dict[str, Cells]:
-    """Title → the tables that a report of one section without context does not have."""
+    """Title → the tables that not every report has: of several sections, of context and of clinical metrics."""
     tables = {"Scores by section": section_cells(report), "Images and context": context_cells(report)}
+    tables |= {"Clinical metrics": clinical_cells(report)}
     return {title: cells for title, cells in tables.items() if cells}
 
 
