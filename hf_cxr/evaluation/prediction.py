@@ -237,6 +237,15 @@ def pool(states: torch.Tensor, panels: int) -> np.ndarray:
     return torch.cat(parts, dim=1).float().cpu().numpy()
 
 
+def pooled_states(checkpoint: Checkpoint, split: Dataset, states: np.ndarray | None) -> dict[bytes, np.ndarray]:
+    """What `Writer` keeps of each canvas of a split whose encoder states are at hand."""
+    if states is None:
+        return {}
+    canvases, panels = open_canvases(checkpoint, split), panels_of(checkpoint.image_processor)
+    rows = range(len(states))
+    return {key(canvases.canvas(row)): pool(torch.tensor(states[row : row + 1]), panels)[0] for row in rows}
+
+
 def key(canvas: Canvas) -> bytes:
     return hashlib.sha256(repr(canvas.shape).encode() + canvas.tobytes()).digest()
 

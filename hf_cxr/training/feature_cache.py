@@ -12,11 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 
 from hf_cxr.data.collator import CanvasCollator, CanvasDataset
-from hf_cxr.evaluation.prediction import key, open_canvases, pool
-from hf_cxr.inference.checks import panels_of
 from hf_cxr.models.modeling import Checkpoint
 from hf_cxr.utils.files import staging_folder
 from hf_cxr.utils.progress import ProgressBar
@@ -35,15 +32,6 @@ def encode_once(checkpoint: Checkpoint, canvases: CanvasDataset, folder: Path, b
         if not file.is_file():
             _write(encoder, CanvasCollator(checkpoint.image_processor), canvases, file, batch_size)
     return np.load(file, mmap_mode="r")
-
-
-def pooled_states(checkpoint: Checkpoint, split: Dataset, states: np.ndarray | None) -> dict[bytes, np.ndarray]:
-    """What `Writer` keeps of each canvas of a split whose encoder states are at hand."""
-    if states is None:
-        return {}
-    canvases, panels = open_canvases(checkpoint, split), panels_of(checkpoint.image_processor)
-    rows = range(len(states))
-    return {key(canvases.canvas(row)): pool(torch.tensor(states[row : row + 1]), panels)[0] for row in rows}
 
 
 def _write(encoder, collate: CanvasCollator, canvases: CanvasDataset, file: Path, batch_size: int) -> None:

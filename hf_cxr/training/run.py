@@ -39,7 +39,7 @@ from hf_cxr.data.sections import whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.bootstrap import of_other_patients
 from hf_cxr.evaluation.fitting import fit_minimum_risk
-from hf_cxr.evaluation.prediction import Writer
+from hf_cxr.evaluation.prediction import Writer, pooled_states
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.hub.ancestors import ancestors, split_otherwise
@@ -62,7 +62,7 @@ from hf_cxr.training.checkpoints import (
     write_progress,
 )
 from hf_cxr.training.checks import asked_of, check_feasible
-from hf_cxr.training.feature_cache import encode_once, pooled_states
+from hf_cxr.training.feature_cache import encode_once
 from hf_cxr.training.findings_pretraining import STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
 from hf_cxr.training.reward import RewardTrainer, RewardWatch, mean_values, stage_of, write_record
@@ -180,7 +180,7 @@ def _train_stages(
     callbacks: Sequence[TrainerCallback],
 ) -> tuple[Checkpoint, dict[bytes, np.ndarray]]:
     """Build, pretrain on findings, fine-tune, reward where that is asked for, and save the run's checkpoint. Beside it
-    what a frozen encoder made of the training images (see `feature_cache.pooled_states`)."""
+    what a frozen encoder made of the training images (see `prediction.pooled_states`)."""
     state, output, rewarded = PartialState(), Path(args.output_dir), stage == "reward"
     checkpoint = (
         load_checkpoint(str(output / FINE_TUNED), dtype="float32")
