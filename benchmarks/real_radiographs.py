@@ -42,6 +42,7 @@ from hf_cxr.utils.plots import score
 
 RECIPE = "small_collection"
 FOLDS = 5
+MACRO = "finding_f1_macro_but_pneumonia"
 VALIDATION = 0.1  # of the patients that are not in the fold
 PROBED = 224  # pixels a panel, of the probe on the encoder as it came
 # The recipe that the kit was first measured with, and its neighbour that is nearer to the recipes for thousands.
@@ -183,7 +184,7 @@ def scores(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     findings = report["per_finding"]
     rare = [row["f1"] for name, row in findings.items() if name != "pneumonia" and row["n"]]
     main = {name: report[name] for name in ("n", "normal_accuracy", "finding_f1_micro", "distinct_outputs")}
-    main |= {"finding_f1_macro_but_pneumonia": float(np.mean(rare)), "per_finding": findings}
+    main |= {MACRO: float(np.mean(rare)), "per_finding": findings}
     gain = {name: report[name]["finding_f1_micro"] for name in ("shuffled", "image_gain", "image_gain_ci95")}
     bounds = {name: report["ci95"].get(name) for name in ("normal_accuracy", "finding_f1_micro")}
     return main | gain | {"ci95": bounds, "verdict": report["verdict"]}
@@ -238,45 +239,47 @@ def main() -> None:
         row["cpu_seconds"] = times
         if trial != options.trials[0]:
             row["against"] = compare(str(out / options.trials[0]), str(out / trial), seed)["scores"]
-        results[f"{trial}, folds {' '.join(map(str, options.folds))}"] = row
+        name = f"{trial}, folds {' '.join(map(str, options.folds))}"
+        results.pop(name, None)
+        results[name] = row
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        show(trial, row)
+    show(results)
 
 
-def show(trial: str, row: dict[str, Any]) -> None:
-    """Print what a trial comes to."""
-    low, high = row["ci95"]["finding_f1_micro"]
-    print(
-        f"\n{trial}: {row['n']} studies, normal or abnormal {row['normal_accuracy']:.3f}, finding F1 micro "
-        f"{row['finding_f1_micro']:.3f} ({low:.3f} to {high:.3f}), macro without pneumonia "
-        f"{row['finding_f1_macro_but_pneumonia']:.3f}, shuffled {row['shuffled']:.3f}, distinct texts "
-        f"{row['distinct_outputs']}, CPU {row['cpu_seconds']} s"
-    )
-    print("  " + "; ".join(f"{name} {value:.3f}" for name, value in row["baselines"].items()))
-    for name in ("PA", "AP"):
-        if name in row:
-            part = row[name]
-            low, high = part["image_gain_ci95"]
-            print(
-                f"  {name}: {part['n']} studies, normal or abnormal {part['normal_accuracy']:.3f}, finding F1 "
-                f"{part['finding_f1_micro']:.3f}, image gain {part['image_gain']:+.3f} ({low:+.3f} to {high:+.3f})"
-            )
-    for name, part in row.items():
-        if name.startswith("probe on"):
-            (a, b), (c, d) = part["gain_ci95"], part["normal_gain_ci95"]
-            print(
-                f"  {name}: normal or abnormal {part['normal_accuracy']:.3f} (AUC {part['normal_auc']:.3f}), "
-                f"finding F1 {part['finding_f1_micro']:.3f}; the text minus the probe: "
-                f"{part['normal_gain']:+.3f} ({c:+.3f} to {d:+.3f}) and {part['gain']:+.3f} ({a:+.3f} to {b:+.3f})"
-            )
-    for name, part in row["per_finding"].items():
-        if part["n"]:
-            told = ", ".join(f"{key} {score(part[key], 2)}" for key in ("precision", "recall", "f1"))
-            print(f"  {name}: n {part['n']}, {told}, {part['ci95']}")
-    for name in ("finding_f1_micro", "normal_accuracy") if "against" in row else ():
-        part = row["against"][name]
-        low, high = part["ci95"]
-        print(f"  {name} against the first trial: {part['difference']:+.3f} ({low:+.3f} to {high:+.3f})")
+def show(results: dict[str, Any]) -> None:
+    """Print the tables of `RESULTS.md`: every trial, and the findings of the last."""
+    print("\n| trial | normal or abnormal | F1 micro (95 % CI) | macro without pneumonia | F1 minus the first trial |")
+    print("|---|---|---|---|---|")
+    for name, row in results.items():
+        told = between(row["finding_f1_micro"], row["ci95"]["finding_f1_micro"], "")
+        gain = row["against"]["finding_f1_micro"] if "against" in row else None
+        gained = between(gain["difference"], gain["ci95"]) if gain else "–"
+        print(f"| {name} | {row['normal_accuracy']:.3f} | {told} | {row[MACRO]:.3f} | {gained} |")
+    name, row = list(results.items())[-1]
+    print(f"\n{name}: {row['n']} studies, {row['distinct_outputs']} distinct texts, CPU seconds {row['cpu_seconds']}")
+    print("; ".join(f"{name} {value:.3f}" for name, value in row["baselines"].items()))
+    print("\n| part | studies | normal or abnormal | finding F1 micro | image gain (95 % CI) |\n|---|---|---|---|---|")
+    for part, of in {"all": row, "PA": row.get("PA"), "AP": row.get("AP")}.items():
+        if of:
+            gain = between(of["image_gain"], of["image_gain_ci95"])
+            print(f"| {part} | {of['n']} | {of['normal_accuracy']:.3f} | {of['finding_f1_micro']:.3f} | {gain} |")
+    print("\n| probe | normal or abnormal | AUC | finding F1 micro | the text minus it | the text minus it, F1 |")
+    print("|---|---|---|---|---|---|")
+    for part, of in row.items():
+        if part.startswith("probe on"):
+            normal, found = (between(of[f"{kind}gain"], of[f"{kind}gain_ci95"]) for kind in ("normal_", ""))
+            scores = f"{of['normal_accuracy']:.3f} | {of['normal_auc']:.3f} | {of['finding_f1_micro']:.3f}"
+            print(f"| {part.removeprefix('probe on ')} | {scores} | {normal} | {found} |")
+    print("\n| finding | studies | precision | recall | F1 (95 % CI) |\n|---|---|---|---|---|")
+    for part, of in row["per_finding"].items():
+        if of["n"]:
+            f1 = between(of["f1"], of["ci95"], "")
+            print(f"| {part} | {of['n']} | {score(of['precision'], 2)} | {score(of['recall'], 2)} | {f1} |")
+
+
+def between(value: float, bounds: Sequence[float] | None, sign: str = "+") -> str:
+    """A score with its interval."""
+    return f"{value:{sign}.3f}" + (f" ({bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f})" if bounds else "")
 
 
 if __name__ == "__main__":
