@@ -77,6 +77,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     "all_patches": {"patch_dropout": 0.0},
     "label_smoothing": {"label_smoothing_factor": 0.1},
     "longer": {"num_train_epochs": 60, "patch_dropout": 0.95},
+    "more_dropout": {"decoder_dropout": 0.4, "num_train_epochs": 40},
+    "more_decay": {"weight_decay": 0.5},
     "small_panel": SMALL_PANEL,
     "stage_one": STAGE_ONE,
     "stage_one_large": STAGE_ONE | {"panel_size": 224},
