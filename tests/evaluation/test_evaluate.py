@@ -15,6 +15,7 @@ from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.prediction import Writer, open_canvases, views_of, without
 from hf_cxr.evaluation.report import page, report_markdown
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.inference.pipeline import ImpressionPipeline
 from hf_cxr.models.modeling import load_checkpoint
 
@@ -219,8 +220,8 @@ def test_each_row_tells_what_was_matched_missed_and_invented(evaluated):
     _, rows, _, _, _ = evaluated
     for row in rows:
         there, stated = set(row["matched"]) | set(row["missed"]), set(row["matched"]) | set(row["invented"])
-        assert there == evaluation.positive_findings(row["impression"], sided=True)
-        assert stated == evaluation.positive_findings(row["prediction"], sided=True)
+        assert there == positive_findings(row["impression"], sided=True)
+        assert stated == positive_findings(row["prediction"], sided=True)
     assert any(row["missed"] for row in rows)
 
 
