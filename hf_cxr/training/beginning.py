@@ -44,7 +44,6 @@ from hf_cxr.training.checkpoints import (
     remove_checkpoints,
     write_progress,
 )
-from hf_cxr.training.feature_cache import check_disk_space
 
 STATES, SAMPLES = "encoder_states", "samples"  # in the run folder: a frozen encoder's states while in use; images
 RESULTS = (*REPORT_FILES, model_card.CARD, model_card.FACTS, model_card.FIGURES)
@@ -141,9 +140,6 @@ def begin(train: Dataset, layout: Layout, kit: ImpressionConfig, args: Impressio
     if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
         raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
     _set_generation(checkpoint, args)
-    weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
-    copies = (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4) + bool(kit.reward_epochs)
-    check_disk_space(Path(args.output_dir), weights * copies, "the weights")
     texts = section_texts(train, layout)
     notes = (
         note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),

@@ -62,7 +62,7 @@ from hf_cxr.training.checkpoints import (
     write_progress,
 )
 from hf_cxr.training.checks import asked_of, check_feasible
-from hf_cxr.training.feature_cache import encode_once
+from hf_cxr.training.feature_cache import check_disk_space, encode_once
 from hf_cxr.training.findings_pretraining import STAGE, pretrain_on_findings
 from hf_cxr.training.launch import cut_global_batch, is_sharded
 from hf_cxr.training.reward import RewardTrainer, RewardWatch, mean_values, stage_of, write_record
@@ -187,6 +187,9 @@ def _train_stages(
         if rewarded
         else begin(dataset["train"], layout, kit, args)
     )
+    weights = sum(weight.nbytes for weight in checkpoint.model.parameters())
+    copies = (1 if args.save_strategy == "no" else 2 if kit.lora_rank else 4) + bool(kit.reward_epochs)
+    check_disk_space(output, weights * copies, "the weights")
     with state.local_main_process_first():
         packed = {
             name: pack_dataset(dataset[name], kit.panel_size, kit.num_proc, kit.panels)
