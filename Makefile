@@ -11,7 +11,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,dicom,fast,lora,onnx,cluster]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,dicom,fast,lora,onnx,cluster,app]"
 	touch $@
 
 demo: $(STAMP)
