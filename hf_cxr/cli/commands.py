@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_cxr.cli.app import run_app
 from hf_cxr.cli.options import chosen
 from hf_cxr.cli.predictions import evaluate_predictions, run_export_predictions
 from hf_cxr.cli.prepare import run_prepare, table_settings
@@ -388,5 +389,5 @@ def run_demo(options: argparse.Namespace) -> None:
 
 
 WORK = [run_prepare, run_explore, run_download, run_train, run_evaluate, run_compare, run_export_predictions]
-WORK += [run_predict, run_push, run_demo]
+WORK += [run_predict, run_push, run_app, run_demo]
 COMMANDS = {function.__name__.removeprefix("run_").replace("_", "-"): function for function in WORK}

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from hf_cxr import __version__
+from hf_cxr.cli.app import define_app
 from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
 from hf_cxr.cli.options import BAD_INPUT, Parser, count
 from hf_cxr.cli.predictions import define_export_predictions
@@ -227,7 +228,7 @@ def _demo(parser: Parser) -> None:
 
 
 PARSERS = [define_prepare, _explore, _download, _train, _evaluate, _compare, define_export_predictions]
-PARSERS += [_predict, _push, _demo]
+PARSERS += [_predict, _push, define_app, _demo]
 
 
 def make_parser() -> Parser:

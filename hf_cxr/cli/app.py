@@ -1,0 +1,36 @@
+"""The `app` command: its options, and what it does with them. The page itself lives in `hf_cxr.serving.app`."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+
+from hf_cxr.cli.options import Parser, count
+from hf_cxr.utils.places import check_checkpoint
+
+
+def define_app(parser: Parser) -> None:
+    """Show a page on which a checkpoint can be tried: films in, text out. Research use only, not for diagnosis.
+
+    hf-cxr app runs/iu --port 7860
+    """
+    parser.add_argument("checkpoint", help="run folder or Hub id")
+    parser.option("--port", "port to listen on (default: the first free one from 7860 on)", type=count)
+    parser.option(
+        "--host",
+        "address to listen on; 0.0.0.0 lets other machines in, and there is no password",
+        default="127.0.0.1",
+    )
+
+
+def run_app(options: argparse.Namespace) -> None:
+    check_checkpoint(options.checkpoint)
+    if not find_spec("gradio"):
+        raise ImportError("the app needs Gradio; install it with: pip install 'hf-cxr[app]'")
+    from hf_cxr.inference.pipeline import ImpressionPipeline
+    from hf_cxr.models.modeling import load_checkpoint
+    from hf_cxr.serving.app import serve
+
+    parts = load_checkpoint(options.checkpoint)
+    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    serve(options.checkpoint, pipe, options.host, options.port)
