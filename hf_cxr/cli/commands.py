@@ -14,12 +14,13 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hf_cxr.cli.app import run_app
-from hf_cxr.cli.options import chosen
+from hf_cxr.cli.options import INTERRUPTED, chosen
 from hf_cxr.cli.predictions import evaluate_predictions, run_export_predictions
 from hf_cxr.cli.prepare import run_prepare, table_settings
+from hf_cxr.cli.push import run_push
 from hf_cxr.cli.terminal import (
     command,
     print_answer,
@@ -27,7 +28,6 @@ from hf_cxr.cli.terminal import (
     print_comparison_of_several,
     print_next,
     print_report,
-    printable,
 )
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
@@ -40,7 +40,6 @@ from hf_cxr.utils.places import (
     unreachable,
 )
 
-INTERRUPTED = 130
 LAUNCHED = "HF_CXR_LAUNCHED"  # set for the worker processes that `hf-cxr train` starts
 IMAGE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
 
@@ -344,41 +343,6 @@ def _files_under(folder: Path) -> list[str]:
         inner[:] = [name for name in inner if not name.startswith(".")]
         found += [Path(place, name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
     return sorted(found)
-
-
-def run_push(options: argparse.Namespace) -> None:
-    if not Path(options.folder).exists():
-        raise FileNotFoundError(missing(options.folder, "folder", folders=True))
-    from hf_cxr.hub.patients import PatientsToldOf
-    from hf_cxr.hub.push import licence_note, push
-
-    if note := licence_note(options.folder, options.public):
-        print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked", "with_age_and_sex")
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave_at_once)
-    try:
-        print(push(options.folder, options.repo_id, **settings))
-    except PatientsToldOf as error:
-        print("\n".join(map(printable, error.examples)))  # for the eyes of whoever pushes
-        raise
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if options.dataset or (Path(options.folder) / "prepare.json").is_file():
-        print_next(command("hf-cxr", "train", "iu_xray_small", "--dataset", options.repo_id))
-    else:
-        print_next(command("hf-cxr", "predict", options.repo_id) + " --frontal IMAGE [--lateral IMAGE]")
-
-
-def _leave_at_once(*signal_and_frame) -> NoReturn:
-    # An exception would wait for the Hub client's threads, that is for whole uploads; nothing is lost on the Hub.
-    print("hf-cxr push: interrupted", file=sys.stderr, flush=True)
-    if callable(
-        clean_up := signal.getsignal(signal.SIGTERM)
-    ):  # of a staging folder; it ends with this signal's status
-        clean_up(*signal_and_frame)
-    os._exit(INTERRUPTED)
 
 
 def run_demo(options: argparse.Namespace) -> None:

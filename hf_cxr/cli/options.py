@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-BAD_INPUT = 2
+BAD_INPUT, INTERRUPTED = 2, 130
 BOOLEANS = [[word] for word in "true false yes no on off t f y n 1 0".split()]
 
 

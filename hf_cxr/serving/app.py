@@ -41,6 +41,8 @@ PROBABILITY = "the probability of the whole text under the model, which is no ch
 # The browser is told to ask no other host, whatever Gradio's own page would like to fetch.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; object-src 'none'"
 CLOSED = ("/deep_link", "/proxy=")  # routes that write a visitor's page to the disk, or ask other hosts
+# Gradio would make a table of its last 10,000 answers for each further one.
+QUIET = {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000"}
 COPY = "(row) => { navigator.clipboard.writeText([row?.findings, row?.impression].filter(Boolean).join('\\n')) }"
 
 
@@ -56,7 +58,7 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
     Raises `OSError` where the port is taken.
     """
     with staging_folder(Path(tempfile.gettempdir()) / "app") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder)}
         _fetch_nothing()
         app = make_app(pipe, _files_of(checkpoint), uploads := Uploads(folder))
         app.upload_file_set = uploads.count
@@ -72,6 +74,7 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
             quiet=True,
             share=False,
             run_history=False,
+            enable_monitoring=False,
             ssr_mode=False,
             footer_links=["api"],
         )
@@ -177,7 +180,7 @@ class Desk:
 
     async def shown(self, view: str, content: bytes | None) -> str:
         """A film, small, with what speaks against it. Raises `UnreadableImage`."""
-        if not content:
+        if content is None:
             return ""
 
         def read() -> str:
@@ -194,7 +197,7 @@ class Desk:
     async def _asked(
         self, frontal: bytes | None, lateral: bytes | None, indication: str, **options: Any
     ) -> dict[str, Any]:
-        if not frontal and not lateral:
+        if frontal is None and lateral is None:
             raise ValueError("no film is given: drop a frontal view, a lateral view or both")
         study = {"frontal": frontal, "lateral": lateral, "indication": indication or None}
         return await asyncio.wrap_future(self.batcher.ask(study, return_findings=True, **options))
