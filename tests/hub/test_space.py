@@ -1,4 +1,4 @@
-"""`hf-cxr push --space` and `--endpoint`: what the Hub holds afterwards, and that the handler does what is asked of it."""
+"""`hf-cxr push --space` and `--endpoint`: what the Hub holds afterwards, and that the handler does as it is asked."""
 
 import base64
 import importlib.util
