@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from importlib.util import find_spec
 
 from hf_cxr.cli.options import Parser, count
@@ -27,6 +28,11 @@ def run_app(options: argparse.Namespace) -> None:
     check_checkpoint(options.checkpoint)
     if not find_spec("gradio"):
         raise ImportError("the app needs Gradio; install it with: pip install 'hf-cxr[app]'")
+    try:
+        socket.create_server((options.host, options.port or 0)).close()
+    except (OSError, OverflowError) as error:
+        told = f"{options.host}, port {options.port or 'any'}: cannot listen there ({error})"
+        raise ValueError(f"{told}; choose another --port or --host") from None
     from hf_cxr.inference.pipeline import ImpressionPipeline
     from hf_cxr.models.modeling import load_checkpoint
     from hf_cxr.serving.app import serve

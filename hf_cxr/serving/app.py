@@ -223,7 +223,7 @@ def make_app(pipe: Any, folder: Path, uploads: Uploads) -> gr.Blocks:
     calibrated = "cxr_calibration" in json_object(folder / "config.json")
     desk = Desk(pipe, uploads, CHANCE if calibrated else PROBABILITY)
     with gr.Blocks(title="hf-cxr", analytics_enabled=False) as app:
-        gr.HTML(f'<p class="cxr-note" role="note">{page.NOTE}</p>', elem_classes="sticky")
+        gr.HTML(f'<p class="cxr-note always" role="note">{page.SHORT}</p>')
         with gr.Tab("A study"):
             _study(desk, "indication" in pipe.layout.context)
         with gr.Tab("This model"):

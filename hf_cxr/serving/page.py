@@ -17,13 +17,16 @@ from hf_cxr.evaluation.report.tables import COLUMNS, TITLES, baselines, readable
 from hf_cxr.utils.files import json_object
 from hf_cxr.utils.plots import score
 
-NOTE = "Research use only. Not for diagnosis: what stands here may be wrong, and no radiologist has seen it."
+SHORT = "Research use only. Not for diagnosis."
+NOTE = f"{SHORT} What stands here may be wrong, and no radiologist has seen it."
 SIDE = 360  # pixels of the longer side of an image on the page
 WORDS = 160  # words of a text that show where the model looked
 CSS = """
 .cxr-note { background: #ffd24d; color: #1a1400; font-weight: 600; padding: .6rem .9rem; border-radius: 6px }
 .cxr-note { margin: 0 }
-.sticky { position: sticky; top: 0; z-index: 50 }
+.always { position: fixed; top: 0; left: 0; right: 0; z-index: 50; border-radius: 0; text-align: center }
+.gradio-container { padding-top: 3rem }
+.toast-wrap { top: 3.4rem !important }
 .cxr img { max-width: 100%; height: auto; display: block; background: #000; border-radius: 4px }
 .cxr .views { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0 }
 .cxr figure { margin: 0; position: relative; max-width: 100% }

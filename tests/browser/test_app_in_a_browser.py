@@ -131,7 +131,7 @@ def test_one_film_on_a_phone_in_the_dark(visit, films, pipe):
     assert write(page).split() == pipe[0](lateral=str(films["lateral"]))[0]["impression"].split()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.mouse.wheel(0, 3000)
-    expect(page.locator(".sticky")).to_be_in_viewport()
+    expect(page.get_by_role("note")).to_be_in_viewport()
     shot(page, "one-390-dark")
     page.get_by_role("button", name="Remove lateral").click()
     expect(page.locator("#lateral-film img")).to_have_count(0)
@@ -156,7 +156,7 @@ def test_a_broken_and_a_huge_file_are_told_and_the_next_one_works(visit, films, 
     drop(page, "frontal", tmp_path / "broken.png")
     expect(page.locator("#frontal-film [role=alert]")).to_contain_text("frontal: ")
     drop(page, "frontal", tmp_path / "huge.png")
-    expect(page.get_by_text("exceeds the maximum allowed size")).to_be_visible()
+    expect(page.get_by_text("exceed the maximum allowed size").first).to_be_visible()
     shot(page, "huge")
     drop(page, "frontal", films["frontal"])
     given(page, "frontal")
@@ -165,7 +165,7 @@ def test_a_broken_and_a_huge_file_are_told_and_the_next_one_works(visit, films, 
 
 def test_by_keyboard_alone(visit, films):
     page = visit(390)
-    page.get_by_role("button", name="Drop File Here").first.focus()
+    page.get_by_role("button", name="Click to upload or drop files").first.focus()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(films["frontal"])

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from helpers import radiograph, run_cxr
+from helpers import ROOT, radiograph, run_cxr
 from PIL import Image
 
 gradio = pytest.importorskip("gradio", reason="Gradio is absent: pip install -e '.[app]'")
@@ -154,6 +154,24 @@ def test_what_is_no_film_is_answered_with_one_clear_line(client, tmp_path, place
     assert str(place) not in json.dumps(answer)
 
 
+def test_damaged_files_bombs_and_other_types_each_get_a_clear_line_and_the_app_goes_on(address, place, monkeypatch):
+    """As `python benchmarks/app_abuse.py` does it with 200."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import app_abuse
+    import app_load
+
+    refused = 0
+    with httpx.Client(base_url=address, timeout=120) as asking:
+        for name, content in app_abuse.bad(40):
+            answer = app_load.ask(asking, (content, None), name)
+            assert app_abuse.fault_of(answer, place) is None, name
+            refused += "error" in answer
+        (good,) = app_load.studies(1)
+        assert app_load.ask(asking, (good["frontal"], None))["impression"]
+    assert refused > 30
+    assert left_in(place) == []
+
+
 def test_no_film_at_all_is_told(client):
     with pytest.raises(AppError, match="no film is given"):
         ask(client, None, None)
@@ -238,7 +256,7 @@ def test_the_page_may_ask_no_other_host_and_reports_to_nobody(address):
     assert config["analytics_enabled"] is False
     assert not config.get("run_history")
     assert not [sheet for sheet in config.get("stylesheets") or () if sheet.startswith("http")]
-    assert page.NOTE in json.dumps(config)
+    assert page.SHORT in json.dumps(config)
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
@@ -292,10 +310,15 @@ def test_the_tab_of_a_run_shows_its_verdict_scores_and_figures(run_folder, tmp_p
 # --- the command -------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_in_one_line_what_is_wrong(pipe, monkeypatch):
-    result = run_cxr("app", "runs/nowhere")
-    assert result.returncode == 2
-    assert "no such checkpoint" in result.stderr
-    result = run_cxr("app", pipe.folder, "--port", "99999")
-    assert result.returncode == 2
-    assert len(result.stderr.strip().splitlines()) == 1
+def test_the_command_says_in_one_line_what_is_wrong(pipe, address):
+    taken = address.rpartition(":")[2]
+    for words, reason in (
+        (["runs/nowhere"], "no such checkpoint"),
+        ([pipe.folder, "--port", "99999"], "port must be 0-65535"),
+        ([pipe.folder, "--port", taken], "in use"),
+        ([pipe.folder, "--host", "no.such.host.invalid"], "cannot listen there"),
+    ):
+        result = run_cxr("app", *words)
+        assert result.returncode == 2
+        assert reason in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
