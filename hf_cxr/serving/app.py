@@ -9,10 +9,11 @@ import io
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import safehttpx
@@ -29,6 +30,7 @@ from hf_cxr.serving.batches import Batcher
 from hf_cxr.serving.uploads import MOST_BYTES, Uploads
 from hf_cxr.utils.files import json_object, staging_folder
 
+T = TypeVar("T")
 IDLE = 900  # seconds after which the films of a visitor are forgotten
 EXAMPLES = {
     "Normal": Case(7, 1),
@@ -58,7 +60,7 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
     Raises `OSError` where the port is taken.
     """
     with staging_folder(Path(tempfile.gettempdir()) / "app") as folder:
-        os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder)}
+        os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder.resolve())}
         _fetch_nothing()
         app = make_app(pipe, _files_of(checkpoint), uploads := Uploads(folder))
         app.upload_file_set = uploads.count
@@ -133,7 +135,7 @@ class Desk:
 
     def __init__(self, pipe: Any, uploads: Uploads, worth: str) -> None:
         self.uploads, self.batcher, self.worth = uploads, Batcher(pipe), worth
-        self.decoding = ThreadPoolExecutor(1)  # one film at a time: the largest need 400 MB
+        self.aside = ThreadPoolExecutor(1)  # one film at a time: the largest need 400 MB
 
     async def impression(
         self,
@@ -157,7 +159,7 @@ class Desk:
             answer = await self._asked(frontal, lateral, indication, return_attention="words")
         except ValueError as error:
             answer = {"error": str(error)}
-        views = page.looked_at(answer)
+        views = await self._aside(page.looked_at, answer)
         words = [word for word, _ in answer.pop("attention_words", ())]
         answer.pop("attention", None)
         kept = {"answer": answer, "views": views, "words": words}
@@ -187,12 +189,16 @@ class Desk:
             grey = read_radiograph(content)
             return page.boxed(page.shown(grey, f"{view} view"), page.told(doubts(content, grey, view), "doubt"))
 
-        return await asyncio.get_running_loop().run_in_executor(self.decoding, read)
+        return await self._aside(read)
 
     async def example(self, name: str) -> list[Any]:
         """What is kept of an example's two films, and how each is shown."""
         films = [_drawn(EXAMPLES[name], view) for view in VIEWS]
         return [*films, *[await self.shown(view, film) for view, film in zip(VIEWS, films, strict=True)]]
+
+    async def _aside(self, work: Callable[..., T], *given: Any) -> T:
+        """What `work` gives, while others are served."""
+        return await asyncio.get_running_loop().run_in_executor(self.aside, work, *given)
 
     async def _asked(
         self, frontal: bytes | None, lateral: bytes | None, indication: str, **options: Any
