@@ -12,7 +12,6 @@ import json
 import re
 import struct
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -129,12 +128,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 most = max(most, app.memory_info().rss >> 20)
             (good,) = studies(1)
             alive = "impression" in ask(client, (good["frontal"], good["lateral"]))
-        time.sleep(1)
         left = [path.name for path in place.rglob("*") if path.is_file()]
-    result = {"refused": refused, "still readable": readable, "faults": faults, "alive": alive, "files left": left}
-    result |= {"largest memory, MB": most, "messages": dict(sorted(messages.items(), key=lambda one: -one[1]))}
-    options.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+        result = {"refused": refused, "still readable": readable, "faults": faults, "alive": alive, "files left": left}
+        result |= {"largest memory, MB": most, "messages": dict(sorted(messages.items(), key=lambda one: -one[1]))}
+        options.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(json.dumps(result, indent=2, ensure_ascii=False))
     return result
 
 

@@ -63,7 +63,7 @@ def running(run: str, place: Path) -> Iterator[tuple[str, psutil.Process]]:
             yield f"http://127.0.0.1:{port}", psutil.Process(app.pid)
         finally:
             app.send_signal(signal.SIGINT)
-            app.wait(30)
+            app.wait(120)
 
 
 def ask(client: httpx.Client, films: Sequence[bytes | None], name: str = "film.png") -> dict[str, Any]:

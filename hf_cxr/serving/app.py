@@ -267,7 +267,7 @@ def _study(desk: Desk, indication: bool) -> None:
                 row = gr.JSON(show_label=False, elem_id="row")
     answering: Any = {"inputs": [*films, below, *asked], "outputs": [kept, row, answer], "show_progress_on": answer}
     private(write.click, desk.write, **answering)
-    private(below.release, desk.show, [kept, below], [row, answer])
+    private(below.change, desk.show, [kept, below], [row, answer], trigger_mode="always_last")
     for name, button in examples.items():
         drawn = private(button.click, partial(desk.example, name), None, [*films, *previews])
         private(drawn.then, desk.write, **answering)
