@@ -5,20 +5,26 @@ OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs notebooks bench clean
+.PHONY: setup demo test test-browser lint docs notebooks bench clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,dicom,fast,lora,onnx,cluster]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,dicom,fast,lora,onnx,cluster,app]"
 	touch $@
 
 demo: $(STAMP)
 	$(BIN)/hf-cxr demo --out $(OUT)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore tests/browser
+
+# The app in a real browser. Chromium is installed where that is allowed; else the tests say that they skip, and why.
+test-browser: $(STAMP)
+	@test -x /usr/bin/chromium || { root=$$(test $$(id -u) = 0 || echo sudo -n); \
+		{ $$root apt-get update && $$root apt-get install --yes --no-install-recommends chromium; } >/dev/null 2>&1; } || true
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -47,20 +47,20 @@ ROUTES = [
     (r"GET", r"/api/whoami-v2", "whoami"),
     (r"POST", r"/api/repos/create", "create"),
     (r"POST", r"/api/validate-yaml", "validate_yaml"),
-    (r"GET", rf"/api/(?P<kind>model|dataset)s/{REPO}(?:/revision/(?P<rev>[^/]+))?", "info"),
-    (r"GET", rf"/api/(?P<kind>model|dataset)s/{REPO}/tree/(?P<rev>[^/]+)(?:/(?P<path>.+))?", "tree"),
-    (r"POST", rf"/api/(?P<kind>model|dataset)s/{REPO}/paths-info/(?P<rev>[^/]+)", "paths_info"),
-    (r"GET", rf"/api/(?P<kind>model|dataset)s/{REPO}/commits/(?P<rev>[^/]+)", "commits"),
-    (r"GET", rf"/api/(?P<kind>model|dataset)s/{REPO}/refs", "refs"),
-    (r"POST", rf"/api/(?P<kind>model|dataset)s/{REPO}/branch/(?P<rev>[^/]+)", "branch"),
-    (r"PUT", rf"/api/(?P<kind>model|dataset)s/{REPO}/settings", "settings"),
-    (r"GET", rf"/api/(?P<kind>model|dataset)s/{REPO}/xet-write-token/(?P<rev>[^/]+)", "xet"),
-    (r"POST", rf"/api/(?P<kind>model|dataset)s/{REPO}/preupload/(?P<rev>[^/]+)", "preupload"),
-    (r"POST", rf"/(?:(?P<kind>dataset)s/)?{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
+    (r"GET", rf"/api/(?P<kind>model|dataset|space)s/{REPO}(?:/revision/(?P<rev>[^/]+))?", "info"),
+    (r"GET", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/tree/(?P<rev>[^/]+)(?:/(?P<path>.+))?", "tree"),
+    (r"POST", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/paths-info/(?P<rev>[^/]+)", "paths_info"),
+    (r"GET", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/commits/(?P<rev>[^/]+)", "commits"),
+    (r"GET", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/refs", "refs"),
+    (r"POST", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/branch/(?P<rev>[^/]+)", "branch"),
+    (r"PUT", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/settings", "settings"),
+    (r"GET", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/xet-write-token/(?P<rev>[^/]+)", "xet"),
+    (r"POST", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/preupload/(?P<rev>[^/]+)", "preupload"),
+    (r"POST", rf"/(?:(?P<kind>dataset|space)s/)?{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
     (r"PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_upload"),
     (r"POST", r"/lfs/verify", "lfs_verify"),
-    (r"POST", rf"/api/(?P<kind>model|dataset)s/{REPO}/commit/(?P<rev>[^/]+)", "commit"),
-    (r"GET|HEAD", rf"/(?:(?P<kind>dataset)s/)?{REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+    (r"POST", rf"/api/(?P<kind>model|dataset|space)s/{REPO}/commit/(?P<rev>[^/]+)", "commit"),
+    (r"GET|HEAD", rf"/(?:(?P<kind>dataset|space)s/)?{REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
     (r"POST", r"/admin/fail", "admin_fail"),
 ]
 
@@ -94,7 +94,7 @@ class HubServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def address(self, repo: Repo) -> str:
-        return f"{self.endpoint}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.id}"
+        return f"{self.endpoint}/{'' if repo.kind == 'model' else f'{repo.kind}s/'}{repo.id}"
 
     @property
     def env(self) -> dict[str, str]:

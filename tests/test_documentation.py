@@ -12,6 +12,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -51,6 +53,7 @@ NOT_RUN = {
     "torchrun": "as `accelerate launch`",
     "accelerate launch --config_file": "several hosts; tests/training/test_distributed.py runs two on the loopback",
     "hf-cxr evaluate runs/iu data/indiana --clinical": "installs it; tests/evaluation/test_clinical.py does too",
+    "hf-cxr app": "runs until it is stopped; `meanwhile` starts it",
 }
 REFUSED_WITHOUT_GPU = {"--accelerate_config fsdp2": "FSDP needs GPUs", "--accelerate_config deepspeed": "deepspeed"}
 SHORTER = ["--num_train_epochs", "1", "--findings_pretraining_epochs", "1", "--max_target_length", "24"]
@@ -124,6 +127,20 @@ class Sandbox:
         else:
             assert status == 0, f"{command}\n{told[-1000:]}\n{error[-3000:]}"
 
+    @contextmanager
+    def meanwhile(self, page: Path) -> Iterator[None]:
+        """What the page starts and does not end, for the snippets that talk to it."""
+        started = [shlex.split(command) for command in commands(page) if command.startswith("hf-cxr app")]
+        if not started or not blocks(page, "python"):
+            yield
+            return
+        with subprocess.Popen(started[0], cwd=self.folder, env=self.env, stdout=subprocess.PIPE, text=True) as app:
+            try:
+                assert "http://127.0.0.1:" in app.stdout.readline()
+                yield
+            finally:
+                app.terminate()
+
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory):
@@ -180,10 +197,11 @@ def test_every_command_and_snippet_of_a_page_runs_as_printed(sandbox, page):
     for command in commands(page):
         if not reason_not_to_run(command) and not is_form(command):
             sandbox.run(command)
-    for code in blocks(page, "python"):
-        if ">>>" not in code:  # else a doctest, below
-            status, told, error = sandbox.ask({"code": code})
-            assert status == 0, f"{page.name}\n{code}\n{told}\n{error[-3000:]}"
+    with sandbox.meanwhile(page):
+        for code in blocks(page, "python"):
+            if ">>>" not in code:  # else a doctest, below
+                status, told, error = sandbox.ask({"code": code})
+                assert status == 0, f"{page.name}\n{code}\n{told}\n{error[-3000:]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -14,11 +14,13 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hf_cxr.cli.options import chosen, clinical_asked
+from hf_cxr.cli.app import run_app
+from hf_cxr.cli.options import INTERRUPTED, chosen, clinical_asked
 from hf_cxr.cli.predictions import evaluate_predictions, run_export_predictions
 from hf_cxr.cli.prepare import run_prepare, table_settings
+from hf_cxr.cli.push import run_push
 from hf_cxr.cli.terminal import (
     command,
     print_answer,
@@ -26,7 +28,6 @@ from hf_cxr.cli.terminal import (
     print_comparison_of_several,
     print_next,
     print_report,
-    printable,
 )
 from hf_cxr.config.kit import SIZES, closest, read_config, recipe, usual_names
 from hf_cxr.utils.places import (
@@ -39,7 +40,6 @@ from hf_cxr.utils.places import (
     unreachable,
 )
 
-INTERRUPTED = 130
 LAUNCHED = "HF_CXR_LAUNCHED"  # set for the worker processes that `hf-cxr train` starts
 IMAGE_ENDINGS = r"(?i:\.(png|jpe?g|jp2|dcm|dicom|tiff?|bmp|gif|webp|pgm))+$"
 
@@ -348,41 +348,6 @@ def _files_under(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def run_push(options: argparse.Namespace) -> None:
-    if not Path(options.folder).exists():
-        raise FileNotFoundError(missing(options.folder, "folder", folders=True))
-    from hf_cxr.hub.patients import PatientsToldOf
-    from hf_cxr.hub.push import licence_note, push
-
-    if note := licence_note(options.folder, options.public):
-        print(f"hf-cxr push: {note}", file=sys.stderr)
-    settings = chosen(options, "public", "dataset", "hold_rights", "with_history", "texts_checked", "with_age_and_sex")
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave_at_once)
-    try:
-        print(push(options.folder, options.repo_id, **settings))
-    except PatientsToldOf as error:
-        print("\n".join(map(printable, error.examples)))  # for the eyes of whoever pushes
-        raise
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if options.dataset or (Path(options.folder) / "prepare.json").is_file():
-        print_next(command("hf-cxr", "train", "iu_xray_small", "--dataset", options.repo_id))
-    else:
-        print_next(command("hf-cxr", "predict", options.repo_id) + " --frontal IMAGE [--lateral IMAGE]")
-
-
-def _leave_at_once(*signal_and_frame) -> NoReturn:
-    # An exception would wait for the Hub client's threads, that is for whole uploads; nothing is lost on the Hub.
-    print("hf-cxr push: interrupted", file=sys.stderr, flush=True)
-    if callable(
-        clean_up := signal.getsignal(signal.SIGTERM)
-    ):  # of a staging folder; it ends with this signal's status
-        clean_up(*signal_and_frame)
-    os._exit(INTERRUPTED)
-
-
 def run_demo(options: argparse.Namespace) -> None:
     check_writable(options.out)
     from hf_cxr.cli.demo import demo
@@ -391,5 +356,5 @@ def run_demo(options: argparse.Namespace) -> None:
 
 
 WORK = [run_prepare, run_explore, run_download, run_train, run_evaluate, run_compare, run_export_predictions]
-WORK += [run_predict, run_push, run_demo]
+WORK += [run_predict, run_push, run_app, run_demo]
 COMMANDS = {function.__name__.removeprefix("run_").replace("_", "-"): function for function in WORK}

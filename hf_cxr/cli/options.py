@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from hf_cxr.evaluation.clinical import Clinical
 
-BAD_INPUT = 2
-CLINICAL = (
-    "f1chexbert",
-    "radgraph",
-    "ratescore",
-    "green",
-    "bertscore",
-)  # those of hf_cxr.evaluation.report.tables
+BAD_INPUT, INTERRUPTED = 2, 130
+CLINICAL = ("f1chexbert", "radgraph", "ratescore", "green", "bertscore")  # those of hf_cxr.evaluation.report.tables
 BOOLEANS = [[word] for word in "true false yes no on off t f y n 1 0".split()]
 
 

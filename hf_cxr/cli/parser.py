@@ -11,10 +11,12 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from hf_cxr import __version__
-from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
-from hf_cxr.cli.options import BAD_INPUT, Parser, clinical_options, count
+from hf_cxr.cli.app import define_app
+from hf_cxr.cli.commands import COMMANDS
+from hf_cxr.cli.options import BAD_INPUT, INTERRUPTED, Parser, clinical_options, count
 from hf_cxr.cli.predictions import define_export_predictions
 from hf_cxr.cli.prepare import define_prepare, table_options
+from hf_cxr.cli.push import define_push
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
 from hf_cxr.utils.places import advice, is_full
@@ -198,30 +200,6 @@ def _predict(parser: Parser) -> None:
     option("--json", "one JSON object per study on stdout", action="store_true")
 
 
-def _push(parser: Parser) -> None:
-    """Upload a run or a prepared dataset to the Hub in one commit, private unless told otherwise.
-
-    hf-cxr push runs/iu user/name
-    hf-cxr push --dataset data/iu user/dataset
-    """
-    parser.add_argument("folder", help="run folder or prepared dataset; which of them is told from its files")
-    parser.add_argument("repo_id", help="user/name on the Hub; what an earlier push left there is brought up to date")
-    parser.option("--dataset", "the folder has to be a prepared dataset", action="store_true")
-    parser.option("--public", "make the repository public", action="store_true")
-    parser.option(
-        "--i-hold-the-rights",
-        "with --public: you may share this dataset although its licence (such as CC BY-NC-ND, which forbids "
-        "derivatives such as resized images) does not allow it, or is not known",
-        action="store_true",
-        dest="hold_rights",
-    )
-    history = "with --public, of a repository that was private: its earlier revisions may become public, too"
-    parser.option("--with-history", history, action="store_true")
-    checked = "push although texts hold what looks like names, record numbers, dates or telephone numbers"
-    parser.option("--i-checked-the-texts", checked, action="store_true", dest="texts_checked")
-    parser.option("--with-age-and-sex", "push these columns of a dataset too", action="store_true")
-
-
 def _demo(parser: Parser) -> None:
     """The whole way on the embedded collection: prepare, pretrain, fine-tune, evaluate, card, three studies shown.
 
@@ -233,7 +211,7 @@ def _demo(parser: Parser) -> None:
 
 
 PARSERS = [define_prepare, _explore, _download, _train, _evaluate, _compare, define_export_predictions]
-PARSERS += [_predict, _push, _demo]
+PARSERS += [_predict, define_push, define_app, _demo]
 
 
 def make_parser() -> Parser:

@@ -43,6 +43,8 @@ RUN_FILES = (
     *(f"figures/{name}.png" for name in ("image_shuffle", "findings", "reliability", "risk")),
 )
 DATASET_FILES = ("data/*.parquet", CARD, PREPARATION, "splits.csv")
+SPACE_FILES = ("app.py", "requirements.txt", CARD, *("hf_cxr" + depth * "/*" for depth in range(1, 6)))
+PATTERNS = {"model": RUN_FILES, "dataset": DATASET_FILES, "space": SPACE_FILES}
 
 TOKEN = r"(?:hf|api_org)_[A-Za-z0-9]{30,}"
 HOME_FOLDER = (
@@ -79,8 +81,7 @@ def kind_of(path: Path, dataset: bool) -> str:
 
 def is_ours(name: str, kind: str) -> bool:
     """Whether a file of this name in a repository is one that a push puts there."""
-    patterns = RUN_FILES if kind == "model" else DATASET_FILES
-    return any(PurePosixPath(name).match(one) and name.count("/") == one.count("/") for one in patterns)
+    return any(PurePosixPath(name).match(one) and name.count("/") == one.count("/") for one in PATTERNS[kind])
 
 
 def files_to_push(path: Path, kind: str) -> dict[str, Path]:
@@ -89,8 +90,9 @@ def files_to_push(path: Path, kind: str) -> dict[str, Path]:
     Raises `FileNotFoundError` where something is missing without which it cannot be used, `ValueError` where weights
     or data are damaged.
     """
-    patterns = RUN_FILES if kind == "model" else DATASET_FILES
-    files = {file.relative_to(path).as_posix(): file for one in patterns for file in path.glob(one) if file.is_file()}
+    files = {
+        file.relative_to(path).as_posix(): file for one in PATTERNS[kind] for file in path.glob(one) if file.is_file()
+    }
     if kind == "model" and not (path / FACTS).is_file() and any(path.glob("*.safetensors")):
         card = files[CARD].read_text(encoding="utf-8") if CARD in files else ""
         if CODE not in files or "pipeline_tag:" not in card:  # which a pipeline without the kit goes by

@@ -25,6 +25,7 @@ from hf_cxr.hub import patients, personal, privacy, pseudonyms
 from hf_cxr.hub.privacy import CARD
 from hf_cxr.utils.files import staging_folder
 
+HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"  # what Inference Endpoints look for
 PUSHED = "Push"  # how the title of each of our commits begins
 # Seconds without a byte from the Hub after which a request is given up: its client would wait for ever.
 PATIENCE = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)
@@ -39,6 +40,7 @@ def push(
     with_history: bool = False,
     texts_checked: bool = False,
     with_age_and_sex: bool = False,
+    endpoint: bool = False,
     token: str | None = None,
 ) -> str:
     """Upload a run or a prepared dataset in one commit and return its address. Private unless `public`.
@@ -55,6 +57,7 @@ def push(
         with_history: Make a private repository public although its earlier revisions become public with it.
         texts_checked: Push although texts hold what looks like names, record numbers, dates or telephone numbers.
         with_age_and_sex: Push the columns `age` and `sex` of a dataset too.
+        endpoint: Add the handler that Inference Endpoints call to a run.
         token: Instead of the one of `hf auth login` or HF_TOKEN.
 
     Study and patient ids of a collection that does not publish them are replaced by salted hashes (`pseudonyms`).
@@ -69,6 +72,8 @@ def push(
         raise ValueError(f"{repo_id!r} is no name on the Hub; write user/name") from None
     path = Path(folder)
     kind = privacy.kind_of(path, dataset)
+    if endpoint and kind == "dataset":
+        raise ValueError(f"{folder}: is a dataset; an endpoint runs a checkpoint")
     if public and kind == "dataset":
         licences.check_may_be_public(path, hold_rights)
     files = privacy.files_to_push(path, kind)
@@ -87,15 +92,15 @@ def push(
         if kind == "model":
             texts[CARD] = _card_for(path, repo_id)
         privacy.check_nothing_private(texts, path, token)
-        if not token:
-            raise OSError(
-                "no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)"
-            )
-        get_session().timeout = PATIENCE
-        try:
-            return _send({**files, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
-        except (HTTPError, RuntimeError) as error:
-            raise OSError(f"{repo_id}: {_reason(error)}") from error
+        added: dict[str, Path | bytes] = {}
+        if endpoint:
+            added = {HANDLER: Path(__file__).with_name(HANDLER), REQUIREMENTS: _needed()}
+        return send({**files, **added, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
+
+
+def _needed() -> bytes:
+    """The versions of what a checkpoint's own code imports, for an endpoint."""
+    return "".join(f"{name}=={version(name)}\n" for name in ("transformers", "pillow", "pydicom")).encode()
 
 
 def push_as_asked(folder: str | os.PathLike, args: Any) -> str:
@@ -141,12 +146,35 @@ def licence_note(folder: str | os.PathLike, public: bool = True) -> str | None:
 # --- the way there -----------------------------------------------------------------------------------------------
 
 
+def send(
+    files: Mapping[str, Path | bytes],
+    repo_id: str,
+    kind: str,
+    public: bool = False,
+    with_history: bool = False,
+    token: str | None = None,
+) -> str:
+    """Make these files, by their names there, the content of a repository, as `push` does; returns its address.
+
+    Args:
+        kind: "model", "dataset" or "space".
+    """
+    if not (token := token or get_token()):
+        raise OSError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN (it needs write permission)")
+    get_session().timeout = PATIENCE
+    try:
+        return _send(files, repo_id, kind, public, with_history, token)
+    except (HTTPError, RuntimeError) as error:
+        raise OSError(f"{repo_id}: {_reason(error)}") from error
+
+
 def _send(
     files: Mapping[str, Path | bytes], repo_id: str, kind: str, public: bool, with_history: bool, token: str
 ) -> str:
     api = HfApi(token=token)
     # Private first, whatever is asked for: a push that fails has shown nobody anything.
-    repo = api.create_repo(repo_id, repo_type=kind, private=True, exist_ok=True)
+    sdk = "gradio" if kind == "space" else None
+    repo = api.create_repo(repo_id, repo_type=kind, private=True, exist_ok=True, space_sdk=sdk)
     name = repo.repo_id
     info: Any = api.repo_info(name, repo_type=kind, timeout=PATIENCE)
     if not public and not info.private:

@@ -40,6 +40,11 @@ from hf_cxr.cli.parser import main
 whole = demo.arguments  # a demo of one step
 short = ["--max_steps", "1", "--findings_pretraining_epochs", "0"]
 demo.arguments = lambda out, number, words=(): whole(out, number, [*words, *short])
+import types
+import hf_cxr.serving.app as app
+def end(*_):
+    raise KeyboardInterrupt
+app.threading = types.SimpleNamespace(Event=lambda: types.SimpleNamespace(wait=end))  # it would wait for visitors
 statuses = {}
 for words in json.load(sys.stdin):
     running = words[0]
@@ -66,6 +71,7 @@ def test_no_command_on_local_files_looks_up_a_name_or_connects(phantom_folder, r
         ["compare", run_folder, tmp_path / "run"],
         ["export-predictions", "radeval", run_folder, phantom_folder, tmp_path / "texts.json"],
         ["predict", run_folder, "--frontal", tmp_path / "f.png"],
+        ["app", run_folder],
         ["demo", "--out", tmp_path / "demo", "--num-studies", 30],
     ]
     assert {words[0] for words in commands} == set(COMMANDS) - {"download", "push"}, "those two are for the network"
@@ -83,4 +89,4 @@ def test_no_command_on_local_files_looks_up_a_name_or_connects(phantom_folder, r
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["caught"] == 1, "the watch works"
     assert told["asked"] == []
-    assert told["statuses"] == {words[0]: 0 for words in commands}, done.stderr[-2000:]
+    assert told["statuses"] == {words[0]: 0 for words in commands} | {"app": 130}, done.stderr[-2000:]
