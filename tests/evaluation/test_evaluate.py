@@ -247,7 +247,7 @@ def test_too_small_a_validation_split_makes_no_calibration(evaluated):
 
 def test_what_cannot_be_evaluated_is_told_before_any_time_is_spent(evaluated, tmp_path, monkeypatch):
     _, _, _, dataset, checkpoint = evaluated
-    monkeypatch.setattr(evaluation, "open_canvases", None)
+    monkeypatch.setattr(Writer, "canvases", None)
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="is a file, not a folder"):
         evaluation.evaluate(checkpoint, dataset, out=tmp_path / "file")
@@ -376,7 +376,7 @@ def test_a_report_is_not_written_beside_the_weights_of_another_run(small, tmp_pa
     other = copy_folder(folder, tmp_path / "other")
     with (other / "model.safetensors").open("ab") as file:
         file.write(b" ")
-    monkeypatch.setattr(evaluation, "open_canvases", None)  # told before any time is spent
+    monkeypatch.setattr(Writer, "canvases", None)  # told before any time is spent
     with pytest.raises(ValueError, match=f"^{other}: holds weights that are not those of this report"):
         evaluation.evaluate(folder, dataset, out=other)
 
@@ -388,7 +388,7 @@ def test_a_calibration_that_was_fitted_on_the_scored_studies_is_told(evaluated):
     config, writer = checkpoint.model.config, Writer(checkpoint)
 
     def fitted_here(split, studies=dataset):
-        return evaluation._calibration_for(writer, studies, split)[2]
+        return evaluation.calibration_for(writer, studies, split)[2]
 
     setattr(config, CALIBRATION, curve)
     assert fitted_here("validation")
