@@ -18,8 +18,9 @@ REMOTE_TASK = "chest-radiograph-impression"
 REMOTE_CODE_FILES = tuple(
     f"{name}.py"
     for name in (
-        "pipeline generation processor targets sections inputs views decoding levels view_evidence view_weights dicom"
-        " plausibility checks attention remote_code labeler labeler_lexicon labeler_location labeler_wording"
+        "pipeline answers generation processor targets sections inputs views decoding levels view_evidence"
+        " view_weights dicom plausibility checks attention remote_code labeler labeler_lexicon labeler_location"
+        " labeler_wording"
     ).split()
 )
 

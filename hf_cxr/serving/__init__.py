@@ -1,0 +1,1 @@
+"""Exported checkpoints and their runner without torch, and the app."""
