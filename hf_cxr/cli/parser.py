@@ -15,6 +15,7 @@ from hf_cxr.cli.commands import COMMANDS, INTERRUPTED
 from hf_cxr.cli.options import BAD_INPUT, Parser, count
 from hf_cxr.cli.predictions import define_export_predictions
 from hf_cxr.cli.prepare import define_prepare, table_options
+from hf_cxr.cli.serving import define_export
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
 from hf_cxr.utils.places import advice, is_full
@@ -161,7 +162,7 @@ def _predict(parser: Parser) -> None:
     hf-cxr predict runs/iu --frontal frontal.png --lateral lateral.png
     """
     option = parser.option
-    parser.add_argument("checkpoint", help="run folder or Hub id")
+    parser.add_argument("checkpoint", help="run folder, Hub id, or folder that hf-cxr export wrote")
     option("--revision", "branch, tag or commit of a checkpoint on the Hub (default: its main branch)")
     option(
         "--frontal",
@@ -227,7 +228,7 @@ def _demo(parser: Parser) -> None:
 
 
 PARSERS = [define_prepare, _explore, _download, _train, _evaluate, _compare, define_export_predictions]
-PARSERS += [_predict, _push, _demo]
+PARSERS += [_predict, _push, define_export, _demo]
 
 
 def make_parser() -> Parser:

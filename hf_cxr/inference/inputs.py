@@ -51,6 +51,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.studies)
 
+    def __iter__(self) -> Iterator[Numbered]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, index: int) -> Numbered:
         try:
             study = self.studies[index]

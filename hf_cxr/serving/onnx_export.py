@@ -26,8 +26,9 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from hf_cxr.inference.checks import first_position, positions_of
 from hf_cxr.inference.generation import generate
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
-from hf_cxr.serving.runner import EXPORT, Runner, pixels_of
+from hf_cxr.serving.runner import Runner, pixels_of
 from hf_cxr.utils.files import check_free, commit, replace_files, staging_folder
+from hf_cxr.utils.places import EXPORT
 
 OPSET = 20
 ATTENTION = "hf_cxr_export"

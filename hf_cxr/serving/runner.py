@@ -20,15 +20,10 @@ from hf_cxr.inference.inputs import many
 from hf_cxr.inference.sections import layout_of, order_of, prompt_ids, split_sections
 from hf_cxr.serving.search import search
 from hf_cxr.utils.files import json_object
+from hf_cxr.utils.places import EXPORT, is_export
 
-EXPORT = "export.json"  # marks the folder, and tells how it was made
 TOLD = ("max_new_tokens", "num_beams", "num_return_sequences")
 OPTIONS = ("return_findings", "abstain_below", "on_unlikely", "on_unreadable")
-
-
-def is_export(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds an exported checkpoint."""
-    return (Path(folder) / EXPORT).is_file()
 
 
 class Runner:
@@ -86,9 +81,8 @@ class Runner:
     def _check(self, options: Mapping[str, Any]) -> None:
         for name in options:
             if name not in (*OPTIONS, *TOLD):
-                raise TypeError(
-                    f"an exported checkpoint has no option {name!r}; it has {', '.join((*OPTIONS, *TOLD))}"
-                )
+                known = ", ".join((*OPTIONS, *TOLD))
+                raise TypeError(f"an exported checkpoint has no option {name!r}; there are {known}")
         check_answer_options(*(options.get(name) for name in OPTIONS[1:]))
         check_values(options, self.longest)
         beams, texts = (options.get(name) or self.settings.get(name) or 1 for name in TOLD[1:])
@@ -111,23 +105,26 @@ class Runner:
             for study in read:
                 unread = not_read(study.errors, self.layout, on_unreadable or "error")
                 if unread is None:
-                    rows = scored(*next(texts), findings=bool(return_findings))
+                    rows, short = next(texts)
+                    rows = scored(rows, self.layout, self.curve, short, bool(return_findings))
                     unread = finished(rows, abstain_below, study.warnings)
                 yield unread
 
-    def _written(self, read: Sequence[ReadStudy], told: Mapping[str, Any]) -> Iterator[tuple]:
-        """What `scored` takes of each study."""
+    def _written(
+        self, read: Sequence[ReadStudy], told: Mapping[str, Any]
+    ) -> Iterator[tuple[list[dict[str, Any]], list[bool]]]:
+        """The texts of each study with their probabilities, and which of them were cut short."""
         if not read:
             return
-        prompts = [prompt_ids(self.tokenizer, self.layout, study.context) for study in read]  # type: ignore[arg-type]
+        prompts = [prompt_ids(self.tokenizer, self.layout, study.context) for study in read]
         tokens, sums = self.generate(self.pixels([study.canvas for study in read]), prompts, **told)
-        cut = ~np.isin(tokens, self.ends).any(-1)
+        cut: Any = ~np.isin(tokens, self.ends).any(-1)
         for texts, chances, short in zip(tokens, np.where(cut, 0, np.exp(sums)), cut, strict=True):
             rows = [
                 split_sections(self.tokenizer, self.layout, text) | {"score": float(chance)}
                 for text, chance in zip(texts, chances, strict=True)
             ]
-            yield rows, self.layout, self.curve, short.tolist()
+            yield rows, short.tolist()
 
     def pixels(self, images: Iterable[Image.Image]) -> np.ndarray:
         """What the checkpoint's image processor makes of images: float32 (images, 3, height, width)."""
@@ -167,6 +164,22 @@ class Runner:
         ends = np.isin(tokens, self.ends)
         tokens[ends.cumsum(-1) - ends > 0] = pad
         return tokens, sums
+
+
+def open_checkpoint(checkpoint: str | os.PathLike, revision: str | None = None, dtype: str | None = None) -> Any:
+    """What writes texts: the `Runner` of an exported folder, the `ImpressionPipeline` of any other checkpoint.
+
+    Raises as both do, and `ValueError` for a `revision` or `dtype` of an exported folder.
+    """
+    if is_export(checkpoint):
+        if revision or dtype:
+            raise ValueError(f"{checkpoint}: exported, so without --revision or --dtype; name the run itself")
+        return Runner(checkpoint)
+    from hf_cxr.inference.pipeline import ImpressionPipeline
+    from hf_cxr.models.modeling import load_checkpoint
+
+    parts = load_checkpoint(checkpoint, revision, dtype)
+    return ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
 
 
 class _Steps:
