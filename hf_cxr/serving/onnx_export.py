@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from hf_cxr.inference.checks import first_position, positions_of
+from hf_cxr.inference.checks import first_position, panel_size_of, panels_of, positions_of
 from hf_cxr.inference.generation import generate
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.serving.runner import Runner, pixels_of
@@ -47,14 +47,19 @@ class CannotExport(ValueError):
 
 
 def export_onnx(
-    checkpoint: str | os.PathLike, out: str | os.PathLike, weights: str = "float32", revision: str | None = None
+    checkpoint: str | os.PathLike,
+    out: str | os.PathLike,
+    weights: str = "float32",
+    revision: str | None = None,
+    calibrate: str | Path | None = None,
 ) -> dict[str, Any]:
     """Export a checkpoint to the folder `out`, whole or not at all.
 
     Args:
         checkpoint: run folder or Hub id.
-        weights: "float32", "float16" (half the size) or "int8" (matrices as 8-bit numbers, a quarter of the size;
-            their inputs are rounded as they come).
+        weights: "float32", "float16" (half the size) or "int8" (matrices as 8-bit numbers, a quarter of the size).
+        calibrate: with "int8", a prepared dataset: what some studies of its validation split give sets how the inputs
+            of each matrix are rounded. Default: each input by its own range, as it comes.
 
     Returns what export.json tells. Raises `CannotExport` for what has no exported form, `FileExistsError` for a folder
     with something else in it.
@@ -63,19 +68,24 @@ def export_onnx(
     check_free(out, "an exported checkpoint", EXPORT)
     parts = load_checkpoint(checkpoint, revision, dtype=torch.float32)
     parts.model.eval()
-    _check(parts)
-    facts = _facts(parts, weights)
+    try:
+        _check(parts)
+    except CannotExport as error:
+        raise CannotExport(f"{checkpoint}: {error}") from None
+    facts = _facts(parts, f"{weights}, calibrated" if calibrate else weights)
     with staging_folder(out) as staging:
         folder = staging / "export"
         folder.mkdir()
         _write_graphs(parts, folder)
         _write_parts(parts, folder, facts, checkpoint)
-        if weights == "float32":
-            _compare(parts, folder)
-        else:
-            from hf_cxr.serving.quantize import shrink_graphs
+        _compare(parts, folder)
+        if weights != "float32":
+            from hf_cxr.serving.quantize import feeds_of, shrink_graphs
 
-            shrink_graphs(folder, weights)
+            shrink_graphs(folder, weights, feeds_of(Runner(folder), calibrate) if calibrate else None)
+            Runner(folder)  # it loads
+        for file in folder.glob("*.data"):  # onnx writes them for their owner alone
+            shutil.copymode(folder / EXPORT, file)
         commit(folder, out, lambda: check_free(out, "an exported checkpoint", EXPORT))
     return facts
 
@@ -90,7 +100,13 @@ def _facts(parts: Checkpoint, weights: str) -> dict[str, Any]:
         "positions": positions_of(parts.model.decoder),
         "first_position": first_position(parts.model.decoder),
         "special_ids": sorted(parts.tokenizer.all_special_ids),
+        "clean_up": _cleans_up(parts.tokenizer),
     }
+
+
+def _cleans_up(tokenizer: Any) -> bool:
+    """Whether its texts lose the spaces before their stops, as those of old BERT tokenizers do."""
+    return bool(tokenizer.clean_up_tokenization_spaces) and type(tokenizer.backend_tokenizer.model).__name__ != "BPE"
 
 
 def _check(parts: Checkpoint) -> None:
@@ -243,12 +259,15 @@ def _attention(model: Any, turned: bool) -> Iterator[None]:
         return torch.matmul(weights, value).transpose(1, 2), weights
 
     AttentionInterface.register(ATTENTION, attend)
-    usual = model.decoder.config._attn_implementation
+    parts = [part for part in (model.encoder, model.decoder) if part._supports_attention_backend]
+    usual = [part.config._attn_implementation for part in parts]
     try:
-        model.decoder.set_attn_implementation(ATTENTION)
+        for part in parts:
+            part.set_attn_implementation(ATTENTION)
         yield
     finally:
-        model.decoder.set_attn_implementation(usual)
+        for part, name in zip(parts, usual, strict=True):
+            part.set_attn_implementation(name)
 
 
 def _compare(parts: Checkpoint, folder: Path) -> None:
@@ -267,7 +286,5 @@ def _compare(parts: Checkpoint, folder: Path) -> None:
 
 
 def _canvas_shape(parts: Checkpoint) -> tuple[int, int]:
-    from hf_cxr.inference.checks import panel_size_of, panels_of
-
     side = panel_size_of(parts.image_processor)
     return side, side * panels_of(parts.image_processor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,40 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from hf_cxr.serving.runner import Runner
+
 MATRICES = ["MatMul", "Gemm"]
 GRAPHS = ("encoder", "decoder")
-Feeds = Mapping[str, Sequence[dict[str, np.ndarray]]]
-"""Graph → what it is given for some studies."""
+CALIBRATED = 16  # studies; every step of their texts counts
+Feeds = Mapping[str, Sequence[dict[str, Any]]]
+"""Graph → what it is given for some studies, as `OrtValue`s."""
+
+
+def feeds_of(runner: Runner, dataset: str | Path) -> Feeds:
+    """What the graphs are given while they write for the first studies of a validation split."""
+    from hf_cxr.data.prepared import load_prepared
+
+    split = load_prepared(dataset)["validation"]
+    recorded = {name: _Recorded(getattr(runner, name)) for name in GRAPHS}
+    for name, session in recorded.items():
+        setattr(runner, name, session)
+    for _ in runner(iter(split.select(range(min(len(split), CALIBRATED)))), on_unlikely="ignore"):
+        pass
+    return {name: session.feeds for name, session in recorded.items()}
+
+
+class _Recorded:
+    """A session that keeps what it is given, in onnxruntime's memory: the steps of a text share most of it."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.feeds = session, list[dict[str, Any]]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run_with_ort_values(self, names: list[str], feed: dict[str, Any]) -> Any:
+        self.feeds.append(dict(feed))
+        return self.session.run_with_ort_values(names, feed)
 
 
 def shrink_graphs(folder: Path, weights: str, feeds: Feeds | None = None) -> None:
@@ -38,7 +68,7 @@ def shrink_graphs(folder: Path, weights: str, feeds: Feeds | None = None) -> Non
         onnx.save_model(model, file, save_as_external_data=True, location=f"{file.name}.data", size_threshold=1024)
 
 
-def _integers(model: onnx.ModelProto, folder: Path, feeds: Sequence[dict[str, np.ndarray]] | None) -> onnx.ModelProto:
+def _integers(model: onnx.ModelProto, folder: Path, feeds: Sequence[dict[str, Any]] | None) -> onnx.ModelProto:
     """A graph whose matrices are 8-bit integers, scaled column by column."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
@@ -116,8 +146,8 @@ def _share(model: onnx.ModelProto, table: str, turned: str) -> None:
 class _Reader:
     """Feeds one by one, as onnxruntime's calibration takes them."""
 
-    def __init__(self, feeds: Sequence[dict[str, np.ndarray]]) -> None:
-        self.feeds: Iterator[dict[str, np.ndarray]] = iter(feeds)
+    def __init__(self, feeds: Sequence[dict[str, Any]]) -> None:
+        self.feeds = ({name: value.numpy() for name, value in feed.items()} for feed in feeds)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.feeds, None)

@@ -23,6 +23,7 @@ from hf_cxr.utils.files import json_object
 from hf_cxr.utils.places import EXPORT, is_export
 
 TOLD = ("max_new_tokens", "num_beams", "num_return_sequences")
+CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # as transformers cleans texts up
 OPTIONS = ("return_findings", "abstain_below", "on_unlikely", "on_unreadable")
 
 
@@ -236,16 +237,19 @@ class PlainTokenizer:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.tokenizer.encode_special_tokens = True  # a text that happens to hold "</s>" is that text
-        self.all_special_ids = list(facts["special_ids"])
+        self.all_special_ids, self.clean_up = list(facts["special_ids"]), facts["clean_up"]
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": self.tokenizer.encode(text, add_special_tokens=False).ids}
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        return self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens)
+        text = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens)
+        for found in CLEANED if self.clean_up else ():
+            text = text.replace(found, found.strip())
+        return text
 
     def batch_decode(self, rows: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
-        return self.tokenizer.decode_batch([[*ids] for ids in rows], skip_special_tokens=skip_special_tokens)
+        return [self.decode(ids, skip_special_tokens) for ids in rows]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         one = self.tokenizer.token_to_id
