@@ -25,7 +25,7 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.inference.checks import panel_size_of, start_of
 from hf_cxr.inference.views import pack_views
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
-from hf_cxr.serving.runner import Runner
+from hf_cxr.serving.runner import NO_START, Runner
 
 Writer = Callable[[torch.Tensor], list[list[int]]]
 
@@ -84,7 +84,7 @@ def canvases(checkpoint: Checkpoint, dataset: str, number: int) -> tuple[torch.T
 
 
 def exported(runner: Runner, batch: torch.Tensor, num_beams: int) -> list[list[int]]:
-    start = start_of(SimpleNamespace(**{"bos_token_id": None} | runner.settings))
+    start = start_of(SimpleNamespace(**NO_START | runner.settings))
     return [[start, *text] for text in runner.generate(batch.numpy(), num_beams=num_beams)[0][:, 0].tolist()]
 
 

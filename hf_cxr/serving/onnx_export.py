@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -26,7 +28,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from hf_cxr.inference.checks import first_position, panel_size_of, panels_of, positions_of
 from hf_cxr.inference.generation import generate
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
-from hf_cxr.serving.runner import Runner, pixels_of
+from hf_cxr.serving.runner import NO_CROP, Runner, check_installed, pixels_of
 from hf_cxr.utils.files import check_free, commit, replace_files, staging_folder
 from hf_cxr.utils.places import EXPORT
 
@@ -64,6 +66,7 @@ def export_onnx(
     Returns what export.json tells. Raises `CannotExport` for what has no exported form, `FileExistsError` for a folder
     with something else in it.
     """
+    check_installed("onnx", "onnxscript", "onnxruntime")
     out = Path(out)
     check_free(out, "an exported checkpoint", EXPORT)
     parts = load_checkpoint(checkpoint, revision, dtype=torch.float32)
@@ -73,7 +76,7 @@ def export_onnx(
     except CannotExport as error:
         raise CannotExport(f"{checkpoint}: {error}") from None
     facts = _facts(parts, f"{weights}, calibrated" if calibrate else weights)
-    with staging_folder(out) as staging:
+    with _quiet(), staging_folder(out) as staging:
         folder = staging / "export"
         folder.mkdir()
         _write_graphs(parts, folder)
@@ -132,7 +135,7 @@ def _check(parts: Checkpoint) -> None:
 
 
 def _settings(image_processor: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{"do_center_crop": False, "crop_size": None} | image_processor.to_dict())
+    return SimpleNamespace(**NO_CROP | image_processor.to_dict())
 
 
 def _write_parts(parts: Checkpoint, folder: Path, facts: dict[str, Any], checkpoint: str | os.PathLike) -> None:
@@ -146,6 +149,19 @@ def _write_parts(parts: Checkpoint, folder: Path, facts: dict[str, Any], checkpo
             shutil.copyfile(file, folder / name)
     texts = {"config.json": config, EXPORT: facts}
     replace_files(folder, {name: json.dumps(value, indent=2) + "\n" for name, value in texts.items()})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch and onnxruntime tell of their own ways out of the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 # --- the graphs --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,9 @@ from hf_cxr.utils.places import EXPORT, is_export
 
 TOLD = ("max_new_tokens", "num_beams", "num_return_sequences")
 CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # as transformers cleans texts up
+NO_CROP: dict[str, Any] = {"do_center_crop": False, "crop_size": None}
+NO_START: dict[str, Any] = {"decoder_start_token_id": None, "bos_token_id": None}
+HIDDEN = np.float32(-1e4)  # added to the attention that is to be none; 16 bits hold it
 OPTIONS = ("return_findings", "abstain_below", "on_unlikely", "on_unreadable")
 
 
@@ -41,6 +45,7 @@ class Runner:
     """
 
     def __init__(self, folder: str | os.PathLike, threads: int = 0, providers: Sequence[str] = ()) -> None:
+        check_installed("onnxruntime", "tokenizers")
         import onnxruntime
 
         folder = Path(folder)
@@ -50,7 +55,7 @@ class Runner:
         self.facts = json_object(folder / EXPORT)
         config, self.settings, image = (json_object(folder / f"{name}config.json") for name in names)
         self.config = SimpleNamespace(**config)
-        self.image = SimpleNamespace(do_center_crop=False, crop_size=None, **image)
+        self.image = SimpleNamespace(**NO_CROP | image)
         self.size, self.panels = panel_size_of(self.image), panels_of(self.image)
         self.layout, self.curve = layout_of(self.config), curve_of(self.config)
         self.tokenizer = PlainTokenizer(folder / "tokenizer.json", self.facts)
@@ -154,7 +159,7 @@ class Runner:
         room = max(1, self.facts["positions"] - 1 - settings["max_new_tokens"])
         rows = [list(ids) if len(ids) <= room else [*ids[: room - 1], ids[-1]] for ids in prompts or ()]
         rows = rows or [[]] * len(pixel_values)
-        longest, start = max(map(len, rows)), start_of(SimpleNamespace(**{"bos_token_id": None} | settings))
+        longest, start = max(map(len, rows)), start_of(SimpleNamespace(**NO_START | settings))
         pad = settings["pad_token_id"]
         padding = [longest - len(ids) for ids in rows]
         prompt = np.array([[pad] * more + [start, *ids] for more, ids in zip(padding, rows, strict=True)])
@@ -165,6 +170,12 @@ class Runner:
         ends = np.isin(tokens, self.ends)
         tokens[ends.cumsum(-1) - ends > 0] = pad
         return tokens, sums
+
+
+def check_installed(*packages: str) -> None:
+    """Raises `ImportError`, telling what to do, where one is not installed."""
+    if absent := [name for name in packages if find_spec(name) is None]:
+        raise ImportError(f"{absent[0]} is not installed: pip install 'hf-cxr[onnx]'")
 
 
 def open_checkpoint(checkpoint: str | os.PathLike, revision: str | None = None, dtype: str | None = None) -> Any:
@@ -216,7 +227,7 @@ class _Steps:
         feed = {
             "input_ids": self.value(np.ascontiguousarray(tokens, dtype=np.int64)),
             "position_ids": self.value(positions.astype(np.int64)),
-            "mask": self.value(np.where(hidden, np.float32(-1e9), np.float32(0))[:, None]),
+            "mask": self.value(np.where(hidden, HIDDEN, np.float32(0))[:, None]),
         }
         logits, *present = self.run(["logits", *self.kept], self.feed | feed)
         self.feed |= {name.replace("present", "past"): value for name, value in zip(self.kept, present, strict=True)}

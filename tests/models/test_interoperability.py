@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import STUDIES, TEXTS, gpt2_folder, noise, radiograph, talkative, tiny_checkpoint
-from transformers import AutoModelForImageTextToText, BertConfig, BertLMHeadModel, VisionEncoderDecoderModel, pipeline
+from helpers import STUDIES, bert_checkpoint, noise, radiograph, talkative, tiny_checkpoint
+from transformers import AutoModelForImageTextToText, VisionEncoderDecoderModel, pipeline
 
-from hf_cxr.models.modeling import Checkpoint, build
+from hf_cxr.models.modeling import Checkpoint
 
 
 def texts(model, batch: int, **options) -> list[list[int]]:
@@ -27,14 +27,7 @@ def gpt2() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("bert")
-    gpt2_folder(folder)  # for its tokenizer
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    torch.manual_seed(0)
-    BertLMHeadModel(BertConfig(vocab_size=400, max_position_embeddings=64, is_decoder=True, **sizes)).save_pretrained(
-        folder
-    )
-    return talkative(build("tiny", str(folder), 32, texts=TEXTS, max_new_tokens=12))
+    return talkative(bert_checkpoint(tmp_path_factory.mktemp("bert")))
 
 
 def differ_from_study_to_study(rows: list[list[int]]) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import talkative, tiny_checkpoint
+from helpers import bert_checkpoint, talkative, tiny_checkpoint
 
 from hf_cxr.inference.checks import CALIBRATION, LAYOUT
 from hf_cxr.inference.sections import PLAIN, Layout
@@ -21,9 +21,10 @@ class Exported:
     folder: Path
 
 
-def exported_checkpoint(place: Path, layout: Layout = PLAIN) -> Exported:
+def exported_checkpoint(place: Path, layout: Layout = PLAIN, decoder: str = "gpt2") -> Exported:
     """A checkpoint whose texts differ from study to study, saved as a run, and its export."""
-    checkpoint = tiny_checkpoint()
+    (place / "decoder").mkdir()
+    checkpoint = bert_checkpoint(place / "decoder") if decoder == "bert" else tiny_checkpoint()
     if layout.tokens:
         checkpoint.tokenizer.add_special_tokens({"extra_special_tokens": layout.tokens})
         checkpoint.model.decoder.resize_token_embeddings(len(checkpoint.tokenizer))

@@ -18,7 +18,7 @@ from hf_cxr.inference.sections import PLAIN
 from hf_cxr.inference.views import UnreadableImage
 from hf_cxr.serving.runner import Runner
 
-LAYOUTS = {"impression": PLAIN, "report": REPORT}
+KINDS = {"impression": (PLAIN, "gpt2"), "report": (REPORT, "gpt2"), "bert": (PLAIN, "bert")}
 STUDIES = [
     {"frontal": radiograph(1), "lateral": radiograph(2)},
     {"lateral": radiograph(3, 300, 40), "indication": "Cough", "age": 63, "sex": "F"},
@@ -36,9 +36,9 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module", params=LAYOUTS.values(), ids=LAYOUTS)
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def exported(request, tmp_path_factory):
-    return exported_checkpoint(tmp_path_factory.mktemp("export"), request.param)
+    return exported_checkpoint(tmp_path_factory.mktemp("export"), *request.param)
 
 
 @pytest.fixture(scope="module")
