@@ -169,7 +169,8 @@ class Runner:
         tokens, sums = search(steps, repeated[0], settings, order)
         ends = np.isin(tokens, self.ends)
         tokens[ends.cumsum(-1) - ends > 0] = pad
-        return tokens, sums
+        lengths = np.where(ends.any(-1), ends.argmax(-1) + 1, tokens.shape[-1])
+        return tokens[..., : lengths.max()], sums
 
 
 def check_installed(*packages: str) -> None:
