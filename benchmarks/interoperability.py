@@ -2,7 +2,7 @@
 
 python benchmarks/interoperability.py CHECKPOINT DATASET [--onnx EXPORT] [--studies 96] [--rounds 5]
 
-EXPORT is a folder of `scripts/export_onnx.py` (greedy only). Studies are those of the test split with one view only
+EXPORT is a folder of `hf-cxr export`. Studies are those of the test split with one view only
 (up to a quarter), then the first of the others. Contestants take turns in every round, after one round that is not
 timed (it compiles). A ratio is the stock model's time in a round over a contestant's in the same; the median is told.
 Tokens have to be equal up to the end of the text, or the exit status is 1; where texts are all one that says little.
@@ -17,14 +17,15 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 from hf_cxr.data.prepared import load_prepared
-from hf_cxr.inference.checks import panel_size_of
+from hf_cxr.inference.checks import panel_size_of, start_of
 from hf_cxr.inference.views import pack_views
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
+from hf_cxr.serving.runner import NO_START, Runner
 
 Writer = Callable[[torch.Tensor], list[list[int]]]
 
@@ -46,7 +47,7 @@ def main() -> int:
     model = checkpoint.model.eval()
     compiled = copy.deepcopy(model)
     compiled.decoder.forward = torch.compile(compiled.decoder.forward, backend=args.backend)
-    runner = onnx_runner(args.onnx) if args.onnx else None
+    runner = Runner(args.onnx, threads=torch.get_num_threads()) if args.onnx else None
     print(
         "| beams | batch | contestant | same tokens | distinct texts | its speed ÷ stock, median | least to greatest |"
     )
@@ -58,8 +59,8 @@ def main() -> int:
             "static cache": partial(generated, model, num_beams=beams, cache_implementation="static"),
             "static cache, compiled": partial(generated, compiled, num_beams=beams, cache_implementation="static"),
         }
-        if runner and beams == 1:
-            contestants["ONNX"] = lambda batch: runner.greedy(batch.numpy())[0].tolist()
+        if runner:
+            contestants["ONNX"] = partial(exported, runner, num_beams=beams)
         for size in args.batches:
             texts, seconds = race(contestants, pixels.split(size), model.generation_config.eos_token_id, args.rounds)
             for name in list(contestants)[1:]:
@@ -82,11 +83,9 @@ def canvases(checkpoint: Checkpoint, dataset: str, number: int) -> tuple[torch.T
     return checkpoint.image_processor(packed, return_tensors="pt")["pixel_values"], len(single)
 
 
-def onnx_runner(folder: str):
-    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-    from export_onnx import Runner
-
-    return Runner(folder, threads=torch.get_num_threads())
+def exported(runner: Runner, batch: torch.Tensor, num_beams: int) -> list[list[int]]:
+    start = start_of(SimpleNamespace(**NO_START | runner.settings))
+    return [[start, *text] for text in runner.generate(batch.numpy(), num_beams=num_beams)[0][:, 0].tolist()]
 
 
 def generated(model, batch: torch.Tensor, **options) -> list[list[int]]:

@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
 from hf_cxr.data.sources import phantom
 from hf_cxr.data.study import Study
@@ -81,6 +89,16 @@ def gpt2_folder(folder: Path, **sizes: int) -> str:
     config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **sizes)
     GPT2LMHeadModel(config).save_pretrained(folder)
     return str(folder)
+
+
+def bert_checkpoint(folder: Path) -> Checkpoint:
+    """A tiny encoder with a BERT decoder that is saved in `folder` before."""
+    gpt2_folder(folder)  # for its tokenizer
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=400, max_position_embeddings=64, is_decoder=True, **sizes)
+    BertLMHeadModel(config).save_pretrained(folder)
+    return build("tiny", str(folder), 32, texts=TEXTS, max_new_tokens=12)
 
 
 def write_config(path: Path, **values) -> Path:

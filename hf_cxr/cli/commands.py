@@ -21,6 +21,7 @@ from hf_cxr.cli.options import INTERRUPTED, chosen, clinical_asked
 from hf_cxr.cli.predictions import evaluate_predictions, run_export_predictions
 from hf_cxr.cli.prepare import run_prepare, table_settings
 from hf_cxr.cli.push import run_push
+from hf_cxr.cli.serving import run_export
 from hf_cxr.cli.terminal import (
     command,
     print_answer,
@@ -36,6 +37,7 @@ from hf_cxr.utils.places import (
     check_place,
     check_writable,
     is_cached,
+    is_export,
     missing,
     unreachable,
 )
@@ -241,15 +243,14 @@ def run_compare(options: argparse.Namespace) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> None:
-    check_checkpoint(options.checkpoint)
+    if not is_export(options.checkpoint):
+        check_checkpoint(options.checkpoint)
     studies = _studies_to_predict(options)
     if isinstance(studies, dict):
         _check_readable(studies)
-    from hf_cxr.inference.pipeline import ImpressionPipeline
-    from hf_cxr.models.modeling import load_checkpoint
+    from hf_cxr.serving.runner import open_checkpoint
 
-    parts = load_checkpoint(options.checkpoint, options.revision, options.dtype)
-    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
+    pipe = open_checkpoint(options.checkpoint, options.revision, options.dtype)
     settings = chosen(options, "num_beams", "max_new_tokens", "abstain_below", "decode")
     context = chosen(options, "indication", "comparison", "age", "sex")
     for name in context:
@@ -356,5 +357,5 @@ def run_demo(options: argparse.Namespace) -> None:
 
 
 WORK = [run_prepare, run_explore, run_download, run_train, run_evaluate, run_compare, run_export_predictions]
-WORK += [run_predict, run_push, run_app, run_demo]
+WORK += [run_predict, run_push, run_export, run_app, run_demo]
 COMMANDS = {function.__name__.removeprefix("run_").replace("_", "-"): function for function in WORK}

@@ -17,6 +17,7 @@ from hf_cxr.cli.options import BAD_INPUT, INTERRUPTED, Parser, clinical_options,
 from hf_cxr.cli.predictions import define_export_predictions
 from hf_cxr.cli.prepare import define_prepare, table_options
 from hf_cxr.cli.push import define_push
+from hf_cxr.cli.serving import define_export
 from hf_cxr.cli.terminal import RESEARCH_USE, WIDTH, printable, spell_out
 from hf_cxr.config.kit import FOREIGN, ImpressionConfig, closest
 from hf_cxr.utils.places import advice, is_full
@@ -168,7 +169,7 @@ def _predict(parser: Parser) -> None:
     hf-cxr predict runs/iu --frontal frontal.png --lateral lateral.png
     """
     option = parser.option
-    parser.add_argument("checkpoint", help="run folder or Hub id")
+    parser.add_argument("checkpoint", help="run folder, Hub id, or folder that hf-cxr export wrote")
     option("--revision", "branch, tag or commit of a checkpoint on the Hub (default: its main branch)")
     option(
         "--frontal",
@@ -211,7 +212,7 @@ def _demo(parser: Parser) -> None:
 
 
 PARSERS = [define_prepare, _explore, _download, _train, _evaluate, _compare, define_export_predictions]
-PARSERS += [_predict, define_push, define_app, _demo]
+PARSERS += [_predict, define_push, define_export, define_app, _demo]
 
 
 def make_parser() -> Parser:

@@ -39,9 +39,9 @@ from hf_cxr.evaluation.report.verdict import rewarded, verdict
 from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, study_rows, truths
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
+from hf_cxr.inference.answers import calibrated
 from hf_cxr.inference.checks import panels_of
 from hf_cxr.inference.minimum_risk import RISK, settings_of
-from hf_cxr.inference.pipeline import calibrated
 from hf_cxr.inference.sections import layout_of
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar

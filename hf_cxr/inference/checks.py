@@ -1,8 +1,8 @@
 """Whether the parts of a checkpoint fit together, and whether options of a text make sense: what does not is an error
 of one line, before memory or time is spent on it.
 
-A checkpoint brings this file as remote code, so it imports only the standard library, numpy, Pillow and torch. How
-parts are loaded lives in `hf_cxr.models.loading`.
+A checkpoint brings this file as remote code, so it imports only the standard library, numpy and Pillow, and torch
+where a model is tried. How parts are loaded lives in `hf_cxr.models.loading`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 logger = logging.getLogger(__name__)
@@ -86,6 +85,8 @@ def check_parts(model: Any, tokenizer: Any, image_processor: Any) -> None:
 
 def _check_encoder(model: Any, pixels: np.ndarray) -> None:
     """Encode one black image: encoders of others are of any kind."""
+    import torch
+
     kind = model.config.encoder.model_type
     try:
         with torch.inference_mode():
@@ -161,7 +162,11 @@ def check_options(model: Any, options: Mapping[str, Any]) -> None:
 
     Raises `ValueError` for a value of a wrong kind or out of bounds.
     """
-    longest = positions_of(model.decoder) - (1 if getattr(model.config, LAYOUT, None) is None else 2)
+    check_values(options, positions_of(model.decoder) - (1 if getattr(model.config, LAYOUT, None) is None else 2))
+
+
+def check_values(options: Mapping[str, Any], longest: int) -> None:
+    """`check_options` for a model that writes `longest` tokens at most."""
     most = {"num_beams": MOST_TEXTS, "num_return_sequences": MOST_TEXTS, "top_p": 1}
     for name, (kind, least, what) in GENERATE_OPTIONS.items():
         if (value := options.get(name)) is None:

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessorList
+from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from .checks import check_options, first_position, positions_of, start_of
 from .minimum_risk import CodePoints, choose, settings_of
-from .sections import PLAIN, Layout, SectionOrder, layout_of, split_sections, token_of, words_of
+from .sections import PLAIN, Layout, SectionOrder, layout_of, order_of, split_sections
 
 LOGITS = 1 << 24  # of them in memory at once when texts are scored: 64 MB
 STATES = 1 << 26  # numbers that cross-attention keeps in memory at once when texts are sampled: 256 MB
@@ -204,24 +204,23 @@ def _places(model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"decoder_attention_mask": mask, "decoder_position_ids": first + (mask.cumsum(1) - 1).clamp(min=0)}
 
 
+class HeldToSections(LogitsProcessor):
+    """`SectionOrder` of texts behind `before` tokens, as `generate` takes it."""
+
+    def __init__(self, order: SectionOrder, before: int) -> None:
+        self.order, self.before, self.closed = order, before, torch.from_numpy(order.closed)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        states = self.order(input_ids[:, self.before :].cpu().numpy())
+        self.closed = self.closed.to(scores.device)
+        return scores.masked_fill(self.closed[states], float("-inf"))  # type: ignore[return-value]
+
+
 def section_order(model, tokenizer: Any, before: int, options: Mapping[str, Any]) -> LogitsProcessorList:
     """What holds a text to the sections of the model's layout, after `before` tokens; empty for one plain section."""
-    layout = layout_of(model.config)
-    if not layout.tokens:
-        return LogitsProcessorList()
-    markers = [tokenizer.convert_tokens_to_ids(token_of(name)) for name in layout.sections[1:]]
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    size = model.config.decoder.vocab_size
-    special = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(layout.tokens)} - {*markers, *ends}
-    forbidden, longest = sorted(token for token in special if token < size), _longest(model, options)
-
-    def text(ids: list[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
-
-    return LogitsProcessorList(
-        [SectionOrder(markers, forbidden, ends, before, longest, words_of(tokenizer, size), text)]
-    )
+    ends, size = model.generation_config.eos_token_id, model.config.decoder.vocab_size
+    order = order_of(tokenizer, layout_of(model.config), ends, size, _longest(model, options))
+    return LogitsProcessorList([HeldToSections(order, before)] if order else [])
 
 
 def _log_probabilities(

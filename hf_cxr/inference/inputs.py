@@ -1,8 +1,8 @@
 """What can be given to the pipeline: many studies in whatever form, the views of a study, an image at an address.
 
-A checkpoint brings this file as remote code, so it imports only the standard library, numpy, Pillow, torch,
-transformers and its huggingface_hub, and what comes with it. It opens no connection but to an address that is given as
-a view.
+A checkpoint brings this file as remote code, so it imports only the standard library, Pillow and what comes with it;
+torch and transformers where a pipeline asks for many studies, huggingface_hub for an address. It opens no connection
+but to an address that is given as a view.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import get_session
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
 
 from .sections import CONTEXT, context_of
 from .views import VIEWS, UnreadableImage, called, read_radiograph
@@ -44,7 +42,7 @@ class Numbered:
     study: Any
 
 
-class Rows(Dataset):
+class Rows:
     """Many studies that can be picked: the rows of `studies`, or of each row the columns `keys`."""
 
     def __init__(self, studies, keys: Sequence[str] = ()) -> None:
@@ -52,6 +50,9 @@ class Rows(Dataset):
 
     def __len__(self) -> int:
         return len(self.studies)
+
+    def __iter__(self) -> Iterator[Numbered]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> Numbered:
         try:
@@ -77,19 +78,31 @@ def numbered(inputs, context: Sequence[str] = ()):
 
     Raises `ValueError` for a dataset without a view among its columns.
     """
+    from torch.utils.data import Dataset, IterableDataset, Subset
     from transformers.pipelines.pt_utils import KeyDataset  # whose package imports the pipeline, which imports this
 
+    if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
+        inputs = Rows(inputs.dataset, [inputs.key])
+    elif isinstance(inputs, Dataset) and not hasattr(inputs, "column_names"):
+        picked = isinstance(inputs, Sized) and not isinstance(inputs, IterableDataset)
+        inputs = Rows(inputs) if picked else iter(inputs)
+    studies = many(inputs, context)
+    if isinstance(studies, Rows):
+        return Subset(studies, range(len(studies)))  # type: ignore[arg-type]
+    return inputs if studies is None else studies
+
+
+def many(inputs, context: Sequence[str] = ()) -> Rows | list[Numbered] | Iterator[Numbered] | None:
+    """`numbered` for those who do without torch; `None` for a single study."""
     if hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):
         inputs = _of_datasets(inputs, context)
+    if isinstance(inputs, Rows):
+        return inputs
     if isinstance(inputs, list):
         return [Numbered(place, study) for place, study in enumerate(inputs)]
-    if isinstance(inputs, KeyDataset) and inputs.key in VIEWS:
-        return Rows(inputs.dataset, [inputs.key])
-    if isinstance(inputs, Dataset) and isinstance(inputs, Sized) and not isinstance(inputs, IterableDataset):
-        return inputs if isinstance(inputs, Rows) else Rows(inputs)
-    if isinstance(inputs, (Dataset, Iterator)) and not hasattr(inputs, "read"):  # an open file is one image
-        return (Numbered(place, study) for place, study in enumerate(inputs))  # type: ignore[arg-type]
-    return inputs
+    if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):  # an open file is one image
+        return (Numbered(place, study) for place, study in enumerate(inputs))
+    return None
 
 
 def _of_datasets(rows, context: Sequence[str]):
@@ -265,6 +278,8 @@ def _public(address: str) -> str:
 
 
 def _fetched(address: str) -> bytes:
+    from huggingface_hub import get_session
+
     content, deadline = bytearray(), time.monotonic() + MAX_SECONDS
     try:
         with get_session().stream("GET", address, follow_redirects=True, timeout=SECONDS) as response:

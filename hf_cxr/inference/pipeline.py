@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from transformers import Pipeline, VisionEncoderDecoderModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .answers import check_answer_options, finished, not_read, read_study, scored
 from .attention import cross_attention, overlays
 from .checks import (
     GENERATE_OPTIONS,
@@ -28,27 +28,13 @@ from .checks import (
     panels_of,
 )
 from .generation import decode, generate
-from .inputs import Numbered, context_among, numbered, read_views
-from .labeler import positive_findings
-from .plausibility import doubts
+from .inputs import numbered
 from .processor import ImpressionProcessor
 from .remote_code import add_pipeline_code, share_weights
 from .sections import checked_layout, prompt_ids, token_of
-from .views import UnreadableImage, enough, shown_of
 
 OPTIONS = ("return_findings", "return_attention", "abstain_below", "on_unlikely", "on_unreadable")
 MOST_WORKERS = 256  # processes that read images
-ON_UNLIKELY, ON_UNREADABLE = ("warn", "error", "ignore"), ("error", "skip")
-
-
-def calibrated(
-    curve: Mapping[str, Any] | None, probabilities: Sequence[float], truncated: Sequence[bool] | None = None
-) -> list[float]:
-    """What a text's probability is worth: the chance that the findings of its last section are exactly those of the
-    radiologist's, by the curve that `hf_cxr.evaluation.calibration` fitted on the validation split; the probabilities
-    as they are where there is none. A text that was cut short is worth 0."""
-    values = np.interp(probabilities, curve["x"], curve["y"]) if curve else np.asarray(probabilities, dtype=np.float64)
-    return (values if truncated is None else np.where(truncated, 0.0, values)).tolist()
 
 
 class ImpressionPipeline(Pipeline):
@@ -144,14 +130,7 @@ class ImpressionPipeline(Pipeline):
         unknown = sorted(map(str, set(generate_kwargs) - set(GENERATE_OPTIONS)))
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join((*OPTIONS, *GENERATE_OPTIONS))}")
-        if abstain_below is not None and not (isinstance(abstain_below, Real) and 0 <= abstain_below <= 1):
-            raise ValueError(f"abstain_below is a number between 0 and 1, not {abstain_below!r}")
-        if on_unlikely not in (None, *ON_UNLIKELY):
-            raise ValueError(f"on_unlikely is one of {', '.join(ON_UNLIKELY)}, not {on_unlikely!r}")
-        if on_unreadable not in (None, *ON_UNREADABLE):
-            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, not {on_unreadable!r}")
-        if return_attention not in (None, False, True, "words"):
-            raise ValueError(f"return_attention is True, False or 'words', not {return_attention!r}")
+        check_answer_options(abstain_below, on_unlikely, on_unreadable, return_attention)
         check_options(self.model, generate_kwargs)
         before = {"on_unlikely": on_unlikely, "keep_views": return_attention and True}
         after = {
@@ -165,25 +144,16 @@ class ImpressionPipeline(Pipeline):
 
     def preprocess(self, study, on_unlikely: str = "warn", keep_views: bool = False) -> dict[str, Any]:
         size, panels = panel_size_of(self.image_processor), panels_of(self.image_processor)
-        views: dict[str, Image.Image] = {}
-        warnings, errors, context = list[str](), list[tuple[str, str]](), dict[str, str]()
-        which, study = (f"study {study.place}: ", study.study) if isinstance(study, Numbered) else ("", study)
-        try:
-            least = enough(size) if panels > 1 else None  # a JPEG as the image processor would get it
-            views, warnings = read_views(study, least, None if on_unlikely == "ignore" else doubts)
-            context = context_among(study, self.layout.context)
-            if warnings and on_unlikely == "error":
-                raise UnreadableImage("; ".join(warnings))
-            canvas, shown = shown_of(views, size, panels)
-        except ValueError as error:  # raised later: a process that loads data would bury it in a traceback
-            errors = [(which, str(error))]
-            canvas, shown = Image.new("RGB", (panels * size, size)), []  # holds its place in the batch
-        inputs = {"pixel_values": self.image_processor(canvas, return_tensors="pt")["pixel_values"]}
+        read = read_study(study, size, panels, self.layout, on_unlikely)
+        inputs = {"pixel_values": self.image_processor(read.canvas, return_tensors="pt")["pixel_values"]}
+        views = read.views if keep_views else {}
         if keep_views and panels == 1:  # the view as this checkpoint sees it: stretched, or cropped
-            plain = self.image_processor(canvas, do_rescale=False, do_normalize=False, return_tensors="np")
-            views = dict.fromkeys(shown, Image.fromarray(plain["pixel_values"][0][0].clip(0, 255).astype(np.uint8)))
-        inputs["prompt"] = tuple(prompt_ids(self.tokenizer, self.layout, context))
-        return inputs | {"warnings": warnings, "errors": errors, "views": views if keep_views else {}}
+            plain = self.image_processor(read.canvas, do_rescale=False, do_normalize=False, return_tensors="np")
+            views = dict.fromkeys(
+                read.shown, Image.fromarray(plain["pixel_values"][0][0].clip(0, 255).astype(np.uint8))
+            )
+        inputs["prompt"] = tuple(prompt_ids(self.tokenizer, self.layout, read.context))
+        return inputs | {"warnings": read.warnings, "errors": read.errors, "views": views}
 
     def _forward(self, inputs, return_attention: bool = False, **generate_kwargs):
         pixel_values, prompts = inputs["pixel_values"], inputs["prompt"]
@@ -208,41 +178,21 @@ class ImpressionPipeline(Pipeline):
         return_attention: bool | str = False,
         abstain_below: float | None = None,
     ) -> list[dict[str, Any]]:
-        for which, error in outputs["errors"]:
-            if on_unreadable == "error":
-                raise UnreadableImage(f"{which}{error}")
-            return [dict.fromkeys(self.layout.sections) | {"score": None, "error": error}]
+        if (unread := not_read(outputs["errors"], self.layout, on_unreadable)) is not None:
+            return unread
         rows = decode(self.tokenizer, outputs["sequences"][0], outputs["scores"][0], self.layout)
-        curve = curve_of(self.model.config)
         cut = outputs["truncated"][0].tolist()
-        for row, score, short in zip(rows, calibrated(curve, [row["score"] for row in rows], cut), cut, strict=True):
-            row |= {"score": score} | ({"truncated": True} if short else {})
-        if return_findings:
-            rows = [row | _findings(" ".join(row[name] for name in self.layout.sections)) for row in rows]
+        rows = scored(rows, self.layout, curve_of(self.model.config), cut, return_findings)
         if return_attention:
             markers = self.tokenizer.convert_tokens_to_ids([token_of(name) for name in self.layout.sections[1:]])
             for row, sequence, maps in zip(rows, outputs["sequences"][0], outputs["maps"][0], strict=True):
                 words = return_attention == "words"
                 row |= overlays(self.tokenizer, sequence, maps, outputs["views"], words, markers)
-        if abstain_below is not None:
-            rows = [_withheld(row) if row["score"] < abstain_below else row | {"abstained": False} for row in rows]
-        if outputs["warnings"]:
-            rows = [row | {"warnings": list(outputs["warnings"])} for row in rows]
-        return rows
-
-
-def _findings(text: str) -> dict[str, list[str]]:
-    stated = positive_findings(text, sided=True)
-    possible = positive_findings(text, sided=True, uncertain=True) - stated
-    return {"finding_labels": sorted(stated), "possible_finding_labels": sorted(possible)}
+        return finished(rows, abstain_below, outputs["warnings"])
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _withheld(row: dict[str, Any]) -> dict[str, Any]:
-    return dict.fromkeys(row) | {"score": row["score"], "abstained": True}
 
 
 if __package__ == "hf_cxr.inference":  # not when this file came with a checkpoint

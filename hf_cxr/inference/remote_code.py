@@ -18,8 +18,8 @@ REMOTE_TASK = "chest-radiograph-impression"
 REMOTE_CODE_FILES = tuple(
     f"{name}.py"
     for name in (
-        "pipeline generation minimum_risk processor targets sections inputs views decoding levels view_evidence"
-        " view_weights dicom plausibility checks attention remote_code labeler labeler_lexicon labeler_location"
+        "pipeline answers generation minimum_risk processor targets sections inputs views decoding levels"
+        " view_evidence view_weights dicom plausibility checks attention remote_code labeler labeler_lexicon labeler_location"
         " labeler_wording"
     ).split()
 )

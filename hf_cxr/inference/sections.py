@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-import torch
-from transformers import LogitsProcessor
+import numpy as np
 
 from .checks import LAYOUT, UnusableCheckpoint
 from .targets import target_ids
@@ -150,69 +149,87 @@ def split_sections(tokenizer: Any, layout: Layout, ids: Sequence[int]) -> dict[s
 
 
 @lru_cache(maxsize=4)
-def words_of(tokenizer: Any, size: int) -> torch.Tensor:
+def words_of(tokenizer: Any, size: int) -> np.ndarray:
     """Which of the first `size` tokens are text that is not white space, alone: bool, (size,)."""
     ids = sorted(token for token in tokenizer.get_vocab().values() if token < size)
     texts = tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=True)
-    words = torch.zeros(size, dtype=torch.bool)
-    words[ids] = torch.tensor([bool(text.replace("\ufffd", "").strip()) for text in texts])  # no half characters
+    words = np.zeros(size, dtype=bool)
+    words[ids] = [bool(text.replace("\ufffd", "").strip()) for text in texts]  # no half characters
     return words
 
 
-class SectionOrder(LogitsProcessor):
+class SectionOrder:
     """Holds a text to its sections: each marker once, nothing ends before the last section has begun, each has a text
     that is not white space, and the first leaves room for the next. Of fewer than 5 tokens the last may have no room.
+
+    Called with what texts hold so far, int (texts, length), it gives for each the row of `closed` (5, vocabulary),
+    bool, that tells which tokens may not follow.
 
     Args:
         markers: the tokens that begin the second and further sections, in order.
         forbidden: tokens that a text never holds: those of context and of the first section, padding and the like.
         ends: the end tokens.
-        prompt: tokens before the text, the start and padding among them.
         longest: most tokens of a text; `None`: no limit is known.
         words: which tokens are text alone (see `words_of`), bool, (vocabulary,).
         decode: gives the text of tokens, as of letters that are several tokens.
     """
+
+    LAST, FIRST, EMPTY, EMPTY_LATE, FULL = range(5)
 
     def __init__(
         self,
         markers: Sequence[int],
         forbidden: Sequence[int],
         ends: Sequence[int],
-        prompt: int,
         longest: int | None,
-        words: torch.Tensor,
+        words: np.ndarray,
         decode: Callable[[list[int]], str],
     ) -> None:
-        self.markers, self.forbidden, self.ends = list(markers), list(forbidden), list(ends)
-        self.prompt, self.longest, self.decode = prompt, math.inf if longest is None else longest, decode
+        self.markers, self.decode = list(markers), decode  # a report has two sections, so one marker
+        self.longest = math.inf if longest is None else longest
         self.room = math.inf if longest is None else int(longest * FIRST_SHARE)
-        self.words = words.clone()
-        self.words[[*self.markers, *self.forbidden, *self.ends]] = False
+        self.words = words.copy()
+        self.words[[*self.markers, *forbidden, *ends]] = False
+        self.closed = np.zeros((5, len(words)), dtype=bool)
+        self.closed[:, list(forbidden)] = True
+        if self.markers:
+            self.closed[: self.FULL, self.markers] = True
+            self.closed[self.FIRST, self.markers] = False
+            self.closed[self.FIRST :, list(ends)] = True
+            self.closed[self.EMPTY_LATE] |= ~self.words
+            self.closed[self.FULL] = True
+            self.closed[self.FULL, self.markers] = False
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        lowest, written = float("-inf"), input_ids[:, self.prompt :]
-        scores = scores.clone()  # type: ignore[assignment]
-        scores[:, self.forbidden] = lowest
+    def __call__(self, written: np.ndarray) -> np.ndarray:
         if not self.markers:
-            return scores
-        [marker] = self.markers  # a report has two sections
-        begun = (written == marker).any(1)
-        empty, words = self._empty(written, marker), self.words.to(scores.device)
-        ends_late = torch.where(begun, written.shape[1] >= self.longest - 1, written.shape[1] >= self.room - 1)
-        scores[begun | empty, marker] = lowest
-        scores[:, self.ends] = scores[:, self.ends].masked_fill((~begun | empty)[:, None], lowest)
-        scores = scores.masked_fill((empty & ends_late)[:, None] & ~words, lowest)  # type: ignore[assignment]
-        if written.shape[1] >= self.room:
-            only = torch.full_like(scores, lowest)
-            only[:, marker] = scores[:, marker]
-            scores = torch.where((begun | empty)[:, None], scores, only)  # type: ignore[assignment]
-        return scores
+            return np.full(len(written), self.LAST)
+        length, [marker] = written.shape[1], self.markers
+        begun, empty = (written == marker).any(1), self._empty(written, marker)
+        ends_late = np.where(begun, length >= self.longest - 1, length >= self.room - 1)
+        first = self.FULL if length >= self.room else self.FIRST
+        states = np.where(ends_late, self.EMPTY_LATE, self.EMPTY)
+        return np.where(empty, states, np.where(begun, self.LAST, first))
 
-    def _empty(self, written: torch.Tensor, marker: int) -> torch.Tensor:
+    def _empty(self, written: np.ndarray, marker: int) -> np.ndarray:
         """Whether the section that each text is in has no text yet, bool, (texts,)."""
         marks = (written == marker).cumsum(1)
         inside = (marks == marks[:, -1:]) & (written != marker)
-        empty = ~(self.words.to(written.device)[written] & inside).any(1)
-        for row in empty.nonzero()[:, 0].tolist():
+        empty = ~(self.words[written] & inside).any(1)
+        for row in empty.nonzero()[0]:
             empty[row] = not self.decode(written[row][inside[row]].tolist()).strip()
         return empty
+
+
+def order_of(
+    tokenizer: Any, layout: Layout, ends: int | Sequence[int], size: int, longest: int | None
+) -> SectionOrder | None:
+    """What holds a text of at most `longest` tokens of a vocabulary of `size` to a layout; nothing for one plain
+    section."""
+    if not layout.tokens:
+        return None
+    markers = [tokenizer.convert_tokens_to_ids(token_of(name)) for name in layout.sections[1:]]
+    ends = [ends] if isinstance(ends, int) else list(ends)
+    special = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(layout.tokens)} - {*markers, *ends}
+    forbidden = sorted(token for token in special if token < size)
+    text = partial(tokenizer.decode, skip_special_tokens=True)
+    return SectionOrder(markers, forbidden, ends, longest, words_of(tokenizer, size), text)

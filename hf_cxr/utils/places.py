@@ -11,6 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+EXPORT = "export.json"  # marks the folder of an exported checkpoint, and tells how it was made
 SECONDS = 3
 """How long the Hub has to answer at all."""
 FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -35,6 +36,10 @@ def missing(given: str | os.PathLike, what: str = "file", folders: bool = False)
 
 def check_checkpoint(given: str | os.PathLike) -> None:
     """`check_place` for a checkpoint, whose weights lie beside its config."""
+    if is_export(given):
+        raise FileNotFoundError(
+            f"{given}: an exported checkpoint, which hf-cxr predict and app run; name the run itself"
+        )
     check_place(given, "checkpoint", "config.json")
     if Path(given).is_dir() and not [*Path(given).glob("*.safetensors*")]:
         if pickles := sorted(path.name for path in Path(given).glob("*.bin")):
@@ -43,6 +48,11 @@ def check_checkpoint(given: str | os.PathLike) -> None:
                 f"{given}: its weights {why}; save them as safetensors (load, then save_pretrained)"
             )
         raise FileNotFoundError(f"{given}: its weights (model.safetensors) are missing; copy the whole folder again")
+
+
+def is_export(given: str | os.PathLike) -> bool:
+    """Whether a folder holds an exported checkpoint."""
+    return (Path(given) / EXPORT).is_file()
 
 
 def check_dataset(given: str | os.PathLike) -> None:

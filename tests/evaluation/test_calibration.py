@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_cxr.evaluation import calibration
-from hf_cxr.inference.pipeline import calibrated
+from hf_cxr.inference.answers import calibrated
 
 
 def overconfident(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,13 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import TEXTS
 
 from hf_cxr.inference.checks import LAYOUT, UnusableCheckpoint
+from hf_cxr.inference.generation import HeldToSections
 from hf_cxr.inference.sections import (
     CONTEXT,
     SHORTEST_REPORT,
@@ -25,7 +27,7 @@ REPORT = Layout(("findings", "impression"), ("indication", "age_sex"))
 FINDINGS, IMPRESSION = "No effusion. Cardiomegaly is stable.", "Large heart. No edema."
 MARKER, FORBIDDEN, END, WORD = 5, [6, 7], 2, 3  # tokens of a vocabulary of eight
 SPACE, HALF = 0, 1  # two halves are a letter
-WORDS = torch.tensor([False, False, True, True, True, True, True, True])
+WORDS = np.array([False, False, True, True, True, True, True, True])
 
 
 def decode(ids: list[int]) -> str:
@@ -130,7 +132,7 @@ def test_the_shortest_report_is_the_first_length_that_holds_both_sections_and_th
 
 def allowed(*written: int, markers=(MARKER,), longest: int | None = 8) -> set[int]:
     """The tokens that may follow `written`, behind a prompt that holds the marker too."""
-    order = SectionOrder(markers, FORBIDDEN, [END], 2, longest, WORDS, decode)
+    order = HeldToSections(SectionOrder(markers, FORBIDDEN, [END], longest, WORDS, decode), 2)
     before = torch.zeros(1, 8)
     scores = order(torch.tensor([[0, MARKER, *written]]), before)
     assert not before.any(), "the scores of the caller are left alone"
@@ -180,7 +182,7 @@ def test_one_section_may_end_at_once_but_holds_no_token_of_context():
 
 
 def test_each_row_of_a_batch_is_held_to_its_own_sections():
-    order = SectionOrder([MARKER], FORBIDDEN, [END], 1, 8, WORDS, decode)
+    order = HeldToSections(SectionOrder([MARKER], FORBIDDEN, [END], 8, WORDS, decode), 1)
     ids = torch.tensor([[0, WORD, MARKER, WORD], [0, WORD, WORD, WORD], [0, WORD, WORD, MARKER]])
     scores = order(ids, torch.zeros(3, 8))
     assert (scores[:, END] > -math.inf).tolist() == [True, False, False]

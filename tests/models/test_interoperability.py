@@ -1,21 +1,16 @@
-"""A checkpoint writes the same texts in other ways to run it: static cache, torch.compile, ONNX, half precision.
+"""A checkpoint writes the same texts in other ways to run it: static cache, torch.compile, half precision.
 
 Texts have to differ from study to study, or equal texts would prove nothing; the weights are scaled until they do.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
-from helpers import ROOT, STUDIES, TEXTS, gpt2_folder, noise, radiograph, talkative, tiny_checkpoint
-from transformers import AutoModelForImageTextToText, BertConfig, BertLMHeadModel, VisionEncoderDecoderModel, pipeline
+from helpers import STUDIES, bert_checkpoint, noise, radiograph, talkative, tiny_checkpoint
+from transformers import AutoModelForImageTextToText, VisionEncoderDecoderModel, pipeline
 
-from hf_cxr.models.modeling import Checkpoint, build
+from hf_cxr.models.modeling import Checkpoint
 
 
 def texts(model, batch: int, **options) -> list[list[int]]:
@@ -32,14 +27,7 @@ def gpt2() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("bert")
-    gpt2_folder(folder)  # for its tokenizer
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    torch.manual_seed(0)
-    BertLMHeadModel(BertConfig(vocab_size=400, max_position_embeddings=64, is_decoder=True, **sizes)).save_pretrained(
-        folder
-    )
-    return talkative(build("tiny", str(folder), 32, texts=TEXTS, max_new_tokens=12))
+    return talkative(bert_checkpoint(tmp_path_factory.mktemp("bert")))
 
 
 def differ_from_study_to_study(rows: list[list[int]]) -> bool:
@@ -110,77 +98,3 @@ def test_the_pipeline_writes_in_half_precision(options, tmp_path):
     for [half], [single] in zip(pipe(studies, batch_size=3, **options), whole, strict=True):
         assert half["impression"] == single["impression"]
         assert half["score"] == pytest.approx(single["score"], rel=0.5)  # 13 tokens, 8 bits each
-
-
-# --- ONNX --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def exported(gpt2, tmp_path_factory):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is absent: pip install onnx onnxscript onnxruntime")
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import export_onnx
-
-    folder = tmp_path_factory.mktemp("onnx")
-    gpt2.save_pretrained(folder / "runs" / "first")
-    export_onnx.export(str(folder / "runs" / "first"), folder / "runs" / "first_onnx")
-    return folder, export_onnx.Runner(folder / "runs" / "first_onnx")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 3, STUDIES])
-def test_onnxruntime_writes_the_same_tokens(gpt2, exported, batch):
-    _, runner = exported
-    for part in noise().split(batch):
-        np.testing.assert_array_equal(runner.greedy(part.numpy())[0], gpt2.model.generate(part).numpy())
-
-
-@pytest.mark.slow
-def test_onnxruntime_gives_a_text_its_probability(gpt2, exported):
-    tokens, probabilities = exported[1].greedy(noise().numpy())
-    tokens = torch.from_numpy(tokens)
-    with torch.inference_mode():
-        logits = gpt2.model(pixel_values=noise(), decoder_input_ids=tokens[:, :-1]).logits.double()
-    each = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
-    ended = (tokens == gpt2.model.generation_config.eos_token_id).cumsum(1)[:, :-1] > 0
-    whole = (tokens == gpt2.model.generation_config.eos_token_id).any(1).numpy()
-    assert 0 < whole.sum() < len(whole)
-    expected = each.masked_fill(ended, 0).sum(1).numpy()
-    np.testing.assert_allclose(np.log(probabilities[whole]), expected[whole], atol=1e-3)
-    assert not probabilities[~whole].any()  # cut short
-
-
-@pytest.mark.slow
-def test_an_export_holds_no_path_of_this_machine(exported):
-    folder, _ = exported
-    files = list((folder / "runs" / "first_onnx").iterdir())
-    assert {file.suffix for file in files} == {".onnx", ".data", ".json"}
-    for file in files:
-        content = file.read_bytes()
-        for place in (str(ROOT), sys.prefix, str(folder), "site-packages"):
-            assert place.encode() not in content, f"{file.name}: {place}"
-
-
-@pytest.mark.slow
-def test_an_export_runs_without_torch_as_documented(gpt2, exported):
-    """The page's snippet as printed, in a process that may not import torch."""
-    folder, _ = exported
-    from PIL import Image
-
-    for view in ("frontal", "lateral"):
-        Image.fromarray(radiograph(len(view))).save(folder / f"{view}.png")
-    page = (ROOT / "docs" / "interoperability.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"^```python\n([^`]*export_onnx[^`]*)^```", page, re.MULTILINE)
-    code = "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\n" + snippet
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    pipe = pipeline("cxr-impression", model=str(folder / "runs" / "first"))
-    [answer] = pipe({view: str(folder / f"{view}.png") for view in ("frontal", "lateral")})
-    assert answer["impression"] in result.stdout
