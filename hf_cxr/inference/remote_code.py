@@ -19,8 +19,8 @@ REMOTE_CODE_FILES = tuple(
     f"{name}.py"
     for name in (
         "pipeline answers generation minimum_risk processor targets sections inputs views decoding levels"
-        " view_evidence view_weights dicom plausibility checks attention remote_code labeler labeler_lexicon labeler_location"
-        " labeler_wording"
+        " view_evidence view_weights dicom plausibility checks attention remote_code labeler labeler_lexicon"
+        " labeler_location labeler_wording"
     ).split()
 )
 
