@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ from PIL import Image
 from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from hf_cxr.inference.checks import first_position, panel_size_of, panels_of, positions_of
+from hf_cxr.inference.checks import CALIBRATION, first_position, panel_size_of, panels_of, positions_of
 from hf_cxr.inference.generation import generate
+from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
 from hf_cxr.serving.runner import NO_CROP, Runner, check_installed, pixels_of
 from hf_cxr.utils.files import check_free, commit, replace_files, staging_folder
@@ -75,6 +77,10 @@ def export_onnx(
         _check(parts)
     except CannotExport as error:
         raise CannotExport(f"{checkpoint}: {error}") from None
+    if vars(parts.model.config).pop(RISK, None):
+        vars(parts.model.config).pop(CALIBRATION, None)
+        what = "chooses among samples (decode mbr); exported it writes the greedy text, without calibration"
+        print(f"{checkpoint}: {what}", file=sys.stderr)
     facts = _facts(parts, f"{weights}, calibrated" if calibrate else weights)
     with _quiet(), staging_folder(out) as staging:
         folder = staging / "export"

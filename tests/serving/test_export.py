@@ -8,9 +8,10 @@ import onnx
 import pytest
 import torch
 from exports import CURVE, exported_checkpoint
-from helpers import ROOT, noise, run_cxr, tiny_checkpoint
+from helpers import ROOT, copy_folder, noise, run_cxr, tiny_checkpoint
 
 from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.serving.onnx_export import CannotExport, export_onnx
 from hf_cxr.serving.runner import Runner
 
@@ -52,6 +53,15 @@ def test_the_folder_tells_versions_opset_and_holds_no_path_of_this_machine(plain
         content = file.read_bytes()
         for place in (str(ROOT), sys.prefix, str(plain.run.parent), "site-packages"):
             assert place.encode() not in content, f"{file.name}: {place}"
+
+
+def test_a_checkpoint_that_chooses_among_samples_writes_greedy_texts_and_says_so(plain, tmp_path, capsys):
+    run = copy_folder(plain.run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {RISK: {"samples": 4, "thresholds": {}}}))
+    export_onnx(run, tmp_path / "onnx")
+    assert "decode mbr" in capsys.readouterr().err
+    assert not {RISK, CALIBRATION} & json.loads((tmp_path / "onnx" / "config.json").read_text()).keys()
 
 
 @pytest.mark.slow
