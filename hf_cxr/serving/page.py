@@ -31,7 +31,7 @@ CSS = """
 .cxr .views { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0 }
 .cxr figure { margin: 0; position: relative; max-width: 100% }
 .cxr .map { position: absolute; top: 0; left: 0; display: none }
-.cxr .text { font-size: 1.2rem; line-height: 1.7; margin: .3rem 0 }
+.cxr .text { font-size: 1.2rem; line-height: 1.7; margin: .3rem 0; overflow-wrap: anywhere }
 .cxr .word { cursor: help; border-bottom: 2px dotted #d05000; border-radius: 3px; outline-offset: 1px }
 .cxr .word:is(:hover, :focus) { background: #ff6000; color: #000 }
 .cxr .chip { display: inline-block; border: 1px solid; border-radius: 1rem; padding: 0 .7rem; margin: .2rem }
