@@ -7,7 +7,7 @@ import socket
 from importlib.util import find_spec
 
 from hf_cxr.cli.options import Parser, count
-from hf_cxr.utils.places import check_checkpoint
+from hf_cxr.utils.places import check_checkpoint, is_export
 
 
 def define_app(parser: Parser) -> None:
@@ -15,7 +15,7 @@ def define_app(parser: Parser) -> None:
 
     hf-cxr app runs/iu --port 7860
     """
-    parser.add_argument("checkpoint", help="run folder or Hub id")
+    parser.add_argument("checkpoint", help="run folder, Hub id or what hf-cxr export wrote")
     parser.option("--port", "port to listen on (default: the first free one from 7860 on)", type=count)
     parser.option(
         "--host",
@@ -25,7 +25,8 @@ def define_app(parser: Parser) -> None:
 
 
 def run_app(options: argparse.Namespace) -> None:
-    check_checkpoint(options.checkpoint)
+    if not is_export(options.checkpoint):
+        check_checkpoint(options.checkpoint)
     if not find_spec("gradio"):
         raise ImportError("the app needs Gradio; install it with: pip install 'hf-cxr[app]'")
     try:
@@ -33,10 +34,7 @@ def run_app(options: argparse.Namespace) -> None:
     except (OSError, OverflowError) as error:
         told = f"{options.host}, port {options.port or 'any'}: cannot listen there ({error})"
         raise ValueError(f"{told}; choose another --port or --host") from None
-    from hf_cxr.inference.pipeline import ImpressionPipeline
-    from hf_cxr.models.modeling import load_checkpoint
     from hf_cxr.serving.app import serve
+    from hf_cxr.serving.runner import open_checkpoint
 
-    parts = load_checkpoint(options.checkpoint)
-    pipe = ImpressionPipeline(model=parts.model, tokenizer=parts.tokenizer, image_processor=parts.image_processor)
-    serve(options.checkpoint, pipe, options.host, options.port)
+    serve(options.checkpoint, open_checkpoint(options.checkpoint), options.host, options.port)

@@ -245,6 +245,8 @@ def run_compare(options: argparse.Namespace) -> None:
 def run_predict(options: argparse.Namespace) -> None:
     if not is_export(options.checkpoint):
         check_checkpoint(options.checkpoint)
+    if options.decode and is_export(options.checkpoint):
+        raise ValueError(f"{options.checkpoint}: exported, so without --decode; --num-beams searches further")
     studies = _studies_to_predict(options)
     if isinstance(studies, dict):
         _check_readable(studies)

@@ -27,6 +27,7 @@ from hf_cxr.inference.plausibility import doubts
 from hf_cxr.inference.views import VIEWS, read_radiograph
 from hf_cxr.serving import page
 from hf_cxr.serving.batches import Batcher
+from hf_cxr.serving.runner import Runner
 from hf_cxr.serving.uploads import MOST_BYTES, Uploads
 from hf_cxr.utils.files import json_object, staging_folder
 
@@ -53,7 +54,7 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
 
     Args:
         checkpoint: a run folder or Hub id, whose report is shown.
-        pipe: an `ImpressionPipeline` of it, or what answers like one.
+        pipe: an `ImpressionPipeline` of it; or a `Runner`, which does not tell where the model looked.
         host: address to listen on; by default only this machine can reach it.
         port: default: the first free one from 7860 on.
 
@@ -63,7 +64,7 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
         os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder.resolve())}
         _fetch_nothing()
         app = make_app(pipe, _files_of(checkpoint), uploads := Uploads(folder))
-        app.upload_file_set = uploads.count
+        app.upload_file_set = uploads.count  # type: ignore[assignment]
         _, address, _ = app.queue(max_size=256, default_concurrency_limit=None).launch(
             server_name=host,
             server_port=port,
@@ -135,6 +136,7 @@ class Desk:
 
     def __init__(self, pipe: Any, uploads: Uploads, worth: str) -> None:
         self.uploads, self.batcher, self.worth = uploads, Batcher(pipe), worth
+        self.explained = {} if isinstance(pipe, Runner) else {"return_attention": "words"}
         self.aside = ThreadPoolExecutor(1)  # one film at a time: the largest need 400 MB
 
     async def impression(
@@ -156,7 +158,7 @@ class Desk:
     ) -> tuple[dict[str, Any], Any, str]:
         """The answer to keep, and as it is shown: as JSON and as HTML."""
         try:
-            answer = await self._asked(frontal, lateral, indication, return_attention="words")
+            answer = await self._asked(frontal, lateral, indication, **self.explained)
         except ValueError as error:
             answer = {"error": str(error)}
         views = await self._aside(page.looked_at, answer)
