@@ -71,6 +71,7 @@ def test_no_command_on_local_files_looks_up_a_name_or_connects(phantom_folder, r
         ["compare", run_folder, tmp_path / "run"],
         ["export-predictions", "radeval", run_folder, phantom_folder, tmp_path / "texts.json"],
         ["predict", run_folder, "--frontal", tmp_path / "f.png"],
+        ["export", run_folder, tmp_path / "onnx"],
         ["app", run_folder],
         ["demo", "--out", tmp_path / "demo", "--num-studies", 30],
     ]

@@ -72,7 +72,7 @@ def test_help_of_train_lists_the_kits_arguments_with_their_defaults(capsys):
         assert f" --{name} " in told
     for name in ("num_processes", "accelerate_config"):
         assert f" --{name} " in told
-    assert "Side of one square panel in pixels; the canvas has two (default: 224)" in told
+    assert "Side of one square panel in pixels (default: 224)" in told
     assert "Continue an interrupted run in output_dir (default: false)" in told
     assert "all of transformers' Seq2SeqTrainingArguments" in told
     assert max(map(len, text.splitlines())) <= 100

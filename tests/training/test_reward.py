@@ -34,6 +34,7 @@ from hf_cxr.data.collator import pack_dataset
 from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.report.verdict import rewarded
 from hf_cxr.hub.model_card import card_text, trained_facts, write_model_card
+from hf_cxr.inference.generation import HeldToSections
 from hf_cxr.inference.sections import Layout, SectionOrder, layout_of, split_sections, words_of
 from hf_cxr.metrics.overlap import cider_per_study
 from hf_cxr.metrics.texts import cider_tokens_all
@@ -313,7 +314,8 @@ def brute_force(checkpoint, trainer, inputs, prompts, studies, samples, kl=0.0, 
         prompt = [model.config.decoder_start_token_id, *prompts[row]]
         special = {*tokenizer.all_special_ids, *forbidden} - {*markers, ends}
         words = words_of(tokenizer, model.config.decoder.vocab_size)
-        order = SectionOrder(markers, sorted(special), [ends], len(prompt), longest, words, tokenizer.decode)
+        order = SectionOrder(markers, sorted(special), [ends], longest, words, tokenizer.decode)
+        order = HeldToSections(order, len(prompt))
         written, total = [], 0.0
         for place in range(longest if text is None else len(text)):
             ids = torch.tensor([[*prompt, *written]])
