@@ -22,8 +22,9 @@ test: $(STAMP)
 
 # The app in a real browser. Chromium is installed where that is allowed; else the tests say that they skip, and why.
 test-browser: $(STAMP)
-	@test -x /usr/bin/chromium || { root=$$(test $$(id -u) = 0 || echo sudo -n); \
-		{ $$root apt-get update && $$root apt-get install --yes --no-install-recommends chromium; } >/dev/null 2>&1; } || true
+	@test -x /usr/bin/chromium || { root=$$(test $$(id -u) = 0 || echo sudo -n); export DEBIAN_FRONTEND=noninteractive; \
+		{ timeout 60 $$root apt-get update && timeout 180 $$root apt-get install --yes --no-install-recommends chromium; } \
+		</dev/null >/dev/null 2>&1; } || true
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/browser
 
 lint: $(STAMP)

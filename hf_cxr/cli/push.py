@@ -46,6 +46,7 @@ def run_push(options: argparse.Namespace) -> None:
         raise FileNotFoundError(missing(options.folder, "folder", folders=True))
     from hf_cxr.hub.patients import PatientsToldOf
     from hf_cxr.hub.push import licence_note, push
+    from hf_cxr.hub.space import push_space
 
     if note := licence_note(options.folder, options.public):
         print(f"hf-cxr push: {note}", file=sys.stderr)
@@ -59,8 +60,6 @@ def run_push(options: argparse.Namespace) -> None:
     try:
         print(push(options.folder, options.repo_id, endpoint=options.endpoint, **settings))
         if options.space or options.space_id:
-            from hf_cxr.hub.space import push_space
-
             print(push_space(options.repo_id, options.space_id, options.public))
     except PatientsToldOf as error:
         print("\n".join(map(printable, error.examples)))  # for the eyes of whoever pushes

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
-from importlib.metadata import version
+from contextlib import nullcontext, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,14 @@ def push(
 
 def _needed() -> bytes:
     """The versions of what a checkpoint's own code imports, for an endpoint."""
-    return "".join(f"{name}=={version(name)}\n" for name in ("transformers", "pillow", "pydicom")).encode()
+    return "".join(f"{pinned(name)}\n" for name in ("transformers", "pillow", "pydicom")).encode()
+
+
+def pinned(package: str) -> str:
+    """A line of requirements.txt: the version that is installed here, or any where none is."""
+    with suppress(PackageNotFoundError):
+        return f"{package}=={version(package).partition('+')[0]}"
+    return package
 
 
 def push_as_asked(folder: str | os.PathLike, args: Any) -> str:

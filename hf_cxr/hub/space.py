@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 import hf_cxr
 from hf_cxr.hub.privacy import CARD
-from hf_cxr.hub.push import send
+from hf_cxr.hub.push import pinned, send
 
 APP = '''"""The app of {repo_id}: hf-cxr app {repo_id}"""
 
@@ -22,6 +22,7 @@ from hf_cxr.__main__ import main
 sys.argv = ["hf-cxr", "app", "{repo_id}", "--host", "0.0.0.0", "--port", "7860"]
 sys.exit(main())
 '''
+KIT = {".py", ".html", ".js", ".css", ".yaml", ".md", ".txt"}  # of the kit nothing else leaves this machine
 TEXT = """
 # {title}
 
@@ -29,7 +30,8 @@ Writes the impression of a two-view chest radiograph with [{repo_id}](https://hu
 
 **Research use only, not for diagnosis.** Do not upload images of patients unless you may.
 
-Films are held in memory, or for a moment in a private folder, and are gone after the answer. Nothing is logged.
+Images are held in memory, after a moment in a private folder, until the page is closed, or for 15 minutes. Nothing is
+logged.
 
 If the model is private, give this Space a secret `HF_TOKEN` that may read it. The folder runs anywhere else, too:
 `pip install -r requirements.txt`, then `python app.py`. `hf_cxr/` is the kit itself, version {version}.
@@ -52,7 +54,7 @@ def push_space(repo_id: str, space_id: str | None = None, public: bool = False, 
 def space_files(repo_id: str, space_id: str) -> dict[str, Path | bytes]:
     """Name → file of all that the Space is made of: the app, the kit as it is here, what both need, and a card."""
     package = Path(hf_cxr.__file__).parent
-    kit = [path for path in sorted(package.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    kit = [path for path in sorted(package.rglob("*")) if path.suffix in KIT and path.is_file()]
     facts = {
         "title": space_id.split("/")[-1],
         "sdk": "gradio",
@@ -78,4 +80,4 @@ def requirements(*extras: str) -> str:
     """
     needed = map(Requirement, requires("hf-cxr") or ())
     asked = [one for one in needed if not one.marker or any(one.marker.evaluate({"extra": name}) for name in extras)]
-    return "".join(f"{one.name}=={version(one.name).partition('+')[0]}\n" for one in asked)
+    return "".join(f"{pinned(one.name)}\n" for one in asked)

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,7 +72,7 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
             max_file_size=MOST_BYTES,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=page.CSS,
-            state_session_capacity=64,
+            state_session_capacity=256,
             app_kwargs={"middleware": [Middleware(Guard)]},
             prevent_thread_lock=True,
             quiet=True,
@@ -83,7 +84,8 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
         )
         print(f"{address} shows {checkpoint}; Ctrl-C ends it. {page.NOTE}", flush=True)
         try:
-            threading.Event().wait()
+            while not threading.Event().wait(60):
+                forget_idle(app)
         finally:
             app.close()
 
@@ -226,6 +228,19 @@ def _drawn(case: Case, view: str) -> bytes | None:
     return stream.getvalue()
 
 
+def forget_idle(app: gr.Blocks) -> None:
+    """Forget all that the page holds of visitors who have asked nothing for `IDLE` seconds."""
+    for visitor, used in list(app.state_holder.time_last_used.items()):
+        if (datetime.now() - used).total_seconds() > IDLE:
+            forget(app, visitor)
+
+
+def forget(app: gr.Blocks, visitor: str) -> None:
+    """Forget all that the page holds of a visitor. Gradio would keep films for an hour more, and answers for good."""
+    app.state_holder.session_data.pop(visitor, None)
+    app.state_holder.time_last_used.pop(visitor, None)
+
+
 def make_app(pipe: Any, folder: Path, uploads: Uploads) -> gr.Blocks:
     """The page and its API. `folder` holds the checkpoint's config.json and, where there is one, its report."""
     calibrated = "cxr_calibration" in json_object(folder / "config.json")
@@ -237,6 +252,11 @@ def make_app(pipe: Any, folder: Path, uploads: Uploads) -> gr.Blocks:
         with gr.Tab("This model"):
             gr.HTML(page.run_html(folder))
         gr.api(desk.impression, api_name="impression")
+
+        def leave(request: gr.Request) -> None:
+            forget(app, str(request.session_hash))
+
+        app.unload(leave)
     return app
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,6 @@ class Uploads:
         while self.folder.is_dir():
             time.sleep(SECONDS / 4)
             for place in self.folder.glob("*"):
-                inside = [place, *place.glob("*")]
-                if time.time() - max((path.stat().st_mtime for path in inside if path.exists()), default=0) > SECONDS:
-                    self._forget(place)
+                with suppress(OSError):  # `take` deletes meanwhile
+                    if time.time() - max(path.stat().st_mtime for path in (place, *place.glob("*"))) > SECONDS:
+                        self._forget(place)

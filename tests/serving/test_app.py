@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from http.client import HTTPConnection
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from serving_app import SECRET, app_of, dicom_bytes, left_in, pipe_of  # noqa: E
 
 from hf_cxr.inference.sections import Layout  # noqa: E402
 from hf_cxr.serving import page, uploads  # noqa: E402
-from hf_cxr.serving.app import make_app  # noqa: E402
+from hf_cxr.serving.app import IDLE, forget, forget_idle, make_app  # noqa: E402
 from hf_cxr.serving.batches import Batcher  # noqa: E402
 
 
@@ -322,3 +323,20 @@ def test_the_command_says_in_one_line_what_is_wrong(pipe, address):
         assert result.returncode == 2
         assert reason in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_all_that_is_held_of_a_visitor_goes_with_the_page_or_after_a_while():
+    now = datetime.now()
+    used = {"here": now, "left": now, "idle": now - timedelta(seconds=IDLE + 1)}
+    holder = SimpleNamespace(session_data=dict.fromkeys(used, "films"), time_last_used=used)
+    app = SimpleNamespace(state_holder=holder)
+    forget(app, "left")
+    forget_idle(app)
+    assert holder.session_data == {"here": "films"}
+    assert [*holder.time_last_used] == ["here"]
+    forget(app, "never seen")
+
+
+def test_closing_the_page_is_told(pipe, tmp_path):
+    app = make_app(pipe.plain, pipe.folder, uploads.Uploads(tmp_path))
+    assert [name for fn in app.fns.values() for _, name in fn.targets if name == "unload"] == ["unload"]
