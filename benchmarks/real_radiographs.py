@@ -10,7 +10,8 @@ repeated. Recipes are chosen on folds 1 to 3; folds 4 and 5 are for the last fig
 
 The test studies of all folds are then scored together: the written texts, within PA and within AP too; and linear
 probes on the same folds, on the encoder as it came (224 px) and on 16 × 16 pixels, which see the images but write
-nothing. Prints a table and writes `OUT/TEXT/results.json`. Times are CPU seconds of the training process.
+nothing. Prints a table and writes `OUT/TEXT/results.json`. Times are CPU seconds of the training process; a
+frozen encoder's states are computed by the first trial that needs them and read by the later ones.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ TODAY = SMALL_PANEL | {
     "findings_pretraining_epochs": 3,
     "findings_pretraining_learning_rate": 3e-5,
     "patch_dropout": 0,
-    "decode": "search",
 }
 UNFROZEN = TODAY | {
     "findings_pretraining_epochs": 8,
@@ -85,7 +85,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 # Trial → whose weights write its texts, and how.
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
-    "greedy": ("small_collection", {"decode": "search"}),
+    "mbr": ("small_collection", {"decode": "mbr"}),
     "beams": ("small_collection", {"num_beams": 4}),
     "today_mbr": ("today", {"decode": "mbr"}),
 }

@@ -20,7 +20,6 @@ from datasets import Dataset, Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.modeling_outputs import BaseModelOutput
 
 from hf_cxr.data.augmentation import augment_panel
 from hf_cxr.data.sections import contexts, section_texts
@@ -212,8 +211,7 @@ class CanvasCollator:
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any]
         if "states" in items[0]:
-            states = torch.from_numpy(np.stack([item["states"] for item in items]))
-            batch = {"encoder_outputs": BaseModelOutput(states)}
+            batch = {"encoder_outputs": (torch.from_numpy(np.stack([item["states"] for item in items])),)}
         else:
             batch = {"pixel_values": self._pixels(items, "canvas")}
         if "other_canvas" in items[0]:

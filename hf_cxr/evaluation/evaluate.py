@@ -4,7 +4,8 @@ intervals. Its parts are the modules beside this one; how a single score is comp
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
 from hf_cxr.utils.progress import ProgressBar
 
 NEAREST_STUDIES = 10_000  # of a larger training split so many are drawn for the nearest-neighbour baseline
+OF_SEARCH = ("num_beams", "do_sample", "early_stopping", "length_penalty", "temperature", "top_k", "top_p")
 NO_SETTINGS = ("token_id", "transformers_version", "_from_model_config")  # of a generation config
 
 
@@ -197,20 +199,19 @@ def evaluate(
     checkpoint, check = _opened(checkpoint, out, revision, dtype)
     writer = Writer(checkpoint, batch_size, generate_kwargs, target, pooled=dict(pooled or {}))
     dataset, left_out = with_sections(dataset, writer.layout)
-    if generate_kwargs.get("decode") == "mbr" and getattr(checkpoint.model.config, RISK, None) is None:
-        fit_minimum_risk(writer, dataset.get("validation", ()))
     studies, train = dataset[split], _sample(dataset.get("train", dataset[split].select([])), seed)
     if not len(studies):
         raise ValueError(f"nothing to evaluate: no study of the split {split!r} has {_asked(writer)}")
     if clinical and PartialState().is_main_process:
         clinical.begin(len(studies))
-    report, rows = _scored(writer, dataset, split, train, seed, probes, clinical)
-    report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
-    report["panels"] = panels_of(checkpoint.image_processor)
-    report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
+    with _thresholds(writer, dataset):
+        report, rows = _scored(writer, dataset, split, train, seed, probes, clinical)
+        report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
+        report["panels"] = panels_of(checkpoint.image_processor)
+        report["nearest_among"] = {"studies": len(train), "of": len(dataset.get("train", ()))}
+        told = _settings(writer, report)
     if missing := {name: number for name, number in left_out.items() if number}:
         report["left_out"] = missing
-    told = _settings(writer, report)
     for part in (report, *report.get("sections", {}).values()):
         part["signature"] += told
     if run is not None:
@@ -219,6 +220,20 @@ def evaluate(
         check()
         write_report(report, rows, out, images=lambda index: (studies[index]["frontal"], studies[index]["lateral"]))
     return report
+
+
+@contextmanager
+def _thresholds(writer: Writer, dataset: DatasetDict) -> Iterator[None]:
+    """Thresholds of minimum risk for this report, where it is asked for and the checkpoint has none."""
+    config = writer.model.config
+    asked = writer.generate_kwargs.get("decode") == "mbr" and getattr(config, RISK, None) is None
+    if asked:
+        fit_minimum_risk(writer, dataset.get("validation", ()))
+    try:
+        yield
+    finally:
+        if asked:
+            vars(config).pop(RISK, None)
 
 
 def _asked(writer: Writer) -> str:
@@ -305,7 +320,8 @@ def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
     settings = {"max_new_tokens": own.max_new_tokens, "num_beams": own.num_beams or 1}
     settings |= {name: value for name, value in own.to_diff_dict().items() if value and not name.endswith(NO_SETTINGS)}
     if risk := settings_of(writer.model.config, writer.generate_kwargs):
-        settings = {"max_new_tokens": settings["max_new_tokens"], "decode": "mbr", "samples": risk["samples"]}
+        settings = {name: value for name, value in settings.items() if name not in OF_SEARCH}
+        settings |= {"decode": "mbr", "samples": risk["samples"]}
     settings |= {**writer.generate_kwargs, "dtype": report["dtype"]}
     told = "".join(f"; {name} {value}" for name, value in settings.items())
     told += "; one view of each study" if report["panels"] == 1 else ""

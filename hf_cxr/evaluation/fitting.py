@@ -37,17 +37,21 @@ def fit_minimum_risk(writer: Writer, studies: Dataset) -> dict[str, Any]:
         raise ValueError("decode mbr: its thresholds need a validation split with studies")
     if metrics.unread_findings(studies[writer.layout.top]):
         raise ValueError("decode mbr: findings cannot be read from these texts; leave decode out")
-    setattr(writer.model.config, RISK, {"samples": SAMPLES, "thresholds": {}})
+    config = writer.model.config
+    setattr(config, RISK, {"samples": SAMPLES, "thresholds": {}})
     sampler = dataclasses.replace(writer, generate_kwargs={**writer.generate_kwargs, "decode": "mbr"}, texts={})
     canvases, prompts = writer.canvases(studies), writer.prompts(studies)
-    written = sampler.write(canvases.canvas, range(len(canvases)), "Sampling texts", prompts.__getitem__)
+    try:
+        written = sampler.write(canvases.canvas, range(len(canvases)), "Sampling texts", prompts.__getitem__)
+    finally:
+        vars(config).pop(RISK)
     shares = np.array([text.shares for text in written])
     together = expected_f1(shares.ravel())
     thresholds = {
         name: round((together + expected_f1(column)) / 4, 4) for name, column in zip(FINDINGS, shares.T, strict=True)
     }
     settings = {"samples": SAMPLES, "thresholds": thresholds, "studies": len(studies)}
-    setattr(writer.model.config, RISK, settings)
+    setattr(config, RISK, settings)
     return settings
 
 

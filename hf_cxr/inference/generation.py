@@ -160,12 +160,13 @@ def _sampled(
     shared = first.cross_attention_cache
     shared.batch_repeat_interleave(number)
     start = start.repeat_interleave(number, 0)
+    known = inspect.signature(decoder.forward).parameters
     places = {name.removeprefix("decoder_"): ids for name, ids in _places(model, torch.ones_like(start)).items()}
     settings = copy.deepcopy(model.generation_config)
     settings.update(**{**options, "num_beams": 1, "do_sample": False, "num_return_sequences": 1})
     return decoder.generate(
         start,
-        **places,
+        **{name: ids for name, ids in places.items() if name in known},
         encoder_hidden_states=states[:1].expand(len(start), -1, -1),  # of which only the size is read from here on
         past_key_values=EncoderDecoderCache(DynamicCache(), shared),
         generation_config=settings,

@@ -18,7 +18,7 @@ from .labeler import FINDINGS, positive_findings
 RISK = "cxr_minimum_risk"  # where a checkpoint's config carries its samples and thresholds
 DECODE = ("mbr", "search")
 SEARCHES = ("num_beams", "num_return_sequences", "do_sample")
-SAMPLES = 32
+SAMPLES, MOST_SAMPLES = 32, 1024
 
 
 class CodePoints(LogitsProcessor):
@@ -39,17 +39,16 @@ class CodePoints(LogitsProcessor):
         self.random = torch.Generator().manual_seed(0)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        points, device = self.points.to(scores.device), scores.device
-        shares = scores.double().softmax(-1)
+        points, shares = self.points, scores.cpu().double().softmax(-1)  # some devices have no such numbers
         ends = shares.cumsum(-1)
         sampled = torch.searchsorted(ends, points.nan_to_num(0) * ends[:, -1:], right=True)
-        token = torch.where(points.isnan(), scores.argmax(-1, keepdim=True), sampled)
+        token = torch.where(points.isnan(), shares.argmax(-1, keepdim=True), sampled)
         share, end = shares.gather(1, token), ends.gather(1, token)
-        self.widths = self.widths.to(device) * share
+        self.widths = self.widths * share
         inside = ((points * ends[:, -1:] - end + share) / share).clamp(0, 1 - 1e-12)
         fresh = torch.rand(self.samples + 1, generator=self.random, dtype=torch.float64).repeat(self.studies)[:, None]
-        self.points = torch.where(self.widths * self.samples < 1, fresh.to(device) + 0 * points, inside)
-        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+        self.points = torch.where(self.widths * self.samples < 1, fresh + 0 * points, inside)
+        return torch.full_like(scores, -torch.inf).scatter(1, token.to(scores.device), 0.0)
 
 
 def settings_of(config: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -67,7 +66,16 @@ def settings_of(config: Any, options: Mapping[str, Any]) -> dict[str, Any] | Non
         raise ValueError(f"decode mbr samples texts of its own: leave out {others[0]}")
     if decode == "mbr" and own is None:
         raise ValueError("decode mbr: this checkpoint has no thresholds; hf-cxr evaluate --decode mbr fits some")
+    if own is not None and not _sound(own):
+        raise ValueError(f"the {RISK} of its config.json holds no samples and thresholds")
     return None if decode == "search" or others else own
+
+
+def _sound(settings: Any) -> bool:
+    try:
+        return 1 <= settings["samples"] <= MOST_SAMPLES and all(0 <= t <= 1 for t in settings["thresholds"].values())
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def choose(texts: Sequence[str], whole: Sequence[bool], settings: Mapping[str, Any]) -> tuple[int, np.ndarray]:

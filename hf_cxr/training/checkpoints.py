@@ -44,7 +44,16 @@ RECORD = f"{STAGE}.json"  # how each of its epochs was judged
 FINE_TUNED, REWARD = "fine_tuned", "reward"  # of the reward stage: the checkpoint that it begins with, its own files
 REWARD_RECORD = f"{REWARD}.json"  # what it was told, and what came of it
 # Arguments that may differ between the start of a run and its continuation: they change no weight.
-HARMLESS = {"num_proc", "log_samples", "share_samples", "output_dir", "report_to", "run_name", "disable_tqdm"}
+HARMLESS = {
+    "num_proc",
+    "decode",
+    "log_samples",
+    "share_samples",
+    "output_dir",
+    "report_to",
+    "run_name",
+    "disable_tqdm",
+}
 HARMLESS |= {"dataloader_num_workers", "dataloader_prefetch_factor", "save_total_limit", "project"}
 
 

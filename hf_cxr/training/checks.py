@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, Seq2SeqTrainer, Trainer, TrainerState, get_scheduler
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
+from hf_cxr import metrics
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.sections import contexts, whole_texts, with_sections
 from hf_cxr.inference.sections import CONTEXT, SHORTEST_REPORT, TARGETS, Layout
@@ -63,8 +64,8 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
     _check_context(dataset["train"], kit)
     if (args.eval_strategy != "no" or args.eval_on_start) and not len(dataset.get("validation", ())):
         raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
-    if kit.decode == "mbr" and not len(dataset.get("validation", ())):
-        raise ValueError(f"{kit.dataset}: no validation studies to fit thresholds on; leave out decode: mbr")
+    if kit.decode == "mbr":
+        _check_thresholds(dataset.get("validation"), kit)
     if kit.panels == 1 and kit.view_dropout:
         raise ValueError("view_dropout empties one of two panels; leave it out with panels: 1")
     by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
@@ -106,6 +107,13 @@ def asked_of(dataset: DatasetDict, kit: ImpressionConfig) -> tuple[DatasetDict, 
         if number
     ]
     return complete, layout, told
+
+
+def _check_thresholds(validation: Dataset | None, kit: ImpressionConfig) -> None:
+    if not validation:
+        raise ValueError(f"{kit.dataset}: no validation studies to fit thresholds on; leave out decode: mbr")
+    if metrics.unread_findings(validation[Layout(TARGETS[kit.target]).top]):
+        raise ValueError(f"{kit.dataset}: findings cannot be read from its texts; leave out decode: mbr")
 
 
 def _check_context(train: Dataset, kit: ImpressionConfig) -> None:
@@ -165,6 +173,8 @@ def _check_together(kit: ImpressionConfig, args: ImpressionTrainingArguments) ->
     if 0 < kit.findings_frozen_epochs >= kit.findings_pretraining_epochs:
         epochs = f"findings_pretraining_epochs: {kit.findings_pretraining_epochs:g}"
         raise ValueError(f"findings_frozen_epochs: {kit.findings_frozen_epochs}, but {epochs}: no encoder would learn")
+    if kit.decode == "mbr" and (args.generation_num_beams or 1) > 1:
+        raise ValueError("decode: mbr writes without beams: leave out generation_num_beams")
     if kit.resume and kit.restart:
         raise ValueError("resume or restart: not both")
     if kit.init_from and args.resume_from_checkpoint:

@@ -302,7 +302,9 @@ def stage_of(
         "activation_checkpointing": False,  # the same under the name that transformers fills in beside it
         "push_to_hub": False,
     }
-    return dataclasses.replace(kit, early_stopping_patience=0, **parts), dataclasses.replace(args, **changes)
+    return dataclasses.replace(kit, early_stopping_patience=0, patch_dropout=0.0, **parts), dataclasses.replace(
+        args, **changes
+    )
 
 
 class RewardWatch(TrainerCallback):

@@ -219,7 +219,8 @@ def _train_stages(
         if kit.reward_epochs:
             write_record(output, kit)
         write_progress(output, "evaluation", config)
-    return checkpoint, pooled_states(checkpoint, dataset["train"], trainer.train_dataset.states)
+    states = trainer.train_dataset.states if len(dataset.get("test", ())) else None
+    return checkpoint, pooled_states(checkpoint, dataset["train"], states)
 
 
 def _reward(
@@ -300,7 +301,10 @@ def fine_tune(
         load_weights(model, other, "; name one of the same encoder, decoder and panel_size")
     if kit.freeze_encoder:
         model.encoder.requires_grad_(False)
-        for split in canvases.values():
+        greedy = (
+            model.generation_config.num_beams or 1
+        ) == 1  # beam search would repeat the states it is given, in place
+        for split in canvases.values() if greedy else [canvases["train"]]:
             split.states = encode_once(checkpoint, split, output / STATES, args.per_device_eval_batch_size)
         studies.patch_dropout = kit.patch_dropout
     else:

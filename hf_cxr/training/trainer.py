@@ -18,6 +18,7 @@ from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import EvalPrediction, Seq2SeqTrainer, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.modeling_outputs import BaseModelOutput
 
 from hf_cxr.data.sections import whole_texts
 from hf_cxr.inference import remote_code
@@ -97,6 +98,8 @@ class ImpressionTrainer(ResumableTrainer, Seq2SeqTrainer):
         # have `generate` warn of `max_length` at each call, for ever.
         own, layout = copy.deepcopy(self.model.generation_config), layout_of(self.model.config)
         others = inputs.pop("other_pixel_values", None)
+        if "encoder_outputs" in inputs:  # `generate` asks for it by name
+            inputs["encoder_outputs"] = BaseModelOutput(*inputs["encoder_outputs"])
         try:
             if not layout.tokens or not self.args.predict_with_generate or prediction_loss_only:
                 return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
