@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 from helpers import TEXTS, radiograph, tiny_checkpoint
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from hf_cxr import pack_views
 from hf_cxr.data.collator import (
@@ -88,6 +89,12 @@ def test_one_study_is_a_batch(studies):
     assert collate([{"canvas": canvas}])["pixel_values"].shape == (1, 3, SIZE, 2 * SIZE)
     states = np.ones((5, 7), dtype=np.float32)
     assert np.array_equal(collate([{"states": states}])["encoder_outputs"][0], states[None])
+
+
+def test_a_batch_of_states_can_be_pinned_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)  # needs a GPU
+    batch = CanvasCollator(tiny_checkpoint(SIZE).image_processor)([{"states": np.ones((5, 7), dtype=np.float32)}])
+    assert pin_memory(batch)["encoder_outputs"][0].shape == (1, 5, 7)
 
 
 def test_a_long_target_ends_where_a_sentence_does_or_not_at_all(studies):

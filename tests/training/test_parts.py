@@ -56,6 +56,26 @@ def test_states_computed_once_give_the_losses_of_encoding_every_time(packed, tmp
     assert once.train_dataset.states is not None
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_frozen_encoders_validation_gives_the_scores_of_encoding_every_time(
+    phantom_folder, tmp_path, monkeypatch, beams
+):
+    split = load_prepared(str(phantom_folder))["validation"].select(range(12))
+    parts = {"train": pack_dataset(split, 32), "validation": pack_dataset(split, 32)}
+    told = []
+    for name, once in (("once", encode_once), ("each", lambda *args: None)):
+        monkeypatch.setattr("hf_cxr.training.run.encode_once", once)
+        options = {"freeze_encoder": True, "eval_strategy": "steps", "eval_steps": 4, "generation_num_beams": beams}
+        checkpoint = tiny_checkpoint()
+        checkpoint.model.generation_config.num_beams = beams
+        trainer = fine_tune(checkpoint, parts, *arguments(tmp_path / name, **options))
+        told += [
+            {key: row[key] for row in trainer.state.log_history for key in row if key in ("eval_loss", "eval_bleu4")}
+        ]
+    assert told[0] == pytest.approx(told[1], rel=1e-4)
+    assert told[0]
+
+
 def test_the_frozen_encoder_runs_once_and_not_in_training(packed, tmp_path):
     checkpoint, calls = tiny_checkpoint(), []
     checkpoint.model.encoder.register_forward_hook(
