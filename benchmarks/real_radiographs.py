@@ -65,7 +65,8 @@ UNFROZEN = TODAY | {
     "encoder_learning_rate": 2e-5,
 }
 STAGE_ONE = SMALL_PANEL | {"findings_pretraining_epochs": 3, "findings_pretraining_learning_rate": 3e-5}
-LESS = {"patch_dropout": 0.75, "decoder_dropout": 0.0, "num_train_epochs": 20}
+MBR = {"decode": "mbr"}
+LESS = MBR | {"patch_dropout": 0.75, "decoder_dropout": 0.0, "num_train_epochs": 20}
 # Trial → in what its training differs from the recipe small_collection.
 TRAINED: dict[str, dict[str, Any]] = {
     "today": TODAY,
@@ -73,7 +74,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "small_collection": {},
     "both_panels": LESS | {"panels": 2},
     "more_patches": LESS,
-    "no_dropout": {"decoder_dropout": 0.0},
+    "no_dropout": MBR | {"decoder_dropout": 0.0},
     "all_patches": {"patch_dropout": 0.0},
     "label_smoothing": {"label_smoothing_factor": 0.1},
     "longer": {"num_train_epochs": 60, "patch_dropout": 0.95},
@@ -85,9 +86,9 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 # Trial → whose weights write its texts, and how.
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
-    "mbr": ("small_collection", {"decode": "mbr"}),
+    "mbr": ("small_collection", MBR),
     "beams": ("small_collection", {"num_beams": 4}),
-    "today_mbr": ("today", {"decode": "mbr"}),
+    "today_mbr": ("today", MBR),
 }
 
 
