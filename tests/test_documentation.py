@@ -53,6 +53,7 @@ NOT_RUN = {
     "torchrun": "as `accelerate launch`",
     "accelerate launch --config_file": "several hosts; tests/training/test_distributed.py runs two on the loopback",
     "hf-cxr evaluate runs/iu data/indiana --clinical": "installs it; tests/evaluation/test_clinical.py does too",
+    "hf-cxr train runs/ours/config.yaml": "the reward stage of a run of yours; tests/training/test_reward.py has some",
     "hf-cxr app": "runs until it is stopped; `meanwhile` starts it",
 }
 REFUSED_WITHOUT_GPU = {"--accelerate_config fsdp2": "FSDP needs GPUs", "--accelerate_config deepspeed": "deepspeed"}

@@ -441,10 +441,13 @@ def test_memory_does_not_grow_with_the_archive(tmp_path):
     peaks = []
     for number in (200, 4000):
         path = make_tar(tmp_path / f"{number}.tgz", {f"{i}.png": bytes(2000) for i in range(number)}, compresslevel=1)
-        tracemalloc.start()
-        assert sum(1 for _ in members(path)) == number
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        tried = []
+        for _ in range(2):  # threads that another test left may ask for memory meanwhile
+            tracemalloc.start()
+            assert sum(1 for _ in members(path)) == number
+            tried.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        peaks.append(min(tried))
     assert peaks[1] < peaks[0] + 100_000
 
 

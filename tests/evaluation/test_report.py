@@ -13,6 +13,7 @@ from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.baselines import BLIND
 from hf_cxr.evaluation.report import REPORT_FILES, figures, page, report_markdown, score_table, tables, write_report
 from hf_cxr.evaluation.report.page import report_page
+from hf_cxr.inference.labeler import positive_findings
 from hf_cxr.metrics import SCALARS
 from hf_cxr.utils.plots import percent
 
@@ -24,7 +25,7 @@ NEVER_CLOSED = {"meta", "link", "img", "br", "path", "use", "input"}
 
 def rows_of(said, truth, **more):
     def one(i):
-        there, stated = (evaluation.positive_findings(text, sided=True) for text in (truth[i], said[i]))
+        there, stated = (positive_findings(text, sided=True) for text in (truth[i], said[i]))
         parts = {"matched": there & stated, "missed": there - stated, "invented": stated - there}
         row = {"uid": f"u{i:03}", "patient": i, "impression": truth[i], "prediction": said[i], "score": 0.5 + i / 1000}
         row |= {"sequence_probability": 0.5, "views": "both" if i % 4 else "frontal"} | more
