@@ -65,7 +65,7 @@ def settings_of(config: Any, options: Mapping[str, Any]) -> dict[str, Any] | Non
     if decode == "mbr" and others:
         raise ValueError(f"decode mbr samples texts of its own: leave out {others[0]}")
     if decode == "mbr" and own is None:
-        raise ValueError("decode mbr: this checkpoint has no thresholds; hf-cxr evaluate --decode mbr fits some")
+        raise ValueError("decode mbr: this checkpoint has no thresholds; train it with decode: mbr")
     if own is not None and not _sound(own):
         raise ValueError(f"the {RISK} of its config.json holds no samples and thresholds")
     return None if decode == "search" or others else own
