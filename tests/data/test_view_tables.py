@@ -1,6 +1,8 @@
 """Tables of views: which column, which words, and which image a row is about."""
 
 import time
+import timeit
+from functools import partial
 
 import pytest
 
@@ -183,9 +185,10 @@ def test_a_large_table_is_matched_in_time_that_grows_with_its_length(tmp_path):
         names = [f"CXR{i}/{n}.png" for i in range(number) for n in (0, 1)]
         rows = "".join(f"r2gen/{name},{'PA' if name[-5] == '0' else 'L'}\n" for name in names)
         table, studies = table_of(tmp_path, f"image,view\n{rows}"), collection(*names)
-        start = time.process_time()
+        times.append(
+            min(timeit.repeat(partial(views_of, studies, table), timer=time.process_time, number=1, repeat=3))
+        )
         named, unnamed = views_of(studies, table)
-        times.append(time.process_time() - start)
         assert unnamed == 0
         assert all(said == (PA if name[-5] == "0" else LATERAL) for name, said in named.items())
     assert times[1] < 8 * 4 * times[0]
