@@ -55,6 +55,7 @@ def running(run: str, place: Path) -> Iterator[tuple[str, psutil.Process]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, by the app too
     words = [sys.executable, "-m", "hf_cxr", "app", run, "--port", str(port)]
     with subprocess.Popen(words, env=os.environ | {"TMPDIR": str(place)}, stdout=subprocess.PIPE, text=True) as app:
         try:
