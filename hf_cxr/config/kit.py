@@ -152,8 +152,8 @@ class ImpressionConfig:
     reward: list[str] = field(
         default_factory=lambda: ["finding_f1=0.5", "cider=0.3", "length=0.2"],
         metadata={
-            "help": "What texts are rewarded for, as NAME=WEIGHT: finding_f1, cider, bleu, rouge_l, length, "
-            "no_repetition, a measure of RadEval, an evaluate module, or module:function of yours."
+            "help": "What texts are rewarded for, as NAME=WEIGHT: finding_f1, true_findings, false_findings, cider, "
+            "bleu, rouge_l, length, no_repetition, a measure of RadEval, an evaluate module, or your module:function."
         },
     )
     reward_samples: int = field(

@@ -1,6 +1,6 @@
 """What a text is worth beside the radiologist's: plain functions `(predictions, references) → array`, and how a config
-names them. The kit's own values lie between 0 and 1. Where they are computed is in `hf_cxr.training.reward_pool`, what
-is learned from them in `hf_cxr.training.reward`."""
+names them. Where they are computed is in `hf_cxr.training.reward_pool`, what is learned from them in
+`hf_cxr.training.reward`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,23 @@ REPEATED = 3  # words of the runs that `no_repetition` looks for
 
 def finding_f1(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """F1 of the findings of each study, right and left told apart; 1 where neither text states one."""
-    counts = content_statistics(predictions, references).readings[:, READINGS.index("sided")]
+    counts = _sided_counts(predictions, references)
     return np.where(counts.sum(1) == 0, 1.0, f1(counts))
+
+
+def true_findings(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """How many findings of each text the radiologist's states too, right and left told apart."""
+    return _sided_counts(predictions, references)[:, 0]
+
+
+def false_findings(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """How many findings of each text the radiologist's does not state, right and left told apart."""
+    return _sided_counts(predictions, references)[:, 1]
+
+
+def _sided_counts(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """True positives, false positives, false negatives: (studies, 3)."""
+    return content_statistics(predictions, references).readings[:, READINGS.index("sided")]
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
@@ -86,6 +101,8 @@ def cider_against(corpus: Sequence[str]) -> Reward:
 
 OWN: dict[str, Callable[[Sequence[str]], Reward]] = {
     "finding_f1": lambda corpus: finding_f1,
+    "true_findings": lambda corpus: true_findings,
+    "false_findings": lambda corpus: false_findings,
     "cider": cider_against,
     "bleu": lambda corpus: bleu,
     "rouge_l": lambda corpus: rouge_l_per_study,
@@ -129,8 +146,8 @@ def read_rewards(words: Sequence[str], corpus: Sequence[str]) -> dict[str, Rewar
     """
     rewards: dict[str, Reward] = {}
     for name in weights_of(words):
-        if name == "finding_f1" and (unread := unread_findings(corpus)):
-            raise ValueError(f"reward: finding_f1 cannot be read from these texts, as {unread}; name others")
+        if "finding" in name and name in OWN and (unread := unread_findings(corpus)):
+            raise ValueError(f"reward: {name} cannot be read from these texts, as {unread}; name others")
         if name in OWN:
             rewards[name] = OWN[name](corpus)
         elif name.partition("/")[0] in METRICS.split():

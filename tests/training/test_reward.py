@@ -77,6 +77,8 @@ class Rewards:
         ("finding_f1", "Small left pleural effusion.", "Right pleural effusion.", 0),
         ("finding_f1", "Right pleural effusion. Cardiomegaly.", "Right pleural effusion.", 2 / 3),
         ("finding_f1", "No acute abnormality.", "Normal chest.", 1),
+        ("true_findings", "Bilateral pleural effusions. Cardiomegaly.", "Right pleural effusion. Large heart.", 2),
+        ("false_findings", "Bilateral pleural effusions. Cardiomegaly.", "Right pleural effusion. Edema.", 2),
         ("length", "one two three", "one two three four", 0.75),
         ("length", "one two three four", "one two three", 0.75),
         ("length", "", "", 1),
