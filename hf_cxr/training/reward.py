@@ -44,6 +44,7 @@ WATCHED = {
     "image_gain": ("image gain", None),
     "distinct_outputs": ("distinct outputs", None),
     "finding_f1_micro": ("finding F1", "finding_f1"),
+    "finding_f1_micro_sided": ("finding F1 with sides", "finding_f1"),
     "cider": ("CIDEr", "cider"),
     "bleu4": ("BLEU-4", "bleu"),
     "rougeL": ("ROUGE-L", "rouge_l"),

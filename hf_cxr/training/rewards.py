@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cxr.metrics.content import READINGS, content_statistics, f1, unread_findings
+from hf_cxr.metrics.content import READINGS, content_statistics, f1, finding_statistics, unread_findings
 from hf_cxr.metrics.overlap import CIDER_SIGMA, bleu_statistics, rouge_l_per_study, sentence_bleu_per_study
 from hf_cxr.metrics.texts import MAX_ORDER, cider_tokens_all, ngrams
 
@@ -29,23 +29,18 @@ REPEATED = 3  # words of the runs that `no_repetition` looks for
 
 def finding_f1(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """F1 of the findings of each study, right and left told apart; 1 where neither text states one."""
-    counts = _sided_counts(predictions, references)
+    counts = content_statistics(predictions, references).readings[:, READINGS.index("sided")]
     return np.where(counts.sum(1) == 0, 1.0, f1(counts))
 
 
 def true_findings(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """How many findings of each text the radiologist's states too, right and left told apart."""
-    return _sided_counts(predictions, references)[:, 0]
+    """How many findings of each text the radiologist's states too."""
+    return finding_statistics(predictions, references)[..., 0].sum(1)
 
 
 def false_findings(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """How many findings of each text the radiologist's does not state, right and left told apart."""
-    return _sided_counts(predictions, references)[:, 1]
-
-
-def _sided_counts(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """True positives, false positives, false negatives: (studies, 3)."""
-    return content_statistics(predictions, references).readings[:, READINGS.index("sided")]
+    """How many findings of each text the radiologist's does not state."""
+    return finding_statistics(predictions, references)[..., 1].sum(1)
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:

@@ -77,8 +77,8 @@ class Rewards:
         ("finding_f1", "Small left pleural effusion.", "Right pleural effusion.", 0),
         ("finding_f1", "Right pleural effusion. Cardiomegaly.", "Right pleural effusion.", 2 / 3),
         ("finding_f1", "No acute abnormality.", "Normal chest.", 1),
-        ("true_findings", "Bilateral pleural effusions. Cardiomegaly.", "Right pleural effusion. Large heart.", 2),
-        ("false_findings", "Bilateral pleural effusions. Cardiomegaly.", "Right pleural effusion. Edema.", 2),
+        ("true_findings", "Left pleural effusion. Cardiomegaly. Edema.", "Right pleural effusion. Large heart.", 2),
+        ("false_findings", "Left pleural effusion. Cardiomegaly. Edema.", "Right pleural effusion. Nodule.", 2),
         ("length", "one two three", "one two three four", 0.75),
         ("length", "one two three four", "one two three", 0.75),
         ("length", "", "", 1),
@@ -568,7 +568,7 @@ def test_adapters_and_a_frozen_encoder_learn_from_rewards_too(phantom_folder, tm
 
 def row(step: int, **scores: float) -> dict[str, float]:
     plain = {"image_gain": 0.1, "distinct_outputs": 20.0, "finding_f1_micro": 0.4, "cider": 1.0, "bleu4": 0.2}
-    return {"step": step, "reward": 0.5, "rougeL": 0.3} | plain | scores
+    return {"step": step, "reward": 0.5, "rougeL": 0.3, "finding_f1_micro_sided": 0.3} | plain | scores
 
 
 @pytest.mark.parametrize(
@@ -577,6 +577,7 @@ def row(step: int, **scores: float) -> dict[str, float]:
         ({"reward": 0.9, "image_gain": 0.02}, "image gain has fallen from 0.1 to 0.02:"),
         ({"reward": 0.9, "distinct_outputs": 3.0}, "distinct outputs has fallen from 20 to 3:"),
         ({"reward": 0.9, "bleu4": 0.1, "rougeL": 0.1}, "BLEU-4 has fallen from 0.2 to 0.1 and ROUGE-L has fallen"),
+        ({"reward": 0.9, "finding_f1_micro_sided": 0.2}, "finding F1 with sides has fallen from 0.3 to 0.2:"),
         ({"reward": 0.9, "cider": 0.1}, None),  # is rewarded: its fall is in the reward
         ({"reward": 0.9, "bleu4": 0.199}, None),
         ({"reward": 0.5, "bleu4": 0.1}, None),
