@@ -197,7 +197,7 @@ def main() -> int:
         runner.settings["eos_token_id"] = -1
     spans, spent, canvas = Spans(clock), {name: list[Counter[str]]() for name in ways | runners}, runner.size
     with tempfile.TemporaryDirectory() as made:
-        _, *files, _ = write_study(Path(made), 0, SIDE)
+        _, *files, _ = next(study for number in range(99) if all(study := write_study(Path(made), number, SIDE)))
         views = {view: f"{made}/{file}" for view, file in zip(("frontal", "lateral"), files, strict=True)}
         with ExitStack() as stack:
             for owner, name, part in places(ways["torch"], runners):
