@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -61,7 +61,7 @@ class Spans:
     """Seconds in each part, without those of the parts within it; a part within `SCORE` belongs to it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock, self.spent, self.open, self.last = clock, Counter[str](), [REST], 0.0
+        self.clock, self.spent, self.open, self.last = clock, defaultdict[str, float](float), [REST], 0.0
 
     def lap(self) -> None:
         now = self.clock()
@@ -77,8 +77,8 @@ class Spans:
             self.lap()
             self.open.pop()
 
-    def of(self, work: Callable[[], Any]) -> Counter[str]:
-        self.spent, self.last = Counter(), self.clock()
+    def of(self, work: Callable[[], Any]) -> dict[str, float]:
+        self.spent, self.last = defaultdict(float), self.clock()
         work()
         self.lap()
         return self.spent
@@ -156,8 +156,8 @@ def head_share(runner: Any, canvas: tuple[int, ...], graph: Path, place: Path) -
     return sum(event["dur"] for event in step[last + 1 :]) / sum(event["dur"] for event in step)
 
 
-def show(name: str, rounds: list[Counter[str]], floor: dict[str, float], share: float | None) -> None:
-    times = {part: statistics.median(each[part] for each in rounds) for part in PARTS}
+def show(name: str, rounds: list[dict[str, float]], floor: dict[str, float], share: float | None) -> None:
+    times = {part: statistics.median(each.get(part, 0.0) for each in rounds) for part in PARTS}
     if share is not None:  # its encoder makes the keys and values too, and scores come with the tokens
         times[HEAD], times[BLOCKS] = share * times[BLOCKS], (1 - share) * times[BLOCKS]
         floor = floor | {ENCODER: floor[ENCODER] + floor[CROSS], CROSS: 0, SCORE: 0}
@@ -167,7 +167,7 @@ def show(name: str, rounds: list[Counter[str]], floor: dict[str, float], share: 
         cells = f"{1000 * least:.1f} | {times[part] / least:.2f}" if least else "– | –"
         if times[part]:
             print(f"| {part} | {1000 * times[part]:.1f} | {cells} | {limit} |")
-    whole = statistics.median(each.total() for each in rounds)
+    whole = statistics.median(sum(each.values()) for each in rounds)
     print(f"| whole | {1000 * whole:.1f} | {1000 * sum(floor.values()):.1f} | | |", flush=True)
 
 
@@ -195,7 +195,7 @@ def main() -> int:
     parts.model.generation_config.eos_token_id = -1  # no text ends early
     for runner in runners.values():
         runner.settings["eos_token_id"] = -1
-    spans, spent, canvas = Spans(clock), {name: list[Counter[str]]() for name in ways | runners}, runner.size
+    spans, spent, canvas = Spans(clock), {name: list[dict[str, float]]() for name in ways | runners}, runner.size
     with tempfile.TemporaryDirectory() as made:
         _, *files, _ = next(study for number in range(99) if all(study := write_study(Path(made), number, SIDE)))
         views = {view: f"{made}/{file}" for view, file in zip(("frontal", "lateral"), files, strict=True)}

@@ -35,7 +35,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_cxr.inference import generation
 
 Way = Callable[[torch.Tensor], torch.Tensor]
-LENGTH = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS}
+LENGTH: dict[str, Any] = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS}
 
 
 def stock(model: Any, pixels: torch.Tensor, **options: Any) -> torch.Tensor:
