@@ -5,7 +5,7 @@ OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-browser lint docs notebooks bench clean
+.PHONY: setup demo test test-browser lint docs notebooks bench bench-gpu clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,10 @@ notebooks: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/phantom.py
 	$(BIN)/python benchmarks/lateral.py $(OUT)
+
+# Everything that needs a GPU, in under 9 minutes; its head tells more.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --out build/gpu.json
 
 clean:
 	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache

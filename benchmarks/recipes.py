@@ -93,6 +93,9 @@ DEVICES = {
     "RTX 3090": Device(71, 24, "NVIDIA GA102 whitepaper, fp16 or bf16 tensor cores, fp32 accumulate"),
     "A100": Device(312, 40, "NVIDIA A100 datasheet, bf16 tensor cores"),
     "H100": Device(989, 80, "NVIDIA H100 SXM datasheet, bf16 tensor cores, dense"),
+    "H200": Device(989, 141, "NVIDIA H200 SXM datasheet, bf16 tensor cores, dense"),
+    "L4": Device(121, 24, "NVIDIA L4 datasheet, bf16 tensor cores, dense (half of what it states, with sparsity)"),
+    "RTX 4090": Device(165, 24, "NVIDIA Ada whitepaper, bf16 tensor cores, fp32 accumulate, dense"),
 }
 # Published: ViT-B/16 at 224 trains 393 images/s on an RTX 3090. At 105 GFLOP an image (three times a forward pass)
 # that is 58 % of its peak. A pair with a short-sequence decoder, a vocabulary's loss and an optimiser has less.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, write_config
+from helpers import ROOT, run_forked, write_config
 
 from hf_cxr.data.prepared import load_prepared
 
@@ -173,3 +173,67 @@ def test_a_collection_like_mimic_is_made_once_and_its_plan_measured(monkeypatch,
     assert measured["studies"] == 20
     assert measured["images"] == len(list(tmp_path.glob("20/files/p*/p*/s*/*.jpg"))) > 20
     assert min(measured[name] for name in ("wall_s", "cpu_s", "peak_gb")) > 0
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_on_a_cpu_and_writes_one_file(tmp_path: Path):
+    """All parts but ONNX's, whose export alone takes 13 seconds; tests/serving holds export and runner."""
+    script, out = str(ROOT / "benchmarks" / "gpu.py"), tmp_path / "new" / "gpu.json"
+    parts = ["device", "training, bf16", "training, bf16, compiled", "texts, bf16", "training, fp32"]
+    parts += ["texts, bf16, static cache, compiled", "training by the kit", "FSDP2 on one device"]
+    parts += ["texts beside the CPU's"]
+    told = run_forked(script=[script, "--smoke", "--parts", *parts, "--out", str(out)])
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert {"device", "date", "seed", "python", "cuda"} < set(result)
+    assert {"torch", "transformers", "accelerate"} <= set(result["versions"])
+    rows = {name: part["rows"] for name, part in result["parts"].items()}
+    assert list(rows) == parts
+    training = [row for name in ("training, bf16", "training, bf16, compiled", "training, fp32") for row in rows[name]]
+    assert all(row["studies/s"] > 0 < row["TFLOP/s"] and {"MFU", "memory, GB"} < set(row) for row in training)
+    assert [row["batch"] for row in rows["texts, bf16"]] == [1, 2]
+    assert rows["FSDP2 on one device"][0]["losses apart, at most"] < 1e-4
+    texts = rows["texts beside the CPU's"]
+    assert [row["same texts"] for row in texts[:2]] == [texts[0]["studies"]] * 2
+    shown = run_forked(script=[script, "--show", str(out)])
+    assert shown.stdout == told.stdout
+
+
+def test_a_gpu_part_that_fails_dies_or_hangs_is_told_and_the_others_run(tmp_path: Path):
+    code = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import gpu
+
+def fails(sizes, work):
+    raise RuntimeError("out of\\nmemory")
+
+def lacks(sizes, work):
+    raise gpu.Unavailable("no provider")
+
+parts = dict(fails=fails, dies=lambda *_: os._exit(3), lacks=lacks, works=lambda *_: [dict(figure=1.5)])
+parts |= dict(hangs=lambda *_: time.sleep(60), late=lambda *_: [])
+gpu.PARTS = {{name: (part, 9) for name, part in parts.items()}}
+sys.exit(gpu.main(["--smoke", "--budget", "4", "--out", {str(tmp_path / "gpu.json")!r}]))
+"""
+    told = run_forked(code=code)
+    assert told.returncode == 1, told.stderr
+    parts = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["parts"]
+    assert parts["fails"]["error"] == "RuntimeError: out of memory"
+    assert parts["dies"]["error"] == "ended with status 3"
+    assert parts["lacks"]["skipped"] == "no provider"
+    assert parts["works"]["rows"] == [{"figure": 1.5}]
+    assert parts["hangs"]["error"].startswith("stopped")
+    assert "0 s were left" in parts["late"]["skipped"]
+    assert 3 < sum(part["seconds"] for part in parts.values()) < 30
+    assert "FAILED: RuntimeError: out of memory" in told.stdout
+
+
+def test_the_peak_of_a_gpu_is_that_of_its_longest_known_name(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu
+
+    assert gpu.datasheet("NVIDIA H200").memory == 141
+    assert gpu.datasheet("NVIDIA GeForce RTX 4090").peak == 165
+    assert gpu.datasheet("NVIDIA A100-SXM4-40GB").peak == 312
+    assert gpu.datasheet("Radeon") is None

@@ -69,14 +69,32 @@ def _searched(
     before = prompt["decoder_input_ids"].shape[1] if prompt else 1
     order = section_order(model, tokenizer, before, options)
     with _one_line():
-        sequences = model.generate(
-            encoder_outputs=BaseModelOutput(states), logits_processor=order, **prompt, **options
+        found = model.generate(
+            encoder_outputs=BaseModelOutput(states),
+            logits_processor=order,
+            **prompt,
+            **{**options, "return_dict_in_generate": True},
         )
-    return _scored(model, states, sequences, before, prompt)
+    return _scored(model, states, found.sequences, before, prompt, _cross_attention(found, states))
+
+
+def _cross_attention(found: Mapping[str, Any], states: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Key and value of each layer's cross-attention, (studies, heads, tokens, size), as a search has left them; none
+    where it kept none."""
+    layers = getattr(getattr(found.get("past_key_values"), "cross_attention_cache", None), "layers", [])
+    kept = [(layer.keys, layer.values) for layer in layers]
+    if any(keys is None or keys.shape[2] != states.shape[1] for keys, _ in kept):
+        return []
+    return [(keys[:: len(keys) // len(states)], values[:: len(keys) // len(states)]) for keys, values in kept]
 
 
 def _scored(
-    model, states: torch.Tensor, sequences: torch.Tensor, before: int, prompt: Mapping[str, torch.Tensor]
+    model,
+    states: torch.Tensor,
+    sequences: torch.Tensor,
+    before: int,
+    prompt: Mapping[str, torch.Tensor],
+    cross: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
 ) -> dict[str, torch.Tensor]:
     """What `generate` gives of token sequences: those behind the first `before` tokens, and their scores."""
     written = sequences[:, before:]
@@ -84,7 +102,8 @@ def _scored(
     padding = ends.cumsum(1) - ends.long() > 0
     # Beam search fills up with the end token where the padding is token 0.
     written[padding] = model.generation_config.pad_token_id
-    scores = _log_probabilities(model, states, sequences, before, prompt).masked_fill(padding, 0.0).sum(1).exp()
+    chances = _log_probabilities(model, states, sequences, before, prompt, cross)
+    scores = chances.masked_fill(padding, 0.0).sum(1).exp()
     batch, truncated = len(states), ~ends.any(1)
     sequences = torch.cat([torch.full_like(written[:, :1], start_of(model.generation_config)), written], 1)
     return {
@@ -225,10 +244,16 @@ def section_order(model, tokenizer: Any, before: int, options: Mapping[str, Any]
 
 
 def _log_probabilities(
-    model, states: torch.Tensor, sequences: torch.Tensor, before: int, prompt: Mapping[str, torch.Tensor]
+    model,
+    states: torch.Tensor,
+    sequences: torch.Tensor,
+    before: int,
+    prompt: Mapping[str, torch.Tensor],
+    cross: Sequence[tuple[torch.Tensor, torch.Tensor]],
 ) -> torch.Tensor:
     """The log-probability of each token behind the first `before`, by one pass over the finished texts, a few at a
-    time: `generate` would keep the logits of every beam and step for it, gigabytes of them."""
+    time: `generate` would keep the logits of every beam and step for it, gigabytes of them. Where the search has left
+    its keys and values of cross-attention (see `_cross_attention`), they are not computed anew."""
     texts, length = len(sequences) // len(states), sequences.shape[1] - 1
     most = max(1, LOGITS // (texts * sequences.shape[1] * model.config.decoder.vocab_size))  # studies at once
     around: dict[str, torch.Tensor] = {}
@@ -239,9 +264,13 @@ def _log_probabilities(
     for start in range(0, len(states), most):
         seen = states[start : start + most].repeat_interleave(texts, 0)
         rows = slice(start * texts, (start + most) * texts)
-        written, options = sequences[rows], {name: value[rows] for name, value in around.items()}
+        written, options = sequences[rows], dict[str, Any]((name, value[rows]) for name, value in around.items())
+        options["use_cache"] = bool(cross)
+        if cross:
+            own = [[part[start : start + most].repeat_interleave(texts, 0) for part in layer] for layer in cross]
+            options["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache(own))
         logits = (
-            model(encoder_outputs=(seen,), decoder_input_ids=written[:, :-1], use_cache=False, **options)
+            model(encoder_outputs=(seen,), decoder_input_ids=written[:, :-1], **options)
             .logits[:, before - 1 :]
             .float()
         )

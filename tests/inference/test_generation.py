@@ -74,6 +74,26 @@ def one_by_one(model, prompts, **options):
     return [rows(output)[0] for output in alone], torch.cat([output["scores"] for output in alone])
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4, "num_return_sequences": 3}])
+@pytest.mark.parametrize("prompts", [None, PROMPTS])
+def test_texts_are_scored_by_the_keys_and_values_that_the_search_made(checkpoint, monkeypatch, prompts, options):
+    """Those of cross-attention are computed once a layer, and texts and scores are as if they were made anew."""
+    made, hooks, model = list[str](), [], checkpoint.model
+    for name, layer in model.decoder.named_modules():
+        if name.endswith(("crossattention.c_attn", "crossattention.self.key")):
+            hooks.append(layer.register_forward_hook(lambda *_, name=name: made.append(name)))
+    found = generate(model, pixels(), prompts, **options)
+    assert sorted(made) == sorted(set(made)), "once"
+    assert len(made) == 2, "layers"
+    monkeypatch.setattr(generation, "_cross_attention", lambda *_: [])
+    anew = generate(model, pixels(), prompts, **options)
+    for hook in hooks:
+        hook.remove()
+    assert len(made) >= 6, "which the hooks see"
+    assert torch.equal(found["sequences"], anew["sequences"])
+    assert found["scores"].tolist() == [pytest.approx(row, rel=1e-5) for row in anew["scores"].tolist()]
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"num_beams": 4, "num_return_sequences": 3}])
 def test_a_batch_of_unequal_prompts_gives_exactly_the_texts_of_one_by_one(checkpoint, options):
     texts, scores = one_by_one(checkpoint.model, PROMPTS, **options)
