@@ -58,7 +58,7 @@ class Clock(TrainerCallback):
 
 def go_on(base: Path, dataset: Path, run: Path, **arguments: Any) -> dict[str, float]:
     """Train from a base, unless it is done; returns what its steps cost."""
-    file, clock = run.with_suffix(".json"), Clock()
+    file, clock = run.parent / f"{run.name}.json", Clock()
     if not file.is_file():
         waited, ask = [0.0], RewardPool.ask
 
@@ -105,15 +105,15 @@ def validated(run: Path) -> float:
     return json.loads(lines[-1])["finding_f1_micro"]
 
 
-def pool(runs: Sequence[Path], out: Path) -> str:
-    """The test studies of several datasets as the `predictions.jsonl` of one run, for `compare`."""
+def pool(runs: Sequence[Path], datasets: Sequence[Path], out: Path) -> str:
+    """The test studies of several runs as the `predictions.jsonl` of one, for `compare`. A patient of one dataset is
+    one patient in all its runs."""
     rows = []
-    for number, run in enumerate(runs):
+    for number, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
         for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            rows.append(
-                row | {"uid": f"{number} {row['uid']}", "patient": f"{number} {row.get('patient', row['uid'])}"}
-            )
+            patient = f"{datasets.index(dataset)} {row.get('patient', row['uid'])}"
+            rows.append(row | {"uid": f"{number} {row['uid']}", "patient": patient})
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(out)
@@ -172,7 +172,7 @@ def main() -> None:
             if some:
                 results[f"{base}: {name}"] = figures(some[-1] if name != "base" else base)
                 show(f"{base}: {name}", results[f"{base}: {name}"])
-    together = {name: pool(some, options.out / f"all_{name}") for name, some in chosen.items() if some}
+    together = {name: pool(some, datasets, options.out / f"all_{name}") for name, some in chosen.items() if some}
     for name in ("base", "cross-entropy"):
         if name in together:
             comparison = compare(together[name], together["reward"])
