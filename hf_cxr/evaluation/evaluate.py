@@ -234,7 +234,7 @@ def _fitted(writer: Writer, dataset: DatasetDict, seed: int) -> Iterator[None]:
     if asked == "mbr" and own.get(RISK) is None:
         fit_minimum_risk(writer, dataset.get("validation", ()))
     if asked == "tuned":
-        best, config[SEARCH] = fit_search(writer, dataset.get("validation", ()), seed)
+        best, config[SEARCH] = fit_search(writer, dataset.get("validation", ()), validation_scores, seed)
         writer.generate_kwargs = {**writer.generate_kwargs, "decode": "search", **best}
     try:
         yield

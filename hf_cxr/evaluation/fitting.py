@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from datasets import Dataset, DatasetDict
 from hf_cxr import metrics
 from hf_cxr.evaluation import calibration
 from hf_cxr.evaluation.bootstrap import of_other_patients
-from hf_cxr.evaluation.image_use import validation_scores
 from hf_cxr.evaluation.study_rows import patients_of, truths
 from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import FINDINGS, positive_findings
@@ -66,10 +66,12 @@ def fit_minimum_risk(writer: Writer, studies: Dataset) -> dict[str, Any]:
     return settings
 
 
-def fit_search(writer: Writer, studies: Dataset, seed: int = 0) -> tuple[dict[str, Any], str]:
+def fit_search(
+    writer: Writer, studies: Dataset, score: Callable[..., dict[str, float]], seed: int = 0
+) -> tuple[dict[str, Any], str]:
     """The options of `generate` by which the writer's checkpoint is best in the composite (see `image_use.composite`)
     on `studies`, or on `TRIED_ON` of them drawn by the seed: none where none gains `WORTH`; and a line that tells what
-    was tried.
+    was tried. `score`: `hf_cxr.evaluation.evaluate.validation_scores`.
 
     Raises `ValueError` for no studies.
     """
@@ -88,8 +90,7 @@ def fit_search(writer: Writer, studies: Dataset, seed: int = 0) -> tuple[dict[st
         searches = [best | one for one in more] if tried else [{}, *more]
         for search, texts in zip(searches, writer.try_searches(searches, canvases, prompts, places), strict=True):
             said, *elsewhere = (texts[start : start + len(studies)] for start in range(0, len(places), len(studies)))
-            scores = validation_scores(said, references, patients, seed, elsewhere or None)
-            tried.append((scores["composite"], search))
+            tried.append((score(said, references, patients, seed, elsewhere or None)["composite"], search))
         value, best = max(tried, key=itemgetter(0))  # of equal ones the first
         if value - tried[0][0] < WORTH:
             value, best = tried[0]

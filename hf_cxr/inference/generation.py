@@ -28,7 +28,7 @@ def generate(
     pixel_values: torch.Tensor,
     prompts: Sequence[Sequence[int]] | None = None,
     tokenizer: Any = None,
-    states: torch.Tensor | None = None,
+    states: Any = None,
     **generate_kwargs,
 ) -> dict[str, torch.Tensor]:
     """Generate token sequences for a batch of canvases.

@@ -176,7 +176,7 @@ def _fit(
     if kit.decode == "mbr":
         fit_minimum_risk(writer, dataset["validation"])
     elif kit.decode == "tuned":
-        best, told = fit_search(writer, dataset["validation"], args.seed)
+        best, told = fit_search(writer, dataset["validation"], evaluation.validation_scores, args.seed)
         generation.update(**best)
         setattr(config, SEARCH, told)
         if PartialState().is_main_process:
