@@ -18,7 +18,6 @@ from datasets import Dataset, DatasetDict
 from hf_cxr import metrics
 from hf_cxr.evaluation import calibration
 from hf_cxr.evaluation.bootstrap import of_other_patients
-from hf_cxr.evaluation.study_rows import patients_of, truths
 from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import FINDINGS, positive_findings
 from hf_cxr.inference.minimum_risk import RISK, SAMPLES
@@ -79,8 +78,9 @@ def fit_search(
         raise ValueError("decode tuned: its settings need a validation split with studies")
     drawn = np.random.default_rng(seed).permutation(len(studies))[:TRIED_ON]
     studies = studies.select(np.sort(drawn))
-    canvases, prompts, patients = writer.canvases(studies), writer.prompts(studies), patients_of(studies)
-    references, everybody = truths(studies, writer.layout.top), range(len(studies))
+    canvases, prompts, everybody = writer.canvases(studies), writer.prompts(studies), range(len(studies))
+    references = studies[writer.layout.top][:]
+    patients = studies["patient" if "patient" in studies.column_names else "uid"][:]
     places = list(zip(everybody, everybody, strict=True))
     if writer.layout.context:  # also from the images of others, as at each evaluation in training
         places += zip(of_other_patients(patients, seed).tolist(), everybody, strict=True)

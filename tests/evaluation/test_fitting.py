@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from datasets import DatasetDict
-from helpers import TINY_RECIPE, copy_folder, talkative, write_config
+from helpers import TINY_RECIPE, copy_folder, talkative, tiny_checkpoint, write_config
 from transformers import pipeline
 
 from hf_cxr.config import parse_arguments
@@ -128,11 +128,13 @@ def variety(texts, references, patients, seed, elsewhere):
 
 
 @pytest.mark.parametrize(("beams", "context"), [(1, False), (2, False), (1, True)])
-def test_the_search_of_the_best_composite_is_taken(talkative_run, dataset, monkeypatch, beams, context):
-    checkpoint = reporter(dataset) if context else load_checkpoint(str(talkative_run))
+def test_the_search_of_the_best_composite_is_taken(dataset, monkeypatch, beams, context):
+    checkpoint = reporter(dataset) if context else talkative(tiny_checkpoint(), eyes=2)
     few = dataset["validation"].select(range(9))
     monkeypatch.setattr(fitting, "WORTH", 1e-9)
-    writer, encoded = Writer(checkpoint, 4, {"num_beams": beams}), []
+    monkeypatch.setattr(fitting, "LENGTHS", [{"max_new_tokens": 3}, {"max_new_tokens": 12}])  # of 4 tokens
+    options = {"num_beams": beams, "max_new_tokens": 4 if beams > 1 else 12}
+    writer, encoded = Writer(checkpoint, 4, options), []
     hook = writer.model.encoder.register_forward_hook(lambda *_: encoded.append(1))
     best, told = fit_search(writer, few, variety)
     hook.remove()
@@ -143,7 +145,7 @@ def test_the_search_of_the_best_composite_is_taken(talkative_run, dataset, monke
     for place, search in enumerate(searches):
         if beams > 1 and place == 1 + len(fitting.LENGTHS):
             start = searches[values.index(max(values))]
-        alone = Writer(checkpoint, 9, {"num_beams": beams, **start, **search})
+        alone = Writer(checkpoint, 9, options | start | search)
         canvases, prompts = alone.canvases(few), alone.prompts(few)
         own = alone.write(canvases.canvas, range(9), prompt=prompts.__getitem__)
         others = of_other_patients(few["patient"], 0).tolist() if context else []
@@ -155,6 +157,7 @@ def test_the_search_of_the_best_composite_is_taken(talkative_run, dataset, monke
         searches[place] = start | search
     assert len({round(value, 4) for value in values}) > 1
     assert best == searches[values.index(max(values))]
+    assert ("max_new_tokens" in best) == (beams > 1)
     assert [float(value) for value in re.findall(r" (-?\d\.\d{4})[,;]", told)] == [round(v, 4) for v in values]
     assert f" on {len(few)} validation studies: unchanged " in told
 
@@ -182,6 +185,8 @@ def test_a_tuned_run_keeps_its_search_in_its_generation_config(talkative_run, da
     assert f"; {name} {value}; " in signature
     assert signature.endswith(f"; {told}")
     assert fitted("search") == plain
+    monkeypatch.setattr(fitting, "WORTH", 9.0)
+    assert fitted("tuned")[1] == plain[1], "nothing gains as much"
 
 
 def test_the_search_is_chosen_for_one_report_alone_and_never_on_its_own_studies(talkative_run, dataset):
