@@ -133,7 +133,8 @@ def _evaluate(parser: Parser) -> None:
     parser.option("--out", "folder for report.html, .md, .json and predictions.jsonl (default: none is written)")
     parser.option("--batch-size", "studies at once", type=count, default=32)
     parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
-    parser.option("--decode", DECODING, choices=("mbr", "search"))
+    tuned = "; tuned: search, with settings chosen on the validation split for this report"
+    parser.option("--decode", DECODING + tuned, choices=("mbr", "search", "tuned"))
     parser.option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=count)
     parser.option(
         "--target",

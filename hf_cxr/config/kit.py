@@ -180,9 +180,10 @@ class ImpressionConfig:
     decode: str = field(
         default="search",
         metadata={
-            "choices": ["search", "mbr"],
-            "help": "How the finished model writes: as generate searches, or, of sampled texts, that of findings most "
-            "agreed on (minimum Bayes risk).",
+            "choices": ["search", "tuned", "mbr"],
+            "help": "How the finished model writes: as generate searches; with a length penalty and against "
+            "repetition as is best on validation; or, of sampled texts, that of findings most agreed on (minimum "
+            "Bayes risk).",
         },
     )
     lora_rank: int = field(

@@ -20,7 +20,7 @@ from hf_cxr.data.sections import with_sections
 from hf_cxr.evaluation import bootstrap, calibration, context_use
 from hf_cxr.evaluation.baselines import CONSTANTS, NEAREST, blind_predictions, nearest_predictions, oracle_predictions
 from hf_cxr.evaluation.clinical import Clinical, add_clinical
-from hf_cxr.evaluation.fitting import calibration_for, correct, fit_calibration, fit_minimum_risk
+from hf_cxr.evaluation.fitting import calibration_for, correct, fit_calibration, fit_minimum_risk, fit_search
 from hf_cxr.evaluation.image_use import composite as composite
 from hf_cxr.evaluation.image_use import constant_gain, image_shuffle, permutation_p
 from hf_cxr.evaluation.image_use import validation_scores as validation_scores
@@ -41,7 +41,7 @@ from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, 
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
 from hf_cxr.inference.answers import calibrated
-from hf_cxr.inference.checks import panels_of
+from hf_cxr.inference.checks import SEARCH, panels_of
 from hf_cxr.inference.minimum_risk import RISK, settings_of
 from hf_cxr.inference.sections import layout_of
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
@@ -182,11 +182,14 @@ def evaluate(
         pooled: what is known already of `Writer.pooled`, so that these canvases need not be encoded.
         generate_kwargs: passed on to `model.generate`, as `num_beams` or `max_new_tokens`; the checkpoint's
             `generation_config` gives the others, as in the pipeline. With `decode="mbr"` a checkpoint without
-            thresholds of minimum risk gets some from the validation split for this report alone.
+            thresholds of minimum risk gets some from the validation split for this report alone, and with
+            `decode="tuned"` the settings of the search are chosen there (see `fitting.fit_search`).
 
     Raises `FileNotFoundError` where there is no such checkpoint or dataset, `ValueError` for a split that is absent or
     empty, for a `target` that is not what the checkpoint writes, and for weights that change meanwhile.
     """
+    if split == "validation" and generate_kwargs.get("decode") == "tuned":
+        raise ValueError("decode tuned chooses on the validation split; evaluate another one")
     if isinstance(dataset, (str, os.PathLike)):
         dataset = load_prepared(os.fspath(dataset))
     if split not in dataset:
@@ -204,7 +207,7 @@ def evaluate(
         raise ValueError(f"nothing to evaluate: no study of the split {split!r} has {_asked(writer)}")
     if clinical and PartialState().is_main_process:
         clinical.begin(len(studies))
-    with _thresholds(writer, dataset):
+    with _fitted(writer, dataset, seed):
         report, rows = _scored(writer, dataset, split, train, seed, probes, clinical)
         report |= {"split": split, "dtype": str(checkpoint.model.dtype).removeprefix("torch.")}
         report["panels"] = panels_of(checkpoint.image_processor)
@@ -223,17 +226,22 @@ def evaluate(
 
 
 @contextmanager
-def _thresholds(writer: Writer, dataset: DatasetDict) -> Iterator[None]:
-    """Thresholds of minimum risk for this report, where it is asked for and the checkpoint has none."""
-    config = writer.model.config
-    asked = writer.generate_kwargs.get("decode") == "mbr" and getattr(config, RISK, None) is None
-    if asked:
+def _fitted(writer: Writer, dataset: DatasetDict, seed: int) -> Iterator[None]:
+    """For this report: thresholds of minimum risk, where it is asked for and the checkpoint has none, or settings of
+    the search."""
+    config, asked = vars(writer.model.config), writer.generate_kwargs.get("decode")
+    own = {name: config[name] for name in (RISK, SEARCH) if name in config}
+    if asked == "mbr" and own.get(RISK) is None:
         fit_minimum_risk(writer, dataset.get("validation", ()))
+    if asked == "tuned":
+        best, config[SEARCH] = fit_search(writer, dataset.get("validation", ()), validation_scores, seed)
+        writer.generate_kwargs = {**writer.generate_kwargs, "decode": "search", **best}
     try:
         yield
     finally:
-        if asked:
-            vars(config).pop(RISK, None)
+        for name in (RISK, SEARCH):
+            config.pop(name, None)
+        config.update(own)
 
 
 def _asked(writer: Writer) -> str:
@@ -324,6 +332,7 @@ def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
         settings |= {"decode": "mbr", "samples": risk["samples"]}
     settings |= {**writer.generate_kwargs, "dtype": report["dtype"]}
     told = "".join(f"; {name} {value}" for name, value in settings.items())
+    told += f"; {tuned}" if (tuned := getattr(writer.model.config, SEARCH, None)) and not risk else ""
     told += "; one view of each study" if report["panels"] == 1 else ""
     among = report["nearest_among"]
     if among["studies"] < among["of"]:

@@ -1,5 +1,5 @@
-"""What is fitted on the validation split and goes into a checkpoint's config: the thresholds of minimum-risk decoding
-and what a `score` is worth.
+"""What is fitted on the validation split and goes into a checkpoint's configs: the thresholds of minimum risk, the
+settings of a search, and what a `score` is worth.
 
 The search itself is `hf_cxr.inference.minimum_risk`, the curve `hf_cxr.evaluation.calibration`.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +17,20 @@ from datasets import Dataset, DatasetDict
 
 from hf_cxr import metrics
 from hf_cxr.evaluation import calibration
+from hf_cxr.evaluation.bootstrap import of_other_patients
 from hf_cxr.inference.checks import curve_of
 from hf_cxr.inference.labeler import FINDINGS, positive_findings
 from hf_cxr.inference.minimum_risk import RISK, SAMPLES
 
 if TYPE_CHECKING:
     from hf_cxr.evaluation.prediction import Writer
+
+TRIED_ON = 1000  # studies; of more so many are drawn at random
+WORTH = 0.005  # less of the composite is chance: the search stays as it is
+# What a search is tried with beside its own settings: of beams the length penalty first.
+LENGTHS: list[dict[str, Any]] = [{"length_penalty": 0.0}, {"length_penalty": 0.5}, {"length_penalty": 2.0}]
+REPEATS: list[dict[str, Any]] = [{"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 3}]
+REPEATS += [{"repetition_penalty": 1.1}, {"repetition_penalty": 1.2}]
 
 
 def fit_minimum_risk(writer: Writer, studies: Dataset) -> dict[str, Any]:
@@ -53,6 +63,44 @@ def fit_minimum_risk(writer: Writer, studies: Dataset) -> dict[str, Any]:
     settings = {"samples": SAMPLES, "thresholds": thresholds, "studies": len(studies)}
     setattr(config, RISK, settings)
     return settings
+
+
+def fit_search(
+    writer: Writer, studies: Dataset, score: Callable[..., dict[str, float]], seed: int = 0
+) -> tuple[dict[str, Any], str]:
+    """The options of `generate` by which the writer's checkpoint is best in the composite (see `image_use.composite`)
+    on `studies`, or on `TRIED_ON` of them drawn by the seed: none where none gains `WORTH`; and a line that tells what
+    was tried. `score`: `hf_cxr.evaluation.evaluate.validation_scores`.
+
+    Raises `ValueError` for no studies.
+    """
+    if not len(studies):
+        raise ValueError("decode tuned: its settings need a validation split with studies")
+    drawn = np.random.default_rng(seed).permutation(len(studies))[:TRIED_ON]
+    studies = studies.select(np.sort(drawn))
+    canvases, prompts, everybody = writer.canvases(studies), writer.prompts(studies), range(len(studies))
+    references = studies[writer.layout.top][:]
+    patients = studies["patient" if "patient" in studies.column_names else "uid"][:]
+    places = list(zip(everybody, everybody, strict=True))
+    if writer.layout.context:  # also from the images of others, as at each evaluation in training
+        places += zip(of_other_patients(patients, seed).tolist(), everybody, strict=True)
+    beams = writer.generate_kwargs.get("num_beams") or writer.model.generation_config.num_beams or 1
+    best, tried = dict[str, Any](), list[tuple[float, dict[str, Any]]]()
+    for more in (LENGTHS, REPEATS) if beams > 1 else (REPEATS,):
+        searches = [best | one for one in more] if tried else [{}, *more]
+        for search, texts in zip(searches, writer.try_searches(searches, canvases, prompts, places), strict=True):
+            said, *elsewhere = (texts[start : start + len(studies)] for start in range(0, len(places), len(studies)))
+            tried.append((score(said, references, patients, seed, elsewhere or None)["composite"], search))
+        value, best = max(tried, key=itemgetter(0))  # of equal ones the first
+        if value - tried[0][0] < WORTH:
+            value, best = tried[0]
+    told = ", ".join(f"{_named(search)} {score:.4f}" for score, search in tried)
+    chosen = f"taken: {_named(best)} ({value - tried[0][0]:+.4f})"
+    return best, f"search tuned by the composite on {len(studies)} validation studies: {told}; {chosen}"
+
+
+def _named(search: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in search.items()) or "unchanged"
 
 
 def expected_f1(beliefs: np.ndarray) -> float:

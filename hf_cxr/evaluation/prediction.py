@@ -186,6 +186,29 @@ class Writer:
         self.pooled |= {key: pooled for (key, _), (_, pooled) in zip(new, done, strict=True)}
         return [self.texts[key] for key in keys]
 
+    def try_searches(
+        self,
+        searches: Sequence[Mapping[str, Any]],
+        canvases: Canvases,
+        prompts: Sequence[Sequence[int]],
+        places: Sequence[tuple[int, int]],
+    ) -> list[Sequence[str]]:
+        """What the model writes by each of `searches`, options of `generate`: of a canvas and a prompt, those at each
+        of `places`, the text of the top section. A batch is encoded once."""
+        tokenizer, top = self.checkpoint.tokenizer, self.layout.top
+
+        def write(batch: Sequence[tuple[int, int]]) -> list[tuple[str, ...]]:
+            pixels, asked = self._pixels(canvases.canvas(i) for i, _ in batch), [prompts[i] for _, i in batch]
+            states, texts = None, []
+            for search in searches:
+                options = {**self.generate_kwargs, **search, "decode": "search"}
+                output = generate(self.model, pixels, asked, tokenizer, states, **options)
+                rows, states = output["sequences"][:, 0].tolist(), output["states"]
+                texts.append([split_sections(tokenizer, self.layout, ids)[top] for ids in rows])
+            return list(zip(*texts, strict=True))
+
+        return list(zip(*_shared_out(write, places, self.batch_size, "Trying searches"), strict=True))
+
     def embed(self, canvases: Canvases, description: str = "Encoding") -> dict[str, np.ndarray]:
         """Embeddings of every study, float32 (studies, dimensions), on every process.
 
@@ -289,7 +312,7 @@ def mean_canvas(canvases: Canvases) -> Canvas:
 
 
 def _shared_out(
-    work: Callable[[Sequence[int]], list], indices: Sequence[int], batch_size: int, description: str
+    work: Callable[[Sequence[Any]], list], indices: Sequence[Any], batch_size: int, description: str
 ) -> list:
     """`work` on every index exactly once, by all processes together; the results in the order of `indices`."""
     state = PartialState()

@@ -271,6 +271,7 @@ def _card(
     shown = {
         "calibrated": config.get(checks.CALIBRATION),
         "risk": config.get(RISK),
+        "search": config.get(checks.SEARCH),
         "sections": layout["sections"],
         "context": [tables.TITLES.get(name, name) for name in layout["context"]],
         "given": [name for name in layout["context"] if name != "age_sex"],

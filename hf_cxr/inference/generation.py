@@ -28,6 +28,7 @@ def generate(
     pixel_values: torch.Tensor,
     prompts: Sequence[Sequence[int]] | None = None,
     tokenizer: Any = None,
+    states: Any = None,
     **generate_kwargs,
 ) -> dict[str, torch.Tensor]:
     """Generate token sequences for a batch of canvases.
@@ -37,6 +38,7 @@ def generate(
         prompts: the tokens that stand before each text (see `prompt_ids`), of any lengths; default: none. One that
             leaves no room for `max_new_tokens` is cut before its last token.
         tokenizer: needed where the model's layout has special tokens.
+        states: what the encoder made of the canvases (batch, tokens, hidden), where that is known.
         generate_kwargs: passed on to `model.generate`; its `generation_config` gives the defaults. `decode` "mbr" or
             "search" asks for minimum risk (see `minimum_risk`) or against it; default: as the checkpoint says.
 
@@ -53,7 +55,8 @@ def generate(
     generate_kwargs.pop("decode", None)
     with torch.inference_mode():
         prompts = _cut(model, prompts or [()] * len(pixel_values), generate_kwargs)
-        states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
+        if states is None:
+            states = model.encoder(pixel_values.to(model.device, model.dtype))[0]
         if risk:
             found = _of_least_risk(model, states, prompts, tokenizer, risk, generate_kwargs)
         else:

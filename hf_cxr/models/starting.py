@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import VisionEncoderDecoderModel
 
-from hf_cxr.inference.checks import CALIBRATION, panel_size_of, panels_of, start_of
+from hf_cxr.inference.checks import CALIBRATION, SEARCH, panel_size_of, panels_of, start_of
 from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.inference.sections import PLAIN, Layout
 from hf_cxr.models.encoders import PANELS, canvas_processor, on_canvas
@@ -61,7 +61,7 @@ def init_from(
         images = canvas_processor(images.to_dict(), canvas)
     model.encoder = on_canvas(model.encoder, canvas, where)
     model.config.encoder = model.encoder.config
-    for own in (CALIBRATION, RISK, "custom_pipelines"):  # belong to what the checkpoint was
+    for own in (CALIBRATION, RISK, SEARCH, "custom_pipelines"):  # belong to what the checkpoint was
         vars(model.config).pop(own, None)
     if decoder_dropout is not None:
         _set_dropout(model, decoder_dropout)

@@ -22,6 +22,7 @@ from transformers.utils.hub import extract_commit_hash
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.collator import note_on_long_texts, note_on_small_images
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
+from hf_cxr.evaluation.fitting import LENGTHS, REPEATS
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.inference.sections import Layout
@@ -139,7 +140,7 @@ def begin(train: Dataset, layout: Layout, kit: ImpressionConfig, args: Impressio
     checkpoint = _built(kit, [*whole_texts(train, layout), *given], layout, tokenizer)
     if tokenizer and tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
         raise ValueError(f"resume_from_checkpoint: {start} has another tokenizer than decoder {kit.decoder}")
-    _set_generation(checkpoint, args)
+    set_generation(checkpoint, args)
     texts = section_texts(train, layout)
     notes = (
         note_on_long_texts(checkpoint.tokenizer, texts, kit.max_target_length, layout),
@@ -175,9 +176,11 @@ def _built(
     )
 
 
-def _set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
-    """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay."""
+def set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
+    """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay, but no
+    settings that were tuned."""
     own = checkpoint.model.generation_config
+    own.update(**{name: None for search in (*LENGTHS, *REPEATS) for name in search})
     if args.generation_config:
         asked = Seq2SeqTrainer.load_generation_config(args.generation_config).to_diff_dict()
         own.update(**{name: value for name, value in asked.items() if not name.endswith(("token_id", "_version"))})

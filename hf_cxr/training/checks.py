@@ -64,8 +64,8 @@ def check_feasible(dataset: DatasetDict, kit: ImpressionConfig, args: Impression
     _check_context(dataset["train"], kit)
     if (args.eval_strategy != "no" or args.eval_on_start) and not len(dataset.get("validation", ())):
         raise ValueError(f"{kit.dataset}: no validation studies to evaluate on; set eval_strategy: no")
-    if kit.decode == "mbr":
-        _check_thresholds(dataset.get("validation"), kit)
+    if kit.decode != "search":
+        _check_decoding(dataset.get("validation"), kit)
     if kit.panels == 1 and kit.view_dropout:
         raise ValueError("view_dropout empties one of two panels; leave it out with panels: 1")
     by_tags = kit.findings_pretraining_epochs and kit.findings_labels == "tags"
@@ -109,10 +109,11 @@ def asked_of(dataset: DatasetDict, kit: ImpressionConfig) -> tuple[DatasetDict, 
     return complete, layout, told
 
 
-def _check_thresholds(validation: Dataset | None, kit: ImpressionConfig) -> None:
+def _check_decoding(validation: Dataset | None, kit: ImpressionConfig) -> None:
     if not validation:
-        raise ValueError(f"{kit.dataset}: no validation studies to fit thresholds on; leave out decode: mbr")
-    if metrics.unread_findings(validation[Layout(TARGETS[kit.target]).top]):
+        what = "thresholds" if kit.decode == "mbr" else "a search"
+        raise ValueError(f"{kit.dataset}: no validation studies to fit {what} on; leave out decode: {kit.decode}")
+    if kit.decode == "mbr" and metrics.unread_findings(validation[Layout(TARGETS[kit.target]).top]):
         raise ValueError(f"{kit.dataset}: findings cannot be read from its texts; leave out decode: mbr")
 
 

@@ -38,18 +38,27 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.data.sections import whole_texts
 from hf_cxr.evaluation import evaluate as evaluation
 from hf_cxr.evaluation.bootstrap import of_other_patients
-from hf_cxr.evaluation.fitting import fit_minimum_risk
+from hf_cxr.evaluation.fitting import fit_minimum_risk, fit_search
 from hf_cxr.evaluation.prediction import Writer, pooled_states
 from hf_cxr.hub import model_card
 from hf_cxr.hub import push as hub
 from hf_cxr.hub.ancestors import ancestors, split_otherwise
 from hf_cxr.inference import remote_code
-from hf_cxr.inference.checks import CALIBRATION
+from hf_cxr.inference.checks import CALIBRATION, SEARCH
 from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.inference.sections import Layout, layout_of
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
-from hf_cxr.training.beginning import RESULTS, SAMPLES, STATES, begin, identity, remove, start_or_resume
+from hf_cxr.training.beginning import (
+    RESULTS,
+    SAMPLES,
+    STATES,
+    begin,
+    identity,
+    remove,
+    set_generation,
+    start_or_resume,
+)
 from hf_cxr.training.callbacks import EarlyStopping, EpochCallback, ImageUseCallback
 from hf_cxr.training.checkpoints import (
     FINE_TUNED,
@@ -157,17 +166,29 @@ def _fit(
     args: ImpressionTrainingArguments,
     output: Path,
 ) -> None:
-    """Fit how texts are chosen, and then what a `score` is worth, on the validation split; both go into the run's
-    config.json."""
-    vars(checkpoint.model.config).pop(RISK, None)  # those of a run that is continued
+    """Fit how texts are chosen, and then what a `score` is worth, on the validation split: the run's config.json and
+    generation_config.json."""
+    config, generation = checkpoint.model.config, checkpoint.model.generation_config
+    for name in (RISK, SEARCH):  # those of a run that is continued
+        vars(config).pop(name, None)
+    set_generation(checkpoint, args)
+    writer = Writer(checkpoint, args.per_device_eval_batch_size)
     if kit.decode == "mbr":
-        fit_minimum_risk(Writer(checkpoint, args.per_device_eval_batch_size), dataset["validation"])
+        fit_minimum_risk(writer, dataset["validation"])
+    elif kit.decode == "tuned":
+        best, told = fit_search(writer, dataset["validation"], evaluation.validation_scores, args.seed)
+        generation.update(**best)
+        setattr(config, SEARCH, told)
+        if PartialState().is_main_process:
+            print(told, flush=True)
     curve = evaluation.calibrate(checkpoint, dataset, args.per_device_eval_batch_size)
-    setattr(checkpoint.model.config, CALIBRATION, curve)
+    setattr(config, CALIBRATION, curve)
     if PartialState().is_main_process:
         with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as folder:
-            checkpoint.model.config.save_pretrained(folder)
-            (Path(folder) / "config.json").replace(output / "config.json")
+            config.save_pretrained(folder)
+            generation.save_pretrained(folder)
+            for file in sorted(Path(folder).iterdir()):
+                file.replace(output / file.name)
 
 
 def _train_stages(
