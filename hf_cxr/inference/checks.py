@@ -18,7 +18,8 @@ from PIL import Image
 logger = logging.getLogger(__name__)
 
 CALIBRATION = "cxr_calibration"  # where a checkpoint's config carries what a score is worth
-SEARCH = "cxr_search"  # where it carries what was tried to choose its generation config, one line
+SEARCH = "cxr_search"  # where it carries what was tried to choose these settings of its generation config, one line
+TUNED = ("length_penalty", "no_repeat_ngram_size", "repetition_penalty")
 LAYOUT = "cxr_layout"  # where it carries its sections and context; one without it writes an impression
 LARGEST_PANEL = 2048  # pixels a side; a canvas of it takes 100 MB
 MOST_TEXTS = 64  # beams, or texts of a study

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import VisionEncoderDecoderModel
 
-from hf_cxr.inference.checks import CALIBRATION, SEARCH, panel_size_of, panels_of, start_of
+from hf_cxr.inference.checks import CALIBRATION, SEARCH, TUNED, panel_size_of, panels_of, start_of
 from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.inference.sections import PLAIN, Layout
 from hf_cxr.models.encoders import PANELS, canvas_processor, on_canvas
@@ -61,8 +61,8 @@ def init_from(
         images = canvas_processor(images.to_dict(), canvas)
     model.encoder = on_canvas(model.encoder, canvas, where)
     model.config.encoder = model.encoder.config
-    for own in (CALIBRATION, RISK, SEARCH, "custom_pipelines"):  # belong to what the checkpoint was
-        vars(model.config).pop(own, None)
+    forget_fitted(model)
+    vars(model.config).pop("custom_pipelines", None)
     if decoder_dropout is not None:
         _set_dropout(model, decoder_dropout)
     _name_special_tokens(checkpoint)
@@ -70,6 +70,14 @@ def init_from(
     set_special_tokens(model, tokenizer, max_new_tokens)
     set_layout(model, layout)
     return Checkpoint(ready_for_trainer(model), tokenizer, images)
+
+
+def forget_fitted(model: VisionEncoderDecoderModel) -> None:
+    """Take out of the configs what was fitted on a validation split."""
+    if hasattr(model.config, SEARCH):
+        model.generation_config.update(**dict.fromkeys(TUNED))
+    for name in (CALIBRATION, RISK, SEARCH):
+        vars(model.config).pop(name, None)
 
 
 def _name_special_tokens(checkpoint: Checkpoint) -> None:

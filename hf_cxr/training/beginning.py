@@ -22,7 +22,6 @@ from transformers.utils.hub import extract_commit_hash
 from hf_cxr.config import ImpressionConfig, ImpressionTrainingArguments, resolved_config
 from hf_cxr.data.collator import note_on_long_texts, note_on_small_images
 from hf_cxr.data.sections import contexts, section_texts, whole_texts
-from hf_cxr.evaluation.fitting import LENGTHS, REPEATS
 from hf_cxr.evaluation.report import REPORT_FILES
 from hf_cxr.hub import model_card
 from hf_cxr.inference.sections import Layout
@@ -177,10 +176,8 @@ def _built(
 
 
 def set_generation(checkpoint: Checkpoint, args: ImpressionTrainingArguments) -> None:
-    """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay, but no
-    settings that were tuned."""
+    """Texts are written as the arguments say, in training and by the finished checkpoint; its own tokens stay."""
     own = checkpoint.model.generation_config
-    own.update(**{name: None for search in (*LENGTHS, *REPEATS) for name in search})
     if args.generation_config:
         asked = Seq2SeqTrainer.load_generation_config(args.generation_config).to_diff_dict()
         own.update(**{name: value for name, value in asked.items() if not name.endswith(("token_id", "_version"))})

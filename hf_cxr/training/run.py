@@ -45,10 +45,10 @@ from hf_cxr.hub import push as hub
 from hf_cxr.hub.ancestors import ancestors, split_otherwise
 from hf_cxr.inference import remote_code
 from hf_cxr.inference.checks import CALIBRATION, SEARCH
-from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.inference.sections import Layout, layout_of
 from hf_cxr.models.lora import adapters
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
+from hf_cxr.models.starting import forget_fitted
 from hf_cxr.training.beginning import (
     RESULTS,
     SAMPLES,
@@ -169,8 +169,7 @@ def _fit(
     """Fit how texts are chosen, and then what a `score` is worth, on the validation split: the run's config.json and
     generation_config.json."""
     config, generation = checkpoint.model.config, checkpoint.model.generation_config
-    for name in (RISK, SEARCH):  # those of a run that is continued
-        vars(config).pop(name, None)
+    forget_fitted(checkpoint.model)
     set_generation(checkpoint, args)
     writer = Writer(checkpoint, args.per_device_eval_batch_size)
     if kit.decode == "mbr":
