@@ -93,13 +93,13 @@ def handler(repository):
     return module.EndpointHandler(path=str(repository))
 
 
-def film(seed):
+def image(seed):
     Image.fromarray(radiograph(seed)).save(stream := io.BytesIO(), "PNG")
     return stream.getvalue()
 
 
 def test_an_endpoint_answers_as_the_pipeline_does(handler, repository):
-    frontal, lateral = film(0), film(1)
+    frontal, lateral = image(0), image(1)
     study = {
         view: base64.b64encode(content).decode() for view, content in (("frontal", frontal), ("lateral", lateral))
     }
@@ -124,22 +124,22 @@ def test_an_endpoint_answers_as_the_pipeline_does(handler, repository):
         ({"inputs": "https://huggingface.co/a.png"}, "no path or address is read"),
         ({"inputs": {"frontal": {"path": "PATH"}}}, "no path or address is read"),
         ({"inputs": {"frontal": "PATH"}}, "no path or address is read"),
-        ({"inputs": {}}, "without a film"),
-        ({}, "without a film"),
+        ({"inputs": {}}, "without an image"),
+        ({}, "without an image"),
         ({"inputs": {"front": "aa"}}, "not 'front'"),
-        ({"inputs": film(0), "parameters": {"return_attention": True}}, "unknown parameter 'return_attention'"),
+        ({"inputs": image(0), "parameters": {"return_attention": True}}, "unknown parameter 'return_attention'"),
     ],
 )
 def test_an_endpoint_reads_no_path_and_no_address_and_says_what_is_wrong(handler, tmp_path, data, reason):
-    (tmp_path / "film.png").write_bytes(film(0))
+    (tmp_path / "image.png").write_bytes(image(0))
     if isinstance(data.get("inputs"), dict) and "PATH" in str(data):
-        path = str(tmp_path / "film.png")
+        path = str(tmp_path / "image.png")
         data = {"inputs": {"frontal": path if data["inputs"]["frontal"] == "PATH" else {"path": path}}}
     with pytest.raises(ValueError, match=reason):
         handler(data)
 
 
-def test_what_is_no_film_is_an_answer_with_its_error(handler):
+def test_what_is_no_image_is_an_answer_with_its_error(handler):
     (answer,) = handler({"inputs": base64.b64encode(b"words").decode()})
     assert answer["impression"] is None
     assert "not an image" in answer["error"]
