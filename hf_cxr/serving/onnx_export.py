@@ -64,7 +64,7 @@ def export_onnx(
         checkpoint: run folder or Hub id.
         weights: "float32", "float16" (half the size) or "int8" (matrices as 8-bit numbers, a quarter of the size).
         calibrate: with "int8", a prepared dataset: what some studies of its validation split give sets how the inputs
-            of each matrix are rounded. Default: each input by its own range, as it comes.
+            of each matrix of the decoder are rounded. Default: each input by its own range, as it comes.
 
     Returns what export.json tells. Raises `CannotExport` for what has no exported form, `FileExistsError` for a folder
     with something else in it.

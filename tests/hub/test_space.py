@@ -62,6 +62,27 @@ def test_the_space_starts_the_app_of_the_pushed_checkpoint(monkeypatch):
     assert started[started.index("--host") + 1] == "0.0.0.0"
 
 
+def test_a_push_renews_the_handler_of_an_earlier_push_and_leaves_one_that_somebody_wrote(site, ask, run_folder):
+    assert ask("push", run_folder, "user/renewed", "--endpoint")[0] == 0
+    repo, ours = site.repos["model", "user/renewed"], site.files("user/renewed")["handler.py"]
+    other = repo.at("main").tree["config.json"]
+    for title, mine in (("Push model with an older hf-cxr", True), ("Update handler.py", False)):
+        repo.commit("main", title, repo.at("main").tree | {"handler.py": other})
+        assert ask("push", run_folder, "user/renewed")[0] == 0
+        assert (site.files("user/renewed")["handler.py"] == ours) == mine
+
+
+def test_an_export_from_the_hub_carries_card_report_and_figures(site, ask, run_folder, tmp_path):
+    assert ask("push", run_folder, "user/exported")[0] == 0
+    status, _, stderr = ask("export", "user/exported", tmp_path / "onnx")
+    assert status == 0, stderr
+    pushed = site.files("user/exported")
+    carried = {name for name in pushed if name in ("README.md", "report.json") or name.startswith("figures/")}
+    assert len(carried) > 3
+    for name in carried:
+        assert (tmp_path / "onnx" / name).read_bytes() == pushed[name]
+
+
 def test_a_dataset_gets_neither_a_space_nor_a_handler(ask, phantom_folder):
     for option in ("--space", "--endpoint"):
         status, _, stderr = ask("push", phantom_folder, "user/data", option)
