@@ -50,8 +50,7 @@ def shrink_graphs(folder: Path, weights: str, feeds: Feeds | None = None) -> Non
     Args:
         weights: "float16" or "int8".
         feeds: inputs whose ranges set how those of each matrix of the decoder are rounded; default: each by its own
-            range, as it comes. So are the encoder's in any case: a few numbers in the states of DINOv2 are hundreds
-            of times as large as the others, and differ from image to image.
+            range, as it comes. So are the encoder's in any case: fixed, they cost a DINOv2 0.05 of finding F1.
     """
     for name in GRAPHS:
         file = folder / f"{name}.onnx"
