@@ -67,10 +67,10 @@ def others() -> Iterator[tuple[str, bytes]]:
     yield "figure.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
     yield "table.json", json.dumps({"path": "/etc/passwd"}).encode()
     yield "program.exe", b"MZ" + bytes(4096)
-    yield "film.dcm", b"\0" * 128 + b"DICM" + bytes(512)
+    yield "image.dcm", b"\0" * 128 + b"DICM" + bytes(512)
     yield "huge.png", bytes(MEGABYTES << 20)
     zipfile.ZipFile(stream := io.BytesIO(), "w").writestr("a.png", b"a")
-    yield "films.zip", stream.getvalue()
+    yield "images.zip", stream.getvalue()
     pages = [Image.new("L", (64, 64), level) for level in (0, 200)]
     for kind in ("GIF", "TIFF"):
         pages[0].save(stream := io.BytesIO(), kind, save_all=True, append_images=pages[1:])
@@ -78,7 +78,7 @@ def others() -> Iterator[tuple[str, bytes]]:
     rows = np.zeros((3, 64, 64), np.uint16)
     yield "frames.dcm", write_dicom(rows, NumberOfFrames=3)
     yield "sides.dcm", write_dicom(rows[0], Rows=60_000, Columns=60_000)
-    yield "../../film.png", b"a name that leads elsewhere"
+    yield "../../image.png", b"a name that leads elsewhere"
     yield "a\nb\0c<script>.png", b"a name that nobody has"
     yield "x" * 400 + ".png", b"a long name"
 
@@ -86,11 +86,11 @@ def others() -> Iterator[tuple[str, bytes]]:
 def bad(number: int) -> Iterator[tuple[str, bytes]]:
     """So many bad files, by name."""
     rng = np.random.default_rng(0)
-    (film,) = studies(1)
-    grey = Image.open(io.BytesIO(film["frontal"] or b""))
+    (image,) = studies(1)
+    grey = Image.open(io.BytesIO(image["frontal"] or b""))
     grey.save(jpeg := io.BytesIO(), "JPEG")
     dicom = write_dicom(np.asarray(grey, np.uint16) * 16)
-    sound = {"film.png": film["frontal"] or b"", "film.jpg": jpeg.getvalue(), "film.dcm": dicom}
+    sound = {"image.png": image["frontal"] or b"", "image.jpg": jpeg.getvalue(), "image.dcm": dicom}
     fixed = list(others())
     yield from fixed
     for turn in range(number - len(fixed)):

@@ -2,7 +2,7 @@
 
     python benchmarks/app_load.py runs/demo [--clients 4 16] [--seconds 120] [--out app_load.json]
 
-Each client sends the two films of a synthetic study (256-pixel PNG), waits for the answer, compares it with the
+Each client sends the two images of a synthetic study (256-pixel PNG), waits for the answer, compares it with the
 pipeline's own, and sends the next. The clients are threads of this process, on the same machine: what they cost counts
 against the app.
 """
@@ -36,7 +36,7 @@ API = "/gradio_api"
 
 
 def studies(number: int = STUDIES) -> list[dict[str, bytes | None]]:
-    """Two films each, as PNG files."""
+    """Two images each, as PNG files."""
     from hf_cxr.data.sources.phantom import draw, plan
 
     found = []
@@ -67,11 +67,11 @@ def running(run: str, place: Path) -> Iterator[tuple[str, psutil.Process]]:
             app.wait(120)
 
 
-def ask(client: httpx.Client, films: Sequence[bytes | None], name: str = "film.png") -> dict[str, Any]:
+def ask(client: httpx.Client, images: Sequence[bytes | None], name: str = "image.png") -> dict[str, Any]:
     """One answer of the API for (frontal, lateral); `{"error": …}` for one that it refuses."""
     given: list[Any] = []
-    for film in films:
-        sent = client.post(f"{API}/upload", files={"files": (name, film)}) if film is not None else None
+    for image in images:
+        sent = client.post(f"{API}/upload", files={"files": (name, image)}) if image is not None else None
         if sent is not None and sent.status_code != 200:
             return {"error": sent.text, "status": sent.status_code}
         given.append({"path": sent.json()[0]} if sent else None)
@@ -89,9 +89,9 @@ def load(address: str, app: psutil.Process, clients: int, seconds: float, expect
     def work() -> None:
         with httpx.Client(base_url=address, timeout=120) as client:
             while time.monotonic() < end:
-                films, text = expected[next(turn) % len(expected)]
+                images, text = expected[next(turn) % len(expected)]
                 start = time.monotonic()
-                answer = ask(client, films)
+                answer = ask(client, images)
                 taken.append(time.monotonic() - start)
                 if answer.get("impression") != text:
                     wrong.append(answer)

@@ -1,4 +1,4 @@
-"""The kit on real radiographs: recipes for a few hundred labelled films, tried on folds of patients.
+"""The kit on real radiographs: recipes for a few hundred labelled images, tried on folds of patients.
 
     python benchmarks/real_radiographs.py --root nih_real --encoder dinov2_small --out runs/real [--folds 1 2 3]
         [--trials today small_collection] [--text impression] [--seed 0]

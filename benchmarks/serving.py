@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py start EXPORT FRONTAL [LATERAL] [--run RUN] [--rounds 5]
     python benchmarks/serving.py speed [--batches 1 32] [--rounds 5] [--threads 2] [--keep FOLDER]
-    python benchmarks/serving.py texts RUN DATASET EXPORT [EXPORT …] [--studies 500] [--split test]
+    python benchmarks/serving.py texts RUN DATASET EXPORT [EXPORT …] [--studies 500] [--split test] [--folds 1 2 3]
 
 `start`: `hf-cxr predict` in a new process, start to text: seconds on the wall and of the CPU, medians.
 `speed`: ViT-B/16 at 224 × 448 + GPT-2 small, random weights, 20 greedy tokens behind ready pixels. The stock class
@@ -10,7 +10,8 @@
 time over torch's in the same round; its median is told, with CPU time beside it for machines that others use too.
 "encode" is the encoder (in the exports with the keys and values of cross-attention), "pixels to tokens" all of it, and
 "PNG to text" begins with files of canvases and ends with text, in torch as one writes it without the kit.
-`texts`: how many texts of a split are the run's own, and the finding F1 of both.
+`texts`: how many texts of a split are the run's own, found by the same search, and the finding F1 of both. With
+`--folds` the studies of several runs together: `{}` in the names stands for the fold.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> int:
     texts.add_argument("exports", nargs="+")
     texts.add_argument("--studies", type=int, default=500)
     texts.add_argument("--split", default="test")
+    texts.add_argument("--folds", nargs="+", default=[""])
     args = vars(parser.parse_args())
     works: dict[str, Callable[..., None]] = {"start": start_to_text, "speed": compare_speed, "texts": compare_texts}
     works[args.pop("command")](**args)
@@ -205,17 +207,25 @@ def _race(batch: int, what: str, ways: Mapping[str, Callable[[], Any]], rounds: 
 # --- texts -------------------------------------------------------------------------------------------------------
 
 
-def compare_texts(run: str, dataset: str, exports: Sequence[str], studies: int, split: str) -> None:
+def compare_texts(
+    run: str, dataset: str, exports: Sequence[str], studies: int, split: str, folds: Sequence[str]
+) -> None:
     from hf_cxr.data.prepared import load_prepared
     from hf_cxr.evaluation.prediction import predict
     from hf_cxr.metrics.content import finding_scores
     from hf_cxr.serving.runner import Runner
 
-    rows = load_prepared(dataset)[split]
-    rows = rows.select(range(min(studies, len(rows))))
-    references = rows["impression"]
-    own: list[dict[str, Any]] = [answer[0] for answer in predict(run, rows, batch_size=32)]
-    written = {"torch": own} | {export: _answers(Runner(export), rows) for export in exports}
+    references: list[str] = []
+    written: dict[str, list[dict[str, Any]]] = {name: [] for name in ("torch", *exports)}
+    for fold in folds:
+        rows = load_prepared(dataset.format(fold))[split]
+        rows = rows.select(range(min(studies, len(rows))))
+        references += rows["impression"]
+        answers = predict(run.format(fold), rows, batch_size=32, decode="search")
+        written["torch"] += [answer[0] for answer in answers]
+        for export in exports:
+            written[export] += _answers(Runner(export.format(fold)), rows)
+    own = written["torch"]
     print("| | same texts | distinct | largest difference of scores | finding F1 (micro) |\n|---|---|---|---|---|")
     for name, answers in written.items():
         same = [one["impression"] == other["impression"] for one, other in zip(own, answers, strict=True)]

@@ -64,7 +64,7 @@ def dicom_bytes(folder: Path) -> bytes:
     spec = importlib.util.spec_from_file_location("dicom_files", Path(__file__).parents[1] / "benchmarks" / "dicom.py")
     files = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(files)
-    path = folder / "film.dcm"
+    path = folder / "image.dcm"
     path.write_bytes(files.write_dicom(np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)))
     header = dcmread(path, force=True)
     header.PatientName = SECRET.decode()

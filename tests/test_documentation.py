@@ -57,6 +57,7 @@ NOT_RUN = {
     "hf-cxr app": "runs until it is stopped; `meanwhile` starts it",
 }
 REFUSED_WITHOUT_GPU = {"--accelerate_config fsdp2": "FSDP needs GPUs", "--accelerate_config deepspeed": "deepspeed"}
+PRINTED = "http://127.0.0.1:7860"  # the address of the app on its page; another app may have that port
 SHORTER = ["--num_train_epochs", "1", "--findings_pretraining_epochs", "1", "--max_target_length", "24"]
 SMALLER = {"4000": "160", "8": "2", "CONFIG": "CONFIG.yaml"}  # studies of the phantom, processes; one config
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9]*|.*…")  # a word of a command that the reader replaces; CONFIG is a file here
@@ -129,16 +130,17 @@ class Sandbox:
             assert status == 0, f"{command}\n{told[-1000:]}\n{error[-3000:]}"
 
     @contextmanager
-    def meanwhile(self, page: Path) -> Iterator[None]:
-        """What the page starts and does not end, for the snippets that talk to it."""
+    def meanwhile(self, page: Path) -> Iterator[str]:
+        """What the page starts and does not end, for the snippets that talk to it: its address."""
         started = [shlex.split(command) for command in commands(page) if command.startswith("hf-cxr app")]
         if not started or not blocks(page, "python"):
-            yield
+            yield PRINTED
             return
         with subprocess.Popen(started[0], cwd=self.folder, env=self.env, stdout=subprocess.PIPE, text=True) as app:
             try:
-                assert "http://127.0.0.1:" in app.stdout.readline()
-                yield
+                address = app.stdout.readline().partition(" ")[0]
+                assert address.startswith("http://127.0.0.1:")
+                yield address
             finally:
                 app.terminate()
 
@@ -198,10 +200,10 @@ def test_every_command_and_snippet_of_a_page_runs_as_printed(sandbox, page):
     for command in commands(page):
         if not reason_not_to_run(command) and not is_form(command):
             sandbox.run(command)
-    with sandbox.meanwhile(page):
+    with sandbox.meanwhile(page) as address:
         for code in blocks(page, "python"):
             if ">>>" not in code:  # else a doctest, below
-                status, told, error = sandbox.ask({"code": code})
+                status, told, error = sandbox.ask({"code": code.replace(PRINTED, address)})
                 assert status == 0, f"{page.name}\n{code}\n{told}\n{error[-3000:]}"
 
 

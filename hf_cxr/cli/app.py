@@ -11,7 +11,7 @@ from hf_cxr.utils.places import check_checkpoint, is_export
 
 
 def define_app(parser: Parser) -> None:
-    """Show a page on which a checkpoint can be tried: films in, text out. Research use only, not for diagnosis.
+    """Show a page on which a checkpoint can be tried: images in, text out. Research use only, not for diagnosis.
 
     hf-cxr app runs/iu --port 7860
     """

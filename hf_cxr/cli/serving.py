@@ -22,8 +22,8 @@ def define_export(parser: Parser) -> None:
     parser.option("--fp16", "all numbers as 16-bit numbers: half the size", action="store_true")
     parser.option(
         "--calibrate",
-        "--int8 only: prepared folder or Hub id, whose validation split sets how inputs are rounded (default: each "
-        "input by its own range)",
+        "--int8 only: prepared folder or Hub id, whose validation split sets how the decoder's inputs are rounded "
+        "(default: each input by its own range)",
         metavar="DATASET",
     )
 

@@ -25,6 +25,7 @@ from hf_cxr.data.sections import contexts
 from hf_cxr.inference.attention import grid
 from hf_cxr.inference.checks import LAYOUT, panel_size_of, panels_of
 from hf_cxr.inference.pipeline import ImpressionPipeline, generate
+from hf_cxr.inference.remote_code import REMOTE_TASK
 from hf_cxr.inference.sections import SECTIONS, Layout, layout_of, prompt_ids, split_sections
 from hf_cxr.inference.views import VIEWS, read_radiograph, single_view
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
@@ -246,7 +247,8 @@ def _layout(checkpoint: Checkpoint, target: str | None) -> Layout:
         return layout
     if target not in SECTIONS:
         raise ValueError(f"target: {' or '.join(SECTIONS)}, not {target!r}")
-    if getattr(checkpoint.model.config, LAYOUT, None) or panels_of(checkpoint.image_processor) > 1:
+    config, panels = checkpoint.model.config, panels_of(checkpoint.image_processor)
+    if panels > 1 or getattr(config, LAYOUT, None) or REMOTE_TASK in (getattr(config, "custom_pipelines", None) or {}):
         raise ValueError(f"target: {target}, but this checkpoint says that it writes: {layout.target}")
     return Layout((target,))
 

@@ -25,12 +25,12 @@ class EndpointHandler:
     def __call__(self, data: Mapping[str, Any]) -> list[Any]:
         """
         Args:
-            data: `inputs` is a study, `{"frontal": film, "lateral": film, "indication": text}`, in which either view
-                may be missing; or a film alone, which is a frontal view; or a list of these. A film is a PNG, JPEG or
-                DICOM file in base64, its bytes, or an image. `parameters`: `max_new_tokens`, `num_beams`,
+            data: `inputs` is a study, `{"frontal": image, "lateral": image, "indication": text}`, in which either view
+                may be missing; or an image alone, which is a frontal view; or a list of these. An image is a PNG, JPEG
+                or DICOM file in base64, its bytes, or Pillow's. `parameters`: `max_new_tokens`, `num_beams`,
                 `return_findings`, `abstain_below`.
 
-        Returns what the pipeline does. A film that cannot be read gives an answer with its `error`.
+        Returns what the pipeline does. An image that cannot be read gives an answer with its `error`.
 
         Raises `ValueError` for anything else, such as a path or an address: none is read.
         """
@@ -46,18 +46,18 @@ def _study(given: Any) -> dict[str, Any]:
     study = dict(given) if isinstance(given, Mapping) else {"frontal": given}
     if unknown := sorted(map(str, set(study) - {*VIEWS, *CONTEXT})):
         raise ValueError(f"a study has {', '.join(VIEWS)} and perhaps {', '.join(CONTEXT)}, not {unknown[0]!r}")
-    films = {view: _film(view, study.get(view)) for view in VIEWS}
-    if not any(film is not None for film in films.values()):
-        raise ValueError("a study without a film: give its frontal view, its lateral view or both")
-    return study | films
+    images = {view: _image(view, study.get(view)) for view in VIEWS}
+    if not any(image is not None for image in images.values()):
+        raise ValueError("a study without an image: give its frontal view, its lateral view or both")
+    return study | images
 
 
-def _film(view: str, given: Any) -> bytes | Image.Image | None:
+def _image(view: str, given: Any) -> bytes | Image.Image | None:
     if given is None or isinstance(given, (bytes, Image.Image)):
         return given
     try:
         return base64.b64decode(given, validate=True)
     except (TypeError, ValueError, binascii.Error):
         raise ValueError(
-            f"{view}: a film is a PNG, JPEG or DICOM file in base64; no path or address is read"
+            f"{view}: an image is a PNG, JPEG or DICOM file in base64; no path or address is read"
         ) from None

@@ -25,7 +25,6 @@ from hf_cxr.hub import patients, personal, privacy, pseudonyms
 from hf_cxr.hub.privacy import CARD
 from hf_cxr.utils.files import staging_folder
 
-HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"  # what Inference Endpoints look for
 PUSHED = "Push"  # how the title of each of our commits begins
 # Seconds without a byte from the Hub after which a request is given up: its client would wait for ever.
 PATIENCE = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)
@@ -57,7 +56,7 @@ def push(
         with_history: Make a private repository public although its earlier revisions become public with it.
         texts_checked: Push although texts hold what looks like names, record numbers, dates or telephone numbers.
         with_age_and_sex: Push the columns `age` and `sex` of a dataset too.
-        endpoint: Add the handler that Inference Endpoints call to a run.
+        endpoint: Add the handler that Inference Endpoints call to a run. One of an earlier push is renewed without it.
         token: Instead of the one of `hf auth login` or HF_TOKEN.
 
     Study and patient ids of a collection that does not publish them are replaced by salted hashes (`pseudonyms`).
@@ -92,15 +91,14 @@ def push(
         if kind == "model":
             texts[CARD] = _card_for(path, repo_id)
         privacy.check_nothing_private(texts, path, token)
-        added: dict[str, Path | bytes] = {}
-        if endpoint:
-            added = {HANDLER: Path(__file__).with_name(HANDLER), REQUIREMENTS: _needed()}
+        added = _endpoint() if endpoint else {}
         return send({**files, **added, CARD: texts[CARD].encode()}, repo_id, kind, public, with_history, token)
 
 
-def _needed() -> bytes:
-    """The versions of what a checkpoint's own code imports, for an endpoint."""
-    return "".join(f"{pinned(name)}\n" for name in ("transformers", "pillow", "pydicom")).encode()
+def _endpoint() -> dict[str, Path | bytes]:
+    """What Inference Endpoints call, and the versions of what a checkpoint's own code imports."""
+    needed = "".join(f"{pinned(name)}\n" for name in ("transformers", "pillow", "pydicom"))
+    return {"handler.py": Path(__file__).with_name("handler.py"), "requirements.txt": needed.encode()}
 
 
 def pinned(package: str) -> str:
@@ -188,6 +186,9 @@ def _send(
         raise ValueError(f"{repo_id}: this repository is public already; push with --public, or choose another")
     if CARD in (held := {one.rfilename for one in info.siblings}):
         _tell_of_an_edited_card(api, name, kind)
+    if kind == "model" and (there := sorted(held & _endpoint().keys() - files.keys())):
+        known = api.get_paths_info(name, there, repo_type=kind, expand=True)
+        files = {**files, **{one.path: _endpoint()[one.path] for one in known if _is_push(one.last_commit, kind)}}
     stale = [one for one in sorted(held) if one not in files and privacy.is_ours(one, kind)]
     additions = [CommitOperationAdd(path, file) for path, file in files.items()]
     # Not `upload_folder`: where hf_xet is installed, it makes several commits.
@@ -213,12 +214,16 @@ def _send(
 def _tell_of_an_edited_card(api: HfApi, name: str, kind: str) -> None:
     """Say so where a card that somebody else wrote on the Hub is about to be replaced."""
     (card,) = api.get_paths_info(name, CARD, repo_type=kind, expand=True)
-    if card.last_commit and not card.last_commit.title.startswith(f"{PUSHED} {kind}"):
+    if card.last_commit and not _is_push(card.last_commit, kind):
         print(
             f"{name}: {CARD} was last written by somebody else ({card.last_commit.title!r}) and is replaced; that one "
             f"stays in revision {card.last_commit.oid[:8]}",
             file=sys.stderr,
         )
+
+
+def _is_push(commit: Any, kind: str) -> bool:
+    return bool(commit) and commit.title.startswith(f"{PUSHED} {kind}")
 
 
 def _number_of_commits(api: HfApi, name: str, kind: str) -> int:

@@ -15,11 +15,13 @@ from hf_cxr.hub.push import pinned, send
 
 APP = '''"""The app of {repo_id}: hf-cxr app {repo_id}"""
 
+import os
 import sys
 
 from hf_cxr.__main__ import main
 
-sys.argv = ["hf-cxr", "app", "{repo_id}", "--host", "0.0.0.0", "--port", "7860"]
+port = os.environ.get("GRADIO_SERVER_PORT", "7860")
+sys.argv = ["hf-cxr", "app", "{repo_id}", "--host", "0.0.0.0", "--port", port]
 sys.exit(main())
 '''
 KIT = {".py", ".html", ".js", ".css", ".yaml", ".md", ".txt"}  # of the kit nothing else leaves this machine

@@ -1,4 +1,4 @@
-"""The page to try a checkpoint on: two films in, a text out, with its score and where the model looked; and the same
+"""The page to try a checkpoint on: two images in, a text out, with its score and where the model looked; and the same
 as an API. How it looks lives in `page.py`, what visitors send in `uploads.py`, the model's queue in `batches.py`.
 """
 
@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 
 import gradio as gr
 import safehttpx
-from huggingface_hub import snapshot_download
+from gradio import routes
+from gradio.state_holder import StateHolder
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
@@ -31,9 +33,11 @@ from hf_cxr.serving.batches import Batcher
 from hf_cxr.serving.runner import Runner
 from hf_cxr.serving.uploads import MOST_BYTES, Uploads
 from hf_cxr.utils.files import json_object, staging_folder
+from hf_cxr.utils.places import folder_of
 
 T = TypeVar("T")
-IDLE = 900  # seconds after which the films of a visitor are forgotten
+IDLE = 900  # seconds after which the images of a visitor are forgotten
+SESSIONS = 256  # of visitors and of clients of the API, the last ones to ask
 EXAMPLES = {
     "Normal": Case(7, 1),
     "Pleural effusion": Case(7, 3, ("right pleural effusion",), sizes={"right": "large"}),
@@ -44,6 +48,7 @@ CHANCE = "the chance that the text states exactly the findings that a radiologis
 PROBABILITY = "the probability of the whole text under the model, which is no chance to be right"
 # The browser is told to ask no other host, whatever Gradio's own page would like to fetch.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; object-src 'none'"
+TOO_LARGE = f"more than {MOST_BYTES >> 20} MB"
 CLOSED = ("/deep_link", "/proxy=")  # routes that write a visitor's page to the disk, or ask other hosts
 # Gradio would make a table of its last 10,000 answers for each further one.
 QUIET = {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000"}
@@ -64,7 +69,8 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
     with staging_folder(Path(tempfile.gettempdir()) / "app") as folder:
         os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder.resolve())}
         _fetch_nothing()
-        app = make_app(pipe, _files_of(checkpoint), uploads := Uploads(folder))
+        routes.StateHolder = Visitors  # type: ignore[misc]
+        app = make_app(pipe, folder_of(checkpoint, ["config.json", *page.REPORT]), uploads := Uploads(folder))
         app.upload_file_set = uploads.count  # type: ignore[assignment]
         _, address, _ = app.queue(max_size=256, default_concurrency_limit=None).launch(
             server_name=host,
@@ -72,7 +78,7 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
             max_file_size=MOST_BYTES,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=page.CSS,
-            state_session_capacity=256,
+            state_session_capacity=SESSIONS,
             app_kwargs={"middleware": [Middleware(Guard)]},
             prevent_thread_lock=True,
             quiet=True,
@@ -88,13 +94,6 @@ def serve(checkpoint: str, pipe: Any, host: str = "127.0.0.1", port: int | None 
                 forget_idle(app)
         finally:
             app.close()
-
-
-def _files_of(checkpoint: str) -> Path:
-    """The folder of a checkpoint, or one with what its repository on the Hub holds of its report."""
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint)
-    return Path(snapshot_download(checkpoint, allow_patterns=["config.json", "report.json", "figures/*.png"]))
 
 
 def _fetch_nothing() -> None:
@@ -113,11 +112,19 @@ class Guard:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        length = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > MOST_BYTES + 65536:
-            return await PlainTextResponse(_too_large(), 413)(scope, receive, send)
+        length, room = dict(scope.get("headers", ())).get(b"content-length", b"0"), MOST_BYTES + 65536
+        if not length.isdigit() or int(length) > room:
+            return await PlainTextResponse(TOO_LARGE, 413)(scope, receive, send)
         if any(part in scope.get("path", "") for part in CLOSED):
             return await PlainTextResponse("closed", 404)(scope, receive, send)
+
+        async def receive_so_much() -> Any:  # a request in chunks tells no length
+            nonlocal room
+            message = await receive()
+            room -= len(message.get("body", b""))
+            if room < 0:
+                raise HTTPException(413, TOO_LARGE)
+            return message
 
         async def send_with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -126,20 +133,16 @@ class Guard:
                 )
             await send(message)
 
-        await self.app(scope, receive, send_with_policy)
-
-
-def _too_large() -> str:
-    return f"more than {MOST_BYTES >> 20} MB"
+        await self.app(scope, receive_so_much, send_with_policy)
 
 
 class Desk:
-    """What the app does with films: takes them in, and has the model write."""
+    """What the app does with images: takes them in, and has the model write."""
 
     def __init__(self, pipe: Any, uploads: Uploads, worth: str) -> None:
         self.uploads, self.batcher, self.worth = uploads, Batcher(pipe), worth
         self.explained = {} if isinstance(pipe, Runner) else {"return_attention": "words"}
-        self.aside = ThreadPoolExecutor(1)  # one film at a time: the largest need 400 MB
+        self.aside = ThreadPoolExecutor(1)  # one image at a time: the largest need 400 MB
 
     async def impression(
         self,
@@ -148,10 +151,10 @@ class Desk:
         indication: str = "",
         withhold_below: float = 0.0,
     ) -> dict[str, Any]:
-        """The text for a study of one or two films (PNG, JPEG or DICOM), its score, findings and warnings."""
+        """The text for a study of one or two images (PNG, JPEG or DICOM), its score, findings and warnings."""
         try:
-            films = self.uploads.take(frontal), self.uploads.take(lateral)
-            return _withheld(await self._asked(*films, indication), float(withhold_below))
+            images = self.uploads.take(frontal), self.uploads.take(lateral)
+            return _withheld(await self._asked(*images, indication), float(withhold_below))
         except (TypeError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -177,7 +180,7 @@ class Desk:
         return answer, page.answer_html(answer, kept["views"], kept["words"], self.worth)
 
     async def drop(self, view: str, upload: Any) -> tuple[bytes | None, str, None]:
-        """A film that was dropped: what is kept of it, how it is shown, and nothing left where it was dropped."""
+        """An image that was dropped: what is kept of it, how it is shown, and nothing left where it was dropped."""
         try:
             content = self.uploads.take(upload)
             return content, await self.shown(view, content), None
@@ -185,7 +188,7 @@ class Desk:
             return None, page.boxed(page.told([f"{view}: {error}"], "wrong")), None
 
     async def shown(self, view: str, content: bytes | None) -> str:
-        """A film, small, with what speaks against it. Raises `UnreadableImage`."""
+        """An image, small, with what speaks against it. Raises `UnreadableImage`."""
         if content is None:
             return ""
 
@@ -196,9 +199,9 @@ class Desk:
         return await self._aside(read)
 
     async def example(self, name: str) -> list[Any]:
-        """What is kept of an example's two films, and how each is shown."""
-        films = [_drawn(EXAMPLES[name], view) for view in VIEWS]
-        return [*films, *[await self.shown(view, film) for view, film in zip(VIEWS, films, strict=True)]]
+        """What is kept of an example's two images, and how each is shown."""
+        images = [_drawn(EXAMPLES[name], view) for view in VIEWS]
+        return [*images, *[await self.shown(view, image) for view, image in zip(VIEWS, images, strict=True)]]
 
     async def _aside(self, work: Callable[..., T], *given: Any) -> T:
         """What `work` gives, while others are served."""
@@ -208,7 +211,7 @@ class Desk:
         self, frontal: bytes | None, lateral: bytes | None, indication: str, **options: Any
     ) -> dict[str, Any]:
         if frontal is None and lateral is None:
-            raise ValueError("no film is given: drop a frontal view, a lateral view or both")
+            raise ValueError("no image is given: drop a frontal view, a lateral view or both")
         study = {"frontal": frontal, "lateral": lateral, "indication": indication or None}
         return await asyncio.wrap_future(self.batcher.ask(study, return_findings=True, **options))
 
@@ -228,6 +231,19 @@ def _drawn(case: Case, view: str) -> bytes | None:
     return stream.getvalue()
 
 
+class Visitors(StateHolder):
+    """Gradio's sessions. It opens one for each client of the API, too: those that hold nothing make room first."""
+
+    def update(self, session_id: str) -> None:
+        if len(self.session_data) > self.capacity:
+            empty = [name for name, one in list(self.session_data.items()) if not any(one.state_data.values())]
+            if empty and empty[0] != session_id:
+                with self.lock:
+                    self.session_data.pop(empty[0], None)
+                    self.time_last_used.pop(empty[0], None)
+        super().update(session_id)
+
+
 def forget_idle(app: gr.Blocks) -> None:
     """Forget all that the page holds of visitors who have asked nothing for `IDLE` seconds."""
     for visitor, used in list(app.state_holder.time_last_used.items()):
@@ -236,7 +252,7 @@ def forget_idle(app: gr.Blocks) -> None:
 
 
 def forget(app: gr.Blocks, visitor: str) -> None:
-    """Forget all that the page holds of a visitor. Gradio would keep films for an hour more, and answers for good."""
+    """Forget all that the page holds of a visitor. Gradio would keep images for an hour more, and answers for good."""
     app.state_holder.session_data.pop(visitor, None)
     app.state_holder.time_last_used.pop(visitor, None)
 
@@ -262,20 +278,20 @@ def make_app(pipe: Any, folder: Path, uploads: Uploads) -> gr.Blocks:
 
 def _study(desk: Desk, indication: bool) -> None:
     """The tab where a study is given and its text read."""
-    films, previews = list[gr.State](), list[gr.HTML]()
+    images, previews = list[gr.State](), list[gr.HTML]()
     with gr.Row():
         with gr.Column(scale=2):
             gr.Markdown("PNG, JPEG or DICOM; a study may have one view or both.")
             with gr.Row():
                 for view in VIEWS:
                     with gr.Column(min_width=150):
-                        film = gr.State(time_to_live=IDLE)
+                        image = gr.State(time_to_live=IDLE)
                         zone = gr.File(label=f"{view.capitalize()} view", height=130)
-                        preview = gr.HTML(elem_id=f"{view}-film")
+                        preview = gr.HTML(elem_id=f"{view}-image")
                         remove = gr.Button(f"Remove {view}", size="sm")
-                    private(zone.upload, partial(desk.drop, view), zone, [film, preview, zone], preprocess=False)
-                    private(remove.click, lambda: (None, ""), None, [film, preview])
-                    films, previews = [*films, film], [*previews, preview]
+                    private(zone.upload, partial(desk.drop, view), zone, [image, preview, zone], preprocess=False)
+                    private(remove.click, lambda: (None, ""), None, [image, preview])
+                    images, previews = [*images, image], [*previews, preview]
             asked = [gr.Textbox(label="Indication", max_length=500)] if indication else []
             below = gr.Slider(0, 1, 0, step=0.01, label="Withheld below this score")
             write = gr.Button("Write the text", variant="primary")
@@ -287,11 +303,11 @@ def _study(desk: Desk, indication: bool) -> None:
             copy = gr.Button("Copy the text", size="sm")
             with gr.Accordion("JSON", open=False):
                 row = gr.JSON(show_label=False, elem_id="row")
-    answering: Any = {"inputs": [*films, below, *asked], "outputs": [kept, row, answer], "show_progress_on": answer}
+    answering: Any = {"inputs": [*images, below, *asked], "outputs": [kept, row, answer], "show_progress_on": answer}
     private(write.click, desk.write, **answering)
     private(below.change, desk.show, [kept, below], [row, answer], trigger_mode="always_last")
     for name, button in examples.items():
-        drawn = private(button.click, partial(desk.example, name), None, [*films, *previews])
+        drawn = private(button.click, partial(desk.example, name), None, [*images, *previews])
         private(drawn.then, desk.write, **answering)
     private(copy.click, None, row, None, js=COPY)
 

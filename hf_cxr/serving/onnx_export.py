@@ -30,13 +30,14 @@ from hf_cxr.inference.checks import CALIBRATION, first_position, panel_size_of, 
 from hf_cxr.inference.generation import generate
 from hf_cxr.inference.minimum_risk import RISK
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint
+from hf_cxr.serving.page import REPORT
 from hf_cxr.serving.runner import NO_CROP, Runner, check_installed, pixels_of
 from hf_cxr.utils.files import check_free, commit, replace_files, staging_folder
-from hf_cxr.utils.places import EXPORT
+from hf_cxr.utils.places import EXPORT, folder_of
 
 OPSET = 20
 ATTENTION = "hf_cxr_export"
-COPIED = ("README.md", "card.json", "report.json")  # who made it of what, under which licence, and how good it is
+COPIED = ("README.md", "card.json", *REPORT)  # who made it of what, under which licence, and how good it is
 KNOWN = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_new_tokens", "max_length"),
     *("num_beams", "num_return_sequences", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
@@ -63,7 +64,7 @@ def export_onnx(
         checkpoint: run folder or Hub id.
         weights: "float32", "float16" (half the size) or "int8" (matrices as 8-bit numbers, a quarter of the size).
         calibrate: with "int8", a prepared dataset: what some studies of its validation split give sets how the inputs
-            of each matrix are rounded. Default: each input by its own range, as it comes.
+            of each matrix of the decoder are rounded. Default: each input by its own range, as it comes.
 
     Returns what export.json tells. Raises `CannotExport` for what has no exported form, `FileExistsError` for a folder
     with something else in it.
@@ -86,7 +87,7 @@ def export_onnx(
         folder = staging / "export"
         folder.mkdir()
         _write_graphs(parts, folder)
-        _write_parts(parts, folder, facts, checkpoint)
+        _write_parts(parts, folder, facts, folder_of(checkpoint, COPIED, revision))
         _compare(parts, folder)
         if weights != "float32":
             from hf_cxr.serving.quantize import feeds_of, shrink_graphs
@@ -144,14 +145,15 @@ def _settings(image_processor: Any) -> SimpleNamespace:
     return SimpleNamespace(**NO_CROP | image_processor.to_dict())
 
 
-def _write_parts(parts: Checkpoint, folder: Path, facts: dict[str, Any], checkpoint: str | os.PathLike) -> None:
+def _write_parts(parts: Checkpoint, folder: Path, facts: dict[str, Any], run: Path) -> None:
     config = parts.model.config.to_dict()
     for name in ("custom_pipelines", "auto_map", "_name_or_path"):
         config.pop(name, None)
     for part in (parts.tokenizer, parts.image_processor, parts.model.generation_config):
         part.save_pretrained(folder)
     for name in COPIED:
-        if (file := Path(checkpoint) / name).is_file():
+        if (file := run / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / name)
     texts = {"config.json": config, EXPORT: facts}
     replace_files(folder, {name: json.dumps(value, indent=2) + "\n" for name, value in texts.items()})

@@ -1,4 +1,4 @@
-"""What the app shows, as HTML and CSS: a film, an answer with its attention, the figures of a run. Every image is in
+"""What the app shows, as HTML and CSS: an image, an answer with its attention, the figures of a run. Every image is in
 the page itself, so none is written to the disk."""
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from hf_cxr.evaluation.report.tables import COLUMNS, TITLES, baselines, readable
 from hf_cxr.utils.files import json_object
 from hf_cxr.utils.plots import score
 
+REPORT = ("report.json", *(f"figures/{name}.png" for name in CARD_FIGURES))
+"""The files of a run that `run_html` shows."""
 SHORT = "Research use only. Not for diagnosis."
 NOTE = f"{SHORT} What stands here may be wrong, and no radiologist has seen it."
 SIDE = 360  # pixels of the longer side of an image on the page

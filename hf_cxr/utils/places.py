@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 EXPORT = "export.json"  # marks the folder of an exported checkpoint, and tells how it was made
@@ -53,6 +54,15 @@ def check_checkpoint(given: str | os.PathLike) -> None:
 def is_export(given: str | os.PathLike) -> bool:
     """Whether a folder holds an exported checkpoint."""
     return (Path(given) / EXPORT).is_file()
+
+
+def folder_of(checkpoint: str | os.PathLike, files: Iterable[str], revision: str | None = None) -> Path:
+    """The folder of a checkpoint, or one with those `files` that its repository on the Hub holds."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(checkpoint), revision=revision, allow_patterns=list(files)))
 
 
 def check_dataset(given: str | os.PathLike) -> None:

@@ -70,8 +70,8 @@ def visit(chromium, address, place):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     paths = {view: folder / f"{view}.{kind}" for view, kind in (("frontal", "png"), ("lateral", "jpg"))}
     for number, path in enumerate(paths.values()):
         Image.fromarray(radiograph(number)).save(path)
@@ -83,8 +83,8 @@ def drop(page, view, path):
 
 
 def given(page, view):
-    """Wait until a film is shown."""
-    expect(page.locator(f"#{view}-film img")).to_be_visible()
+    """Wait until an image is shown."""
+    expect(page.locator(f"#{view}-image img")).to_be_visible()
 
 
 def written(page):
@@ -103,12 +103,12 @@ def shot(page, name):
         page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
 
 
-def test_both_films_give_the_text_of_the_pipeline_and_each_word_where_it_looked(visit, films, pipe):
+def test_both_images_give_the_text_of_the_pipeline_and_each_word_where_it_looked(visit, images, pipe):
     page = visit()
-    for view, path in films.items():
+    for view, path in images.items():
         drop(page, view, path)
         given(page, view)
-    (expected,) = pipe[0]({view: str(path) for view, path in films.items()})
+    (expected,) = pipe[0]({view: str(path) for view, path in images.items()})
     assert write(page).split() == expected["impression"].split()
     expect(page.locator("#answer")).to_contain_text(f"{expected['score']:.2f}")
     assert page.locator("#answer figure").count() == 2
@@ -124,50 +124,50 @@ def test_both_films_give_the_text_of_the_pipeline_and_each_word_where_it_looked(
     expect(page.get_by_text("brings no report")).to_be_visible()
 
 
-def test_one_film_on_a_phone_in_the_dark(visit, films, pipe):
+def test_one_image_on_a_phone_in_the_dark(visit, images, pipe):
     page = visit(390, "dark")
-    drop(page, "lateral", films["lateral"])
+    drop(page, "lateral", images["lateral"])
     given(page, "lateral")
-    assert write(page).split() == pipe[0](lateral=str(films["lateral"]))[0]["impression"].split()
+    assert write(page).split() == pipe[0](lateral=str(images["lateral"]))[0]["impression"].split()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.mouse.wheel(0, 3000)
     expect(page.get_by_role("note")).to_be_in_viewport()
     shot(page, "one-390-dark")
     page.get_by_role("button", name="Remove lateral").click()
-    expect(page.locator("#lateral-film img")).to_have_count(0)
+    expect(page.locator("#lateral-image img")).to_have_count(0)
     page.get_by_role("button", name="Write the text").click()
-    expect(page.locator("#answer [role=alert]")).to_contain_text("no film is given")
+    expect(page.locator("#answer [role=alert]")).to_contain_text("no image is given")
 
 
-def test_a_dicom_film_is_shown_and_no_word_of_its_header(visit, tmp_path):
-    (tmp_path / "film.dcm").write_bytes(dicom_bytes(tmp_path))
+def test_a_dicom_image_is_shown_and_no_word_of_its_header(visit, tmp_path):
+    (tmp_path / "image.dcm").write_bytes(dicom_bytes(tmp_path))
     page = visit()
-    drop(page, "frontal", tmp_path / "film.dcm")
+    drop(page, "frontal", tmp_path / "image.dcm")
     given(page, "frontal")
     assert write(page)
     assert SECRET.decode() not in page.content()
 
 
-def test_a_broken_and_a_huge_file_are_told_and_the_next_one_works(visit, films, tmp_path):
-    (tmp_path / "broken.png").write_bytes(films["frontal"].read_bytes()[:900])
+def test_a_broken_and_a_huge_file_are_told_and_the_next_one_works(visit, images, tmp_path):
+    (tmp_path / "broken.png").write_bytes(images["frontal"].read_bytes()[:900])
     with (tmp_path / "huge.png").open("wb") as huge:
         huge.truncate(70 << 20)
     page = visit()
     drop(page, "frontal", tmp_path / "broken.png")
-    expect(page.locator("#frontal-film [role=alert]")).to_contain_text("frontal: ")
+    expect(page.locator("#frontal-image [role=alert]")).to_contain_text("frontal: ")
     drop(page, "frontal", tmp_path / "huge.png")
     expect(page.get_by_text("exceed the maximum allowed size").first).to_be_visible()
     shot(page, "huge")
-    drop(page, "frontal", films["frontal"])
+    drop(page, "frontal", images["frontal"])
     given(page, "frontal")
     assert write(page)
 
 
-def test_by_keyboard_alone(visit, films):
+def test_by_keyboard_alone(visit, images):
     page = visit(390)
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Click to upload or drop files").first.press("Enter")
-    chooser.value.set_files(films["frontal"])
+    chooser.value.set_files(images["frontal"])
     given(page, "frontal")
     page.get_by_role("button", name="Write the text").press("Enter")
     assert written(page)

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from datasets import DatasetDict
-from helpers import copy_folder, run_cxr, tiny_checkpoint
+from helpers import TEXTS, copy_folder, run_cxr, tiny_checkpoint
 from PIL import Image
 from single_image import FORMS, planted, published, stock_processor, stock_texts
 
@@ -17,7 +17,8 @@ from hf_cxr.data.prepared import load_prepared
 from hf_cxr.evaluation.calibration import MIN_STUDIES
 from hf_cxr.evaluation.evaluate import evaluate
 from hf_cxr.evaluation.prediction import Writer, mean_canvas, open_canvases, views_shown
-from hf_cxr.models.modeling import load_checkpoint
+from hf_cxr.inference.remote_code import add_pipeline_code
+from hf_cxr.models.modeling import build, load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +103,13 @@ def test_a_model_of_findings_is_scored_by_the_findings(swin, scored, phantom_fol
         assert "The model writes the findings." in said
 
 
-def test_a_target_that_a_checkpoint_does_not_write_is_refused(swin, test_split):
+def test_a_target_that_a_checkpoint_does_not_write_is_refused(swin, test_split, tmp_path):
     ours, theirs, few = tiny_checkpoint(), load_checkpoint(swin), DatasetDict(test=test_split.select(range(2)))
+    one_panel = build("tiny", "tiny", 32, TEXTS, vocab_size=300, panels=1)
+    add_pipeline_code(one_panel.model, tmp_path)  # as every finished run has it
     for checkpoint, target, told in (
         (ours, "findings", "target: findings, but this checkpoint says that it writes: impression"),
+        (one_panel, "findings", "target: findings, but this checkpoint says that it writes: impression"),
         (theirs, "report", "target: findings or impression, not 'report'"),
     ):
         with pytest.raises(ValueError, match=told):

@@ -62,6 +62,27 @@ def test_the_space_starts_the_app_of_the_pushed_checkpoint(monkeypatch):
     assert started[started.index("--host") + 1] == "0.0.0.0"
 
 
+def test_a_push_renews_the_handler_of_an_earlier_push_and_leaves_one_that_somebody_wrote(site, ask, run_folder):
+    assert ask("push", run_folder, "user/renewed", "--endpoint")[0] == 0
+    repo, ours = site.repos["model", "user/renewed"], site.files("user/renewed")["handler.py"]
+    other = repo.at("main").tree["config.json"]
+    for title, mine in (("Push model with an older hf-cxr", True), ("Update handler.py", False)):
+        repo.commit("main", title, repo.at("main").tree | {"handler.py": other})
+        assert ask("push", run_folder, "user/renewed")[0] == 0
+        assert (site.files("user/renewed")["handler.py"] == ours) == mine
+
+
+def test_an_export_from_the_hub_carries_card_report_and_figures(site, ask, run_folder, tmp_path):
+    assert ask("push", run_folder, "user/exported")[0] == 0
+    status, _, stderr = ask("export", "user/exported", tmp_path / "onnx")
+    assert status == 0, stderr
+    pushed = site.files("user/exported")
+    carried = {name for name in pushed if name in ("README.md", "report.json") or name.startswith("figures/")}
+    assert len(carried) > 3
+    for name in carried:
+        assert (tmp_path / "onnx" / name).read_bytes() == pushed[name]
+
+
 def test_a_dataset_gets_neither_a_space_nor_a_handler(ask, phantom_folder):
     for option in ("--space", "--endpoint"):
         status, _, stderr = ask("push", phantom_folder, "user/data", option)
@@ -93,13 +114,13 @@ def handler(repository):
     return module.EndpointHandler(path=str(repository))
 
 
-def film(seed):
+def image(seed):
     Image.fromarray(radiograph(seed)).save(stream := io.BytesIO(), "PNG")
     return stream.getvalue()
 
 
 def test_an_endpoint_answers_as_the_pipeline_does(handler, repository):
-    frontal, lateral = film(0), film(1)
+    frontal, lateral = image(0), image(1)
     study = {
         view: base64.b64encode(content).decode() for view, content in (("frontal", frontal), ("lateral", lateral))
     }
@@ -124,22 +145,22 @@ def test_an_endpoint_answers_as_the_pipeline_does(handler, repository):
         ({"inputs": "https://huggingface.co/a.png"}, "no path or address is read"),
         ({"inputs": {"frontal": {"path": "PATH"}}}, "no path or address is read"),
         ({"inputs": {"frontal": "PATH"}}, "no path or address is read"),
-        ({"inputs": {}}, "without a film"),
-        ({}, "without a film"),
+        ({"inputs": {}}, "without an image"),
+        ({}, "without an image"),
         ({"inputs": {"front": "aa"}}, "not 'front'"),
-        ({"inputs": film(0), "parameters": {"return_attention": True}}, "unknown parameter 'return_attention'"),
+        ({"inputs": image(0), "parameters": {"return_attention": True}}, "unknown parameter 'return_attention'"),
     ],
 )
 def test_an_endpoint_reads_no_path_and_no_address_and_says_what_is_wrong(handler, tmp_path, data, reason):
-    (tmp_path / "film.png").write_bytes(film(0))
+    (tmp_path / "image.png").write_bytes(image(0))
     if isinstance(data.get("inputs"), dict) and "PATH" in str(data):
-        path = str(tmp_path / "film.png")
+        path = str(tmp_path / "image.png")
         data = {"inputs": {"frontal": path if data["inputs"]["frontal"] == "PATH" else {"path": path}}}
     with pytest.raises(ValueError, match=reason):
         handler(data)
 
 
-def test_what_is_no_film_is_an_answer_with_its_error(handler):
+def test_what_is_no_image_is_an_answer_with_its_error(handler):
     (answer,) = handler({"inputs": base64.b64encode(b"words").decode()})
     assert answer["impression"] is None
     assert "not an image" in answer["error"]

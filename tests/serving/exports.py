@@ -34,5 +34,7 @@ def exported_checkpoint(place: Path, layout: Layout = PLAIN, decoder: str = "gpt
     setattr(checkpoint.model.config, CALIBRATION, CURVE)
     checkpoint.save_pretrained(place / "run")
     (place / "run" / "README.md").write_text("the card")
+    (place / "run" / "figures").mkdir()
+    (place / "run" / "figures" / "risk.png").write_bytes(b"a figure")
     export_onnx(place / "run", place / "onnx")
     return Exported(checkpoint, place / "run", place / "onnx")

@@ -21,7 +21,7 @@ from serving_app import SECRET, app_of, dicom_bytes, left_in, pipe_of  # noqa: E
 
 from hf_cxr.inference.sections import Layout  # noqa: E402
 from hf_cxr.serving import page, uploads  # noqa: E402
-from hf_cxr.serving.app import IDLE, forget, forget_idle, make_app  # noqa: E402
+from hf_cxr.serving.app import IDLE, SESSIONS, forget, forget_idle, make_app  # noqa: E402
 from hf_cxr.serving.batches import Batcher  # noqa: E402
 
 
@@ -49,16 +49,17 @@ def client(address):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{number}.png" for number in range(6)]
     for number, path in enumerate(paths):
         Image.fromarray(radiograph(number)).save(path)
     return paths
 
 
-def ask(client, *films, **options):
-    return client.predict(*(handle_file(film) if film else None for film in films), **options, api_name="/impression")
+def ask(client, *images, **options):
+    given = (handle_file(image) if image else None for image in images)
+    return client.predict(*given, **options, api_name="/impression")
 
 
 def same(answer, other):
@@ -69,8 +70,8 @@ def same(answer, other):
 # --- what is answered --------------------------------------------------------------------------------------------
 
 
-def test_the_api_answers_as_the_pipeline_does(client, pipe, films):
-    frontal, lateral = films[:2]
+def test_the_api_answers_as_the_pipeline_does(client, pipe, images):
+    frontal, lateral = images[:2]
     for views in ({"frontal": frontal, "lateral": lateral}, {"frontal": frontal}, {"lateral": lateral}):
         (expected,) = pipe.plain(views, return_findings=True)
         answer = ask(client, views.get("frontal"), views.get("lateral"))
@@ -78,18 +79,18 @@ def test_the_api_answers_as_the_pipeline_does(client, pipe, films):
         assert answer["impression"]
 
 
-def test_a_text_is_withheld_below_the_score_that_is_asked_for(client, films):
-    score = ask(client, films[0])["score"]
-    assert ask(client, films[0], withhold_below=score / 2)["impression"]
-    withheld = ask(client, films[0], withhold_below=min(1.0, score * 1.5 + 0.01))
+def test_a_text_is_withheld_below_the_score_that_is_asked_for(client, images):
+    score = ask(client, images[0])["score"]
+    assert ask(client, images[0], withhold_below=score / 2)["impression"]
+    withheld = ask(client, images[0], withhold_below=min(1.0, score * 1.5 + 0.01))
     assert (withheld["impression"], withheld["abstained"]) == (None, True)
     assert withheld["score"] == pytest.approx(score)
 
 
-def test_many_at_once_get_the_texts_that_each_gets_alone(client, pipe, films, monkeypatch):
+def test_many_at_once_get_the_texts_that_each_gets_alone(client, pipe, images, monkeypatch):
     """The same file, sent by several at once, among them."""
     sizes = []
-    alone = {film: pipe.plain(frontal=str(film), return_findings=True)[0] for film in films}
+    alone = {image: pipe.plain(frontal=str(image), return_findings=True)[0] for image in images}
     assert len({answer["impression"] for answer in alone.values()}) > 1
     forward = pipe.plain._forward
     monkeypatch.setattr(
@@ -97,11 +98,11 @@ def test_many_at_once_get_the_texts_that_each_gets_alone(client, pipe, films, mo
         "_forward",
         lambda inputs, **options: sizes.append(len(inputs["prompt"])) or forward(inputs, **options),
     )
-    asked = [*films, *films, films[0], films[0], films[0]]
+    asked = [*images, *images, images[0], images[0], images[0]]
     with ThreadPoolExecutor(len(asked)) as threads:
-        answers = list(threads.map(lambda film: ask(client, film), asked))
-    for film, answer in zip(asked, answers, strict=True):
-        assert same(answer, alone[film])
+        answers = list(threads.map(lambda image: ask(client, image), asked))
+    for image, answer in zip(asked, answers, strict=True):
+        assert same(answer, alone[image])
     assert len(sizes) < len(asked)
 
 
@@ -146,9 +147,9 @@ def test_what_waits_is_answered_together_by_kind_and_never_more_than_the_most():
         (b"GIF89a\xff\xff\xff\xff", "frontal"),
     ],
 )
-def test_what_is_no_film_is_answered_with_one_clear_line(client, tmp_path, place, content, reason):
-    (tmp_path / "film.png").write_bytes(content)
-    answer = ask(client, tmp_path / "film.png")
+def test_what_is_no_image_is_answered_with_one_clear_line(client, tmp_path, place, content, reason):
+    (tmp_path / "image.png").write_bytes(content)
+    answer = ask(client, tmp_path / "image.png")
     assert answer["impression"] is None
     assert reason in answer["error"]
     assert "\n" not in answer["error"]
@@ -173,8 +174,8 @@ def test_damaged_files_bombs_and_other_types_each_get_a_clear_line_and_the_app_g
     assert left_in(place) == []
 
 
-def test_no_film_at_all_is_told(client):
-    with pytest.raises(AppError, match="no film is given"):
+def test_no_image_at_all_is_told(client):
+    with pytest.raises(AppError, match="no image is given"):
         ask(client, None, None)
 
 
@@ -187,6 +188,16 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(address):
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (413, b"more than 64 MB")
         connection.close()
+
+
+def test_a_request_in_chunks_is_refused_where_it_grows_too_large(address):
+    chunk = b"[" + b"0," * (1 << 19)
+    connection = HTTPConnection(address.removeprefix("http://"), timeout=60)
+    headers = {"content-type": "application/json", "transfer-encoding": "chunked"}
+    connection.request("POST", "/gradio_api/queue/join", (chunk for _ in range(65)), headers, encode_chunked=True)
+    answer = connection.getresponse()
+    assert (answer.status, b"more than 64 MB" in answer.read()) == (413, True)
+    connection.close()
 
 
 def call(address, *data):
@@ -220,26 +231,49 @@ def test_routes_to_other_files_and_hosts_are_closed(address, path):
 # --- what is left behind, and what is told -----------------------------------------------------------------------
 
 
-def test_nothing_that_was_sent_is_on_the_disk_after_the_answer(client, place, films):
-    ask(client, films[0], films[1])
+def test_nothing_that_was_sent_is_on_the_disk_after_the_answer(client, place, images):
+    ask(client, images[0], images[1])
     assert left_in(place) == []
+
+
+def test_clients_of_the_api_do_not_cost_a_visitor_the_images(address):
+    config = httpx.get(f"{address}/config").json()
+    names = {one["props"].get("value"): one["id"] for one in config["components"]}
+    of = {target[0]: one["id"] for one in config["dependencies"] for target in one["targets"]}
+    api = next(one["id"] for one in config["dependencies"] if one["api_name"] == "impression")
+
+    def join(session, number, *data):
+        asked = {"data": data, "fn_index": number, "session_hash": session}
+        assert asking.post("/gradio_api/queue/join", json=asked).status_code == 200
+
+    def asked(name, *data):
+        join("visitor", of[names[name]], *data)
+        told = asking.get("/gradio_api/queue/data", params={"session_hash": "visitor"}).text.splitlines()
+        (done,) = [line for line in told if '"process_completed"' in line]
+        return json.loads(done.partition(":")[2])["output"]["data"]
+
+    with httpx.Client(base_url=address, timeout=60) as asking:
+        asked("Frontal view alone")
+        for number in range(SESSIONS + 9):
+            join(f"client {number}", api, None, None, "", 0)
+        assert asked("Write the text", None, None, 0)[1]["impression"]
 
 
 def test_an_upload_that_nobody_asks_about_is_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "SECONDS", 0.4)
     (tmp_path / "abc").mkdir()
-    (tmp_path / "abc" / "film.png").write_bytes(b"film")
+    (tmp_path / "abc" / "image.png").write_bytes(b"image")
     (tmp_path / "broken_off").write_bytes(b"fi")
     uploads.Uploads(tmp_path)
     time.sleep(0.2)
-    assert (tmp_path / "abc" / "film.png").exists()
+    assert (tmp_path / "abc" / "image.png").exists()
     time.sleep(1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_word_of_a_dicom_header_is_in_an_answer_or_on_the_page(client, tmp_path, pipe, place):
-    (tmp_path / "film.dcm").write_bytes(content := dicom_bytes(tmp_path))
-    answer = ask(client, tmp_path / "film.dcm")
+    (tmp_path / "image.dcm").write_bytes(content := dicom_bytes(tmp_path))
+    answer = ask(client, tmp_path / "image.dcm")
     assert answer["impression"]
     broken = tmp_path / "broken.dcm"
     broken.write_bytes(content[:-4000])
@@ -274,7 +308,7 @@ def test_the_indication_is_asked_for_where_the_model_takes_one(pipe, tmp_path):
 
 
 def test_an_answer_shows_text_findings_score_warnings_and_where_each_word_looked():
-    film, looked = Image.new("L", (40, 50)), Image.new("RGB", (40, 50))
+    image, looked = Image.new("L", (40, 50)), Image.new("RGB", (40, 50))
     answer = {
         "impression": "Small effusion.",
         "score": 0.25,
@@ -283,7 +317,7 @@ def test_an_answer_shows_text_findings_score_warnings_and_where_each_word_looked
     }
     maps = {
         "attention": {"frontal": looked},
-        "attention_words": [(word, {"frontal": film}) for word in ("Small", "effusion.")],
+        "attention_words": [(word, {"frontal": image}) for word in ("Small", "effusion.")],
     }
     views = page.looked_at(answer | maps)
     html = page.answer_html(answer, views, ["Small", "effusion."], "a chance")
@@ -328,11 +362,11 @@ def test_the_command_says_in_one_line_what_is_wrong(pipe, address):
 def test_all_that_is_held_of_a_visitor_goes_with_the_page_or_after_a_while():
     now = datetime.now()
     used = {"here": now, "left": now, "idle": now - timedelta(seconds=IDLE + 1)}
-    holder = SimpleNamespace(session_data=dict.fromkeys(used, "films"), time_last_used=used)
+    holder = SimpleNamespace(session_data=dict.fromkeys(used, "images"), time_last_used=used)
     app = SimpleNamespace(state_holder=holder)
     forget(app, "left")
     forget_idle(app)
-    assert holder.session_data == {"here": "films"}
+    assert holder.session_data == {"here": "images"}
     assert [*holder.time_last_used] == ["here"]
     forget(app, "never seen")
 
