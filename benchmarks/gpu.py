@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -96,7 +97,7 @@ def device(sizes: Sizes, work: Path) -> list[Row]:
 
 def train(sizes: Sizes, work: Path, bf16: bool, compiled: bool) -> list[Row]:
     """Forward, loss, backward, clipping, AdamW on ready tensors. MFU: FLOPs of the model (`recipes.step_flops`) over
-    the time and the peak of the device's datasheet."""
+    the time and the peak of the device's datasheet, which is that of bf16: none is told for fp32."""
     model = checkpoint(sizes.tiny).model.train()
     canvas = tuple(model.config.encoder.image_size)
     counted = copy.deepcopy(model).to("meta")
@@ -123,7 +124,7 @@ def train(sizes: Sizes, work: Path, bf16: bool, compiled: bool) -> list[Row]:
     rate = flops * sizes.batch / seconds / 1e12
     known = datasheet(torch.cuda.get_device_name()) if DEVICE == "cuda" else None
     row |= {"a step, ms": 1000 * seconds, "studies/s": sizes.batch / seconds, "TFLOP/s": rate}
-    return [row | {"MFU": rate / known.peak if known else None, "memory, GB": memory()}]
+    return [row | {"MFU": rate / known.peak if known and bf16 else None, "memory, GB": memory()}]
 
 
 def write(sizes: Sizes, work: Path, compiled: bool) -> list[Row]:
@@ -195,9 +196,9 @@ def compare_texts(sizes: Sizes, work: Path) -> list[Row]:
     """Greedy texts of the test studies beside the CPU's in fp32, and the scores of those that agree."""
     ways = {
         "cpu, fp32": ("cpu", torch.float32, False),
-        f"{DEVICE} again, fp32": (DEVICE, torch.float32, False),
-        f"{DEVICE} again, fp32 with TF32": (DEVICE, torch.float32, True),
-        f"{DEVICE} again, bf16": (DEVICE, torch.bfloat16, False),
+        f"{DEVICE}, fp32 anew": (DEVICE, torch.float32, False),
+        f"{DEVICE}, fp32 with TF32": (DEVICE, torch.float32, True),
+        f"{DEVICE}, bf16": (DEVICE, torch.bfloat16, False),
     }
     rows, own, pixels = list[Row](), None, torch.load(work / "pixels.pt")
     for name, (where, dtype, tf32) in ways.items():
@@ -314,9 +315,9 @@ def written(text: Sequence[int]) -> tuple[int, ...]:
 
 
 def datasheet(name: str) -> Device | None:
-    """Of the device whose name in `recipes.DEVICES` is the longest within this one."""
-    known = max((key for key in DEVICES if key in name), key=len, default=None)
-    return DEVICES[known] if known else None
+    """Of the device whose name in `recipes.DEVICES` is the longest within this one; None for slower boards."""
+    known = max((key for key in DEVICES if re.search(rf"\b{key}\b", name)), key=len, default=None)
+    return DEVICES[known] if known and not re.search("PCIe|NVL", name) else None
 
 
 def free_port() -> str:

@@ -214,7 +214,7 @@ def lacks(sizes, work):
 parts = dict(fails=fails, dies=lambda *_: os._exit(3), lacks=lacks, works=lambda *_: [dict(figure=1.5)])
 parts |= dict(hangs=lambda *_: time.sleep(60), late=lambda *_: [])
 gpu.PARTS = {{name: (part, 9) for name, part in parts.items()}}
-sys.exit(gpu.main(["--smoke", "--budget", "4", "--out", {str(tmp_path / "gpu.json")!r}]))
+sys.exit(gpu.main(["--smoke", "--budget", "8", "--out", {str(tmp_path / "gpu.json")!r}]))
 """
     told = run_forked(code=code)
     assert told.returncode == 1, told.stderr
@@ -236,4 +236,5 @@ def test_the_peak_of_a_gpu_is_that_of_its_longest_known_name(monkeypatch):
     assert gpu.datasheet("NVIDIA H200").memory == 141
     assert gpu.datasheet("NVIDIA GeForce RTX 4090").peak == 165
     assert gpu.datasheet("NVIDIA A100-SXM4-40GB").peak == 312
-    assert gpu.datasheet("Radeon") is None
+    for other in ("Radeon", "NVIDIA L40S", "NVIDIA H100 PCIe"):
+        assert gpu.datasheet(other) is None

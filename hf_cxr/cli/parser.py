@@ -24,9 +24,8 @@ from hf_cxr.utils.places import advice, is_full
 
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 DTYPES = ("float32", "bfloat16", "float16")
-DECODING = (
-    "mbr: of sampled texts one of findings most agreed on; search: stock generate (default: the checkpoint's own)"
-)
+DECODING = "mbr: of sampled texts one of findings most agreed on; search: stock generate"
+OWN = " (default: the checkpoint's own)"
 SECTIONS = ("impression", "findings")  # those of hf_cxr.inference.sections, whose import would be slow
 
 
@@ -134,7 +133,7 @@ def _evaluate(parser: Parser) -> None:
     parser.option("--batch-size", "studies at once", type=count, default=32)
     parser.option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
     tuned = "; tuned: search, with settings chosen on the validation split for this report"
-    parser.option("--decode", DECODING + tuned, choices=("mbr", "search", "tuned"))
+    parser.option("--decode", DECODING + tuned + OWN, choices=("mbr", "search", "tuned"))
     parser.option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=count)
     parser.option(
         "--target",
@@ -189,7 +188,7 @@ def _predict(parser: Parser) -> None:
     )
     option("--batch-size", "of many studies, so many at once", type=count, default=8)
     option("--num-beams", "beams of the search; 1 is greedy (default: the checkpoint's own)", type=count)
-    option("--decode", DECODING, choices=("mbr", "search"))
+    option("--decode", DECODING + OWN, choices=("mbr", "search"))
     option("--dtype", "numbers to compute with (default: as the checkpoint's config says)", choices=DTYPES)
     option("--max-new-tokens", "longest text, in tokens (default: the checkpoint's own)", type=count)
     option(

@@ -41,6 +41,6 @@ def run_export(options: argparse.Namespace) -> None:
 
     weights = "int8" if options.int8 else "float16" if options.fp16 else "float32"
     export_onnx(options.checkpoint, options.out, weights, **chosen(options, "revision", "calibrate"))
-    size = sum(file.stat().st_size for file in Path(options.out).iterdir()) / 1e6
+    size = sum(file.stat().st_size for file in Path(options.out).rglob("*") if file.is_file()) / 1e6
     print(f"Written: {options.out}, {size:,.0f} MB, {weights}, opset and versions in export.json")
     print_next(f"{command('hf-cxr', 'predict', options.out)} --frontal IMAGE [--lateral IMAGE]")

@@ -181,9 +181,9 @@ class ImpressionConfig:
         default="search",
         metadata={
             "choices": ["search", "tuned", "mbr"],
-            "help": "How the finished model writes: as generate searches; with a length penalty and against "
-            "repetition as is best on validation; or, of sampled texts, that of findings most agreed on (minimum "
-            "Bayes risk).",
+            "help": "How the finished model writes. search: as generate does; tuned: the same, with length penalty "
+            "and limits on repetition chosen on validation; mbr: of sampled texts, that of findings most agreed on "
+            "(minimum Bayes risk).",
         },
     )
     lora_rank: int = field(

@@ -41,7 +41,7 @@ from hf_cxr.evaluation.study_rows import patients_of, rows_of, scored_sections, 
 from hf_cxr.evaluation.study_rows import texts_of as texts_of
 from hf_cxr.evaluation.subgroups import subgroups, with_subgroups
 from hf_cxr.inference.answers import calibrated
-from hf_cxr.inference.checks import SEARCH, panels_of
+from hf_cxr.inference.checks import SEARCH, TUNED, panels_of
 from hf_cxr.inference.minimum_risk import RISK, settings_of
 from hf_cxr.inference.sections import layout_of
 from hf_cxr.models.modeling import Checkpoint, load_checkpoint, weights_digest
@@ -326,7 +326,11 @@ def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
     """What the signature says of how texts were made: the split, and every setting of `generate` that counts."""
     own = writer.model.generation_config
     settings = {"max_new_tokens": own.max_new_tokens, "num_beams": own.num_beams or 1}
-    settings |= {name: value for name, value in own.to_diff_dict().items() if value and not name.endswith(NO_SETTINGS)}
+    settings |= {
+        name: value
+        for name, value in own.to_diff_dict().items()
+        if (value or name in TUNED) and not name.endswith(NO_SETTINGS)
+    }
     if risk := settings_of(writer.model.config, writer.generate_kwargs):
         settings = {name: value for name, value in settings.items() if name not in OF_SEARCH}
         settings |= {"decode": "mbr", "samples": risk["samples"]}

@@ -27,7 +27,7 @@ class EndpointHandler:
         Args:
             data: `inputs` is a study, `{"frontal": image, "lateral": image, "indication": text}`, in which either view
                 may be missing; or an image alone, which is a frontal view; or a list of these. An image is a PNG, JPEG
-                or DICOM file in base64, its bytes, or Pillow's. `parameters`: `max_new_tokens`, `num_beams`,
+                or DICOM file in base64, its bytes, or a Pillow image. `parameters`: `max_new_tokens`, `num_beams`,
                 `return_findings`, `abstain_below`.
 
         Returns what the pipeline does. An image that cannot be read gives an answer with its `error`.

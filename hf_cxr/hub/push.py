@@ -56,7 +56,7 @@ def push(
         with_history: Make a private repository public although its earlier revisions become public with it.
         texts_checked: Push although texts hold what looks like names, record numbers, dates or telephone numbers.
         with_age_and_sex: Push the columns `age` and `sex` of a dataset too.
-        endpoint: Add the handler that Inference Endpoints call to a run. One of an earlier push is renewed without it.
+        endpoint: Add the handler that Inference Endpoints call to a run. Later pushes renew it without being told.
         token: Instead of the one of `hf auth login` or HF_TOKEN.
 
     Study and patient ids of a collection that does not publish them are replaced by salted hashes (`pseudonyms`).

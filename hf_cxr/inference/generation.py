@@ -86,7 +86,7 @@ def _cross_attention(found: Mapping[str, Any], states: torch.Tensor) -> list[tup
     where it kept none."""
     layers = getattr(getattr(found.get("past_key_values"), "cross_attention_cache", None), "layers", [])
     kept = [(layer.keys, layer.values) for layer in layers]
-    if any(keys is None or keys.shape[2] != states.shape[1] for keys, _ in kept):
+    if any(keys is None or keys.shape[2] != states.shape[1] or keys.device != states.device for keys, _ in kept):
         return []
     return [(keys[:: len(keys) // len(states)], values[:: len(keys) // len(states)]) for keys, values in kept]
 

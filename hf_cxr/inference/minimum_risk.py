@@ -1,7 +1,7 @@
 """Minimum-Bayes-risk decoding: of the texts sampled for a study, the one that states what most of them state.
 
 A checkpoint brings this file as remote code. The stock `generate` has no such search: it gives the text that the
-checkpoint's generation config says. The thresholds are fitted in `hf_cxr.evaluation.decoding`.
+checkpoint's generation config says. The thresholds are fitted in `hf_cxr.evaluation.fitting`.
 """
 
 from __future__ import annotations

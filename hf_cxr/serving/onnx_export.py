@@ -83,11 +83,12 @@ def export_onnx(
         what = "chooses among samples (decode mbr); exported it writes the greedy text, without calibration"
         print(f"{checkpoint}: {what}", file=sys.stderr)
     facts = _facts(parts, f"{weights}, calibrated" if calibrate else weights)
+    told = folder_of(checkpoint, COPIED, revision)
     with _quiet(), staging_folder(out) as staging:
         folder = staging / "export"
         folder.mkdir()
         _write_graphs(parts, folder)
-        _write_parts(parts, folder, facts, folder_of(checkpoint, COPIED, revision))
+        _write_parts(parts, folder, facts, told)
         _compare(parts, folder)
         if weights != "float32":
             from hf_cxr.serving.quantize import feeds_of, shrink_graphs
