@@ -181,7 +181,9 @@ def test_a_tuned_run_keeps_its_search_in_its_generation_config(talkative_run, da
     assert generation == plain[1] | {name: float(value)}
     assert fitted("tuned") == [config, generation]
     assert told in card_text(run)
+    (run / "generation_config.json").write_text(json.dumps(generation | {"length_penalty": 0.0}))
     signature = evaluate(str(run), few, **REPEATED)["signature"]
+    assert "; length_penalty 0.0; " in signature
     assert f"; {name} {value}; " in signature
     assert signature.endswith(f"; {told}")
     assert fitted("search") == plain
