@@ -144,7 +144,7 @@ def test_a_function_and_an_evaluate_module_of_the_user_are_rewards(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["finding_f2=1"], r"'finding_f2' is none of finding_f1, cider, .*, and evaluate cannot load it"),
+        (["finding_f2=1"], r"'finding_f2' is none of finding_f1, true_findings, .*, and evaluate cannot load it"),
         (["no_such_module:f=1"], "'no_such_module:f' cannot be imported"),
         (["json:nothing=1"], "'json:nothing' cannot be imported"),
         (["cider"], "'cider' is not NAME=WEIGHT, as finding_f1=0.5"),
@@ -527,7 +527,7 @@ def test_a_killed_stage_goes_on_to_the_same_weights(peace, phantom_folder, tmp_p
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"reward": ["finding_f2=1"]}, "reward: 'finding_f2' is none of finding_f1, cider"),
+        ({"reward": ["finding_f2=1"]}, "reward: 'finding_f2' is none of finding_f1, true_findings"),
         ({"reward_samples": 0}, "reward_samples is 1 or more, not 0"),
         ({"reward_kl": -1}, "reward_epochs, reward_kl and reward_learning_rate are 0 or more"),
         ({"num_train_epochs": 0}, "num_train_epochs"),
