@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, copy_folder, run_cxr
+from helpers import LISTEN, ROOT, copy_folder, run_cxr
 
 from hf_cxr.cli import options
 from hf_cxr.evaluation import bootstrap, clinical, clinical_worker
@@ -396,18 +396,10 @@ def test_the_names_are_the_same_everywhere():
 def test_no_worker_outlives_an_evaluation_that_is_ended(env, tmp_path, ending):
     behave(env, radgraph="sleep")
     (env / "pid").unlink(missing_ok=True)  # of another test's worker
-    words = [
-        sys.executable,
-        "-m",
-        "hf_cxr",
-        "evaluate",
-        "--predictions",
-        str(file_of(tmp_path)),
-        "--clinical",
-        "radgraph",
-    ]
+    code = LISTEN + "import sys; from hf_cxr.cli.parser import main; sys.exit(main(sys.argv[1:]))"
+    words = ["evaluate", "--predictions", str(file_of(tmp_path)), "--clinical", "radgraph"]
     words += ["--clinical-env", str(env), "--out", str(tmp_path / "out")]
-    ours = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    ours = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         worker = int(waited_for(lambda: (env / "pid").read_text()))
         os.kill(worker, 0)
