@@ -326,11 +326,8 @@ def _settings(writer: Writer, report: Mapping[str, Any]) -> str:
     """What the signature says of how texts were made: the split, and every setting of `generate` that counts."""
     own = writer.model.generation_config
     settings = {"max_new_tokens": own.max_new_tokens, "num_beams": own.num_beams or 1}
-    settings |= {
-        name: value
-        for name, value in own.to_diff_dict().items()
-        if (value or name in TUNED) and not name.endswith(NO_SETTINGS)
-    }
+    given = [(name, value) for name, value in own.to_diff_dict().items() if not name.endswith(NO_SETTINGS)]
+    settings |= {name: value for name, value in given if value or name in TUNED}
     if risk := settings_of(writer.model.config, writer.generate_kwargs):
         settings = {name: value for name, value in settings.items() if name not in OF_SEARCH}
         settings |= {"decode": "mbr", "samples": risk["samples"]}
